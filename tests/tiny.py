@@ -12,6 +12,7 @@ from jaxdepth.weights.plan import HF_NAMES, plan
 LENGTH = 64
 LENGTHS = (64, 37, 5)
 VOCAB = 96
+NEW_TOKENS = 20  # the shortest prompt has 5: a window of 16 is crossed while decoding
 
 
 def raw_config(**changes) -> dict:
@@ -41,14 +42,14 @@ def hf_tensors(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     tensors = {}
     for piece in plan(config, HF_NAMES):
-        array = rng.standard_normal(piece.matrix) * 0.1
+        array = rng.standard_normal(piece.shape) * 0.1
         tensors[piece.source] = (array + (len(piece.shape) == 1)).astype(np.float32)
     return tensors
 
 
 def leaves_of(config: ModelConfig, tensors) -> dict[str, np.ndarray]:
     """Those tensors as stacked leaves, by the plainest code there is."""
-    pieces = {p.key: tensors[p.source].reshape(p.shape) for p in plan(config, HF_NAMES)}
+    pieces = {p.key: p.turn(tensors[p.source]) for p in plan(config, HF_NAMES)}
     arrays = {k: v for k, v in pieces.items() if not k.startswith("layers.")}
     for name in LAYER_LEAVES:
         layers = [pieces[f"layers.{i}.{name}"] for i in range(config.num_hidden_layers)]

@@ -31,6 +31,10 @@ def rms_norm(
     return scale_D * x32.astype(x.dtype)
 
 
+def _matmul(x: Float[Array, "... I"], weight: Float[Array, "I O"]) -> Float[Array, "... O"]:
+    return jnp.matmul(x, weight, precision=HIGHEST)
+
+
 class Block(nnx.Module):
     """The weights of one layer, or of all of them stacked on a leading L axis."""
 
@@ -44,9 +48,10 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "... Q H"], Float[Array, "... K H"], Float[Array, "... K H"]]:
         """Queries, keys and values of the residual stream; queries and keys are rotated."""
         x = rms_norm(h, self.attn_norm[...], self.config.rms_norm_eps)
-        q = jnp.einsum("...d,qhd->...qh", x, self.q[...], precision=HIGHEST)
-        k = jnp.einsum("...d,khd->...kh", x, self.k[...], precision=HIGHEST)
-        v = jnp.einsum("...d,khd->...kh", x, self.v[...], precision=HIGHEST)
+        q, k, v = (
+            _matmul(x, leaf[...]).reshape(*x.shape[:-1], -1, self.config.head_dim)
+            for leaf in (self.q, self.k, self.v)
+        )
         return rotate(q, cos, sin), rotate(k, cos, sin), v
 
     def finish(
@@ -54,13 +59,11 @@ class Block(nnx.Module):
     ) -> Float[Array, "... D"]:
         """The residual stream after this layer, given what its attention mixed."""
         mixed = mixed.reshape(*mixed.shape[:-2], -1)
-        h = h + jnp.einsum("...a,da->...d", mixed, self.o[...], precision=HIGHEST)
+        h = h + _matmul(mixed, self.o[...])
         with jax.named_scope("mlp"):
             x = rms_norm(h, self.mlp_norm[...], self.config.rms_norm_eps)
-            gate = jnp.einsum("...d,fd->...f", x, self.gate[...], precision=HIGHEST)
-            up = jnp.einsum("...d,fd->...f", x, self.up[...], precision=HIGHEST)
-            mixed = jax.nn.silu(gate) * up
-            return h + jnp.einsum("...f,df->...d", mixed, self.down[...], precision=HIGHEST)
+            mixed = jax.nn.silu(_matmul(x, self.gate[...])) * _matmul(x, self.up[...])
+            return h + _matmul(mixed, self.down[...])
 
     def __call__(
         self,

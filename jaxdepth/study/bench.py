@@ -154,8 +154,8 @@ def _torch_state(model: Mistral) -> dict:
         layer, leaf = piece.layer_and_leaf
         module = model if layer is None else model.layers
         array = getattr(module, leaf.removeprefix("layers."))[...]
-        array = np.array(array if layer is None else array[layer], np.float32)
-        state[piece.source] = torch.from_numpy(array.reshape(piece.matrix))
+        array = np.asarray(array if layer is None else array[layer], np.float32)
+        state[piece.source] = torch.from_numpy(piece.turn(array).copy())
     if model.config.tie_word_embeddings:
         state[HF_NAMES["head"]] = state[HF_NAMES["embed"]]
     return state

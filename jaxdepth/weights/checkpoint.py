@@ -4,7 +4,8 @@ A checkpoint is a folder that appears whole or not at all:
     jaxdepth.json   what it is: source and its digests, every leaf's shape, dtype and digest
     config.json     as in the source (for GGUF: rebuilt from its metadata)
     tokenizer.json, tokenizer_config.json, chat_template.jinja ...   if the source had them
-    weights/        Orbax; one array per layer and tensor, so that nothing large is ever doubled
+    weights/        Orbax; one array per layer and tensor, so that nothing large is ever doubled;
+                    matrices as in the source, outputs first
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from jaxdepth.weights.plan import HF_NAMES, Piece, plan
 
 MANIFEST = "jaxdepth.json"
 WEIGHTS = "weights"
-FORMAT = 1
+FORMAT = 2
 
 
 def digest(array: np.ndarray) -> str:
@@ -134,9 +135,10 @@ def _stack(path: Path, pieces: list[Piece], leaves: Mapping, dtype) -> jax.Array
             )
     if pieces[0].layer_and_leaf[0] is None:
         return jnp.asarray(found[pieces[0].key], dtype)
-    stack = np.empty((len(pieces), *pieces[0].shape), dtype)
+    first = pieces[0].turn(found[pieces[0].key])
+    stack = np.empty((len(pieces), *first.shape), dtype)
     for piece in pieces:
-        stack[piece.layer_and_leaf[0]] = found.pop(piece.key)
+        stack[piece.layer_and_leaf[0]] = piece.turn(found.pop(piece.key))
     return jnp.asarray(stack)
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from jaxdepth.config import ModelConfig
 from jaxdepth.errors import InputError, listed
 from jaxdepth.model.leaves import LAYER_LEAVES, TOP_LEAVES, axis_sizes
@@ -44,8 +46,7 @@ class Piece:
 
     key: str  # in the checkpoint: "embed", or "layers.3.q"
     source: str  # the tensor's name in the source
-    shape: tuple[int, ...]  # of the leaf
-    matrix: tuple[int, ...]  # of the source tensor: heads and head size are one axis there
+    shape: tuple[int, ...]  # of the source tensor, and of the checkpoint's array
     heads: int | None  # of q and k, whose rows a GGUF file permutes
 
     @property
@@ -55,6 +56,10 @@ class Piece:
             return None, self.key
         _, number, name = self.key.split(".")
         return int(number), f"layers.{name}"
+
+    def turn(self, array: np.ndarray) -> np.ndarray:
+        """A view of the checkpoint's array as the leaf has it, or back: layers' inputs first."""
+        return array.T if self.key.startswith("layers.") else array
 
 
 def plan(config: ModelConfig, names: Mapping[str, str]) -> list[Piece]:
@@ -67,14 +72,13 @@ def plan(config: ModelConfig, names: Mapping[str, str]) -> list[Piece]:
     size = axis_sizes(config)
 
     def piece(name: str, axes: str, layer: int | None) -> Piece:
-        matrix_axes = axes.replace("QH", "A").replace("KH", "C")
-        joint = size | {"C": size["K"] * size["H"]}
+        shape = tuple(size[a] for a in axes)
+        heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
         return Piece(
             key=name if layer is None else f"layers.{layer}.{name}",
             source=names[name].format(i=layer),
-            shape=tuple(size[a] for a in axes),
-            matrix=tuple(joint[a] for a in matrix_axes),
-            heads={"q": size["Q"], "k": size["K"]}.get(name),
+            shape=shape if layer is None else shape[::-1],
+            heads=heads.get(name),
         )
 
     top = [
@@ -95,7 +99,7 @@ def check_plan(pieces: list[Piece], found: Mapping[str, tuple[int, ...]], where:
     Raises:
         InputError: names the first tensors that are missing, extra or of another shape.
     """
-    wanted = {p.source: p.matrix for p in pieces}
+    wanted = {p.source: p.shape for p in pieces}
     _refuse("lacks", [n for n in wanted if n not in found], "the download is incomplete?", where)
     _refuse(
         "has unexpected",

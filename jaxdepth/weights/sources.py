@@ -54,7 +54,7 @@ class SafetensorsSource:
         self._drop_tied_head()
 
     def read(self, piece: Piece) -> np.ndarray:
-        """The leaf's array, in the file's own dtype.
+        """The piece's array, in the file's own dtype.
 
         Raises:
             InputError: the tensor holds NaN or infinity.
@@ -63,7 +63,7 @@ class SafetensorsSource:
         with _open_safetensors(file) as handle:
             array = handle.get_tensor(piece.source)
         _check_finite(array, piece.source, file)
-        return array.reshape(piece.shape)
+        return array
 
     def _read_header(self, file: Path) -> None:
         with _open_safetensors(file) as handle:
@@ -148,7 +148,7 @@ class GGUFSource:
             raise InputError(f"{file}: {error}") from None
 
     def read(self, piece: Piece) -> np.ndarray:
-        """The leaf's array in float32, q and k rows in Hugging Face's order.
+        """The piece's array in float32, q and k rows in Hugging Face's order.
 
         Raises:
             InputError: the tensor cannot be dequantised, or holds NaN or infinity.
@@ -167,7 +167,7 @@ class GGUFSource:
         _check_finite(array, piece.source, self.files[0])
         if piece.heads is not None:
             array = _unpermute(array, piece.heads)
-        return np.ascontiguousarray(array).reshape(piece.shape)
+        return np.ascontiguousarray(array)
 
 
 def _unpermute(matrix: np.ndarray, heads: int) -> np.ndarray:
