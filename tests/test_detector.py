@@ -1,8 +1,6 @@
 import json
 import os
-import sys
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from jaxdepth.refusal.detector import (
     WEIGHTS_FILE,
     contains_refusal,
     detect_refusals,
+    held_out_counts,
     starts_with_refusal,
 )
 
@@ -67,14 +66,8 @@ ODD = [
 
 
 @pytest.fixture(scope="module")
-def tool():
-    """tools/fit_refusal_detector.py, imported."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-    try:
-        import fit_refusal_detector
-    finally:
-        sys.path.pop(0)
-    return fit_refusal_detector
+def tool(import_tool):
+    return import_tool("fit_refusal_detector")
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +160,10 @@ def test_partial_is_ranked_at_least_twice_as_well_as_by_chance(tool, labelled, l
 
     partial = tool.labels_of(labelled) == tool.PARTIAL
     assert average_precision_score(partial, left_out[:, 1]) >= 2 * partial.mean()
+
+
+def test_shipped_errors_are_those_of_models_left_out(tool, labelled, left_out):
+    assert held_out_counts() == tool.held_out_counts(labelled, left_out)
 
 
 def test_shipped_weights_are_what_the_tool_fits(tool, labelled):

@@ -12,6 +12,7 @@ import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.refusal.batches import limit_prompts
 from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.refusal.detector import held_out_counts
 from jaxdepth.refusal.outcome import Outcome, TextOutcome, classify_texts
 from jaxdepth.refusal.prompts import read_prompts
 from jaxdepth.settings import Sweep
@@ -108,7 +109,7 @@ def test_agreement():
 def test_curve_and_paired_tables(run):
     write_rates(run, depth_curves(run.path), seed=0)
     rows = read_table(run.path, "curve").to_pylist()
-    assert {r["label"] for r in rows} == {"harmful", "harmless"}
+    assert {r["label"] for r in rows if r["exit"]} == {"harmful", "harmless"}
     for label in ("harmful", "harmless"):
         for exit in range(1, 5):
             shares = [
@@ -121,6 +122,13 @@ def test_curve_and_paired_tables(run):
             assert all(r["low"] <= r["value"] <= r["high"] for r in shares)
             assert all(r["n"] == 4 for r in shares)
     rates = Rates.read(run.path)
+    for label, counts in held_out_counts().items():
+        found = [r for r in rows if r["exit"] is None and r["label"] == label]
+        assert {r["metric"]: round(r["value"] * r["n"]) for r in found} == {
+            f"detected_{outcome}": count for outcome, count in counts.items()
+        }
+    found, total = rates.detected["refuse", "refuse"]
+    assert f"of {total} refusals {found:.0%}" in rates.detection_error
     generations = read_table(run.path, "generations").to_pylist()
     labels = {p["prompt_id"]: p["label"] for p in read_table(run.path, "prompts").to_pylist()}
     for outcome in Outcome:
@@ -145,6 +153,15 @@ def test_curve_and_paired_tables(run):
         "low",
         "high",
     ]
+
+
+def test_another_judge_has_no_error_of_ours(tiny_path, tmp_path):
+    settings = Sweep(tiny_path, tmp_path / "run", limit=2, max_new_tokens=4)
+    run = sweep(settings, judge=lambda texts, prompts: ["comply"] * len(texts))
+    write_rates(run, depth_curves(run.path), seed=0)
+    rates = Rates.read(run.path)
+    assert rates.detection_error == ""
+    assert sum(rates.of("refuse", "harmful").mean) == 0
 
 
 # Outcomes

@@ -34,9 +34,11 @@ from jaxdepth.refusal.detector import (
     sentences,
     starts_with_refusal,
 )
+from jaxdepth.refusal.outcome import PARTIAL_FROM
 from jaxdepth.study.stats import interval
 
 COMPLY, REFUSE, PARTIAL = 1, 2, 3  # the labels' first digits
+NAMES = {"refuse": REFUSE, "partial": PARTIAL, "comply": COMPLY}
 ATTRIBUTION = (
     "fitted on human labels of XSTest completions, Roettger et al. 2023, CC-BY-4.0, "
     "github.com/paul-rottger/xstest commit d7bb5bd738c1fcbc36edd83d5e7d1b71a3e2d84d"
@@ -46,7 +48,6 @@ ATTRIBUTION = (
 TEXTS, SOURCES, KINDS = 8, 2, 9
 # Inverse strength of the L2 penalty: of refusal against the rest, and of partial among the rest.
 STRENGTHS = (1.0, 10.0)
-PARTIAL_FROM = 0.14  # p_partial of the outcome table; picked from the curve that is printed
 GRID = (0.3, 1.0, 3.0, 10.0)
 
 
@@ -233,17 +234,27 @@ def _partial_interval(answers, p_N, draws: int = 1000) -> tuple[float, float]:
     return low[0], high[0]
 
 
-def _print_three(answers: list[Answer], out_N3: np.ndarray) -> None:
-    """Counts of outcomes by human label: partial first, then what is likelier than not."""
-    label_N = labels_of(answers)
+def outcomes(out_N3: np.ndarray) -> np.ndarray:
+    """The outcome of each detection, (N,): partial first, then what is likelier than not."""
     outcome_N = np.where(out_N3[:, 0] > 0.5, REFUSE, COMPLY)
     outcome_N[out_N3[:, 1] >= PARTIAL_FROM] = PARTIAL
-    names = {REFUSE: "refuse", PARTIAL: "partial", COMPLY: "comply"}
-    print(f"| label, outcome: | {' | '.join(names.values())} |\n|---|---|---|---|")
-    for label in names:
-        counts = [int(((label_N == label) & (outcome_N == k)).sum()) for k in names]
-        print(f"| {names[label]} | {' | '.join(map(str, counts))} |")
-    kappa = cohen_kappa_score(label_N == REFUSE, outcome_N == REFUSE)
+    return outcome_N
+
+
+def held_out_counts(answers: list[Answer], out_N3: np.ndarray) -> dict[str, dict[str, int]]:
+    """How many answers of each human label have each outcome."""
+    label_N, outcome_N = labels_of(answers), outcomes(out_N3)
+    return {
+        label: {o: int(((label_N == a) & (outcome_N == b)).sum()) for o, b in NAMES.items()}
+        for label, a in NAMES.items()
+    }
+
+
+def _print_three(answers: list[Answer], out_N3: np.ndarray) -> None:
+    print(f"| label, outcome: | {' | '.join(NAMES)} |\n|---|---|---|---|")
+    for label, counts in held_out_counts(answers, out_N3).items():
+        print(f"| {label} | {' | '.join(map(str, counts.values()))} |")
+    kappa = cohen_kappa_score(labels_of(answers) == REFUSE, outcomes(out_N3) == REFUSE)
     print(f"\nkappa of refusal against the rest, with partial from {PARTIAL_FROM}: {kappa:.3f}")
 
 
@@ -272,7 +283,7 @@ def main() -> None:
     print()
     _print_three(answers, out_N3)
     path = Path(jaxdepth.__file__).parent / "data" / WEIGHTS_FILE
-    weights = fit(answers)
+    weights = fit(answers) | {"held_out": held_out_counts(answers, out_N3)}
     path.write_text(json.dumps(weights, separators=(",", ":")) + "\n", "utf-8")
     kept = f"{len(weights['cues'])} cues and {len(weights['words'])} words"
     print(f"\nwrote {path.name}: {kept}, {path.stat().st_size / 1000:.1f} kB")

@@ -189,6 +189,11 @@ def detect(found: tuple[set[str], set[str]], weights: dict) -> Detection:
     return Detection(refuse, (1 - refuse) * partial, (1 - refuse) * (1 - partial))
 
 
+def held_out_counts() -> dict[str, dict[str, int]]:
+    """Outcomes by human label, of answers of models that the weights were not fitted on."""
+    return _weights()["held_out"]
+
+
 @cache
 def _weights() -> dict:
     return json.loads((files("jaxdepth") / "data" / WEIGHTS_FILE).read_text("utf-8"))

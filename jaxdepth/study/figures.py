@@ -34,7 +34,7 @@ def draw_first_token(curves: DepthCurves, folder: str | Path) -> dict[Path, str]
     top.legend(frameon=False)
     if curves.difference:
         bottom = refusal.axes[1]
-        _band(bottom, curves, curves.difference, "0.25", "harmful - harmless, 95% band", "o-")
+        _band(bottom, curves.exits, curves.difference, "0.25", "harmful - harmless, 95% band", "o-")
         bottom.axhline(0, color="0.5", linewidth=0.8, zorder=0)
         bottom.set_ylabel("difference (nats)")
         bottom.legend(frameon=False)
@@ -67,6 +67,7 @@ def draw_outcomes(run_path: str | Path) -> dict[Path, str]:
         The PNG files that were written, each with what it shows; an SVG lies beside each.
     """
     rates = Rates.read(run_path)
+    note = rates.detection_error
     folder = Path(run_path) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
@@ -94,39 +95,37 @@ def draw_outcomes(run_path: str | Path) -> dict[Path, str]:
     shares.axes[0].legend(
         frameon=False, ncols=len(OUTCOMES), loc="lower center", bbox_to_anchor=(0.5, 1.07)
     )
+    shares.supxlabel(note, fontsize="x-small", color="0.4")
     _save(shares, folder / "outcomes")
     written[folder / "outcomes.png"] = "what each exit did: outcome shares by label"
 
     if "harmful" in rates.labels:
-        window = _figure(1)
-        axes = window.axes[0]
-        _rate(axes, rates, "comply", "harmful", OUTCOMES["comply"], "coherent compliance", "o-")
-        _rate(axes, rates, "degenerate", "harmful", "0.55", "degenerate", "s--")
-        axes.set_ylabel(f"share of answers to\nharmful prompts (n={rates.counts['harmful']})")
-        axes.set_title("The unsafe window: harmful prompts answered coherently, 95% bands")
-        axes.legend(frameon=False)
+        window = _two_rates(rates, "harmful", ("comply", "degenerate"), note)
+        window.axes[0].set_title("The unsafe window: harmful prompts answered coherently")
         _save(window, folder / "unsafe_window")
         written[folder / "unsafe_window.png"] = "where harmful prompts are answered coherently"
-
     if "harmless" in rates.labels:
-        over = _figure(1)
-        axes = over.axes[0]
-        _rate(axes, rates, "refuse", "harmless", OUTCOMES["refuse"], "refuse", "o-")
-        _rate(axes, rates, "partial", "harmless", OUTCOMES["partial"], "partial", "s--")
-        axes.set_ylabel(f"share of answers to\nharmless prompts (n={rates.counts['harmless']})")
-        axes.set_title("Over-refusal: harmless prompts refused, 95% bands")
-        axes.legend(frameon=False)
+        over = _two_rates(rates, "harmless", ("refuse", "partial"), note)
+        over.axes[0].set_title("Over-refusal: harmless prompts refused")
         _save(over, folder / "over_refusal")
         written[folder / "over_refusal.png"] = "how often each exit refuses harmless prompts"
     return written
 
 
-def _rate(axes, rates, outcome: str, label: str, colour: str, name: str, style: str) -> None:
-    e = rates.of(outcome, label)
-    axes.plot(rates.exits, e.mean, style, color=colour, markersize=3.5, label=name)
-    axes.fill_between(rates.exits, e.low, e.high, color=colour, alpha=0.2, linewidth=0)
+def _two_rates(rates: Rates, label: str, outcomes: tuple[str, str], note: str):
+    """Two outcomes of the prompts of a label by exit, with bands and a note below."""
+    figure = _figure(1)
+    axes = figure.axes[0]
+    for outcome, style in zip(outcomes, ("o-", "s--"), strict=True):
+        # What is degenerate is drawn darker here than where it fills an area.
+        colour = "0.55" if outcome == "degenerate" else OUTCOMES[outcome]
+        name = f"{'coherent compliance' if outcome == 'comply' else outcome}, 95% band"
+        _band(axes, rates.exits, rates.of(outcome, label), colour, name, style)
     axes.set_ylim(-0.02, 1.02)
-    _by_exit(axes, rates.exits)
+    axes.set_ylabel(f"share of answers to\n{label} prompts (n={rates.counts[label]})")
+    axes.legend(frameon=False)
+    figure.supxlabel(note, fontsize="x-small", color="0.4")
+    return figure
 
 
 def _figure(rows: int):
@@ -144,13 +143,13 @@ def _figure(rows: int):
 def _bands(axes, curves: DepthCurves, estimates: dict[str, Estimate]) -> None:
     for label in curves.labels:
         name = f"{label} ({curves.counts[label]} prompts), 95% band"
-        _band(axes, curves, estimates[label], COLOURS[label], name, STYLES[label])
+        _band(axes, curves.exits, estimates[label], COLOURS[label], name, STYLES[label])
 
 
-def _band(axes, curves: DepthCurves, e: Estimate, colour: str, name: str, style: str) -> None:
-    axes.plot(curves.exits, e.mean, style, color=colour, markersize=3.5, label=name)
-    axes.fill_between(curves.exits, e.low, e.high, color=colour, alpha=0.2, linewidth=0)
-    _by_exit(axes, curves.exits)
+def _band(axes, exits, e: Estimate, colour: str, name: str, style: str) -> None:
+    axes.plot(exits, e.mean, style, color=colour, markersize=3.5, label=name)
+    axes.fill_between(exits, e.low, e.high, color=colour, alpha=0.2, linewidth=0)
+    _by_exit(axes, exits)
 
 
 def _by_exit(axes, exits) -> None:

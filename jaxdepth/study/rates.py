@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from jaxdepth.refusal.outcome import Outcome
+from jaxdepth.refusal.detector import held_out_counts
+from jaxdepth.refusal.outcome import BUILT_IN, Outcome
 from jaxdepth.study.curve import DepthCurves, Estimate
 from jaxdepth.study.run import Run, read_table
 from jaxdepth.study.stats import cluster_bootstrap, holm, interval, mcnemar, wilson
@@ -15,8 +16,8 @@ CURVE_SCHEMA = pa.schema(
     [
         ("metric", pa.string()),
         ("label", pa.string()),
-        ("exit", pa.int32()),
-        ("n", pa.int32()),  # prompts
+        ("exit", pa.int32()),  # null for what is true of any exit
+        ("n", pa.int32()),  # prompts, or labelled answers
         ("value", pa.float64()),
         ("low", pa.float64()),
         ("high", pa.float64()),
@@ -43,11 +44,13 @@ class Rates:
     labels: tuple[str, ...]  # harmful before harmless
     counts: dict[str, int]  # prompts
     estimates: dict[tuple[str, str], Estimate]  # outcome, label
+    detected: dict[tuple[str, str], tuple[float, int]]  # outcome, human label: share, answers
 
     @classmethod
     def read(cls, run_path: str | Path) -> "Rates":
         """The rates of a finished run with generations."""
-        rows = [r for r in read_table(run_path, "curve").to_pylist() if "outcome_" in r["metric"]]
+        table = read_table(run_path, "curve").to_pylist()
+        rows = [r for r in table if r["metric"].startswith("outcome_")]
         counts = {r["label"]: r["n"] for r in rows}
         groups: dict[tuple[str, str], list[dict]] = {}
         for row in rows:
@@ -58,7 +61,27 @@ class Rates:
             for key, mine in groups.items()
         }
         exits = np.array(sorted({r["exit"] for r in rows}))
-        return cls(exits, tuple(sorted(counts)), counts, estimates)
+        detected = {
+            (r["metric"].removeprefix("detected_"), r["label"]): (r["value"], r["n"])
+            for r in table
+            if r["metric"].startswith("detected_")
+        }
+        return cls(exits, tuple(sorted(counts)), counts, estimates, detected)
+
+    @property
+    def detection_error(self) -> str:
+        """How often the built-in detector errs, in words; empty where another judge was used."""
+        if not self.detected:
+            return ""
+        found, refusals = self.detected[Outcome.REFUSE, Outcome.REFUSE]
+        called, others = self.detected[Outcome.REFUSE, Outcome.COMPLY]
+        partly, _ = self.detected[Outcome.PARTIAL, Outcome.COMPLY]
+        seen, partials = self.detected[Outcome.PARTIAL, Outcome.PARTIAL]
+        return (
+            f"The detector on models held out: of {refusals} refusals {found:.0%} are called so, "
+            f"of {partials} partials {seen:.0%};\n"
+            f"of {others} compliances {called:.1%} are called refusals, {partly:.1%} partials."
+        )
 
     def of(self, outcome: str, label: str) -> Estimate:
         return self.estimates[outcome, label]
@@ -89,7 +112,7 @@ def outcome_rows(run_path: str | Path, seed: int = 0) -> list[dict]:
 
     Wilson's interval where a prompt has one sample, else a bootstrap clustered by prompt.
     """
-    outcome_NME, labels_N, exits = _outcomes(run_path)
+    outcome_NME, labels_N, exits = read_outcomes(run_path)
     rows = []
     for label in sorted(set(labels_N.tolist())):
         mine_NME = outcome_NME[labels_N == label]
@@ -122,7 +145,7 @@ def paired_rows(run_path: str | Path) -> list[dict]:
 
     The first sample of each prompt counts: samples of one prompt are not independent.
     """
-    outcome_NME, labels_N, exits = _outcomes(run_path)
+    outcome_NME, labels_N, exits = read_outcomes(run_path)
     refuses_NE = outcome_NME[:, 0] == Outcome.REFUSE
     rows = []
     for label in sorted(set(labels_N.tolist())):
@@ -148,18 +171,41 @@ def paired_rows(run_path: str | Path) -> list[dict]:
     return rows
 
 
+def detection_rows() -> list[dict]:
+    """How often the built-in detector gives which outcome to answers of each human label."""
+    rows = []
+    for label, counts in held_out_counts().items():
+        total = sum(counts.values())
+        for outcome, count in counts.items():
+            low, high = wilson(count, total)
+            rows.append(
+                {
+                    "metric": f"detected_{outcome}",
+                    "label": label,
+                    "exit": None,
+                    "n": total,
+                    "value": count / total,
+                    "low": low,
+                    "high": high,
+                }
+            )
+    return rows
+
+
 def write_rates(run: Run, curves: DepthCurves, seed: int) -> None:
     """Writes curve.parquet, and paired.parquet where full depth was spoken among other exits."""
     rows = first_token_rows(curves)
     if run.finished("generations"):
         rows += outcome_rows(run.path, seed)
+        if run.record["settings"]["judge"] == BUILT_IN:
+            rows += detection_rows()
         if curves.exits[-1] == run.record["facts"]["depth"] and len(curves.exits) > 1:
             paired = pa.Table.from_pylist(paired_rows(run.path), PAIRED_SCHEMA)
             run.write_table("paired", paired)
     run.write_table("curve", pa.Table.from_pylist(rows, CURVE_SCHEMA))
 
 
-def _outcomes(run_path) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def read_outcomes(run_path) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Outcomes (prompt, sample, exit), the label of each prompt, and the exits in order."""
     label_of = {p["prompt_id"]: p["label"] for p in read_table(run_path, "prompts").to_pylist()}
     table = read_table(run_path, "generations")

@@ -11,7 +11,9 @@ import pyarrow as pa
 from jaxdepth.depth.decode import generate
 from jaxdepth.depth.sampling import Sampling
 from jaxdepth.errors import InputError
+from jaxdepth.model.mistral import Mistral
 from jaxdepth.refusal.batches import Batch
+from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.coherence import reference_logprobs
 from jaxdepth.refusal.outcome import Judge, classify_texts
 from jaxdepth.refusal.prompts import Prompt
@@ -41,11 +43,11 @@ class Speaker:
     """A model that speaks at some exits, and what judges its answers."""
 
     settings: Sweep
-    model: object
-    tokenizer: object
+    model: Mistral
+    tokenizer: object  # a transformers fast tokenizer
     exits: tuple[int, ...]
     end_tokens: tuple[int, ...]
-    reference: tuple[object, object]  # model and tokenizer
+    reference: tuple[Mistral, PromptEncoder]
     judge: Judge | None = None
 
     def rows(self, batch: Batch, prompts: Sequence[Prompt]) -> pa.Table:
@@ -125,11 +127,13 @@ def agreement(tokens: Sequence[int], full: Sequence[int]) -> float:
     return same / max(len(tokens), len(full))
 
 
-def load_reference(settings: Sweep, model, tokenizer) -> tuple[object, object]:
+def load_reference(
+    settings: Sweep, model: Mistral, encoder: PromptEncoder
+) -> tuple[Mistral, PromptEncoder]:
     """What judges coherence: the model itself, or the checkpoint that the settings name."""
     if settings.reference is None:
-        return model, tokenizer
+        return model, encoder
     reference, own = checkpoint.load(Path(settings.reference), dtype=settings.dtype)
     if own is None:
         raise InputError(f"{settings.reference} was converted without a tokenizer: name another")
-    return reference, own
+    return reference, PromptEncoder(own)

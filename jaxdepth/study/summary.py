@@ -81,6 +81,8 @@ def print_outcomes(run_path, console: Console | None = None) -> None:
     console.print(table)
     for line in outcome_findings(rates):
         console.print(line, soft_wrap=True)
+    if rates.detection_error:
+        console.print(" ".join(rates.detection_error.split()), soft_wrap=True)
 
 
 def outcome_findings(rates: Rates) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 import jax
 import pyarrow as pa
 
+from jaxdepth.depth.decode import check_room
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.depth.lanes import plan_segments
 from jaxdepth.depth.sampling import Sampling
@@ -14,7 +15,7 @@ from jaxdepth.errors import InputError
 from jaxdepth.progress import silent
 from jaxdepth.refusal.batches import Batch, limit_prompts, make_batches
 from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.refusal.outcome import Judge
+from jaxdepth.refusal.outcome import BUILT_IN, Judge
 from jaxdepth.refusal.prompts import Prompt, prompts_digest, read_prompts
 from jaxdepth.refusal.tokens import resolve_openers
 from jaxdepth.settings import Sweep
@@ -55,12 +56,7 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
     encoder = PromptEncoder(tokenizer)
     openers = resolve_openers(encoder, settings.openers)
     ids = [encoder.encode(p.text) for p in prompts]
-    longest, limit = max(map(len, ids)), model.config.max_position_embeddings
-    if longest + settings.max_new_tokens > limit:
-        raise InputError(
-            f"the longest prompt has {longest} tokens, with {settings.max_new_tokens} new ones "
-            f"more than this model takes, at most {limit}: shorten prompts or --max-new-tokens"
-        )
+    check_room(model.config, max(map(len, ids)), settings.max_new_tokens)
     decided = {k: v for k, v in asdict(settings).items() if k not in _PLACES} | {
         "command": "sweep",
         "model_fingerprint": manifest["fingerprint"],
@@ -68,7 +64,7 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
         "exits": exits,
         "openers": openers,
         "dtype": str(model.embed[...].dtype),
-        "judge": "built-in" if judge is None else getattr(judge, "__qualname__", "own"),
+        "judge": BUILT_IN if judge is None else getattr(judge, "__qualname__", "own"),
     }
     if settings.reference is not None:
         said = checkpoint.read_manifest(settings.reference)
@@ -96,7 +92,7 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
             tokenizer=tokenizer,
             exits=tuple(exits),
             end_tokens=checkpoint.end_tokens(settings.model, tokenizer),
-            reference=load_reference(settings, model, tokenizer),
+            reference=load_reference(settings, model, encoder),
             judge=judge,
         )
         batches = make_batches(ids[:chosen], settings.batch_size)
