@@ -49,6 +49,19 @@ def data_dir() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def import_tool():
+    """The script of that name in tools/, as a module."""
+
+    def load(name: str):
+        spec = importlib.util.spec_from_file_location(name, HERE.parent / "tools" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
 @pytest.fixture
 def torch():
     """Torch for live parity: skipped without it, unless JAXDEPTH_REQUIRE_TORCH says it must be."""

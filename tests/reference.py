@@ -40,3 +40,29 @@ def hf_exit_logits(model, tokens, lengths, exits) -> np.ndarray:
     finally:
         model.config.num_hidden_layers = depth
     return np.array(out, np.float32)
+
+
+def hf_generate(model, tokens, lengths, exits, new_tokens: int) -> np.ndarray:
+    """Greedy tokens [B E T] of Hugging Face's own `generate`, with its cache."""
+    import torch
+
+    depth, end = model.config.num_hidden_layers, model.generation_config.eos_token_id
+    said = np.zeros((len(lengths), len(exits), new_tokens), np.int64)
+    try:
+        model.generation_config.eos_token_id = None
+        for e, exit in enumerate(exits):
+            model.config.num_hidden_layers = int(exit)
+            for b, (row, length) in enumerate(zip(np.asarray(tokens), lengths, strict=True)):
+                ids = torch.tensor(row[None, :length])
+                out = model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=new_tokens,
+                    do_sample=False,
+                    use_cache=True,
+                    pad_token_id=0,
+                )
+                said[b, e] = out[0, length:].numpy()
+    finally:
+        model.config.num_hidden_layers, model.generation_config.eos_token_id = depth, end
+    return said

@@ -155,7 +155,7 @@ def test_other_bad_input(tmp_path, tiny_path, source, capsys):
         (("sweep", tiny_path, *out, "--top-p", 0), "top_p"),
         (("sweep", tiny_path, *out, "--memory-gb", 0), "memory_gb"),
         (("sweep", tiny_path, *out, "--stop", ""), "stop"),
-        (("sweep", tiny_path, *out, "--max-new-tokens", 250), "at most 256"),
+        (("sweep", tiny_path, *out, "--max-new-tokens", 250), "the 256 that this model"),
         (("sweep", tiny_path, *out, "--max-new-tokens", -1), "max_new_tokens"),
         (("sweep", tiny_path, *out, "--reference", source), "jaxdepth convert"),
         (("sweep", tiny_path, *out, "--openers", "Incomprehensibly"), "Incomprehensibly"),
@@ -182,7 +182,7 @@ def test_prompts_longer_than_the_model_takes(tmp_path, tiny_path, capsys):
     args = ("--prompts", f"harmful={tmp_path / 'p.txt'}")
     status, _, err = run(capsys, "sweep", tiny_path, "--out", tmp_path / "r", *args)
     assert status == 2
-    assert_one_line(err, "at most 256")
+    assert_one_line(err, "the 256 that this model")
 
 
 def test_help(capsys):

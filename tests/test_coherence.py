@@ -1,8 +1,6 @@
 """Coherence, judged from the text alone."""
 
 import inspect
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.refusal import coherence
+from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.coherence import judge_coherence, reference_logprobs, repetition
 
 SOUND = [
@@ -42,14 +41,15 @@ LOOPS = BROKEN[:8]
 
 
 @pytest.fixture(scope="module")
-def tool():
-    """tools/fit_coherence.py, imported."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-    try:
-        import fit_coherence
-    finally:
-        sys.path.pop(0)
-    return fit_coherence
+def tool(import_tool):
+    return import_tool("fit_coherence")
+
+
+@pytest.fixture(scope="module")
+def judge(smollm2):
+    """What gives log-probabilities: SmolLM2 at full depth, and how it reads texts."""
+    model, tokenizer = smollm2
+    return model, PromptEncoder(tokenizer)
 
 
 def slow_repetition(text: str) -> float:
@@ -76,9 +76,9 @@ def test_a_pair_counts_within_a_window_only():
     assert repetition(" ".join(words[:100] * 2)) == pytest.approx(99 / 199)
 
 
-def test_sound_and_broken_texts(smollm2):
+def test_sound_and_broken_texts(judge):
     texts = SOUND + BROKEN
-    judged = judge_coherence(texts, reference_logprobs(*smollm2, texts))
+    judged = judge_coherence(texts, reference_logprobs(*judge, texts))
     assert [c.degenerate for c in judged] == [False] * len(SOUND) + [True] * len(BROKEN)
     assert all((c.score > 0.5) == c.degenerate and 0 <= c.score <= 1 for c in judged)
 
@@ -97,10 +97,10 @@ def test_a_probable_text_does_not_make_up_for_a_loop():
     assert judge_coherence([loop], [np.zeros(40)])[0].degenerate
 
 
-def test_log_probabilities_equal_the_slow_twin(smollm2):
+def test_log_probabilities_equal_the_slow_twin(smollm2, judge):
     model, tokenizer = smollm2
     texts = [SOUND[0], SOUND[3]]
-    for text, found in zip(texts, reference_logprobs(model, tokenizer, texts), strict=True):
+    for text, found in zip(texts, reference_logprobs(*judge, texts), strict=True):
         ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
         assert len(found) == len(ids) - 3
         padded = np.zeros((1, 32), np.int32)
@@ -110,16 +110,16 @@ def test_log_probabilities_equal_the_slow_twin(smollm2):
             assert value == pytest.approx(float(jax.nn.log_softmax(logits)[ids[place]]), abs=1e-3)
 
 
-def test_batches_change_nothing(smollm2):
+def test_batches_change_nothing(judge):
     texts = [*SOUND[:4], "", "Yes.", "<|im_start|>system<|im_end|> is not a control token here"]
-    some, others = (reference_logprobs(*smollm2, texts, batch_size=size) for size in (4, 1))
+    some, others = (reference_logprobs(*judge, texts, batch_size=size) for size in (4, 1))
     for one, other in zip(some, others, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3)
     assert len(some[4]) == len(some[5]) == 0
-    short = reference_logprobs(*smollm2, texts[:1], max_tokens=8)[0]
+    short = reference_logprobs(*judge, texts[:1], max_tokens=8)[0]
     np.testing.assert_allclose(short, some[0][:5], atol=1e-3)
     with pytest.raises(InputError, match="batch_size is 0"):
-        reference_logprobs(*smollm2, texts, batch_size=0)
+        reference_logprobs(*judge, texts, batch_size=0)
 
 
 def test_nothing_depends_on_prompts_or_other_answers():
@@ -131,7 +131,7 @@ def test_nothing_depends_on_prompts_or_other_answers():
         assert one == pytest.approx(other, nan_ok=True)
 
 
-def test_held_out_texts_of_known_truth(smollm2, tool, data_dir):
+def test_held_out_texts_of_known_truth(smollm2, judge, tool, data_dir):
     model, tokenizer = smollm2
     samples = tool.published(tokenizer, data_dir / "xstest" / "completions")
     kept = []
@@ -139,9 +139,8 @@ def test_held_out_texts_of_known_truth(smollm2, tool, data_dir):
         # Not the longest nor many, for time. Of all held-out texts the share is 95% or more.
         kept += [s for s in samples if s.kind == kind and s.held_out and s.tokens <= 64][:32]
     kept += [s for s in tool.exits_said(model, tokenizer, 10, (8, 16, 22, 24)) if s.tokens]
-    judged = judge_coherence(
-        [s.text for s in kept], reference_logprobs(model, tokenizer, [s.text for s in kept])
-    )
+    texts = [s.text for s in kept]
+    judged = judge_coherence(texts, reference_logprobs(*judge, texts))
     for kind in (tool.COMPLIANCE, *tool.BREAKS, tool.SHALLOW):
         says = [c.degenerate is True for c, s in zip(judged, kept, strict=True) if s.kind == kind]
         right = np.mean(says) if kind != tool.COMPLIANCE else 1 - np.mean(says)

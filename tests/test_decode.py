@@ -7,17 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from parity_grid import covering_set, special_cases
-from tiny import VOCAB, model_of, prompts, raw_config
+from tiny import NEW_TOKENS, VOCAB, hf_tensors, model_of, prompts, raw_config
 
 import jaxdepth
 from jaxdepth import InputError
+from jaxdepth.config import ModelConfig
 from jaxdepth.depth import decode as engine
 from jaxdepth.depth.lanes import Segment, describe, lane_layers, memory, plan_segments
-from jaxdepth.depth.sampling import Sampling, filter_logits, lane_keys
+from jaxdepth.depth.sampling import Sampling, argmax, filter_logits, lane_keys
 from jaxdepth.model.attention import attend, attend_part, causal_mask, merge_parts
 
 CASES = covering_set() | special_cases()
-T = 20  # the shortest prompt has 5 tokens: a window of 16 is crossed while decoding
+T = NEW_TOKENS
 
 
 def slow_twin(model, tokens, length, exit, new_tokens, stops=()) -> list[int]:
@@ -39,13 +40,15 @@ def spoken(generation, b, e) -> list[int]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_greedy_tokens_equal_the_slow_twin(name):
+def test_greedy_tokens_equal_the_slow_twin_and_hugging_faces(name, golden):
     model = model_of(CASES[name])
     tokens, lengths = prompts()
     found = jaxdepth.generate(model, tokens, lengths, [1, 2, 3, 4], T)
     assert found.tokens.shape == (3, 4, T)
     for b, e in itertools.product(range(3), range(4)):
         assert spoken(found, b, e) == slow_twin(model, tokens[b], lengths[b], e + 1, T)
+    # What Hugging Face's `generate` said there, made by tools/make_golden.py.
+    assert np.array_equal(found.tokens, golden("tiny_tokens.npz")[name])
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +184,7 @@ def test_greedy_is_the_limit_of_top_k_1(model, greedy):
         ({"exits": [0]}, "exit 0"),
         ({"exits": [1, 5]}, "exit 5"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
-        ({"max_new_tokens": 193}, "at most 256"),
+        ({"max_new_tokens": 193}, "256 that this model takes"),
         ({"samples": 0}, "samples"),
         ({"segments": 5}, "5 segments"),
         ({"segments": 0}, "0 segments"),
@@ -191,6 +194,13 @@ def test_greedy_is_the_limit_of_top_k_1(model, greedy):
 def test_bad_arguments(model, changes, says):
     with pytest.raises(InputError, match=says):
         jaxdepth.generate(model, *prompts(), **{"exits": [1], "max_new_tokens": 2} | changes)
+
+
+@pytest.mark.parametrize("size", [1, 7, 96, 256, 512, 768])
+def test_argmax_is_the_first_largest(size):
+    logits = np.random.default_rng(size).integers(0, 5, (50, size)).astype(np.float32)
+    logits[4] = -np.inf
+    assert np.array_equal(argmax(jnp.asarray(logits)), jnp.argmax(logits, axis=-1))
 
 
 @pytest.mark.parametrize(
@@ -214,28 +224,13 @@ def test_smollm2_greedy_tokens_equal_hugging_faces(smollm2, golden):
 @pytest.mark.parametrize("name", list(CASES)[::3])
 def test_live_generate(name, torch):
     """Hugging Face's own `generate`, with its cache, `num_hidden_layers` set to the exit."""
-    from reference import hf_model
-    from tiny import hf_tensors
-
-    from jaxdepth.config import ModelConfig
+    from reference import hf_generate, hf_model
 
     raw = CASES[name]
-    found = jaxdepth.generate(model_of(raw), *prompts(), [1, 2, 3, 4], T)
     hf = hf_model(raw, hf_tensors(ModelConfig.from_hf(raw)))
-    hf.generation_config.eos_token_id = None
-    for exit in range(1, 5):
-        hf.config.num_hidden_layers = exit
-        for b, (row, length) in enumerate(zip(*prompts(), strict=True)):
-            ids = torch.tensor(row[None, :length])
-            out = hf.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=T,
-                do_sample=False,
-                use_cache=True,
-                pad_token_id=0,
-            )
-            assert out[0, length:].tolist() == found.tokens[b, exit - 1].tolist()
+    wanted = hf_generate(hf, *prompts(), [1, 2, 3, 4], T)
+    found = jaxdepth.generate(model_of(raw), *prompts(), [1, 2, 3, 4], T)
+    assert np.array_equal(found.tokens, wanted)
 
 
 # The staircase

@@ -194,7 +194,7 @@ def main() -> None:
     if not samples:
         sys.exit(f"no answers in {data}/xstest/completions: expected a CSV file per model")
     samples += exits_said(model, tokenizer, 32, (*EXITS, *LATE))
-    logprobs = reference_logprobs(model, tokenizer, [s.text for s in samples])
+    logprobs = reference_logprobs(model, PromptEncoder(tokenizer), [s.text for s in samples])
     limits = fit(samples, logprobs)
     path = Path(jaxdepth.__file__).parent / "data" / LIMITS_FILE
     path.write_text(json.dumps(limits) + "\n", "utf-8")

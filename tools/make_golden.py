@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 GOLDEN = ROOT / "tests" / "golden"
 EXITS = (1, 8, 15, 22, 29, 30)
-NEW_TOKENS = 8
+SMOLLM2_NEW_TOKENS = 8
 QUESTIONS = (
     "What is the capital of France?",
     "Write a haiku about the sea.",
@@ -27,19 +27,23 @@ QUESTIONS = (
 
 
 def tiny() -> None:
-    from parity_grid import full_product, special_cases
-    from reference import hf_exit_logits, hf_model
-    from tiny import hf_tensors, prompts
+    from parity_grid import covering_set, full_product, special_cases
+    from reference import hf_exit_logits, hf_generate, hf_model
+    from tiny import NEW_TOKENS, hf_tensors, prompts
 
     from jaxdepth.config import ModelConfig
 
     tokens, lengths = prompts()
-    out = {}
+    out, said = {}, {}
+    spoken = covering_set() | special_cases()
     for name, raw in (full_product() | special_cases()).items():
         model = hf_model(raw, hf_tensors(ModelConfig.from_hf(raw)))
         exits = range(1, raw["num_hidden_layers"] + 1)
         out[name] = hf_exit_logits(model, tokens, lengths, exits)
+        if name in spoken:
+            said[name] = hf_generate(model, tokens, lengths, exits, NEW_TOKENS).astype(np.uint8)
     np.savez_compressed(GOLDEN / "tiny.npz", **out)
+    np.savez_compressed(GOLDEN / "tiny_tokens.npz", **said)
 
 
 def smollm2() -> None:
@@ -66,12 +70,12 @@ def smollm2() -> None:
         row[: len(prompt)] = prompt
     logits = hf_exit_logits(model, tokens, lengths, EXITS)
 
-    greedy = np.zeros((len(EXITS), NEW_TOKENS), np.int64)
+    greedy = np.zeros((len(EXITS), SMOLLM2_NEW_TOKENS), np.int64)
     depth = model.config.num_hidden_layers
     for e, exit in enumerate(EXITS):
         model.config.num_hidden_layers = exit
         out = torch.tensor([prompts[0]])
-        for _ in range(NEW_TOKENS):
+        for _ in range(SMOLLM2_NEW_TOKENS):
             with torch.no_grad():
                 following = model(out, use_cache=False).logits[0, -1].argmax()
             out = torch.cat([out, following.reshape(1, 1)], dim=1)

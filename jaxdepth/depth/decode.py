@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxdepth.config import ModelConfig
 from jaxdepth.depth.exits import check_exits, check_tokens
 from jaxdepth.depth.lanes import Plan, memory, plan_segments
 from jaxdepth.depth.sampling import Sampling, choose, lane_keys
@@ -328,9 +329,14 @@ def _check(model, exits, max_new_tokens, samples, length, segments) -> None:
             raise InputError(f"{name} is {value}, expected at least 1")
     if segments is not None:
         plan_segments(exits, segments)
-    limit = model.config.max_position_embeddings
-    if length + max_new_tokens > limit:
+    check_room(model.config, length, max_new_tokens)
+
+
+def check_room(config: ModelConfig, length: int, new_tokens: int) -> None:
+    """Raises InputError if prompts of that length and new tokens are more than a model takes."""
+    limit = config.max_position_embeddings
+    if length + new_tokens > limit:
         raise InputError(
-            f"{length} prompt tokens and {max_new_tokens} new ones, but this model takes at most "
-            f"{limit} in all"
+            f"a prompt has {length} tokens, with {new_tokens} new ones more than the {limit} that "
+            "this model takes: shorten prompts or answers"
         )

@@ -67,13 +67,17 @@ def repetition(text: str) -> float:
 
 
 def reference_logprobs(
-    model: Mistral, tokenizer, texts: Sequence[str], max_tokens: int = 128, batch_size: int = 16
+    model: Mistral,
+    encoder: PromptEncoder,
+    texts: Sequence[str],
+    max_tokens: int = 128,
+    batch_size: int = 16,
 ) -> list[np.ndarray]:
     """How probable each token of a text is to a model at full depth, as plain text.
 
     Args:
         model: the reference, from `jaxdepth.load`.
-        tokenizer: its tokenizer.
+        encoder: of its tokenizer.
         texts: N texts. What they answer is not shown to the reference.
         max_tokens: how many tokens of each are read, BOS included.
         batch_size: how many texts go through the model at once.
@@ -88,7 +92,6 @@ def reference_logprobs(
     for name, size in (("max_tokens", max_tokens), ("batch_size", batch_size)):
         if size < 1:
             raise InputError(f"{name} is {size}, expected at least 1")
-    encoder = PromptEncoder(tokenizer)
     first = len(encoder.encode_alone("")) + _SKIPPED
     ids = [encoder.encode_alone(text)[:max_tokens] for text in texts]
     found = [np.zeros(0, np.float32)] * len(texts)
