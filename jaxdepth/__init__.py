@@ -1,7 +1,7 @@
 """What happens to a language model's safety when it is cut short: every exit at once, in JAX."""
 
-from jaxdepth.depth.decode import generate
 from jaxdepth.depth.exits import exit_logits
+from jaxdepth.depth.generation import generate
 from jaxdepth.errors import InputError
 from jaxdepth.refusal.outcome import classify_texts
 from jaxdepth.weights.checkpoint import load

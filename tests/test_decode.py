@@ -13,8 +13,10 @@ import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.config import ModelConfig
 from jaxdepth.depth import decode as engine
+from jaxdepth.depth.generation import split
 from jaxdepth.depth.lanes import Segment, describe, lane_layers, memory, plan_segments
 from jaxdepth.depth.sampling import Sampling, argmax, filter_logits, lane_keys
+from jaxdepth.depth.talk import Speak
 from jaxdepth.model.attention import attend, attend_part, causal_mask, merge_parts
 
 CASES = covering_set() | special_cases()
@@ -115,14 +117,17 @@ def test_any_split_gives_the_same_tokens(model, greedy):
 
 def test_batches_fit_the_budget(model):
     for budget in (95_000, 150_000, 400_000):
-        groups = engine.split(model, [1, 2, 3, 4], 3, 64, 6, 5, None, budget)
+
+        def bytes_of(prompts, part, samples):
+            return memory(model.config, plan_segments(part), prompts, 64, 6, samples, 4).total
+
+        groups = split(bytes_of, [1, 2, 3, 4], 3, 5, budget)
         lanes = [
             (b, p, m) for rows, part, chosen in groups for b in rows for p in part for m in chosen
         ]
         assert sorted(lanes) == list(itertools.product(range(3), range(4), range(5)))
         for rows, part, chosen in groups:
-            plan = plan_segments([p + 1 for p in part])
-            assert memory(model.config, plan, len(rows), 64, 6, len(chosen), 4).total <= budget
+            assert bytes_of(len(rows), [p + 1 for p in part], len(chosen)) <= budget
 
 
 def test_draws_depend_on_the_lane_alone(model):
@@ -325,11 +330,10 @@ def lower_decode(model, B, S, new_tokens, exits, samples=1):
         jnp.full(B, S),
         jnp.repeat(jnp.array(sorted(exits, reverse=True)), samples),
         lane_keys(range(B), exits, range(samples)).reshape(X, B),
-        jnp.zeros(1, jnp.int32),
+        Speak.of(Sampling(), [0]),
         plan=plan,
         samples=samples,
         max_new_tokens=new_tokens,
-        sampling=Sampling(),
     )
     return lowered.compile(), memory(c, plan, B, S, new_tokens, samples, 4)
 

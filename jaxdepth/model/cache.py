@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.model.attention import Part, attend_part
 
@@ -37,23 +37,60 @@ def attend_prompt(
     k_BKSH: Float[Array, "B K S H"],
     v_BKSH: Float[Array, "B K S H"],
     lengths_B: Int[Array, " B"],
+    positions_XB: Int[Array, "#X B"],
+    window: int | None,
+) -> Part:
+    """The streams' queries, at some positions, over their prompt, which all streams share."""
+    keys = jnp.arange(k_BKSH.shape[2])
+    seen_XBS = keys < lengths_B[None, :, None]
+    if window is not None:
+        seen_XBS = seen_XBS & (keys > positions_XB[..., None] - window)
+    return _attend_shared(q_XBKGH, k_BKSH[None], v_BKSH[None], seen_XBS)
+
+
+def attend_parent(
+    q_XBKGH: Float[Array, "X B K G H"],
+    k_PBKNH: Float[Array, "P B K N H"],
+    v_PBKNH: Float[Array, "P B K N H"],
+    cuts_XB: Int[Array, "X B"],
     step: Int[Array, ""],
     window: int | None,
 ) -> Part:
-    """The streams' queries over their prompt: all streams and heads of a prompt are rows."""
-    X, B, K, G, H = q_XBKGH.shape
-    S = k_BKSH.shape[2]
-    rows = q_XBKGH.transpose(1, 2, 0, 3, 4).reshape(B, K, X * G, H)
-    keys, positions_B1 = jnp.arange(S), (lengths_B + step)[:, None]
-    seen_BS = keys < lengths_B[:, None]
+    """The children's queries over the first tokens of their parent, which its children share.
+
+    A child's token `step` stands `cuts + step` tokens after the prompt, its parent's token n stands
+    n after it.
+    """
+    slots, cuts_XB1 = jnp.arange(k_PBKNH.shape[3]), cuts_XB[..., None]
+    seen_XBN = slots < cuts_XB1
     if window is not None:
-        seen_BS &= keys > positions_B1 - window
-    part = attend_part(rows, k_BKSH, v_BKSH, seen_BS[:, None, None, :])
+        seen_XBN &= slots > cuts_XB1 + step - window
+    return _attend_shared(q_XBKGH, k_PBKNH, v_PBKNH, seen_XBN)
 
-    def back(x):
-        return jnp.moveaxis(x.reshape(B, K, X, G, *x.shape[3:]), 2, 0)
 
-    return Part(*map(back, part))
+def _attend_shared(
+    q_XBKGH: Float[Array, "X B K G H"],
+    k_PBKSH: Float[Array, "P B K S H"],
+    v_PBKSH: Float[Array, "P B K S H"],
+    seen_XBS: Bool[Array, "#X B S"],
+) -> Part:
+    """Queries of X streams over P caches, X / P of them to each: those and the heads are rows."""
+    X, B, K, G, _ = q_XBKGH.shape
+    P, S = k_PBKSH.shape[0], k_PBKSH.shape[3]
+    C = X // P
+
+    def rows(x_XB):  # (X, B, K, G, ...) as (P, B, K, C * G, ...)
+        apart = x_XB.reshape(P, C, *x_XB.shape[1:])
+        return jnp.moveaxis(apart, 1, 3).reshape(P, B, -1, C * G, *x_XB.shape[4:])
+
+    def back(x_PBKR):
+        apart = x_PBKR.reshape(P, B, K, C, G, *x_PBKR.shape[4:])
+        return jnp.moveaxis(apart, 3, 1).reshape(X, B, K, G, *x_PBKR.shape[4:])
+
+    seen = seen_XBS[:, :, None, None, :]
+    if len(seen_XBS) > 1:
+        seen = rows(jnp.broadcast_to(seen, (X, B, 1, G, S)))
+    return Part(*map(back, attend_part(rows(q_XBKGH), k_PBKSH, v_PBKSH, seen)))
 
 
 def attend_lane(

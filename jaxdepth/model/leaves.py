@@ -10,7 +10,6 @@ from jaxdepth.config import ModelConfig
 TOP_LEAVES = {"embed": "VD", "norm": "D", "head": "VD"}  # head: absent when tied to embed
 LAYER_LEAVES = {
     "attn_norm": "D",
-    # Heads and head size are one axis, or a TPU stores a second copy in another layout.
     "q": "DA",
     "k": "DC",
     "v": "DC",

@@ -48,8 +48,12 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "... Q H"], Float[Array, "... K H"], Float[Array, "... K H"]]:
         """Queries, keys and values of the residual stream; queries and keys are rotated."""
         x = rms_norm(h, self.attn_norm[...], self.config.rms_norm_eps)
+        # The barrier keeps the split into heads out of the product: a TPU would store a second copy
+        # of all weights for it, in another layout.
         q, k, v = (
-            _matmul(x, leaf[...]).reshape(*x.shape[:-1], -1, self.config.head_dim)
+            jax.lax.optimization_barrier(_matmul(x, leaf[...])).reshape(
+                *x.shape[:-1], -1, self.config.head_dim
+            )
             for leaf in (self.q, self.k, self.v)
         )
         return rotate(q, cos, sin), rotate(k, cos, sin), v

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from jaxdepth.depth.decode import generate
+from jaxdepth.depth.generation import generate
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.settings import Bench
