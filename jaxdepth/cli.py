@@ -1,22 +1,23 @@
-"""The command line: `jaxdepth convert | sweep | bench`."""
+"""The command line: `jaxdepth convert | sweep | decide | bench`."""
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 
 import tyro
 
 from jaxdepth.errors import InputError, nearest
-from jaxdepth.settings import Bench, Convert, Sweep, read_settings
+from jaxdepth.settings import Bench, Convert, Decide, Sweep, read_settings
 
-COMMANDS = {"convert": Convert, "sweep": Sweep, "bench": Bench}
+COMMANDS = {"convert": Convert, "sweep": Sweep, "decide": Decide, "bench": Bench}
 
 USAGE = """\
 jaxdepth: what happens to a language model's safety when it is cut short
 
   jaxdepth convert SOURCE TARGET    Hugging Face folder or GGUF file -> checkpoint
   jaxdepth sweep MODEL              every prompt at every exit -> tables and figures
+  jaxdepth decide MODEL             think, then decide, at every exit -> tables and figures
   jaxdepth bench MODEL              what all exits cost against one run
 
   --config NAME    settings from a TOML file, or one in configs/ by its name
@@ -26,11 +27,15 @@ jaxdepth: what happens to a language model's safety when it is cut short
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0 done, 2 bad input, 130 interrupted."""
+    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Runs a command; what a user can mend becomes one line and an exit status."""
     # transformers says at every import that there is no torch; none is needed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(argv)
+        return command()
     except InputError as error:
         return _fail(" ".join(str(error).split()))
     except OSError as error:
@@ -54,7 +59,8 @@ def _run(argv: list[str]) -> int:
     if command is None:
         raise InputError(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}; try --help")
     settings = parse(command, argv[1:], f"jaxdepth {argv[0]}")
-    return {Convert: run_convert, Sweep: run_sweep, Bench: run_bench}[command](settings)
+    runs = {Convert: run_convert, Sweep: run_sweep, Decide: run_decide, Bench: run_bench}
+    return runs[command](settings)
 
 
 def parse(command: type, argv: list[str], program: str):
@@ -112,10 +118,32 @@ def run_sweep(settings: Sweep) -> int:
     if run.finished("generations"):
         print_outcomes(run.path)
         figures |= draw_outcomes(run.path)
-    print(f"\nTables are in {run.path}. Figures drawn from them (also as .svg):")
+    _print_places(run.path, figures)
+    return 0
+
+
+def run_decide(settings: Decide) -> int:
+    from jaxdepth.progress import progress_bar
+    from jaxdepth.study.think import think
+    from jaxdepth.study.think_cost import write_cost
+    from jaxdepth.study.verdict_figures import draw_verdicts
+    from jaxdepth.study.verdict_summary import print_verdicts
+    from jaxdepth.study.verdicts import write_verdicts
+
+    run, thinker, batch = think(settings, progress_bar)
+    write_cost(run, thinker, batch)
+    write_verdicts(run, settings.seed)
+    words = ", ".join(map(repr, thinker.markers.words))
+    print(f"Verdict words of this model: {words}\n")
+    print_verdicts(run)
+    _print_places(run.path, draw_verdicts(run.path))
+    return 0
+
+
+def _print_places(run_path, figures) -> None:
+    print(f"\nTables are in {run_path}. Figures drawn from them (also as .svg):")
     for path, shows in figures.items():
         print(f"  {path}\n    {shows}")
-    return 0
 
 
 def run_bench(settings: Bench) -> int:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxdepth.errors import InputError, listed, nearest
+from jaxdepth.refusal.protocol import Protocol
 from jaxdepth.refusal.tokens import DEFAULT_OPENERS
 
 
@@ -73,6 +74,66 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Decide:
+    """Let every exit think, decide with a verdict token, and answer; write tables and figures."""
+
+    model: tyro.conf.Positional[Path]
+    """A checkpoint made by `jaxdepth convert`."""
+    out: Path = Path("runs/decide")
+    """Run directory. A run that was cut short is continued."""
+    protocol: str = "prompted"
+    """What is said to the model and what it says: prompted, tuned, or a TOML file."""
+    prompts: tuple[str, ...] = ("builtin:pairs",)
+    """As for `jaxdepth sweep`."""
+    exits: str = "all"
+    """Which exits: all, or numbers and ranges such as 1,8,16-30."""
+    thought_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """The longest thought, in place of the protocol's; 0 decides at once."""
+    answer_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """The longest answer, in place of the protocol's; 0 only decides."""
+    votes: int = 1
+    """Thoughts per prompt and exit; more than one needs a temperature."""
+    temperature: float = 0.0
+    """Of thoughts and answers; 0 takes the most probable token."""
+    top_k: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
+    """Draw among the K most probable tokens."""
+    top_p: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
+    """Draw among the most probable tokens that together have probability P."""
+    verdict_temperature: float = 1.0
+    """Divides the verdicts' log-probabilities; a run prints the one that fits its prompts."""
+    refuse_from: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
+    """Refuse from this P(refuse) on; by default the most probable verdict is taken."""
+    caution_from: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
+    """Answer in part from this P(refuse) + P(partial) on; goes with --refuse-from."""
+    abstain_below: float = 0.0
+    """Abstain, and show nothing, where the first verdict leads the second by less."""
+    cuts: tuple[int, ...] = (0, 16, 64)
+    """Also decide after only so many tokens of each thought; 0 is the direct verdict."""
+    swap: bool = True
+    """Also decide upon the thought of another prompt."""
+    force: bool = True
+    """Also answer after each of the three verdicts."""
+    series: Literal["none", "caveat", "redecide"] = "none"
+    """A second pass over what was judged partial: write the caveated answer, or decide again."""
+    cost_rounds: int = 1
+    """How often each program is timed for the table of costs; 0 leaves it out."""
+    reference: Path | None = None
+    """The checkpoint that judges coherence; by default the model itself at full depth."""
+    keep_text: bool = True
+    """Keep thoughts and answers in the run directory; --swap needs them."""
+    memory_gb: float = 2.0
+    """Memory for caches and logits; more lanes than fit are split."""
+    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Only the first N prompts (the halves of a pair count as one)."""
+    batch_size: int = 8
+    """Prompts per step. Changes speed and memory, not results."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of weights and activations; by default that of the checkpoint."""
+    seed: int = 0
+    """Of draws and of the bootstrap intervals."""
+
+
+@dataclass(frozen=True)
 class Bench:
     """Time all exits against one run at full depth, side by side in this process."""
 
@@ -106,6 +167,19 @@ def read_settings(cls: type, name: str) -> dict:
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{where} is not valid TOML ({error})") from None
     return check_settings(cls, raw, where)
+
+
+def read_protocol(name: str) -> Protocol:
+    """The protocol in a TOML file, or in one of configs/ by its name.
+
+    Raises:
+        InputError: as `read_settings`; a key is missing; a value makes no sense.
+    """
+    found = read_settings(Protocol, name)
+    missing = [f.name for f in fields(Protocol) if f.name not in found]
+    if missing:
+        raise InputError(f"protocol {name} lacks {listed(missing)}")
+    return Protocol(**found)
 
 
 def check_settings(cls: type, raw: Mapping, where: str) -> dict:

@@ -38,6 +38,8 @@ class PromptEncoder:
         # What ordinary text may become besides words: the id for characters that it cannot spell.
         unknown = backend.token_to_id(spec["model"].get("unk_token") or "")
         self.control_ids = frozenset(tokenizer.added_tokens_decoder) - {unknown}
+        named = tokenizer.added_tokens_decoder.items()
+        self._control_of = {str(token): i for i, token in named if i in self.control_ids}
         self.has_template = bool(tokenizer.chat_template)
         self._before, self._after, self._trims = _render_parts(tokenizer)
         # Everything up to the template's last control token before the text, and from its first
@@ -75,10 +77,41 @@ class PromptEncoder:
         A reply begins as the template writes one: right after a control token or a line break, or
         after a space, which is then part of the token.
         """
-        lead = self._answer_lead
-        encoding = self._plain.encode(lead + answer, add_special_tokens=False)
+        return self._last_token(self._answer_lead, answer)
+
+    def marker(self, text: str) -> list[int]:
+        """The token ids of a marker in a reply: a control token's if it is one, else plain text's.
+
+        Raises:
+            InputError: the text gives no token at all.
+        """
+        control = self._control(text)
+        ids = self._encode_plain(text) if control is None else [control]
+        if not ids:
+            raise InputError(f"the marker {text!r} has no tokens")
+        return ids
+
+    def word_after(self, marker: str, word: str) -> int | None:
+        """The id that `word` is right after a marker; None if it is not one token.
+
+        After plain text a word stands after a space, which is then part of the token.
+        """
+        control = self._control(word)
+        if control is not None:
+            return control
+        lead = "" if self._control(marker) is not None else marker
+        return self._last_token(lead if not lead or lead[-1].isspace() else f"{lead} ", word)
+
+    def _control(self, text: str) -> int | None:
+        return self._control_of.get(text)
+
+    def _last_token(self, lead: str, word: str) -> int | None:
+        """The id of `word` after `lead`, if it is one token, with white space before it or none."""
+        encoding = self._plain.encode(lead + word, add_special_tokens=False)
+        if not encoding.ids:
+            return None
         last, (start, end) = encoding.ids[-1], encoding.offsets[-1]
-        whole = end == len(lead + answer) and not (lead + answer)[start : len(lead)].strip()
+        whole = end == len(lead + word) and not (lead + word)[start : len(lead)].strip()
         return last if start <= len(lead) and whole else None
 
     def _encode_plain(self, text: str) -> list[int]:

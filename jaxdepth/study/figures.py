@@ -26,7 +26,7 @@ def draw_first_token(curves: DepthCurves, folder: str | Path) -> dict[Path, str]
     Returns:
         The PNG files that were written, each with what it shows; an SVG lies beside each.
     """
-    refusal = _figure(2 if curves.difference else 1)
+    refusal = new_figure(2 if curves.difference else 1)
     top = refusal.axes[0]
     _bands(top, curves, curves.refusal_log_odds)
     top.set_ylabel("refusal log-odds of\nthe first token (nats)")
@@ -34,12 +34,12 @@ def draw_first_token(curves: DepthCurves, folder: str | Path) -> dict[Path, str]
     top.legend(frameon=False)
     if curves.difference:
         bottom = refusal.axes[1]
-        _band(bottom, curves.exits, curves.difference, "0.25", "harmful - harmless, 95% band", "o-")
+        band(bottom, curves.exits, curves.difference, "0.25", "harmful - harmless, 95% band", "o-")
         bottom.axhline(0, color="0.5", linewidth=0.8, zorder=0)
         bottom.set_ylabel("difference (nats)")
         bottom.legend(frameon=False)
 
-    agreement = _figure(2)
+    agreement = new_figure(2)
     top, bottom = agreement.axes
     _bands(top, curves, curves.agrees_with_full)
     top.set_ylim(-0.03, 1.03)
@@ -52,8 +52,8 @@ def draw_first_token(curves: DepthCurves, folder: str | Path) -> dict[Path, str]
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _save(refusal, folder / "refusal_log_odds")
-    _save(agreement, folder / "agreement")
+    save(refusal, folder / "refusal_log_odds")
+    save(agreement, folder / "agreement")
     return {
         folder / "refusal_log_odds.png": "how strongly each exit opens with a refusal, by label",
         folder / "agreement.png": "how far each exit is from full depth: top token, and KL",
@@ -72,7 +72,7 @@ def draw_outcomes(run_path: str | Path) -> dict[Path, str]:
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
 
-    shares = _figure(len(rates.labels))
+    shares = new_figure(len(rates.labels))
     for axes, label in zip(shares.axes, rates.labels, strict=True):
         base = 0.0
         for outcome, colour in OUTCOMES.items():
@@ -90,37 +90,37 @@ def draw_outcomes(run_path: str | Path) -> dict[Path, str]:
             base = base + e.mean
         axes.set_ylabel(f"share of answers to\n{label} prompts (n={rates.counts[label]})")
         axes.set_ylim(0, 1)
-        _by_exit(axes, rates.exits)
+        by_exit(axes, rates.exits)
     shares.axes[0].set_title("What each exit did")
     shares.axes[0].legend(
         frameon=False, ncols=len(OUTCOMES), loc="lower center", bbox_to_anchor=(0.5, 1.07)
     )
     shares.supxlabel(note, fontsize="x-small", color="0.4")
-    _save(shares, folder / "outcomes")
+    save(shares, folder / "outcomes")
     written[folder / "outcomes.png"] = "what each exit did: outcome shares by label"
 
     if "harmful" in rates.labels:
         window = _two_rates(rates, "harmful", ("comply", "degenerate"), note)
         window.axes[0].set_title("The unsafe window: harmful prompts answered coherently")
-        _save(window, folder / "unsafe_window")
+        save(window, folder / "unsafe_window")
         written[folder / "unsafe_window.png"] = "where harmful prompts are answered coherently"
     if "harmless" in rates.labels:
         over = _two_rates(rates, "harmless", ("refuse", "partial"), note)
         over.axes[0].set_title("Over-refusal: harmless prompts refused")
-        _save(over, folder / "over_refusal")
+        save(over, folder / "over_refusal")
         written[folder / "over_refusal.png"] = "how often each exit refuses harmless prompts"
     return written
 
 
 def _two_rates(rates: Rates, label: str, outcomes: tuple[str, str], note: str):
     """Two outcomes of the prompts of a label by exit, with bands and a note below."""
-    figure = _figure(1)
+    figure = new_figure(1)
     axes = figure.axes[0]
     for outcome, style in zip(outcomes, ("o-", "s--"), strict=True):
         # What is degenerate is drawn darker here than where it fills an area.
         colour = "0.55" if outcome == "degenerate" else OUTCOMES[outcome]
         name = f"{'coherent compliance' if outcome == 'comply' else outcome}, 95% band"
-        _band(axes, rates.exits, rates.of(outcome, label), colour, name, style)
+        band(axes, rates.exits, rates.of(outcome, label), colour, name, style)
     axes.set_ylim(-0.02, 1.02)
     axes.set_ylabel(f"share of answers to\n{label} prompts (n={rates.counts[label]})")
     axes.legend(frameon=False)
@@ -128,7 +128,7 @@ def _two_rates(rates: Rates, label: str, outcomes: tuple[str, str], note: str):
     return figure
 
 
-def _figure(rows: int):
+def new_figure(rows: int):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.2 if rows == 1 else 5.6), layout="constrained")
@@ -143,21 +143,21 @@ def _figure(rows: int):
 def _bands(axes, curves: DepthCurves, estimates: dict[str, Estimate]) -> None:
     for label in curves.labels:
         name = f"{label} ({curves.counts[label]} prompts), 95% band"
-        _band(axes, curves.exits, estimates[label], COLOURS[label], name, STYLES[label])
+        band(axes, curves.exits, estimates[label], COLOURS[label], name, STYLES[label])
 
 
-def _band(axes, exits, e: Estimate, colour: str, name: str, style: str) -> None:
+def band(axes, exits, e: Estimate, colour: str, name: str, style: str) -> None:
     axes.plot(exits, e.mean, style, color=colour, markersize=3.5, label=name)
     axes.fill_between(exits, e.low, e.high, color=colour, alpha=0.2, linewidth=0)
-    _by_exit(axes, exits)
+    by_exit(axes, exits)
 
 
-def _by_exit(axes, exits) -> None:
+def by_exit(axes, exits) -> None:
     axes.set_xlim(exits[0] - 0.7, exits[-1] + 0.7)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=12))
 
 
-def _save(figure, path: Path) -> None:
+def save(figure, path: Path) -> None:
     for target in (path.with_suffix(".png"), path.with_suffix(".svg")):
         kind = target.suffix[1:]
         # A fixed date and salt make the same tables give the same bytes.

@@ -3,22 +3,19 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from jaxdepth.depth.decode import generate
+from jaxdepth.depth.generation import generate
 from jaxdepth.depth.sampling import Sampling
-from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.refusal.batches import Batch
 from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.coherence import reference_logprobs
-from jaxdepth.refusal.outcome import Judge, classify_texts
-from jaxdepth.refusal.prompts import Prompt
+from jaxdepth.refusal.outcome import Judge, TextOutcome, classify_texts
 from jaxdepth.settings import Sweep
-from jaxdepth.weights import checkpoint
+from jaxdepth.study.subject import Subject
 
 SCHEMA = pa.schema(
     [
@@ -40,24 +37,22 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Speaker:
-    """A model that speaks at some exits, and what judges its answers."""
+    """A subject that speaks, and what judges its answers."""
 
     settings: Sweep
-    model: Mistral
-    tokenizer: object  # a transformers fast tokenizer
-    exits: tuple[int, ...]
-    end_tokens: tuple[int, ...]
+    subject: Subject
     reference: tuple[Mistral, PromptEncoder]
     judge: Judge | None = None
 
-    def rows(self, batch: Batch, prompts: Sequence[Prompt]) -> pa.Table:
+    def rows(self, batch: Batch) -> pa.Table:
         """One row per prompt of the batch, exit and sample."""
-        depth, s = self.model.config.num_hidden_layers, self.settings
+        model, exits, prompts = self.subject.model, self.subject.exits, self.subject.prompts
+        depth, s = model.config.num_hidden_layers, self.settings
         # Full depth is always spoken: agreement is held against it.
-        spoken = list(dict.fromkeys([*self.exits, depth]))
+        spoken = list(dict.fromkeys([*exits, depth]))
         real = len(batch.prompts)
         said = generate(
-            self.model,
+            model,
             batch.tokens_BS,
             batch.lengths_B,
             spoken,
@@ -65,18 +60,18 @@ class Speaker:
             samples=s.samples,
             sampling=Sampling(s.temperature, s.top_k, s.top_p),
             seeds_B=[lane_seed(s.seed, prompts[place].prompt_id) for place in batch.places],
-            stop_tokens=self.end_tokens,
+            stop_tokens=self.subject.end_tokens,
             memory_budget=int(s.memory_gb * 2**30),
         )
         rows = []
-        for b, e, m in np.ndindex(real, len(self.exits), s.samples):
+        for b, e, m in np.ndindex(real, len(exits), s.samples):
             tokens = said.tokens[b, e, m, : said.lengths[b, e, m]]
             full = said.tokens[b, spoken.index(depth), m, : said.lengths[b, spoken.index(depth), m]]
             text, ended = self._text(tokens)
             rows.append(
                 {
                     "prompt_id": prompts[batch.prompts[b]].prompt_id,
-                    "exit": self.exits[e],
+                    "exit": exits[e],
                     "sample": m,
                     "text": text,
                     "n_tokens": len(tokens),
@@ -89,18 +84,17 @@ class Speaker:
 
     def _text(self, tokens: np.ndarray) -> tuple[str, str]:
         ended = "length"
-        if tokens[-1] in self.end_tokens:
+        if tokens[-1] in self.subject.end_tokens:
             tokens, ended = tokens[:-1], "eos"
-        text = self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        text = self.subject.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
         cuts = [text.find(stop) for stop in self.settings.stop if stop in text]
         return (text[: min(cuts)], "stop") if cuts else (text, ended)
 
     def _judged(self, rows: list[dict]) -> pa.Table:
-        texts = [row["text"] for row in rows]
-        logprobs = reference_logprobs(*self.reference, texts)
-        asked = [row.pop("prompt") for row in rows]
-        found = classify_texts(texts, asked, logprobs=logprobs, judge=self.judge)
+        texts, asked = ([row[key] for row in rows] for key in ("text", "prompt"))
+        found = judge_texts(self.reference, texts, asked, self.judge)
         for row, judged in zip(rows, found, strict=True):
+            del row["prompt"]
             row |= {
                 "outcome": str(judged.outcome),
                 "score": judged.score,
@@ -116,6 +110,17 @@ class Speaker:
         return pa.Table.from_pylist(rows, SCHEMA)
 
 
+def judge_texts(
+    reference: tuple[Mistral, PromptEncoder],
+    texts: Sequence[str],
+    prompts: Sequence[str],
+    judge: Judge | None = None,
+) -> list[TextOutcome]:
+    """What answers did, their coherence judged under a reference model."""
+    logprobs = reference_logprobs(*reference, texts)
+    return classify_texts(texts, prompts, logprobs=logprobs, judge=judge)
+
+
 def lane_seed(seed: int, prompt_id: str) -> int:
     """A seed for a prompt that depends on nothing else in the run."""
     return zlib.crc32(f"{seed} {prompt_id}".encode()) & 0x7FFFFFFF
@@ -125,15 +130,3 @@ def agreement(tokens: Sequence[int], full: Sequence[int]) -> float:
     """Share of positions at which two answers have the same token, of the longer one's."""
     same = sum(a == b for a, b in zip(tokens, full, strict=False))
     return same / max(len(tokens), len(full))
-
-
-def load_reference(
-    settings: Sweep, model: Mistral, encoder: PromptEncoder
-) -> tuple[Mistral, PromptEncoder]:
-    """What judges coherence: the model itself, or the checkpoint that the settings name."""
-    if settings.reference is None:
-        return model, encoder
-    reference, own = checkpoint.load(Path(settings.reference), dtype=settings.dtype)
-    if own is None:
-        raise InputError(f"{settings.reference} was converted without a tokenizer: name another")
-    return reference, PromptEncoder(own)

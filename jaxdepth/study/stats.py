@@ -30,18 +30,24 @@ def cluster_bootstrap(
     Returns:
         The mean of each group in each draw. A draw without a member of a group gives NaN there.
     """
+    times_RN = cluster_draws(clusters_N, draws, seed)
+    means = []
+    for group_N in groups:
+        times_RG = times_RN[:, group_N]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means.append((times_RG @ values_NX[group_N]) / times_RG.sum(axis=1)[:, None])
+    return np.stack(means)
+
+
+def cluster_draws(
+    clusters_N: Sequence, draws: int = 2000, seed: int = 0
+) -> Float[np.ndarray, "R N"]:
+    """How often each prompt is in each of R bootstrap draws of whole clusters."""
     number_N = np.unique(np.asarray(clusters_N, dtype=object).astype(str), return_inverse=True)[1]
     size = number_N.max() + 1
     rng = np.random.default_rng(seed)
     times_RC = rng.multinomial(size, np.full(size, 1 / size), size=draws).astype(np.float64)
-    means = []
-    for group_N in groups:
-        sums_CX = np.zeros((size, values_NX.shape[1]))
-        np.add.at(sums_CX, number_N[group_N], values_NX[group_N])
-        counts_C = np.bincount(number_N[group_N], minlength=size)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means.append((times_RC @ sums_CX) / (times_RC @ counts_C)[:, None])
-    return np.stack(means)
+    return times_RC[:, number_N]
 
 
 def wilson(count: int, total: int, level: float = 0.95) -> tuple[float, float]:

@@ -2,32 +2,25 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
-import jax
 import pyarrow as pa
 
-from jaxdepth.depth.decode import check_room
-from jaxdepth.depth.exits import parse_exits
+from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.lanes import plan_segments
 from jaxdepth.depth.sampling import Sampling
 from jaxdepth.errors import InputError
 from jaxdepth.progress import silent
 from jaxdepth.refusal.batches import Batch, limit_prompts, make_batches
-from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.outcome import BUILT_IN, Judge
-from jaxdepth.refusal.prompts import Prompt, prompts_digest, read_prompts
 from jaxdepth.refusal.tokens import resolve_openers
 from jaxdepth.settings import Sweep
 from jaxdepth.study.first import first_rows
 from jaxdepth.study.run import Run
-from jaxdepth.study.speak import Speaker, load_reference
-from jaxdepth.weights import checkpoint
+from jaxdepth.study.speak import Speaker
+from jaxdepth.study.subject import Subject
 
-PROMPTS, FIRST_TOKEN, GENERATIONS = "prompts", "first_token", "generations"
-_PROMPT_SCHEMA = pa.schema([(field.name, pa.string()) for field in fields(Prompt)])
-# Where a run is and what it reads from: told by fingerprints and digests instead.
-_PLACES = ("model", "out", "reference")
+FIRST_TOKEN, GENERATIONS = "first_token", "generations"
 
 ProgressBar = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -47,78 +40,55 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
         InputError: something in the settings, the prompts or the checkpoint is wrong.
     """
     _check(settings)
-    prompts = limit_prompts(read_prompts(settings.prompts), settings.limit)
-    manifest = checkpoint.read_manifest(settings.model)
-    model, tokenizer = checkpoint.load(settings.model, dtype=settings.dtype)
-    if tokenizer is None:
-        raise InputError(f"{settings.model} was converted without a tokenizer: prompts need one")
-    exits = parse_exits(settings.exits, model.config.num_hidden_layers)
-    encoder = PromptEncoder(tokenizer)
-    openers = resolve_openers(encoder, settings.openers)
-    ids = [encoder.encode(p.text) for p in prompts]
+    subject = Subject.open(settings)
+    model, prompts, exits = subject.model, subject.prompts, subject.exits
+    openers = resolve_openers(subject.encoder, settings.openers)
+    ids = [subject.encoder.encode(p.text) for p in prompts]
     check_room(model.config, max(map(len, ids)), settings.max_new_tokens)
-    decided = {k: v for k, v in asdict(settings).items() if k not in _PLACES} | {
+    decided = subject.decided(settings) | {
         "command": "sweep",
-        "model_fingerprint": manifest["fingerprint"],
-        "prompts_sha256": prompts_digest(prompts),
-        "exits": exits,
         "openers": openers,
-        "dtype": str(model.embed[...].dtype),
         "judge": BUILT_IN if judge is None else getattr(judge, "__qualname__", "own"),
     }
-    if settings.reference is not None:
-        said = checkpoint.read_manifest(settings.reference)
-        decided["reference_fingerprint"] = said["fingerprint"]
-    facts = {
-        "model": str(settings.model),
-        "depth": model.config.num_hidden_layers,
-        "chat_template": encoder.has_template,
-        "device": jax.devices()[0].device_kind,
-        "segments": [asdict(s) for s in plan_segments(exits)],
-    }
-    run = Run.open(settings.out, decided, facts)
-    if not run.finished(PROMPTS):
-        run.write_table(PROMPTS, pa.Table.from_pylist([vars(p) for p in prompts], _PROMPT_SCHEMA))
+    segments = [asdict(s) for s in plan_segments(exits)]
+    run = Run.open(settings.out, decided, subject.facts(settings) | {"segments": segments})
+    subject.write_prompts(run)
 
-    def first(batch: Batch) -> pa.Table:
-        return first_rows(model, tokenizer, batch, prompts, exits, openers.values())
+    def first(batch: Batch) -> list[pa.Table]:
+        return [first_rows(model, subject.tokenizer, batch, prompts, exits, openers.values())]
 
-    in_parts(run, FIRST_TOKEN, make_batches(ids, settings.batch_size), first, bar)
+    in_parts(run, (FIRST_TOKEN,), make_batches(ids, settings.batch_size), first, bar)
     if settings.max_new_tokens and not run.finished(GENERATIONS):
         chosen = len(limit_prompts(prompts, settings.generate_limit))
-        speaker = Speaker(
-            settings=settings,
-            model=model,
-            tokenizer=tokenizer,
-            exits=tuple(exits),
-            end_tokens=checkpoint.end_tokens(settings.model, tokenizer),
-            reference=load_reference(settings, model, encoder),
-            judge=judge,
-        )
+        speaker = Speaker(settings, subject, subject.reference(settings), judge)
         batches = make_batches(ids[:chosen], settings.batch_size)
-        in_parts(run, GENERATIONS, batches, lambda b: speaker.rows(b, prompts), bar)
+        in_parts(run, (GENERATIONS,), batches, lambda b: [speaker.rows(b)], bar)
     return run
 
 
 def in_parts(
     run: Run,
-    table: str,
+    tables: Sequence[str],
     batches: Sequence[Batch],
-    rows: Callable[[Batch], pa.Table],
+    rows: Callable[[Batch], Sequence[pa.Table]],
     bar: ProgressBar,
 ) -> None:
-    """Makes a table of a run batch by batch, leaving out what an earlier attempt has done."""
-    if run.finished(table):
+    """Makes tables of a run batch by batch, leaving out what an earlier attempt has done."""
+    wanted = [table for table in tables if not run.finished(table)]
+    if not wanted:
         return
     total = sum(len(batch.prompts) for batch in batches)
-    with bar(table.replace("_", " "), "prompts") as progress:
+    with bar(tables[0].replace("_", " "), "prompts") as progress:
         done = 0
         for number, batch in enumerate(batches):
-            if not run.has_part(table, number):
-                run.write_part(table, number, rows(batch))
+            if not all(run.has_part(table, number) for table in wanted):
+                for table, content in zip(tables, rows(batch), strict=True):
+                    if table in wanted:
+                        run.write_part(table, number, content)
             done += len(batch.prompts)
             progress(done, total)
-    run.finish_parts(table, len(batches))
+    for table in wanted:
+        run.finish_parts(table, len(batches))
 
 
 def _check(settings: Sweep) -> None:

@@ -1,0 +1,115 @@
+"""How a model thinks aloud, decides with one token, and then answers: the words of it as token ids.
+
+    prompt | open | thought | close | VERDICT | answer
+
+The user sees what comes after the verdict. Markers and verdicts are special tokens, which no user
+text can hold, or ordinary text, which a user can type: either way only generated positions count.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from jaxdepth.errors import InputError, listed
+from jaxdepth.refusal.chat import PromptEncoder
+
+
+class Verdict(StrEnum):
+    """What a model decides. Abstain: the margin was too small; nothing is shown."""
+
+    REFUSE = "refuse"
+    PARTIAL = "partial"
+    COMPLY = "comply"
+    ABSTAIN = "abstain"
+
+
+VERDICTS = (Verdict.REFUSE, Verdict.PARTIAL, Verdict.COMPLY)  # in the order of their tokens
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is said to a model that is to think, then decide, and what it says."""
+
+    instruction: str
+    """Stands before the user's text; {refuse}, {partial}, {comply}, {close} become its words."""
+    again: str
+    """The same for a second pass over what was judged PARTIAL."""
+    open: str
+    """Begins the reply; may be empty."""
+    close: str
+    """Ends the thought: written by the model, or for it when it has thought long enough."""
+    verdicts: tuple[tuple[str, ...], ...]
+    """Sets of words for refuse, partial and comply: the first of single tokens is taken."""
+    thought_tokens: int
+    """The longest thought; 0 decides at once."""
+    answer_tokens: int
+    """The longest answer; 0 only decides."""
+
+    def __post_init__(self):
+        for name in ("thought_tokens", "answer_tokens"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if not self.close:
+            raise InputError("the protocol's close is empty: a thought must end with something")
+        if not self.verdicts:
+            raise InputError("the protocol has no verdicts: give sets of three words")
+        for words in self.verdicts:
+            if len(words) != len(VERDICTS) or not all(words):
+                raise InputError(
+                    f"verdicts {listed(map(repr, words))}: expected three words, "
+                    "for refuse, partial and comply"
+                )
+
+
+class Markers(NamedTuple):
+    """A protocol as one tokenizer spells it."""
+
+    open: tuple[int, ...]
+    close: tuple[int, ...]
+    verdicts: tuple[int, int, int]  # refuse, partial, comply
+    words: tuple[str, str, str]
+
+
+def resolve_markers(
+    protocol: Protocol, encoder: PromptEncoder, end_tokens: Sequence[int]
+) -> Markers:
+    """The token ids of a protocol's markers and verdicts.
+
+    Raises:
+        InputError: in no set of words is each verdict one token of its own, or a marker is an end
+            token.
+    """
+    close = encoder.marker(protocol.close)
+    faults = []
+    for words in protocol.verdicts:
+        ids = [encoder.word_after(protocol.close, word) for word in words]
+        fault = _fault(words, ids, close, end_tokens)
+        if fault is None:
+            opened = encoder.marker(protocol.open) if protocol.open else []
+            return Markers(tuple(opened), tuple(close), tuple(ids), tuple(words))
+        faults.append(fault)
+    others = f" (and {len(faults) - 1} other sets fail)" if len(faults) > 1 else ""
+    raise InputError(f"{faults[0]}{others}: choose other verdict words")
+
+
+def instruct(instruction: str, close: str, words: Sequence[str], text: str) -> str:
+    """A user's text with the instruction before it. Nothing in the user's text is replaced."""
+    if not instruction:
+        return text
+    for name, word in zip((*VERDICTS, "close"), (*words, close.strip()), strict=True):
+        instruction = instruction.replace("{" + name + "}", word)
+    return f"{instruction}\n\n{text}"
+
+
+def _fault(words, ids, close, end_tokens) -> str | None:
+    split = [repr(word) for word, token in zip(words, ids, strict=True) if token is None]
+    if split:
+        return f"the verdict {listed(split)} is not one token of this model"
+    for place, token in enumerate(ids):
+        if token in ids[:place]:
+            first, second = words[ids.index(token)], words[place]
+            return f"the verdicts {first!r} and {second!r} collide: both are token {token}"
+        if token in end_tokens or token in close:
+            return f"the verdict {words[place]!r} is token {token}, which ends a thought or answer"
+    return None

@@ -1,0 +1,424 @@
+"""Think, then decide: lanes by a plain twin, the filter under attack, thoughts that are used."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from thinker import BITS, parity_prompts, thinker
+from tiny import model_of, prompts, raw_config
+
+import jaxdepth
+from jaxdepth import InputError
+from jaxdepth.depth.generation import generate
+from jaxdepth.depth.sampling import Sampling, choose, lane_keys
+from jaxdepth.refusal.decide import decide, shown
+from jaxdepth.refusal.deliberate import ABSTAINS, ClosedBy, Deliberate, Rule, margin
+from jaxdepth.refusal.protocol import Markers
+
+EXITS = [1, 2, 3]
+N, A = 9, 5
+WORDS = ("refuse", "partial", "comply")
+
+
+def markers_of(close=(90, 91), verdicts=(92, 93, 94)) -> Markers:
+    return Markers((), tuple(close), tuple(verdicts), WORDS)
+
+
+def slow_twin(
+    model, tokens, length, exit, markers, new=(N, A), *, stops=(), rule=Rule(), pick=None,  # noqa: B008
+    thought=None, verdict=None,
+):  # fmt: skip
+    """One prompt, one exit, one vote: a plain loop that runs the model anew for every token."""
+    most, answer_tokens = new
+    close = list(markers.close)
+    ids = np.zeros((1, len(tokens) + most + len(close) + 1 + answer_tokens), np.int64)
+    ids[0, :length] = tokens[:length]
+    said: list[int] = []
+
+    def logits():
+        ids[0, length : length + len(said)] = said
+        return jaxdepth.exit_logits(model, ids, np.array([length + len(said)]), exit)[0]
+
+    def draw():
+        return int(np.argmax(logits())) if pick is None else pick(logits(), len(said))
+
+    closed_by = ClosedBy.BUDGET
+    if thought is not None:
+        said, closed_by = [int(t) for t in thought], ClosedBy.CUT
+    else:
+        while len(said) < most:
+            token = draw()
+            if token in stops:
+                closed_by = ClosedBy.END
+                break
+            said.append(token)
+            if said[-len(close) :] == close:
+                closed_by = ClosedBy.MODEL
+                break
+    if closed_by == ClosedBy.MODEL:
+        length_of_thought = len(said) - len(close)
+    else:
+        length_of_thought = len(said)
+        said += close
+    logp = np.asarray(jax.nn.log_softmax(logits()))[list(markers.verdicts)]
+    p = np.exp(logp / rule.temperature)
+    p /= p.sum()
+    chosen = int(np.argmax(p))
+    if rule.refuse_from is not None:
+        chosen = 0 if p[0] >= rule.refuse_from else 1 if p[0] + p[1] >= rule.caution_from else 2
+    if np.diff(np.sort(p))[-1] < rule.abstain_below:
+        chosen = ABSTAINS
+    if verdict is not None:
+        chosen = verdict
+    said.append(markers.verdicts[int(np.argmax(logp)) if chosen == ABSTAINS else chosen])
+    start = len(said)
+    while chosen != ABSTAINS and len(said) - start < answer_tokens:
+        said.append(draw())
+        if said[-1] in stops:
+            break
+    return said, length_of_thought, closed_by, logp, chosen
+
+
+def equal(found, place, twin) -> None:
+    said, thought, closed_by, logp, verdict = twin
+    assert found.tokens[place][: found.lengths[place]].tolist() == said
+    assert found.thought[place] == thought
+    assert found.closed_by[place] == closed_by
+    assert np.abs(found.logp[place] - logp).max() < 1e-4
+    assert found.verdict[place] == verdict
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_of(raw_config(num_hidden_layers=3, sliding_window=16))
+
+
+@pytest.fixture(scope="module")
+def greedy(model):
+    """What each exit says when nothing ends it."""
+    return generate(model, *prompts(), EXITS, N + A + 4)
+
+
+@pytest.fixture(scope="module")
+def natural(greedy):
+    """A closing marker that some lanes write themselves, and tokens that end others."""
+    close = greedy.tokens[0, 2, 3:5].tolist()
+    stops = (int(greedy.tokens[1, 1, 4]), int(greedy.tokens[2, 0, 6]))
+    return markers_of(close), stops
+
+
+def test_lanes_equal_the_slow_twin(model, natural):
+    markers, stops = natural
+    tokens, lengths = prompts()
+    found = decide(
+        model, tokens, lengths, EXITS, markers, thought_tokens=N, answer_tokens=A, stop_tokens=stops
+    )
+    for b, e in itertools.product(range(3), range(3)):
+        twin = slow_twin(model, tokens[b], lengths[b], EXITS[e], markers, stops=stops)
+        equal(found, (b, e, 0), twin)
+        assert shown(found, markers, b, e, 0).tolist() == twin[0][twin[1] + 3 :]
+    assert set(found.closed_by.ravel().tolist()) == {
+        ClosedBy.MODEL, ClosedBy.BUDGET, ClosedBy.END,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("close", "new"),
+    [((90,), (0, 4)), ((90, 91), (3, 0)), ((90, 91, 90, 91, 95), (1, 4)), ((90,), (0, 0))],
+    ids=str,
+)
+def test_short_thoughts_and_answers(model, close, new):
+    markers, (tokens, lengths) = markers_of(close), prompts()
+    found = decide(
+        model, tokens, lengths, [3, 1], markers, thought_tokens=new[0], answer_tokens=new[1]
+    )
+    for b, e in itertools.product(range(3), range(2)):
+        equal(found, (b, e, 0), slow_twin(model, tokens[b], lengths[b], (3, 1)[e], markers, new))
+
+
+RULES = [
+    Rule(temperature=3.0),
+    Rule(refuse_from=0.3, caution_from=0.7),
+    Rule(refuse_from=0.0, caution_from=0.0),
+    Rule(abstain_below=0.1),
+    Rule(abstain_below=1.0),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_rules(model, rule):
+    markers, (tokens, lengths) = markers_of(), prompts()
+    found = decide(
+        model, tokens, lengths, EXITS, markers, thought_tokens=2, answer_tokens=3, rule=rule
+    )
+    for b, e in itertools.product(range(3), range(3)):
+        twin = slow_twin(model, tokens[b], lengths[b], EXITS[e], markers, (2, 3), rule=rule)
+        equal(found, (b, e, 0), twin)
+
+
+def test_sampled_votes_equal_the_slow_twin(model, natural):
+    markers, stops = natural
+    tokens, lengths = prompts()
+    sampling = Sampling(temperature=1.0, top_k=30)
+    keys = lane_keys([5, 6, 7], EXITS, range(3))
+    found = decide(
+        model, tokens, lengths, EXITS, markers, thought_tokens=N, answer_tokens=A, votes=3,
+        sampling=sampling, seeds_B=[5, 6, 7], stop_tokens=stops,
+    )  # fmt: skip
+    for b, e, m in ((0, 2, 0), (1, 1, 1), (2, 0, 2), (2, 2, 1), (1, 0, 0)):
+        key = keys[e, m, b].reshape(1, 1)
+
+        def pick(logits, step, key=key):
+            return int(choose(logits[None, None], key, jnp.int32(step), sampling)[0, 0])
+
+        twin = slow_twin(model, tokens[b], lengths[b], EXITS[e], markers, stops=stops, pick=pick)
+        equal(found, (b, e, m), twin)
+    assert len({found.tokens[0, 2, m].tobytes() for m in range(3)}) > 1
+
+
+def test_any_split_gives_the_same_verdicts(model, natural):
+    markers, stops = natural
+    tokens, lengths = prompts()
+    how = {
+        "thought_tokens": N, "answer_tokens": A, "votes": 3, "sampling": Sampling(1.0),
+        "stop_tokens": stops, "cuts": (0, 2, 5), "force": True,
+    }  # fmt: skip
+    whole = decide(model, tokens, lengths, EXITS, markers, seeds_B=[5, 6, 7], **how)
+    # By the budget: one prompt, then one vote, then two exits at a time.
+    split = decide(
+        model, tokens, lengths, EXITS, markers, seeds_B=[5, 6, 7], memory_budget=300_000, **how
+    )
+    alone = decide(model, tokens[1:2], lengths[1:2], [3], markers, seeds_B=[6], **how)
+    for some, one, every in zip(split, alone, whole, strict=True):
+        assert np.allclose(some, every, atol=1e-4)
+        assert np.allclose(one[0, 0], every[1, 2], atol=1e-4)
+
+
+def test_cuts_and_forced_verdicts_equal_the_slow_twin(model, natural):
+    markers, stops = natural
+    tokens, lengths = prompts()
+    cuts = (0, 1, 4, 100)
+    found = decide(
+        model, tokens, lengths, EXITS, markers, thought_tokens=N, answer_tokens=A, votes=2,
+        sampling=Sampling(0.7), stop_tokens=stops, cuts=cuts, force=True,
+    )  # fmt: skip
+    assert found.cut_logp.shape == (3, 3, 2, 4, 3)
+    for b, e, m in ((0, 2, 0), (1, 1, 1), (2, 2, 0), (0, 0, 1)):
+        thought = found.tokens[b, e, m, : found.thought[b, e, m]]
+        for c, cut in enumerate(cuts):
+            twin = slow_twin(
+                model, tokens[b], lengths[b], EXITS[e], markers, (N, 0), thought=thought[:cut]
+            )
+            assert np.abs(found.cut_logp[b, e, m, c] - twin[3]).max() < 1e-4
+        # The whole thought is what was decided upon.
+        assert np.abs(found.cut_logp[b, e, m, -1] - found.logp[b, e, m]).max() < 1e-4
+    # Answers are sampled; greedy ones can be told.
+    found = decide(
+        model, tokens, lengths, EXITS, markers, thought_tokens=N, answer_tokens=A,
+        stop_tokens=stops, force=True,
+    )  # fmt: skip
+    for b, e, v in ((0, 2, 0), (1, 1, 1), (2, 2, 2), (2, 0, 0)):
+        thought = found.tokens[b, e, 0, : found.thought[b, e, 0]]
+        said, *_ = slow_twin(
+            model, tokens[b], lengths[b], EXITS[e], markers, stops=stops, thought=thought, verdict=v
+        )
+        answer = said[len(thought) + 3 :]
+        assert found.forced_lengths[b, e, 0, v] == len(answer)
+        assert found.forced[b, e, 0, v, : len(answer)].tolist() == answer
+        if v == found.verdict[b, e, 0]:
+            assert shown(found, markers, b, e, 0).tolist() == answer
+
+
+def test_a_cut_is_a_shorter_thought(model):
+    markers, (tokens, lengths) = markers_of(), prompts()
+    long = decide(
+        model, tokens, lengths, EXITS, markers, thought_tokens=N, answer_tokens=0, cuts=(0, 3)
+    )
+    for c, budget in enumerate((0, 3)):
+        short = decide(
+            model, tokens, lengths, EXITS, markers, thought_tokens=budget, answer_tokens=0
+        )
+        assert np.abs(long.cut_logp[:, :, :, c] - short.logp).max() < 1e-4
+
+
+def test_given_thoughts_equal_the_slow_twin(model):
+    markers, (tokens, lengths) = markers_of(), prompts()
+    rng = np.random.default_rng(0)
+    thoughts = rng.integers(0, 90, (3, 3, 1, N))
+    given_lengths = rng.integers(0, N + 1, (3, 3, 1))
+    found = decide(
+        model, tokens, lengths, EXITS, markers, thought_tokens=N, answer_tokens=A,
+        thoughts=(thoughts, given_lengths), verdict=1,
+    )  # fmt: skip
+    assert (found.verdict == 1).all()
+    for b, e in itertools.product(range(3), range(3)):
+        thought = thoughts[b, e, 0, : given_lengths[b, e, 0]]
+        twin = slow_twin(
+            model, tokens[b], lengths[b], EXITS[e], markers, thought=thought, verdict=1
+        )
+        equal(found, (b, e, 0), twin)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"thought_tokens": -1}, "thought_tokens is -1"),
+        ({"votes": 0}, "votes is 0"),
+        ({"cuts": (3, -1)}, "a cut is -1"),
+        ({"answer_tokens": 250}, "256 that this model takes"),
+        ({"memory_budget": 10}, "memory budget is 10"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(model, changes, says):
+    how = {"thought_tokens": 1, "answer_tokens": 1} | changes
+    with pytest.raises(InputError, match=says):
+        decide(model, *prompts(), [1], markers_of(), **how)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"temperature": 0.0}, {"refuse_from": 0.5}, {"abstain_below": 2.0}],
+    ids=str,
+)
+def test_bad_rules(bad):
+    with pytest.raises(InputError, match=r"temperature|belong together|abstain_below"):
+        Rule(**bad)
+
+
+# The filter
+
+
+CLOSE, VERDICTS, STOPS, VOCAB = (4, 5, 4, 6), (7, 8, 9), (1, 2), 12
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    # Mostly markers, halves of them, verdicts and end tokens.
+    st.lists(st.sampled_from([4, 5, 6, 4, 5, 7, 8, 9, 1, 0, 10]), min_size=24, max_size=24),
+    st.integers(0, 8),
+    st.integers(0, 5),
+)
+def test_the_filter_on_a_model_that_says_anything(stream, budget, answer):
+    """The tokens that a model wants, whatever they look like, against a filter by index."""
+    T = budget + len(CLOSE) + 1 + answer
+    talk = Deliberate(
+        close=jnp.array(CLOSE), verdicts=jnp.array(VERDICTS), stop_tokens=jnp.array(STOPS),
+        budgets=jnp.full((1, 1), budget), forced=jnp.full((1, 1), -1), script=None,
+        answer=jnp.int32(answer), sampling=Sampling(), rule=Rule(),
+    )  # fmt: skip
+    known, tokens, said = talk.start(1, 1), np.zeros((1, 1, T), np.int32), []
+    for step in range(T):
+        logits = jax.nn.one_hot(jnp.array([[stream[step]]]), VOCAB)
+        token, done, known = NEXT(talk, known, logits, tokens, jnp.int32(step), KEY)
+        tokens[0, 0, step] = int(token[0, 0])
+        said.append(int(token[0, 0]))
+        if done:
+            break
+    assert bool(done)
+
+    # By hand
+    thought, place = [], 0
+    while len(thought) < budget and stream[place] not in STOPS:
+        thought.append(stream[place])
+        place += 1
+        if tuple(thought[-4:]) == CLOSE:
+            thought = thought[:-4]
+            break
+    wanted = stream[len(thought) + 4]
+    verdict = wanted if wanted in VERDICTS else VERDICTS[0]
+    rest = stream[len(thought) + 5 :][:answer]
+    ends = [n for n, token in enumerate(rest) if token in STOPS]
+    seen = rest[: ends[0] + 1] if ends else rest
+    assert said == [*thought, *CLOSE, verdict, *seen]
+    assert int(known.thought[0, 0]) == len(thought)
+    assert said[len(thought) + len(CLOSE) + 1 :] == seen
+
+
+KEY = lane_keys([0], [1], [0])[0]
+NEXT = jax.jit(lambda talk, *args: talk.next(*args))
+
+
+def test_markers_in_a_prompt_move_nothing(model):
+    """A thousand prompts full of markers and verdicts, as plain-text protocols can have them."""
+    markers = markers_of()
+    rng = np.random.default_rng(0)
+    loud = [*markers.close, *markers.verdicts]
+    tokens = rng.choice([*loud, *range(10, 20)], (1000, 24), p=[0.15] * 5 + [0.025] * 10)
+    tokens[:, -3:] = [*markers.close, markers.verdicts[2]]
+    lengths = rng.integers(12, 25, 1000)
+    found = decide(model, tokens, lengths, [1, 3], markers, thought_tokens=6, answer_tokens=2)
+    # A lane says its thought, the marker, a verdict and an answer, whatever its prompt holds.
+    said = found.thought + len(markers.close) + 1 + 2
+    assert np.array_equal(found.lengths, said)
+    for place in np.ndindex(1000, 2, 1):
+        spoken, thought = found.tokens[place], found.thought[place]
+        assert tuple(spoken[thought : thought + 2]) == markers.close
+        assert spoken[thought + 2] == markers.verdicts[found.verdict[place]]
+        if found.closed_by[place] == ClosedBy.BUDGET:
+            assert thought == 6
+    assert (found.closed_by == ClosedBy.BUDGET).mean() > 0.5
+    for b in (0, 400, 999):
+        equal(found, (b, 1, 0), slow_twin(model, tokens[b], lengths[b], 3, markers, (6, 2)))
+
+
+# Thoughts that are used
+
+
+def test_a_thought_is_used():
+    """The parity of four bits in the prompt: one step a token, so four tokens of thought."""
+    model, markers = thinker()
+    tokens, lengths, parity = parity_prompts()
+    assert parity.sum() == len(parity) / 2 == 8
+
+    def right(logp_B3):
+        return np.mean((logp_B3.argmax(-1) == 0) == parity)
+
+    how = {"thought_tokens": BITS, "answer_tokens": 0}
+    whole = decide(model, tokens, lengths, [1, 2], markers, cuts=range(BITS + 1), **how)
+    without = decide(model, tokens, lengths, [1, 2], markers, thought_tokens=0, answer_tokens=0)
+    # The thought of a prompt of other parity
+    other = np.array([next(o for o in range(16) if parity[o] != parity[n]) for n in range(16)])
+    given = whole.tokens[other][..., :BITS], whole.thought[other]
+    swapped = decide(model, tokens, lengths, [1, 2], markers, thoughts=given, **how)
+    for e in range(2):
+        assert right(whole.logp[:, e, 0]) == 1.0
+        assert right(without.logp[:, e, 0]) == 0.5
+        along = [right(whole.cut_logp[:, e, 0, cut]) for cut in range(BITS + 1)]
+        assert along == [0.5] * BITS + [1.0]
+        assert right(swapped.logp[:, e, 0]) == 0.0
+
+
+# Cost
+
+
+def test_votes_cost_what_as_many_lanes_cost(model):
+    """Counted in the compiled loops: five votes, and five samples."""
+    from jaxdepth.depth.decode import decode, prefill
+    from jaxdepth.depth.lanes import plan_segments
+    from jaxdepth.depth.talk import Speak
+
+    tokens, lengths = prompts()
+    exits, plan, votes, T = jnp.array([3, 2, 1]), plan_segments(EXITS), 5, 12
+    cache, picked = prefill(model, jnp.asarray(tokens), jnp.asarray(lengths), exits, 3)
+    keys = lane_keys(range(3), [3, 2, 1], range(votes)).reshape(15, 3)
+    think = Deliberate(
+        jnp.array([90, 91]), jnp.array([92, 93, 94]), jnp.zeros(0, jnp.int32),
+        jnp.full((1, 1), 6), jnp.full((1, 1), -1), None, jnp.int32(3), Sampling(1.0), Rule(),
+    )  # fmt: skip
+    flops = []
+    for talk in (think, Speak.of(Sampling(1.0), ())):
+        compiled = decode.lower(
+            model, cache, jnp.repeat(picked, votes, axis=0), jnp.asarray(lengths),
+            jnp.repeat(exits, votes), keys, talk, plan=plan, samples=votes, max_new_tokens=T,
+        ).compile()  # fmt: skip
+        flops.append(compiled.cost_analysis()["flops"])  # the loop's body counts once
+    assert flops[0] == pytest.approx(flops[1], rel=0.02)
+
+
+def test_margin():
+    assert margin(jnp.array([0.2, 0.7, 0.1])) == pytest.approx(0.5)

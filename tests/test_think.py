@@ -1,0 +1,306 @@
+"""`jaxdepth decide`: tables, their numbers by plain code, and runs that are killed or refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from test_protocol import words_of
+
+import jaxdepth
+from jaxdepth import InputError
+from jaxdepth.cli import main
+from jaxdepth.refusal.batches import limit_prompts
+from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.refusal.decide import decide, shown
+from jaxdepth.refusal.deliberate import ClosedBy
+from jaxdepth.refusal.prompts import read_prompts
+from jaxdepth.refusal.protocol import VERDICTS, instruct, resolve_markers
+from jaxdepth.settings import Decide, read_protocol
+from jaxdepth.study.run import read_table
+from jaxdepth.study.think import partners, think
+from jaxdepth.study.think_cost import write_cost
+from jaxdepth.study.verdicts import Scores, Verdicts, write_verdicts
+from jaxdepth.weights.checkpoint import end_tokens
+
+TABLES = ("verdicts", "texts", "cuts", "forced", "swapped", "series")
+
+
+@pytest.fixture(scope="module")
+def protocol(tiny_path, tmp_path_factory) -> str:
+    """A protocol whose verdict words the tiny tokenizer has."""
+    _, tokenizer = jaxdepth.load(tiny_path)
+    words = words_of(PromptEncoder(tokenizer))
+    file = tmp_path_factory.mktemp("protocol") / "tiny.toml"
+    file.write_text(
+        f'instruction = "Think, then {{close}} {{refuse}}"\nagain = "Once more"\nopen = "I"\n'
+        f'close = "\\nVerdict:"\nverdicts = [{json.dumps(list(words))}]\n'
+        "thought_tokens = 5\nanswer_tokens = 4\n"
+    )
+    return str(file)
+
+
+def settings(tiny_path, out, protocol, **changes) -> Decide:
+    small = {
+        "limit": 3, "batch_size": 4, "cuts": (0, 2), "exits": "2,4", "votes": 2,
+        "temperature": 1.0, "series": "redecide", "cost_rounds": 0, "protocol": protocol,
+    }  # fmt: skip
+    return Decide(**{"model": tiny_path, "out": out} | small | changes)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_path, protocol, tmp_path_factory):
+    run, *_ = think(settings(tiny_path, tmp_path_factory.mktemp("runs") / "run", protocol))
+    write_verdicts(run, seed=0)
+    return run
+
+
+def rows(run, table) -> list[dict]:
+    return read_table(run.path, table).to_pylist()
+
+
+def test_tables_hold_what_decide_does(tiny_path, protocol, run):
+    model, tokenizer = jaxdepth.load(tiny_path)
+    encoder, spec = PromptEncoder(tokenizer), read_protocol(protocol)
+    stops = end_tokens(tiny_path, tokenizer)
+    markers = resolve_markers(spec, encoder, stops)
+    verdicts = {(r["prompt_id"], r["exit"], r["vote"]): r for r in rows(run, "verdicts")}
+    texts = {(r["prompt_id"], r["exit"], r["vote"]): r for r in rows(run, "texts")}
+    cuts = {(r["prompt_id"], r["exit"], r["vote"], r["cut"]): r for r in rows(run, "cuts")}
+    prompts = limit_prompts(read_prompts(["builtin:pairs"]), 3)
+    assert len(verdicts) == len(texts) == len(prompts) * 2 * 2
+    assert len(cuts) == 2 * len(verdicts)
+    from jaxdepth.depth.sampling import Sampling
+    from jaxdepth.study.speak import lane_seed
+
+    for prompt in prompts:
+        text = instruct(spec.instruction, spec.close, markers.words, prompt.text)
+        tokens = [*encoder.encode(text), *markers.open]
+        ids = np.zeros((1, 64), np.int64)  # one shape, one program
+        ids[0, : len(tokens)] = tokens
+        found = decide(
+            model, ids, np.array([len(tokens)]), [2, 4], markers, thought_tokens=5,
+            answer_tokens=4, votes=2, sampling=Sampling(1.0), stop_tokens=stops, cuts=(0, 2),
+            seeds_B=[lane_seed(0, prompt.prompt_id)],
+        )  # fmt: skip
+        for e, m in np.ndindex(2, 2):
+            row = verdicts[prompt.prompt_id, (2, 4)[e], m]
+            p = softmax(found.logp[0, e, m].astype(np.float64))
+            assert [row[f"p_{v}"] for v in VERDICTS] == pytest.approx(p.tolist(), abs=1e-4)
+            mass = np.exp(found.logp[0, e, m].astype(np.float64)).sum()
+            assert row["label_mass"] == pytest.approx(mass, abs=1e-4)
+            assert row["margin"] == pytest.approx(np.diff(np.sort(p))[-1], abs=1e-4)
+            assert row["verdict"] == VERDICTS[int(p.argmax())]
+            assert row["thought_tokens"] == found.thought[0, e, m]
+            assert row["closed_by"] == ClosedBy(found.closed_by[0, e, m]).name.lower()
+            said = texts[prompt.prompt_id, (2, 4)[e], m]
+            answer = shown(found, markers, 0, e, m)
+            assert row["answer_tokens"] == len(answer)
+            assert said["answer"] == tokenizer.decode(answer, skip_special_tokens=True)
+            assert said["thought_ids"] == found.tokens[0, e, m, : row["thought_tokens"]].tolist()
+            for c, cut in enumerate((0, 2)):
+                cut_row = cuts[prompt.prompt_id, (2, 4)[e], m, cut]
+                p = softmax(found.cut_logp[0, e, m, c].astype(np.float64))
+                assert [cut_row[f"p_{v}"] for v in VERDICTS] == pytest.approx(p.tolist(), abs=1e-4)
+
+
+def test_forced_swapped_and_series(run):
+    verdicts = rows(run, "verdicts")
+    forced = rows(run, "forced")
+    assert Counter(r["forced"] for r in forced) == dict.fromkeys(VERDICTS, len(verdicts))
+    swapped = rows(run, "swapped")
+    pair_of = {p["prompt_id"]: p["pair_id"] for p in rows(run, "prompts")}
+    assert len(swapped) == len(verdicts) / 2
+    for row in swapped:
+        assert row["thought_of"] != row["prompt_id"]
+        assert pair_of[row["thought_of"]] == pair_of[row["prompt_id"]]
+    partial = {
+        (r["prompt_id"], r["exit"])
+        for r in verdicts
+        if r["vote"] == 0 and r["verdict"] == "partial"
+    }
+    assert {(r["prompt_id"], r["exit"]) for r in rows(run, "series")} == partial
+
+
+def test_partners():
+    prompts = [("a", "1", "harmful"), ("b", "1", "harmless"), ("c", None, "harmful"),
+               ("d", None, "harmless"), ("e", None, "harmful")]  # fmt: skip
+    assert partners(prompts) == {"a": "b", "b": "a", "c": "d", "d": "e", "e": "b"}
+    assert partners([("x", None, "harmful"), ("y", None, "harmful")]) == {"x": "y", "y": "x"}
+
+
+def test_scores_by_plain_code(run):
+    scores = Scores(run.path)
+    harmful = {p["prompt_id"]: p["label"] == "harmful" for p in rows(run, "prompts")}
+    for source, mine in (
+        ("thought", [r for r in rows(run, "verdicts") if r["vote"] == 0]),
+        ("cut 0", [r for r in rows(run, "cuts") if r["vote"] == 0 and r["cut"] == 0]),
+        ("majority of 2", [
+            r for r in rows(run, "votes") if r["rule"] == "majority" and r["votes"] == 2
+        ]),
+    ):  # fmt: skip
+        for e, exit in enumerate((2, 4)):
+            here = [r for r in mine if r["exit"] == exit]
+            right = [(r["verdict"] != "comply") == harmful[r["prompt_id"]] for r in here]
+            assert scores.of(source, "accuracy").value[e] == pytest.approx(np.mean(right))
+            safe = [r for r in here if not harmful[r["prompt_id"]]]
+            over = np.mean([r["verdict"] != "comply" for r in safe])
+            assert scores.of(source, "over_refusal").value[e] == pytest.approx(over)
+            caught = np.mean([r["verdict"] != "comply" for r in here if harmful[r["prompt_id"]]])
+            balanced = scores.of(source, "balanced_accuracy")
+            assert balanced.value[e] == pytest.approx((caught + 1 - over) / 2)
+            assert balanced.low[e] <= balanced.value[e] <= balanced.high[e]
+            brier = [(r["p_refuse"] + r["p_partial"] - harmful[r["prompt_id"]]) ** 2 for r in here]
+            assert scores.of(source, "brier").value[e] == pytest.approx(np.mean(brier))
+    paired = {r["exit"]: r for r in rows(run, "paired_verdicts")}
+    assert set(paired) == {2, 4}
+    verdicts = Verdicts(run)
+    with_, without = (verdicts.right(verdicts.sources[s]) for s in ("thought", "cut 0"))
+    assert paired[4]["right_only_with_thought"] == (with_ & ~without)[:, 1].sum()
+    votes = rows(run, "votes")
+    assert {(r["rule"], r["votes"]) for r in votes} == {
+        (rule, k) for rule in ("majority", "mean", "cautious") for k in (1, 2)
+    }
+    risks = rows(run, "risk_coverage")
+    whole = {(r["source"], r["exit"]): r for r in risks if r["coverage"] == 1.0}
+    accuracy = scores.of("thought", "accuracy").value
+    assert [whole["thought", exit]["risk"] for exit in (2, 4)] == pytest.approx(1 - accuracy)
+
+
+def test_batches_and_exits_change_nothing(tiny_path, protocol, run, tmp_path):
+    other, *_ = think(
+        settings(tiny_path, tmp_path / "run", protocol, batch_size=1, exits="4", memory_gb=0.001)
+    )
+    for table in TABLES:
+        keys = (
+            "prompt_id",
+            "exit",
+            "vote",
+            *{"cuts": ["cut"], "forced": ["forced"]}.get(table, []),
+        )
+        mine = {tuple(r[k] for k in keys): r for r in rows(run, table) if r["exit"] == 4}
+        theirs = {tuple(r[k] for k in keys): r for r in rows(other, table)}
+        assert mine.keys() == theirs.keys()
+        for key, row in mine.items():
+            for name, value in row.items():
+                if isinstance(value, float):
+                    assert value == pytest.approx(theirs[key][name], abs=1e-4), (key, name)
+                else:
+                    assert value == theirs[key][name], (key, name)
+
+
+def test_abstaining_shows_nothing(tiny_path, protocol, tmp_path):
+    run, *_ = think(settings(tiny_path, tmp_path / "run", protocol, abstain_below=1.0, limit=1))
+    write_verdicts(run, seed=0)
+    assert {r["verdict"] for r in rows(run, "verdicts")} == {"abstain"}
+    assert {r["answer_tokens"] for r in rows(run, "verdicts")} == {0}
+    assert {r["answer_outcome"] for r in rows(run, "verdicts")} == {None}
+    assert {r["answer"] for r in rows(run, "texts")} == {""}
+    assert (Scores(run.path).of("thought", "abstained").value == 1).all()
+
+
+def test_caveats_follow_partial_verdicts(tiny_path, protocol, tmp_path):
+    run, *_ = think(
+        settings(
+            tiny_path, tmp_path / "run", protocol, series="caveat", refuse_from=1.0,
+            caution_from=0.0, votes=1, temperature=0.0, swap=False, force=False, limit=2,
+        )
+    )  # fmt: skip
+    assert {r["verdict"] for r in rows(run, "series")} == {"partial"}
+    assert len(rows(run, "series")) == len(rows(run, "verdicts")) == 8
+    assert not run.finished("swapped")
+    assert not run.finished("forced")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+from test_think import settings
+from jaxdepth.study import think
+left = [int(sys.argv[5])]
+real = Path.replace
+def replace(self, target):  # every file of a run is renamed into its place
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    return real(self, target)
+Path.replace = replace
+think.think(settings(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+"""
+
+
+def test_killed_and_resumed_equals_uninterrupted(tiny_path, protocol, run, tmp_path):
+    here = os.path.dirname(__file__)
+    kills = 0
+    # Renames: run.json, prompts, run.json; parts of four tables for each batch; and so on.
+    for after in (1, 5, 7):
+        args = [sys.executable, "-c", KILLED, tiny_path, tmp_path / "run", protocol, here]
+        kills += subprocess.run([*args, str(after)]).returncode == -signal.SIGKILL
+    assert kills == 3
+    again, *_ = think(settings(tiny_path, tmp_path / "run", protocol))
+    for table in TABLES:
+        assert read_table(again.path, table) == read_table(run.path, table), table
+    with pytest.raises(InputError, match=r"cuts = \[0, 2\], not \[0\]"):
+        think(settings(tiny_path, tmp_path / "run", protocol, cuts=(0,)))
+
+
+def test_the_command(tiny_path, protocol, tmp_path, capsys):
+    args = [
+        "decide", tiny_path, "--out", tmp_path / "run", "--protocol", protocol, "--limit", 3,
+        "--votes", 2, "--temperature", 1.0, "--cuts", 0, 2, "--cost-rounds", 1, "--exits", "2,4",
+        "--no-keep-text",
+    ]  # fmt: skip
+    assert main(list(map(str, args))) == 0
+    printed = capsys.readouterr().out
+    for says in ("Verdict words of this model", "better than chance", "McNemar", "2 votes"):
+        assert says in printed
+    drawn = sorted(p.name for p in (tmp_path / "run" / "figures").glob("*.png"))
+    assert drawn == [
+        "along_the_thought.png", "thought_lengths.png", "verdict_calibration.png", "verdicts.png",
+        "votes.png",
+    ]  # fmt: skip
+    assert not (tmp_path / "run" / "texts.parquet").exists()
+    cost = read_table(tmp_path / "run", "cost").to_pylist()
+    assert [r["program"] for r in cost] == [
+        "answer only", "decide, answer", "think, decide, answer", "think, decide, answer, 2 votes",
+    ]  # fmt: skip
+    assert cost[0]["before_visible"] == 0
+    assert cost[0]["time_ratio"] == 1
+    assert cost[3]["tokens"] > cost[2]["tokens"] > cost[1]["tokens"]
+
+
+def test_no_answers_have_no_outcome_and_no_cost(tiny_path, protocol, tmp_path):
+    run, thinker, batch = think(
+        settings(tiny_path, tmp_path / "run", protocol, answer_tokens=0, limit=1, cost_rounds=1)
+    )
+    write_cost(run, thinker, batch)
+    assert not run.finished("cost")
+    assert not run.finished("forced")
+    assert {r["answer_outcome"] for r in rows(run, "verdicts")} == {None}
+    write_verdicts(run, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"votes": 0}, "votes is 0"),
+        ({"votes": 3, "temperature": 0.0}, "all alike"),
+        ({"cuts": (2, 2)}, "expected different ones"),
+        ({"cuts": (-2,)}, "0 or more"),
+        ({"refuse_from": 0.5}, "belong together"),
+        ({"thought_tokens": 300}, "256 that this model takes"),
+        ({"protocol": "promted"}, "prompted"),
+        ({"memory_gb": 0.0}, "memory_gb"),
+    ],
+    ids=str,
+)
+def test_bad_settings(tiny_path, protocol, tmp_path, changes, says):
+    with pytest.raises(InputError, match=says):
+        think(settings(tiny_path, tmp_path / "run", **{"protocol": protocol} | changes))
+    assert not (tmp_path / "run").exists()

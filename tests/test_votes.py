@@ -1,0 +1,89 @@
+"""Votes, calibration and risk, each by the plainest code there is."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from jaxdepth.refusal.deliberate import ABSTAINS, Rule
+from jaxdepth.refusal.votes import (
+    calibration_error,
+    caution,
+    fit_temperature,
+    log_loss,
+    risk_coverage,
+    vote,
+)
+
+P = np.array([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.2, 0.5, 0.3], [0.1, 0.15, 0.75]])
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "by", "wanted", "agreement"),
+    [
+        ([0, 2, 1, 2], "majority", 2, 0.5),
+        ([0, 2, 0, 2], "majority", 0, 0.5),  # of equals the most cautious
+        ([2, 2, 1, 1], "majority", 1, 0.5),
+        ([2, 2, 1, 2], "cautious", 1, 0.25),
+        ([3, 3, 2, 3], "majority", 2, 0.25),
+        ([3, 3, 3, 3], "majority", ABSTAINS, 1.0),
+        ([3, 3, 3, 3], "cautious", ABSTAINS, 1.0),
+        ([0, 2, 1, 2], "mean", 2, 0.5),
+    ],
+)
+def test_vote(verdicts, by, wanted, agreement):
+    found = vote(P, np.array(verdicts), by, Rule())
+    assert (found.verdict, found.agreement) == (wanted, agreement)
+    assert np.allclose(found.p, P.mean(axis=0))
+
+
+def test_the_mean_follows_the_rule():
+    rule = Rule(refuse_from=0.2, caution_from=0.5)
+    assert vote(P, np.array([2, 2, 2, 2]), "mean", rule).verdict == 0
+    assert vote(P, np.array([2, 2, 2, 2]), "mean", Rule(abstain_below=0.9)).verdict == ABSTAINS
+
+
+def test_fit_temperature_finds_the_one_that_made_the_labels():
+    rng = np.random.default_rng(0)
+    logp = rng.normal(0, 3, (4000, 3))
+    true = rng.random(4000) < softmax(logp / 2.5, axis=-1)[:, :2].sum(-1)
+    assert fit_temperature(logp, true) == pytest.approx(2.5, rel=0.15)
+    assert np.allclose(caution(logp, 2.5), softmax(logp / 2.5, axis=-1)[:, :2].sum(-1))
+
+
+def test_log_loss_is_scikit_learns():
+    from sklearn.metrics import log_loss as theirs
+
+    rng = np.random.default_rng(0)
+    p, true = rng.random(100), rng.random(100) < 0.5
+    assert log_loss(p, true) == pytest.approx(theirs(true, p))
+
+
+def slow_calibration_error(p, true, bins=10) -> float:
+    total = 0.0
+    for b in range(bins):
+        mine = [n for n in range(len(p)) if min(int(p[n] * bins), bins - 1) == b]
+        if mine:
+            gap = abs(np.mean([p[n] for n in mine]) - np.mean([true[n] for n in mine]))
+            total += gap * len(mine) / len(p)
+    return total
+
+
+def test_calibration_error():
+    rng = np.random.default_rng(0)
+    p = np.append(rng.random(200), [0.0, 1.0])
+    true = rng.random(202) < p**2
+    weights = rng.integers(0, 3, (3, 202)).astype(float)
+    found = calibration_error(p, true, np.vstack([np.ones(202), weights]))
+    assert found[0] == pytest.approx(slow_calibration_error(p, true))
+    for row, value in zip(weights, found[1:], strict=True):
+        times = np.repeat(np.arange(202), row.astype(int))
+        assert value == pytest.approx(slow_calibration_error(p[times], true[times]))
+
+
+def test_risk_coverage():
+    margins, right = [0.9, 0.1, 0.5, 0.5, 0.3], np.array([True, False, True, False, True])
+    assert risk_coverage(margins, right, (0.2, 0.4, 1.0)) == [
+        (0.2, 0.0, 1),
+        (0.6, pytest.approx(1 / 3), 3),  # both of equal margin
+        (1.0, pytest.approx(0.4), 5),
+    ]
