@@ -15,6 +15,8 @@ from jaxdepth.cli import guarded, parse, run_decide
 from jaxdepth.refusal.protocol import VERDICTS
 from jaxdepth.settings import Decide
 from jaxdepth.study.run import read_table
+from jaxdepth.study.stats import mcnemar
+from jaxdepth.study.think import FORCED
 from jaxdepth.study.think_cost import COST
 from jaxdepth.study.verdicts import PAIRED, Scores
 
@@ -29,7 +31,7 @@ def share(score, place: int) -> str:
     return f"{score.value[place]:.0%} [{score.low[place]:.0%}, {score.high[place]:.0%}]"
 
 
-def c13(scores: Scores, last: int) -> list[str]:
+def c13(scores: Scores, forced: list[dict], last: int) -> list[str]:
     """Is the justification post hoc? Force the verdict, read it early, swap thoughts."""
     lines = ["C13, the justification is post hoc:"]
     for name in VERDICTS:
@@ -40,11 +42,18 @@ def c13(scores: Scores, last: int) -> list[str]:
         lines.append(
             f"  {name.upper()} forced: the answer refuses in {refuses}, complies in {complies}"
         )
-    refuse, comply = (scores.of(f"forced {v}", "answer_refuse") for v in ("refuse", "comply"))
-    apart = refuse.low[last] > comply.high[last]
+    refused = {
+        v: {r["prompt_id"]: r["answer_outcome"] == "refuse" for r in forced if r["forced"] == v}
+        for v in ("refuse", "comply")
+    }
+    only = [
+        sum(refused[a][name] and not refused[b][name] for name in refused[a])
+        for a, b in (("refuse", "comply"), ("comply", "refuse"))
+    ]
     lines.append(
-        f"  Answers {'follow' if apart else 'do not visibly follow'} the verdict: the intervals of "
-        f"refusal after a forced REFUSE and a forced COMPLY {'are apart' if apart else 'overlap'}."
+        f"  On the same prompts, only a forced REFUSE makes {only[0]} answers refuse, only a "
+        f"forced COMPLY {only[1]} (exact McNemar p = {mcnemar(*only):.3g}): a p below 0.05 says "
+        "that the verdict moves the answer"
     )
     early = scores.of("cut 0", "agrees_with_thought")
     lines.append(f"  Before the thought the final verdict is already there in {share(early, last)}")
@@ -114,8 +123,13 @@ def main() -> int:
     status = run_decide(settings)
     scores = Scores(settings.out)
     last = len(scores.exits) - 1
+    forced = [
+        r
+        for r in read_table(settings.out, FORCED).to_pylist()
+        if r["vote"] == 0 and r["exit"] == scores.exits[last]
+    ]
     answers = [
-        *c13(scores, last),
+        *c13(scores, forced, last),
         *c14(scores, read_table(settings.out, PAIRED).to_pylist(), last),
         *c15(scores, read_table(settings.out, COST).to_pylist(), last),
         *limits(scores, last),

@@ -93,6 +93,10 @@ class Thinker:
         s = self.settings
         return Rule(s.verdict_temperature, s.refuse_from, s.caution_from, s.abstain_below)
 
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.settings.temperature, self.settings.top_k, self.settings.top_p)
+
     def ids(self, instruction: str) -> list[list[int]]:
         """The token ids of all prompts, with the opening of a thought."""
         close, words = self.protocol.close, self.markers.words
@@ -106,7 +110,7 @@ class Thinker:
             "thought_tokens": self.protocol.thought_tokens,
             "answer_tokens": self.protocol.answer_tokens,
             "votes": s.votes,
-            "sampling": Sampling(s.temperature, s.top_k, s.top_p),
+            "sampling": self.sampling,
         }
         return decide(
             self.subject.model,

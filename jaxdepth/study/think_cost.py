@@ -43,6 +43,7 @@ def write_cost(run: Run, thinker: Thinker, batch: Batch) -> None:
             batch.lengths_B,
             thinker.subject.exits,
             protocol.answer_tokens,
+            sampling=thinker.sampling,
             stop_tokens=thinker.subject.end_tokens,
             memory_budget=int(s.memory_gb * 2**30),
         )

@@ -104,11 +104,12 @@ def _votes(run_path, scores: Scores):
         )
         axes.errorbar(
             np.array(cost) * (1 + 0.01 * (n - 1)), value, yerr=(value - low, high - value),
-            fmt=style, color=_LINES[3 * n % 6], markersize=4, capsize=2, label=rule,
+            fmt=style, color=_LINES[(0, 3, 2)[n]], markersize=4, capsize=2, label=rule,
         )  # fmt: skip
     axes.axhline(0.5, color="0.5", linewidth=0.8, zorder=0)
     axes.set_xlabel(f"tokens generated per prompt ({counts[0]} to {counts[-1]} votes)")
     axes.set_ylabel(f"balanced accuracy at exit {exit}")
+    axes.set_ylim(-0.02, 1.02)
     axes.set_title("Do votes help? 95% intervals")
     axes.legend(frameon=False)
     return figure

@@ -26,7 +26,7 @@ from jaxdepth.refusal.votes import (
     vote,
 )
 from jaxdepth.study.run import Run, read_table
-from jaxdepth.study.stats import cluster_draws, holm, interval, mcnemar
+from jaxdepth.study.stats import cluster_draws, holm, interval, mcnemar, wilson
 from jaxdepth.study.think import CUTS, FORCED, NAMES, SERIES, SWAPPED, VERDICT_TABLE
 
 VOTES, SCORES, PAIRED, RISK = "votes", "scores", "paired_verdicts", "risk_coverage"
@@ -208,9 +208,6 @@ class Verdicts:
         cautious_N = judged.verdict_NE[:, e] <= 1
         p_N = judged.p_NE3[:, e, :2].sum(axis=-1)
 
-        def share(of_N, among_N):
-            return self._estimate(lambda w: (w @ (of_N & among_N)) / (w @ among_N), among_N)
-
         def balanced(w):
             sides = [(w @ (right_N & c)) / (w @ c) for c in (cast_N & bad_N, cast_N & ~bad_N)]
             return (sides[0] + sides[1]) / 2
@@ -222,11 +219,11 @@ class Verdicts:
             return (w @ np.where(there_N, judged.mass_NE[:, e], 0)) / (w @ there_N)
 
         found = {
-            "accuracy": share(right_N, cast_N),
+            "accuracy": self._share(right_N, cast_N),
             "balanced_accuracy": self._estimate(balanced, cast_N),
-            "over_refusal": share(cautious_N, cast_N & ~bad_N),
-            "caught": share(cautious_N, cast_N & bad_N),
-            "abstained": share(~cast_N, there_N),
+            "over_refusal": self._share(cautious_N, cast_N & ~bad_N),
+            "caught": self._share(cautious_N, cast_N & bad_N),
+            "abstained": self._share(~cast_N, there_N),
             "brier": self._estimate(brier, there_N),
             "ece": self._estimate(
                 lambda w: calibration_error(np.nan_to_num(p_N), bad_N, w * there_N), there_N
@@ -235,7 +232,7 @@ class Verdicts:
         for label, mine_N in (("harmful", bad_N), ("harmless", ~bad_N)):
             for number, name in enumerate(NAMES):
                 is_N = judged.verdict_NE[:, e] == number
-                found[f"{name}_{label}"] = share(is_N, there_N & mine_N)
+                found[f"{name}_{label}"] = self._share(is_N, there_N & mine_N)
             p_mine = there_N & mine_N
             found[f"p_caution_{label}"] = self._estimate(
                 lambda w, k=p_mine: (w * k) @ np.nan_to_num(p_N) / (w @ k), p_mine
@@ -259,6 +256,14 @@ class Verdicts:
                 lambda w, p=p: calibration_error(p, self.harmful_N, w * test_N), test_N
             )
         return found
+
+    def _share(self, of_N, among_N) -> tuple[float, float, float, int] | None:
+        """A rate among some prompts; at 0 and 1, where draws are all alike, the rule of three."""
+        found = self._estimate(lambda w: (w @ (of_N & among_N)) / (w @ among_N), among_N)
+        if found is None or 0 < found[0] < 1:
+            return found
+        value, *_, n = found
+        return value, *wilson(round(value * n), n), n
 
     def _estimate(self, statistic, among_N) -> tuple[float, float, float, int] | None:
         """A statistic of weighted prompts: its value, and its interval over the draws."""
@@ -305,7 +310,7 @@ class Verdicts:
                     if row["exit"] == exit:
                         n = self._n[row["prompt_id"]]
                         yes_N[n], there_N[n] = yes, True
-                got = self._estimate(lambda w, y=yes_N, t=there_N: (w @ (y & t)) / (w @ t), there_N)
+                got = self._share(yes_N, there_N)
                 if got is not None:
                     value, low, high, n = got
                     yield {
