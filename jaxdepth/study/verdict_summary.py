@@ -79,8 +79,8 @@ def findings(run: Run, scores: Scores) -> list[str]:
     if np.isfinite(heat):
         lines.append(
             f"At exit {exits[-1]}, a temperature of {heat:.2f} fits half of the prompts; on the "
-            f"other half it moves the calibration error from {before.value[last]:.3f} to "
-            f"{after.value[last]:.3f}."
+            f"other half the calibration error is {_with_interval(before, last)} before and "
+            f"{_with_interval(after, last)} after."
         )
     most = [s for s in scores.sources if s.startswith("majority of ")]
     if most:
