@@ -23,8 +23,9 @@ demo: $(VENV)/.installed
 	@$(BIN)/jaxdepth convert "$$($(BIN)/python tools/find_smollm2.py)" $(MODEL)
 	@$(BIN)/jaxdepth sweep $(MODEL) --config demo
 
+# Two processes: most of the time goes into compiling, which uses one core.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

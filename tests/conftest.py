@@ -1,3 +1,4 @@
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -6,6 +7,16 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Frees what a module compiled: a process may hold only so many pieces of executable memory."""
+    yield
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
