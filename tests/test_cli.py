@@ -14,7 +14,8 @@ from tiny import hf_tensors, raw_config, write_folder
 
 from jaxdepth.cli import main, parse
 from jaxdepth.config import ModelConfig
-from jaxdepth.settings import Convert, Sweep, check_settings, read_settings
+from jaxdepth.refusal.protocol import Protocol
+from jaxdepth.settings import Convert, Decide, Sweep, check_settings, read_settings
 from jaxdepth.study.run import read_table
 
 ROOT = Path(__file__).parents[1]
@@ -234,11 +235,19 @@ def test_bad_settings_files(tmp_path, capsys, text, says):
 
 
 def test_every_file_in_configs_is_read():
+    for_what = {
+        "demo": Sweep,
+        "depth_robust_safety": Sweep,
+        "think_then_decide": Decide,
+        "prompted": Protocol,
+        "tuned": Protocol,
+    }
     files = sorted((ROOT / "configs").glob("*.toml"))
-    assert files
+    assert sorted(for_what) == [file.stem for file in files]
     for file in files:
-        assert read_settings(Sweep, str(file)) == read_settings(Sweep, file.stem)
-        check_settings(Sweep, tomllib.loads(file.read_text()), file.name)
+        cls = for_what[file.stem]
+        assert read_settings(cls, str(file)) == read_settings(cls, file.stem)
+        check_settings(cls, tomllib.loads(file.read_text()), file.name)
 
 
 def test_the_wheel_holds_all_that_a_run_needs(tmp_path):

@@ -298,8 +298,27 @@ CLOSE, VERDICTS, STOPS, VOCAB = (4, 5, 4, 6), (7, 8, 9), (1, 2), 12
 
 @settings(max_examples=300, deadline=None)
 @given(
-    # Mostly markers, halves of them, verdicts and end tokens.
-    st.lists(st.sampled_from([4, 5, 6, 4, 5, 7, 8, 9, 1, 0, 10]), min_size=24, max_size=24),
+    # Markers, halves of them, markers that begin within one, verdicts, end tokens and others.
+    st.lists(
+        st.sampled_from(
+            [
+                CLOSE,
+                CLOSE,
+                (4, 5),
+                (4, 5, 4),
+                (4, 5, *CLOSE),
+                (6,),
+                (7,),
+                (8,),
+                (9,),
+                (1,),
+                (0,),
+                (10,),
+            ]
+        ),
+        min_size=24,
+        max_size=24,
+    ).map(lambda pieces: [token for piece in pieces for token in piece][:24]),
     st.integers(0, 8),
     st.integers(0, 5),
 )

@@ -45,8 +45,10 @@ def test_texts_are_what_each_exit_says_alone(tiny_path, run):
     prompts = limit_prompts(read_prompts(["builtin:pairs"]), 4)
     assert len(rows) == len(prompts) * 4
     for prompt in prompts:
-        ids = np.array([encoder.encode(prompt.text)])
-        lengths = np.array([ids.shape[1]])
+        tokens = encoder.encode(prompt.text)
+        ids = np.zeros((1, 64), np.int64)  # one shape, one program for each exit
+        ids[0, : len(tokens)] = tokens
+        lengths = np.array([len(tokens)])
         said = {}
         for exit in (4, 3, 2, 1):
             found = jaxdepth.generate(model, ids, lengths, [exit], T, stop_tokens=stops)
