@@ -94,7 +94,7 @@ def equal(found, place, twin) -> None:
 
 @pytest.fixture(scope="module")
 def model():
-    return model_of(raw_config(num_hidden_layers=3, sliding_window=16))
+    return model_of(raw_config(num_hidden_layers=3, sliding_window=8))  # crossed by thoughts
 
 
 @pytest.fixture(scope="module")

@@ -109,6 +109,24 @@ def test_tables_hold_what_decide_does(tiny_path, protocol, run):
                 assert [cut_row[f"p_{v}"] for v in VERDICTS] == pytest.approx(p.tolist(), abs=1e-4)
 
 
+def test_a_swapped_thought_is_the_partners(tiny_path, protocol, run):
+    """The verdict by one pass over prompt, the partner's thought and the closing marker."""
+    model, tokenizer = jaxdepth.load(tiny_path)
+    encoder, spec = PromptEncoder(tokenizer), read_protocol(protocol)
+    markers = resolve_markers(spec, encoder, ())
+    said = {(r["prompt_id"], r["exit"]): r for r in rows(run, "texts") if r["vote"] == 0}
+    text_of = {p["prompt_id"]: p["text"] for p in rows(run, "prompts")}
+    for row in rows(run, "swapped")[:6]:
+        text = instruct(spec.instruction, spec.close, markers.words, text_of[row["prompt_id"]])
+        thought = said[row["thought_of"], row["exit"]]["thought_ids"]
+        ids = [*encoder.encode(text), *markers.open, *thought, *markers.close]
+        padded = np.zeros((1, 80), np.int64)
+        padded[0, : len(ids)] = ids
+        logits = jaxdepth.exit_logits(model, padded, np.array([len(ids)]), row["exit"])[0]
+        p = softmax(np.asarray(logits, np.float64)[list(markers.verdicts)])
+        assert [row[f"p_{v}"] for v in VERDICTS] == pytest.approx(p.tolist(), abs=1e-4)
+
+
 def test_forced_swapped_and_series(run):
     verdicts = rows(run, "verdicts")
     forced = rows(run, "forced")
