@@ -90,8 +90,7 @@ class Thinker:
 
     @property
     def rule(self) -> Rule:
-        s = self.settings
-        return Rule(s.verdict_temperature, s.refuse_from, s.caution_from, s.abstain_below)
+        return rule_of(self.settings)
 
     @property
     def sampling(self) -> Sampling:
@@ -172,9 +171,10 @@ class Thinker:
 
     def swapped_table(self, batch: Batch, thoughts: dict, partner: dict[str, str]) -> pa.Table:
         """Verdicts of a batch upon the thoughts of its prompts' partners, one vote each."""
-        exits, prompts, most = self.subject.exits, self.subject.prompts, self.thought_tokens
-        ids = np.zeros((len(batch.places), len(exits), 1, most), np.int32)
-        lengths = np.zeros(ids.shape[:3], np.int32)
+        exits, prompts = self.subject.exits, self.subject.prompts
+        shape = len(batch.places), len(exits), 1, self.protocol.thought_tokens
+        ids = np.zeros(shape, np.int32)
+        lengths = np.zeros(shape[:3], np.int32)
         for b, place in enumerate(batch.places):
             for e, exit in enumerate(exits):
                 given = thoughts[partner[prompts[place].prompt_id], exit]
@@ -205,10 +205,6 @@ class Thinker:
             answers.append(self._text(answer))
         self._judge(rows, answers)
         return pa.Table.from_pylist(rows, SCHEMAS[SERIES])
-
-    @property
-    def thought_tokens(self) -> int:
-        return self.protocol.thought_tokens
 
     def says(self, logp_3: np.ndarray, verdict: int | None = None) -> dict:
         """The columns of one verdict."""
@@ -276,7 +272,7 @@ def think(settings: Decide, bar: ProgressBar = silent) -> tuple[Run, Thinker, Ba
     subject.write_prompts(run)
     batches = make_batches(ids, settings.batch_size)
     in_parts(run, thinker.tables, batches, thinker.main_tables, bar)
-    if settings.swap and settings.keep_text and thinker.thought_tokens:
+    if settings.swap and settings.keep_text and protocol.thought_tokens:
         _swap(run, thinker, batches, bar)
     if settings.series != "none":
         _again(run, thinker, bar)
@@ -329,14 +325,14 @@ def _again(run: Run, thinker: Thinker, bar: ProgressBar) -> None:
     in_parts(run, (SERIES,), batches, lambda b: [thinker.series_table(b, again)], bar)
 
 
+def rule_of(s: Decide) -> Rule:
+    """The rule that settings ask for; raises InputError if it makes no sense."""
+    return Rule(s.verdict_temperature, s.refuse_from, s.caution_from, s.abstain_below)
+
+
 def _check(settings: Decide) -> None:
     Sampling(settings.temperature, settings.top_k, settings.top_p)
-    Rule(
-        settings.verdict_temperature,
-        settings.refuse_from,
-        settings.caution_from,
-        settings.abstain_below,
-    )
+    rule_of(settings)
     for name, least in (("batch_size", 1), ("votes", 1), ("cost_rounds", 0)):
         if getattr(settings, name) < least:
             raise InputError(f"{name} is {getattr(settings, name)}, expected at least {least}")
