@@ -1,4 +1,4 @@
-"""The command line: `jaxdepth convert | sweep | decide | bench`."""
+"""The command line: `jaxdepth convert | export | sweep | decide | tune | bench`."""
 
 import os
 import sys
@@ -8,16 +8,25 @@ from dataclasses import MISSING, fields
 import tyro
 
 from jaxdepth.errors import InputError, nearest
-from jaxdepth.settings import Bench, Convert, Decide, Sweep, read_settings
+from jaxdepth.settings import Bench, Convert, Decide, Export, Sweep, Tune, read_settings
 
-COMMANDS = {"convert": Convert, "sweep": Sweep, "decide": Decide, "bench": Bench}
+COMMANDS = {
+    "convert": Convert,
+    "export": Export,
+    "sweep": Sweep,
+    "decide": Decide,
+    "tune": Tune,
+    "bench": Bench,
+}
 
 USAGE = """\
 jaxdepth: what happens to a language model's safety when it is cut short
 
   jaxdepth convert SOURCE TARGET    Hugging Face folder or GGUF file -> checkpoint
+  jaxdepth export MODEL TARGET      checkpoint (and adapter) -> Hugging Face folder
   jaxdepth sweep MODEL              every prompt at every exit -> tables and figures
   jaxdepth decide MODEL             think, then decide, at every exit -> tables and figures
+  jaxdepth tune MODEL               refusals at full depth or at every exit -> adapter
   jaxdepth bench MODEL              what all exits cost against one run
 
   --config NAME    settings from a TOML file, or one in configs/ by its name
@@ -59,7 +68,14 @@ def _run(argv: list[str]) -> int:
     if command is None:
         raise InputError(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}; try --help")
     settings = parse(command, argv[1:], f"jaxdepth {argv[0]}")
-    runs = {Convert: run_convert, Sweep: run_sweep, Decide: run_decide, Bench: run_bench}
+    runs = {
+        Convert: run_convert,
+        Export: run_export,
+        Sweep: run_sweep,
+        Decide: run_decide,
+        Tune: run_tune,
+        Bench: run_bench,
+    }
     return runs[command](settings)
 
 
@@ -95,6 +111,27 @@ def run_convert(settings: Convert) -> int:
     with progress_bar("converting", "tensors") as progress:
         done = convert(settings.source, settings.target, settings.tokenizer, progress)
     print(f"{settings.target}: {'converted' if done else 'already converted from this source'}")
+    return 0
+
+
+def run_export(settings: Export) -> int:
+    from jaxdepth.weights.export import export
+
+    export(settings.model, settings.target, settings.adapter, settings.dtype)
+    print(f"{settings.target}: a Hugging Face folder; `jaxdepth convert` reads it too")
+    return 0
+
+
+def run_tune(settings: Tune) -> int:
+    from jaxdepth.progress import progress_bar
+    from jaxdepth.study.tune import ADAPTER, tune
+    from jaxdepth.study.tune_summary import draw_losses, print_losses
+
+    run = tune(settings, progress_bar)
+    print_losses(run.path)
+    _print_places(run.path, draw_losses(run.path))
+    adapter = run.path / ADAPTER
+    print(f"Adapter: {adapter} ({adapter.stat().st_size / 1e6:.1f} MB); use it with --adapter")
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxdepth.errors import InputError, listed, nearest
+from jaxdepth.model.tuned import MATRICES
 from jaxdepth.refusal.protocol import Protocol
 from jaxdepth.refusal.tokens import DEFAULT_OPENERS
 
@@ -29,8 +30,8 @@ class Convert:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """Run every prompt at every exit and write tables and figures."""
+class Speaking:
+    """What is asked of a model at every exit, and how its answers are taken."""
 
     model: tyro.conf.Positional[Path]
     """A checkpoint made by `jaxdepth convert`."""
@@ -74,11 +75,49 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Sweep(Speaking):
+    """Run every prompt at every exit and write tables and figures."""
+
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="A")] = None
+    """builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT folder."""
+
+
+UNTOUCHED = "untouched"
+
+
+@dataclass(frozen=True)
+class Study(Speaking):
+    """Sweep a checkpoint as it is and with adapters, and compare them prompt by prompt."""
+
+    adapters: tuple[str, ...] = (
+        UNTOUCHED,
+        "builtin:shallow",
+        "builtin:spoken",
+        "builtin:depth_robust",
+    )
+    """What is compared: untouched, builtin:NAME, .safetensors files or PEFT folders."""
+
+
+@dataclass(frozen=True)
+class Alignment(Speaking):
+    """Tune one checkpoint by several methods, on the same data and steps, and compare them."""
+
+    methods: tuple[Literal["refusals", "verdicts", "dpo"], ...] = ("refusals", "verdicts", "dpo")
+    """How it is aligned, as for `jaxdepth tune`."""
+    recipe: str = "tune/shallow"
+    """The settings that all methods share: a file for `jaxdepth tune`."""
+    steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Steps of each, in place of the recipe's."""
+
+
+@dataclass(frozen=True)
 class Decide:
     """Let every exit think, decide with a verdict token, and answer; write tables and figures."""
 
     model: tyro.conf.Positional[Path]
     """A checkpoint made by `jaxdepth convert`."""
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="A")] = None
+    """builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT folder."""
     out: Path = Path("runs/decide")
     """Run directory. A run that was cut short is continued."""
     protocol: str = "prompted"
@@ -131,6 +170,96 @@ class Decide:
     """Of weights and activations; by default that of the checkpoint."""
     seed: int = 0
     """Of draws and of the bootstrap intervals."""
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Tune a checkpoint to refuse, at full depth only or at every exit; write an adapter."""
+
+    model: tyro.conf.Positional[Path]
+    """A checkpoint made by `jaxdepth convert`."""
+    out: Path = Path("runs/tune")
+    """Run directory. A run that was cut short is continued."""
+    method: Literal["refusals", "verdicts", "dpo"] = "refusals"
+    """Supervised refusals; thoughts and verdict tokens before every answer; or preferences."""
+    refusals_at: Literal["final", "every"] = "every"
+    """Refusals are learnt at full depth only, or at early exits too."""
+    benign_at: Literal["final", "every"] = "every"
+    """The same for all other answers."""
+    benign_target: Literal["text", "distill"] = "distill"
+    """What early exits learn of them: the text, or what full depth makes of each token."""
+    exits: str = "all"
+    """Which early exits may be supervised; full depth always is."""
+    exits_per_step: Annotated[int | None, tyro.conf.arg(metavar="N")] = 3
+    """Early exits drawn at each step; none takes them all."""
+    early_weight: float = 1.0
+    """Of all early exits of a step together; full depth has 1."""
+    deep_more: bool = False
+    """Early exits count in proportion to their depth."""
+    layer_dropout: float = 0.0
+    """How often the last layer is left out; earlier ones are less often, the first never."""
+    train: Literal["lora", "weights"] = "lora"
+    """Low-rank factors, or the weights themselves."""
+    leaves: tuple[str, ...] = MATRICES
+    """Which weights of a layer; with --train weights also norms, embed, norm and head."""
+    layers: str = "all"
+    """Which layers are trained, such as 16-30."""
+    rank: int = 8
+    """Of low-rank factors."""
+    alpha: float = 16.0
+    """Their product is multiplied by alpha / rank."""
+    harmful_prompts: tuple[str, ...] = ("builtin:harmful/train",)
+    """What is to be refused, as for `jaxdepth sweep`."""
+    benign_answers: str = "builtin"
+    """Benign prompts with answers: SmolLM2's own, or a file by tools/make_benign.py."""
+    harmful: int = 2
+    """Harmful prompts in a batch."""
+    lookalike: int = 2
+    """Harmless look-alikes in a batch."""
+    benign: int = 4
+    """Other benign prompts in a batch."""
+    borderline: int = 0
+    """Borderline prompts, answered in part, in a batch."""
+    answer_tokens: int = 32
+    """Tokens that are learnt of an answer."""
+    protocol: str = "tuned"
+    """With --method verdicts: the tokens of thoughts and verdicts."""
+    beta: float = 0.1
+    """With --method dpo: how closely the base is kept to."""
+    steps: int = 400
+    """Steps in all."""
+    accumulate: int = 1
+    """Batches in a step."""
+    learning_rate: float = 1e-3
+    """At its highest."""
+    warmup: int = 20
+    """Steps until then; a cosine leads down to zero."""
+    weight_decay: float = 0.0
+    """Of AdamW."""
+    clip: float = 1.0
+    """The largest norm of a gradient."""
+    remat: bool = False
+    """Compute layers again for the gradient: less memory, more time."""
+    save_every: int = 20
+    """Steps after which the state is saved."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the base and of activations; what is trained is always float32."""
+    seed: int = 0
+    """Of the factors, the batches and the exits."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a checkpoint, with an adapter merged in, as a Hugging Face folder."""
+
+    model: tyro.conf.Positional[Path]
+    """A checkpoint made by `jaxdepth convert`."""
+    target: tyro.conf.Positional[Path]
+    """Folder to make. `jaxdepth convert` makes a checkpoint of it again."""
+    adapter: str | None = None
+    """builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT folder."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the weights that are written; by default that of the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -222,10 +351,21 @@ def _find(name: str) -> tuple[str, str]:
     package = files("jaxdepth")
     for folder in (package / "configs", Path(str(package)).parent / "configs"):
         if folder.is_dir():
-            there = {f.name.removesuffix(".toml"): f for f in folder.iterdir()}
+            there = _settings_files(folder)
             if name in there:
                 return there[name].read_text("utf-8"), f"configs/{name}.toml"
             raise InputError(
                 f"no settings file {name}{nearest(name, there)}; there are {listed(there, 9)}"
             )
     raise InputError(f"no settings file {name}")
+
+
+def _settings_files(folder, within: str = "") -> dict:
+    """The .toml files of a folder and those below it: their names without .toml."""
+    found = {}
+    for file in folder.iterdir():
+        if file.is_dir():
+            found |= _settings_files(file, f"{within}{file.name}/")
+        elif file.name.endswith(".toml"):
+            found[within + file.name.removesuffix(".toml")] = file
+    return found

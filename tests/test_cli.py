@@ -15,7 +15,16 @@ from tiny import hf_tensors, raw_config, write_folder
 from jaxdepth.cli import main, parse
 from jaxdepth.config import ModelConfig
 from jaxdepth.refusal.protocol import Protocol
-from jaxdepth.settings import Convert, Decide, Sweep, check_settings, read_settings
+from jaxdepth.settings import (
+    Alignment,
+    Convert,
+    Decide,
+    Study,
+    Sweep,
+    Tune,
+    check_settings,
+    read_settings,
+)
 from jaxdepth.study.run import read_table
 
 ROOT = Path(__file__).parents[1]
@@ -236,17 +245,24 @@ def test_bad_settings_files(tmp_path, capsys, text, says):
 
 def test_every_file_in_configs_is_read():
     for_what = {
-        "demo": Sweep,
-        "depth_robust_safety": Sweep,
+        "alignment_methods": Alignment,
+        "demo": Study,
+        "depth_robust_safety": Study,
+        "first_look": Sweep,
+        "truncation_7b": Sweep,
         "think_then_decide": Decide,
         "prompted": Protocol,
         "tuned": Protocol,
+        "tune/depth_robust": Tune,
+        "tune/shallow": Tune,
+        "tune/spoken": Tune,
     }
-    files = sorted((ROOT / "configs").glob("*.toml"))
-    assert sorted(for_what) == [file.stem for file in files]
-    for file in files:
-        cls = for_what[file.stem]
-        assert read_settings(cls, str(file)) == read_settings(cls, file.stem)
+    folder = ROOT / "configs"
+    names = [str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.toml")]
+    assert sorted(for_what) == sorted(names)
+    for name, cls in for_what.items():
+        file = folder / f"{name}.toml"
+        assert read_settings(cls, str(file)) == read_settings(cls, name)
         check_settings(cls, tomllib.loads(file.read_text()), file.name)
 
 
@@ -261,10 +277,13 @@ def test_the_wheel_holds_all_that_a_run_needs(tmp_path):
     script = """
 import jaxdepth
 from jaxdepth.refusal.prompts import read_prompts
-from jaxdepth.settings import Sweep, read_settings
+from jaxdepth.settings import Sweep, Tune, read_settings
+from jaxdepth.tune.data import read_tasks
 print(jaxdepth.__file__)
 assert len(read_prompts(["builtin:pairs", "builtin:ordinary"])) >= 800
-assert read_settings(Sweep, "demo")["exits"] == "all"
+assert read_settings(Sweep, "first_look")["exits"] == "all"
+assert read_settings(Tune, "tune/shallow")["seed"] == 1
+assert len(read_tasks(["builtin:harmful/train"], "builtin")["benign"]) >= 3000
 """
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "unpacked")}
     done = subprocess.run(

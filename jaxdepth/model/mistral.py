@@ -31,8 +31,22 @@ def rms_norm(
     return scale_D * x32.astype(x.dtype)
 
 
-def _matmul(x: Float[Array, "... I"], weight: Float[Array, "I O"]) -> Float[Array, "... O"]:
-    return jnp.matmul(x, weight, precision=HIGHEST)
+class LowRank(nnx.Module):
+    """A matrix W with a low-rank part A B that stays apart from it: x (W + A B).
+
+    Source: Hu et al. 2021 (arXiv:2106.09685); its scale alpha / rank is already in B.
+    """
+
+    def __init__(self, weight: Array, a: Array, b: Array):
+        self.weight = nnx.Param(weight)
+        self.a = nnx.Param(a)
+        self.b = nnx.Param(b)
+
+
+def _times(x: Float[Array, "... I"], matrix: nnx.Param | LowRank) -> Float[Array, "... O"]:
+    if isinstance(matrix, LowRank):
+        return _times(x, matrix.weight) + _times(_times(x, matrix.a), matrix.b)
+    return jnp.matmul(x, matrix[...], precision=HIGHEST)
 
 
 class Block(nnx.Module):
@@ -51,7 +65,7 @@ class Block(nnx.Module):
         # The barrier keeps the split into heads out of the product: a TPU would store a second copy
         # of all weights for it, in another layout.
         q, k, v = (
-            jax.lax.optimization_barrier(_matmul(x, leaf[...])).reshape(
+            jax.lax.optimization_barrier(_times(x, leaf)).reshape(
                 *x.shape[:-1], -1, self.config.head_dim
             )
             for leaf in (self.q, self.k, self.v)
@@ -63,11 +77,11 @@ class Block(nnx.Module):
     ) -> Float[Array, "... D"]:
         """The residual stream after this layer, given what its attention mixed."""
         mixed = mixed.reshape(*mixed.shape[:-2], -1)
-        h = h + _matmul(mixed, self.o[...])
+        h = h + _times(mixed, self.o)
         with jax.named_scope("mlp"):
             x = rms_norm(h, self.mlp_norm[...], self.config.rms_norm_eps)
-            mixed = jax.nn.silu(_matmul(x, self.gate[...])) * _matmul(x, self.up[...])
-            return h + _matmul(mixed, self.down[...])
+            mixed = jax.nn.silu(_times(x, self.gate)) * _times(x, self.up)
+            return h + _times(mixed, self.down)
 
     def __call__(
         self,

@@ -52,6 +52,8 @@ class PromptEncoder:
         self._suffix_ids = backend.encode(self._after[cut:], add_special_tokens=False).ids
         lead = _answer_lead(tokenizer, self._after)
         self._answer_lead = lead[self._last_control_end(backend, lead) :]
+        # What of that lead the generation prompt already has.
+        self._opened = self._after[self._last_control_end(backend, self._after) :]
         self._bos_ids = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
         if not self.has_template:
             self._prefix_ids = self._bos_ids
@@ -71,6 +73,21 @@ class PromptEncoder:
         """The token ids of a text outside the template, after the BOS token if there is one."""
         return self._bos_ids + self._encode_plain(text)
 
+    def encode_text(self, text: str) -> list[int]:
+        """The token ids of ordinary text in the midst of something; never a control token."""
+        return self._encode_plain(text)
+
+    def user_turn(self) -> tuple[list[int], int]:
+        """The token ids that open a user's turn, and the one that ends it: what a model goes on
+        with is a prompt of its own making.
+
+        Raises:
+            InputError: the template ends a user's turn with no control token, or there is none.
+        """
+        if not self._suffix_ids or self._tail:
+            raise InputError("this chat template ends a user's turn with no control token")
+        return self._prefix_ids + self._encode_plain(self._head), self._suffix_ids[0]
+
     def answer_start(self, answer: str) -> int | None:
         """The id that `answer` is as the first token of a reply; None if it is not one token.
 
@@ -78,6 +95,12 @@ class PromptEncoder:
         after a space, which is then part of the token.
         """
         return self._last_token(self._answer_lead, answer)
+
+    def reply(self, text: str) -> list[int]:
+        """The token ids of an answer's text where the generation prompt leaves off."""
+        whole = self._encode_plain(self._answer_lead + text)
+        opened = self._encode_plain(self._opened)
+        return whole[len(opened) :] if whole[: len(opened)] == opened else self._encode_plain(text)
 
     def marker(self, text: str) -> list[int]:
         """The token ids of a marker in a reply: a control token's if it is one, else plain text's.

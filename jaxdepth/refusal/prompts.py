@@ -24,6 +24,10 @@ BUILT_IN = {
     "harmful": ("pairs.jsonl", (HARMFUL,)),
     "ordinary": ("harmless.jsonl", (HARMLESS,)),
 }
+# Parts of the pairs, for tuning: what a tuned model is measured on must be new to it.
+TRAIN, VALIDATION, TEST, UNSEEN = "train", "validation", "test", "unseen"
+SPLITS = (TRAIN, VALIDATION, TEST, UNSEEN)
+UNSEEN_CATEGORIES = ("drugs", "privacy")
 _FIRST = re.compile(r"^(.+)\[:(\d+)\]$")
 
 # Columns that hold the prompt, the first that is there; compared without regard to case.
@@ -56,8 +60,9 @@ def read_prompts(names: Iterable[str]) -> list[Prompt]:
 
     Args:
         names: each `builtin:pairs`, `builtin:harmful`, `builtin:ordinary`, or a .jsonl, .json, .csv
-            or .txt file. A label in front of a file, as in `harmless=my.csv`, is that of all its
-            prompts. `[:N]` at the end takes the first N prompts of a source.
+            or .txt file. `/train`, `/validation`, `/test` or `/unseen` behind a built-in one takes
+            that split of its pairs. A label in front of a file, as in `harmless=my.csv`, is that of
+            all its prompts. `[:N]` at the end takes the first N prompts of a source.
 
     Raises:
         InputError: a source does not exist, has no prompts, or does not tell their labels.
@@ -86,15 +91,28 @@ def prompts_digest(prompts: Iterable[Prompt]) -> str:
     return hashlib.sha256(json.dumps([astuple(p) for p in prompts]).encode()).hexdigest()
 
 
+def split_of(prompt: Prompt) -> str:
+    """The split of a built-in pair: two categories are unseen in training; of the others' pairs, 5
+    in 8 are for training, 1 for validation and 2 for the test."""
+    if prompt.category in UNSEEN_CATEGORIES:
+        return UNSEEN
+    return (*[TRAIN] * 5, VALIDATION, TEST, TEST)[int(prompt.pair_id[-3:]) % 8]
+
+
 def _read_one(name: str, label: str | None) -> list[Prompt]:
     scheme, _, built_in = name.partition(":")
     if scheme == "builtin":
+        built_in, slash, split = built_in.partition("/")
         if built_in not in BUILT_IN:
             raise InputError(f"no built-in prompts {built_in!r}{nearest(built_in, BUILT_IN)}")
         file, labels = BUILT_IN[built_in]
+        if slash and (split not in SPLITS or file != "pairs.jsonl"):
+            known = listed([f"{b}/{s}" for b in ("pairs", "harmful") for s in SPLITS], 9)
+            raise InputError(f"no built-in split {built_in}/{split}; there are {known}")
         rows = _jsonl((files("jaxdepth") / "data" / file).read_text("utf-8"), name)
         prompts = _prompts_of(rows, name, file.removesuffix(".jsonl"), HARMLESS)
-        return [p for p in prompts if p.label in labels]
+        chosen = [p for p in prompts if p.label in labels]
+        return [p for p in chosen if split_of(p) == split] if slash else chosen
     path = Path(name)
     if not path.is_file():
         raise InputError(f"prompt file {name} does not exist (or is no file)")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -112,7 +113,7 @@ def outcome_rows(run_path: str | Path, seed: int = 0) -> list[dict]:
 
     Wilson's interval where a prompt has one sample, else a bootstrap clustered by prompt.
     """
-    outcome_NME, labels_N, exits = read_outcomes(run_path)
+    outcome_NME, labels_N, exits, _ = read_outcomes(run_path)
     rows = []
     for label in sorted(set(labels_N.tolist())):
         mine_NME = outcome_NME[labels_N == label]
@@ -145,7 +146,7 @@ def paired_rows(run_path: str | Path) -> list[dict]:
 
     The first sample of each prompt counts: samples of one prompt are not independent.
     """
-    outcome_NME, labels_N, exits = read_outcomes(run_path)
+    outcome_NME, labels_N, exits, _ = read_outcomes(run_path)
     refuses_NE = outcome_NME[:, 0] == Outcome.REFUSE
     rows = []
     for label in sorted(set(labels_N.tolist())):
@@ -205,13 +206,25 @@ def write_rates(run: Run, curves: DepthCurves, seed: int) -> None:
     run.write_table("curve", pa.Table.from_pylist(rows, CURVE_SCHEMA))
 
 
-def read_outcomes(run_path) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Outcomes (prompt, sample, exit), the label of each prompt, and the exits in order."""
+class Spoken(NamedTuple):
+    """What was said at every exit."""
+
+    outcome_NME: np.ndarray  # prompt, sample, exit
+    labels_N: np.ndarray
+    exits: list[int]
+    ids: list[str]  # of the prompts
+
+
+def read_outcomes(run_path: str | Path) -> Spoken:
+    """The outcomes of a sweep's generations, or of the answers where a model decided first."""
     label_of = {p["prompt_id"]: p["label"] for p in read_table(run_path, "prompts").to_pylist()}
-    table = read_table(run_path, "generations")
+    decided = (Path(run_path) / "verdicts.parquet").is_file()
+    table = read_table(run_path, "verdicts" if decided else "generations")
+    names = ("vote", "answer_outcome") if decided else ("sample", "outcome")
     ids, n = np.unique(table["prompt_id"].to_numpy(), return_inverse=True)
     exits, e = np.unique(table["exit"].to_numpy(), return_inverse=True)
-    m = table["sample"].to_numpy()
+    m = table[names[0]].to_numpy()
     outcome_NME = np.full((len(ids), m.max() + 1, len(exits)), "", dtype=object)
-    outcome_NME[n, m, e] = table["outcome"].to_pylist()
-    return outcome_NME, np.array([label_of[i] for i in ids]), exits.tolist()
+    outcome_NME[n, m, e] = table[names[1]].to_pylist()
+    labels_N = np.array([label_of[i] for i in ids])
+    return Spoken(outcome_NME, labels_N, exits.tolist(), ids.tolist())

@@ -15,11 +15,12 @@ from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.prompts import Prompt, prompts_digest, read_prompts
 from jaxdepth.study.run import Run
 from jaxdepth.weights import checkpoint
+from jaxdepth.weights.adapter import adapter_digest
 
 PROMPTS = "prompts"
 _PROMPT_SCHEMA = pa.schema([(field.name, pa.string()) for field in fields(Prompt)])
 # Where a run is and what it reads from: told by fingerprints and digests instead.
-_PLACES = ("model", "out", "reference")
+_PLACES = ("model", "out", "adapter", "reference")
 
 
 class Asks(Protocol):
@@ -31,6 +32,7 @@ class Asks(Protocol):
     limit: int | None
     dtype: str | None
     reference: Path | None
+    adapter: str | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Subject:
         """
         prompts = limit_prompts(read_prompts(settings.prompts), settings.limit)
         manifest = checkpoint.read_manifest(settings.model)
-        model, tokenizer = checkpoint.load(settings.model, dtype=settings.dtype)
+        model, tokenizer = checkpoint.load(settings.model, settings.dtype, settings.adapter)
         if tokenizer is None:
             raise InputError(
                 f"{settings.model} was converted without a tokenizer: prompts need one"
@@ -80,12 +82,15 @@ class Subject:
         if settings.reference is not None:
             said = checkpoint.read_manifest(settings.reference)
             found["reference_fingerprint"] = said["fingerprint"]
+        if settings.adapter is not None:
+            found["adapter_sha256"] = adapter_digest(settings.adapter)
         return found
 
     def facts(self, settings: Asks) -> dict:
         """What is worth knowing besides."""
         return {
             "model": str(settings.model),
+            "adapter": settings.adapter,
             "depth": self.model.config.num_hidden_layers,
             "chat_template": self.encoder.has_template,
             "device": jax.devices()[0].device_kind,

@@ -10,6 +10,7 @@ A checkpoint is a folder that appears whole or not at all:
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import numpy as np
 from jaxdepth.config import ModelConfig, read_config, read_json
 from jaxdepth.errors import InputError, listed
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.weights.adapter import apply_adapter, read_adapter
 from jaxdepth.weights.plan import HF_NAMES, Piece, plan
 
 MANIFEST = "jaxdepth.json"
@@ -64,7 +66,9 @@ def read_manifest(path: Path) -> dict:
     return manifest
 
 
-def load(path: str | Path, dtype=None) -> tuple[Mistral, object | None]:
+def load(
+    path: str | Path, dtype=None, adapter: str | Path | None = None
+) -> tuple[Mistral, object | None]:
     """A converted checkpoint: the model and its tokenizer.
 
     Every array is held against the digest that was taken when it was converted.
@@ -73,18 +77,22 @@ def load(path: str | Path, dtype=None) -> tuple[Mistral, object | None]:
         path: a folder made by `jaxdepth convert`.
         dtype: of the weights and of the residual stream; None keeps that of the embedding on disk.
             Norms, softmax and RoPE are computed in float32 whatever the dtype.
+        adapter: merged in: `builtin:NAME`, a file from `jaxdepth tune`, or a PEFT folder.
 
     Returns:
         The model, and a transformers fast tokenizer (None if the source had none).
 
     Raises:
-        InputError: nothing converted at `path`, or an array is damaged or missing.
+        InputError: nothing converted at `path`, an array is damaged or missing, or the adapter is
+            for another base.
     """
     path = Path(path)
     manifest = read_manifest(path)
     config, _ = read_config(path / "config.json")
     leaves = manifest["leaves"]
     dtype = jnp.dtype(dtype or leaves["embed"]["dtype"])
+    # An adapter goes into the weights as they are on disk: rounding comes last.
+    stored = dtype if adapter is None else jnp.dtype(leaves["embed"]["dtype"])
     groups: dict[str, list[Piece]] = {}
     for piece in plan(config, HF_NAMES):
         groups.setdefault(piece.layer_and_leaf[1], []).append(piece)
@@ -92,8 +100,13 @@ def load(path: str | Path, dtype=None) -> tuple[Mistral, object | None]:
     if wanted != set(leaves):
         wrong = listed(sorted(wanted ^ set(leaves)))
         raise InputError(f"{path}: {MANIFEST} and config.json differ in {wrong}: convert again")
-    arrays = {name: _stack(path, pieces, leaves, dtype) for name, pieces in groups.items()}
-    return Mistral(config, arrays), load_tokenizer(path)
+    arrays = {name: _stack(path, pieces, leaves, stored) for name, pieces in groups.items()}
+    model, tokenizer = Mistral(config, arrays), load_tokenizer(path)
+    if adapter is not None:
+        found = read_adapter(str(adapter), config)
+        model = apply_adapter(model, tokenizer, manifest["fingerprint"], found, str(adapter))
+        model = jax.tree.map(lambda array: array.astype(dtype), model)
+    return model, tokenizer
 
 
 def load_tokenizer(path: Path):
@@ -121,6 +134,43 @@ def end_tokens(path: str | Path, tokenizer) -> tuple[int, ...]:
         ids = read_json(path / name).get("eos_token_id") if (path / name).is_file() else None
         found |= set(ids) if isinstance(ids, list) else {ids}
     return tuple(sorted(i for i in found if isinstance(i, int)))
+
+
+def save_state(folder: Path, step: int, state) -> None:
+    """Keeps a training state, whole or not at all; the one before it then goes."""
+    from orbax.checkpoint import v1 as ocp
+
+    place = (folder / f"{step:08d}").absolute()
+    ocp.save(place, _flat(state))
+    for other in folder.iterdir():
+        if other.name != place.name:
+            shutil.rmtree(other)
+
+
+def load_state(folder: Path, like):
+    """The last training state that was kept, in the form of `like`; None if there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    kept = sorted(p for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
+    if not kept:
+        return None
+    wanted = _flat(like)
+    try:
+        found = ocp.load(kept[-1].absolute(), wanted)
+    except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"{kept[-1]} cannot be read ({reason}): remove {folder} to begin anew"
+        ) from None
+    return jax.tree.unflatten(jax.tree.structure(like), [found[key] for key in wanted])
+
+
+def _flat(tree) -> dict[str, jax.Array]:
+    return {f"{n:05d}": leaf for n, leaf in enumerate(jax.tree.leaves(tree))}
 
 
 def _stack(path: Path, pieces: list[Piece], leaves: Mapping, dtype) -> jax.Array:

@@ -1,0 +1,54 @@
+"""C3, and C1, C2, C6 beside it: does what truncation does depend on how the model was aligned?
+
+    python experiments/alignment_methods.py MODEL [--steps N] [any option of `jaxdepth sweep`]
+
+Tunes MODEL by supervised refusals, by verdict tokens with short thoughts, and by preferences (DPO),
+on the same prompts for the same number of steps, and compares them with the untouched model at
+every exit, paired by prompt. Runs configs/alignment_methods.toml unless told otherwise. A study
+that was stopped goes on with the same command.
+"""
+
+import sys
+
+from jaxdepth.cli import guarded, parse
+from jaxdepth.progress import progress_bar
+from jaxdepth.settings import UNTOUCHED, Alignment, Speaking, Study, Tune, read_settings
+from jaxdepth.study.compare import run_study
+from jaxdepth.study.compare_figures import draw_compared
+from jaxdepth.study.compare_summary import findings
+from jaxdepth.study.tune import ADAPTER, tune
+
+
+def tuned(settings: Alignment, method: str) -> str:
+    """Where the adapter of a method is, once it is there."""
+    recipe = read_settings(Tune, settings.recipe) | {"method": method, "benign_target": "text"}
+    recipe |= {"model": settings.model, "out": settings.out / "tune" / method}
+    recipe |= {"dtype": settings.dtype, "answer_tokens": 48}  # room for a thought and a verdict
+    if settings.steps is not None:
+        recipe["steps"] = settings.steps
+        recipe["warmup"] = min(recipe.get("warmup", Tune.warmup), settings.steps // 10)
+
+    def named(what: str, unit: str):
+        return progress_bar(f"{method}: {what}", unit)
+
+    return str(tune(Tune(**recipe), named).path / ADAPTER)
+
+
+def main() -> int:
+    """Runs the study and prints the answers; returns the exit status."""
+    given = sys.argv[1:]
+    named = any(word.split("=")[0] == "--config" for word in given)
+    config = [] if named else ["--config", "alignment_methods"]
+    settings = parse(Alignment, [*config, *given], "alignment_methods")
+    adapters = (UNTOUCHED, *(tuned(settings, method) for method in settings.methods))
+    shared = {name: getattr(settings, name) for name in Speaking.__dataclass_fields__}
+    compared = run_study(Study(**shared, adapters=adapters), progress_bar)
+    print("\n".join(findings(compared)))
+    print(f"\nRuns and comparison.parquet are in {settings.out}. Drawn from them (also as .svg):")
+    for path, shows in draw_compared(compared, settings.out / "figures").items():
+        print(f"  {path}\n    {shows}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,153 @@
+"""A tuned model: its base, and what was trained: low-rank factors, or weights themselves.
+
+`params` is a flat dict of float32 arrays, for n layers and N new tokens:
+
+    layers.q.a (n, I, R), layers.q.b (n, R, O) ...   low-rank factors
+    layers.q (n, I, O), ..., embed, norm, head       or weights
+    embed_rows (N, D), head_rows (N, D)              rows of tokens that the base does not have
+
+Source of the low-rank form: Hu et al. 2021 (arXiv:2106.09685). A begins at random and B at zero, so
+an untrained adapter changes nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxdepth.errors import InputError, listed, nearest
+from jaxdepth.model.leaves import LAYER_LEAVES, TOP_LEAVES, leaf_shapes
+from jaxdepth.model.mistral import LowRank, Mistral
+
+MATRICES = tuple(name for name, axes in LAYER_LEAVES.items() if len(axes) == 2)
+Params = dict[str, Float[Array, "..."]]
+
+
+@dataclass(frozen=True)
+class Form:
+    """Which weights are trained, and in what form."""
+
+    layers: tuple[int, ...]  # counted from 0
+    leaves: tuple[str, ...] = MATRICES  # names from `model.leaves`
+    rank: int | None = 8  # of the factors; None trains the weights themselves
+    alpha: float = 16.0  # the product of the factors is multiplied by alpha / rank
+    first_new: int | None = None  # the id of the first new token, if there are any
+
+    def __post_init__(self):
+        if self.rank is not None and self.rank < 1:
+            raise InputError(f"rank is {self.rank}, expected at least 1")
+        if not self.layers or not self.leaves:
+            raise InputError("nothing to train: name at least one layer and one matrix")
+        known = MATRICES if self.rank else (*LAYER_LEAVES, *TOP_LEAVES)
+        for name in self.leaves:
+            if name not in known:
+                raise InputError(
+                    f"{name!r} cannot be trained{nearest(name, known)}; expected one of "
+                    f"{listed(known, 12)}"
+                )
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    def keys(self, tied: bool) -> set[str]:
+        """The names that `params` has, for a model with a head of its own or without."""
+        ends = (".a", ".b") if self.rank else ("",)
+        found = {f"{_key(leaf)}{end}" for leaf in self.leaves for end in ends}
+        if self.first_new is not None:
+            found |= {"embed_rows"} if tied else {"embed_rows", "head_rows"}
+        return found
+
+
+def init_params(model: Mistral, form: Form, new_tokens: int, key: jax.Array) -> Params:
+    """What training begins with: a model that does what its base does.
+
+    Args:
+        model: the base.
+        form: what is trained.
+        new_tokens: how many tokens the vocabulary grows by; their rows begin as the mean row.
+        key: of the factors' draws.
+    """
+    params, shapes, picks = {}, leaf_shapes(model.config), jnp.array(form.layers)
+    for name, one in zip(form.leaves, jax.random.split(key, len(form.leaves)), strict=True):
+        if form.rank is None:
+            base = _array(model, name)
+            params[_key(name)] = (base[picks] if name in LAYER_LEAVES else base).astype(jnp.float32)
+            continue
+        _, inputs, outputs = shapes[_key(name)]
+        a = jax.random.normal(one, (len(picks), inputs, form.rank), jnp.float32) * inputs**-0.5
+        params[f"{_key(name)}.a"] = a
+        params[f"{_key(name)}.b"] = jnp.zeros((len(picks), form.rank, outputs), jnp.float32)
+    if new_tokens:
+        for name, table_VD in _tables(model).items():
+            mean_D = jnp.mean(table_VD.astype(jnp.float32), axis=0)
+            params[f"{name}_rows"] = jnp.tile(mean_D, (new_tokens, 1))
+    return params
+
+
+def attach(model: Mistral, params: Mapping[str, Array], form: Form) -> Mistral:
+    """The tuned model with low-rank factors kept apart, which is what training differentiates."""
+    tuned = jax.tree.map(lambda array: array, model)  # modules of its own, the same arrays
+    picks = jnp.array(form.layers)
+    for name in form.leaves:
+        base = _array(model, name)
+        if form.rank is not None:
+            a, b = params[f"{_key(name)}.a"], params[f"{_key(name)}.b"] * form.scale
+            leaf = LowRank(base, _spread(a, base, picks), _spread(b, base, picks))
+        elif name in LAYER_LEAVES:
+            leaf = nnx.Param(base.at[picks].set(params[_key(name)].astype(base.dtype)))
+        else:
+            leaf = nnx.Param(params[name].astype(base.dtype))
+        setattr(tuned.layers if name in LAYER_LEAVES else tuned, name, leaf)
+    return tuned if form.first_new is None else _with_rows(tuned, params, form.first_new)
+
+
+def merge(model: Mistral, params: Mapping[str, Array], form: Form) -> Mistral:
+    """The tuned model with plain matrices, which is what is run and exported."""
+    tuned = attach(model, params, form)
+    picks = jnp.array(form.layers)
+    for name in form.leaves if form.rank else ():
+        base = _array(model, name)
+        a, b = params[f"{_key(name)}.a"], params[f"{_key(name)}.b"] * form.scale
+        product = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+        merged = (base[picks].astype(jnp.float32) + product).astype(base.dtype)
+        setattr(tuned.layers, name, nnx.Param(base.at[picks].set(merged)))
+    return tuned
+
+
+def _key(name: str) -> str:
+    return f"layers.{name}" if name in LAYER_LEAVES else name
+
+
+def _array(model: Mistral, name: str) -> Array:
+    leaf = getattr(model.layers if name in LAYER_LEAVES else model, name)
+    if leaf is None:
+        raise InputError("this model has no head of its own to train: it is tied to embed")
+    return jnp.asarray(leaf[...])
+
+
+def _spread(factor_nXY: Array, base_LIO: Array, picks: Array) -> Array:
+    """A factor for every layer, zero for those that are not trained."""
+    every = jnp.zeros((base_LIO.shape[0], *factor_nXY.shape[1:]), base_LIO.dtype)
+    return every.at[picks].set(factor_nXY.astype(base_LIO.dtype))
+
+
+def _tables(model: Mistral) -> dict[str, Float[Array, "V D"]]:
+    """The arrays that have a row per token."""
+    names = ("embed",) if model.head is None else ("embed", "head")
+    return {name: _array(model, name) for name in names}
+
+
+def _with_rows(tuned: Mistral, params: Mapping[str, Array], first: int) -> Mistral:
+    for name, table_VD in _tables(tuned).items():
+        rows_ND = params[f"{name}_rows"]
+        short = max(0, first + len(rows_ND) - len(table_VD))
+        table_VD = jnp.pad(table_VD, ((0, short), (0, 0)))
+        places = slice(first, first + len(rows_ND))
+        setattr(tuned, name, nnx.Param(table_VD.at[places].set(rows_ND.astype(table_VD.dtype))))
+    tuned.config = replace(tuned.config, vocab_size=tuned.embed[...].shape[0])
+    tuned.layers.config = tuned.config
+    return tuned

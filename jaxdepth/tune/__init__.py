@@ -1,0 +1,1 @@
+"""Tuning: data, losses by exit, low-rank adapters, and the steps that fit them."""

@@ -1,0 +1,158 @@
+"""Losses at exits: all from the one pass that carries every exit.
+
+A batch names its supervised places as R rows, packed over sequences: only those are unembedded, one
+exit at a time, so that no more than R x V logits are held whatever the number of exits.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxdepth.model.mistral import Mistral
+
+
+class Targets(NamedTuple):
+    """Sequences, and which of their next tokens are learnt."""
+
+    tokens_BS: Int[Array, "B S"]
+    sequence_R: Int[Array, " R"]  # which sequence a row is from
+    place_R: Int[Array, " R"]  # the position that predicts
+    target_R: Int[Array, " R"]  # the token that comes next
+
+
+class Weights(NamedTuple):
+    """How much each row counts at each exit: rows that only fill have 0."""
+
+    exits_E: Int[Array, " E"]  # 1..L
+    text_ER: Float[Array, "E R"]  # of the cross-entropy with the target
+    distill_ER: Float[Array, "E R"]  # of the divergence from full depth
+
+
+def row_hidden(
+    model: Mistral,
+    targets: Targets,
+    keep_LB: Bool[Array, "L B"] | None = None,
+    *,
+    remat: bool = False,
+) -> Float[Array, "L R D"]:
+    """The residual stream after every layer at the rows, from one pass.
+
+    Args:
+        model: the model, its factors attached or merged.
+        targets: the sequences and rows.
+        keep_LB: which layers each sequence runs; None runs all. A layer that is left out passes
+            the stream on (layer dropout).
+        remat: compute each layer again for its gradient, which holds less and takes longer.
+    """
+    h_BSD = model.embed_tokens(targets.tokens_BS)
+    inputs = model.position_inputs(targets.tokens_BS.shape[1])
+    rows = (targets.sequence_R, targets.place_R)
+
+    def layer(h_BSD, step):
+        block, keep_B = step
+        after_BSD, _ = block(h_BSD, *inputs)
+        if keep_B is not None:
+            after_BSD = jnp.where(keep_B[:, None, None], after_BSD, h_BSD)
+        return after_BSD, after_BSD[rows]
+
+    layer = jax.checkpoint(layer) if remat else layer
+    return jax.lax.scan(layer, h_BSD, (model.layers, keep_LB))[1]
+
+
+def supervised_loss(
+    model: Mistral,
+    targets: Targets,
+    weights: Weights,
+    keep_LB: Bool[Array, "L B"] | None = None,
+    *,
+    distill: bool,
+    remat: bool = False,
+) -> tuple[Float[Array, ""], tuple[Float[Array, " E"], Float[Array, " E"]]]:
+    """Cross-entropy with the targets plus divergence from full depth, at the weighted exits.
+
+    The divergence is KL(full depth || exit) in nats, full depth taken from the same pass and held
+    fixed.
+
+    Args:
+        model: the model, its factors attached.
+        targets: sequences and rows.
+        weights: of each row at each exit.
+        keep_LB, remat: as for `row_hidden`.
+        distill: whether any `distill_ER` is not 0; without it no divergence is computed.
+
+    Returns:
+        The loss, and its two parts at each exit (weighted sums over rows).
+    """
+    h_LRD = row_hidden(model, targets, keep_LB, remat=remat)
+    full_RV = _logprobs(model, jax.lax.stop_gradient(h_LRD[-1])) if distill else None
+
+    @jax.checkpoint
+    def at_exit(picked):
+        h_RD, text_R, distill_R = picked
+        logp_RV = _logprobs(model, h_RD)
+        text = -jnp.sum(text_R * _of_targets(logp_RV, targets))
+        if not distill:
+            return text, jnp.zeros(())
+        fixed_RV = jax.lax.stop_gradient(full_RV)
+        kl_R = jnp.sum(jnp.exp(fixed_RV) * (fixed_RV - logp_RV), axis=-1)
+        return text, jnp.sum(distill_R * kl_R)
+
+    picked = (h_LRD[weights.exits_E - 1], weights.text_ER, weights.distill_ER)
+    text_E, distill_E = jax.lax.map(at_exit, picked)
+    return jnp.sum(text_E) + jnp.sum(distill_E), (text_E, distill_E)
+
+
+def answer_logprobs(
+    model: Mistral,
+    targets: Targets,
+    counts_R: Float[Array, " R"],
+    exits_E: Int[Array, " E"],
+    keep_LB: Bool[Array, "L B"] | None = None,
+    *,
+    remat: bool = False,
+) -> Float[Array, "E B"]:
+    """Log-probability of each sequence's rows in all, at each exit, nats.
+
+    Args:
+        counts_R: 1 for a row that counts, 0 for one that only fills.
+        keep_LB, remat: as for `row_hidden`.
+    """
+    h_LRD = row_hidden(model, targets, keep_LB, remat=remat)
+    B = targets.tokens_BS.shape[0]
+
+    @jax.checkpoint
+    def at_exit(h_RD):
+        of_target_R = counts_R * _of_targets(_logprobs(model, h_RD), targets)
+        return jax.ops.segment_sum(of_target_R, targets.sequence_R, B)
+
+    return jax.lax.map(at_exit, h_LRD[exits_E - 1])
+
+
+def dpo_loss(
+    chosen: Float[Array, "..."],
+    rejected: Float[Array, "..."],
+    chosen_base: Float[Array, "..."],
+    rejected_base: Float[Array, "..."],
+    beta: float,
+) -> Float[Array, "..."]:
+    """Direct preference optimisation, nats, one loss per pair.
+
+    Args:
+        chosen, rejected: log-probabilities of both answers under the model that is tuned.
+        chosen_base, rejected_base: the same under the base.
+        beta: how far the tuned model may go from the base; the smaller, the farther.
+
+    Source: Rafailov et al. 2023 (arXiv:2305.18290), equation 7.
+    """
+    margin = (chosen - chosen_base) - (rejected - rejected_base)
+    return -jax.nn.log_sigmoid(beta * margin)
+
+
+def _logprobs(model: Mistral, h_RD: Float[Array, "R D"]) -> Float[Array, "R V"]:
+    return jax.nn.log_softmax(model.unembed(h_RD), axis=-1)
+
+
+def _of_targets(logp_RV, targets: Targets):
+    return jnp.take_along_axis(logp_RV, targets.target_R[:, None], axis=-1)[:, 0]

@@ -1,0 +1,128 @@
+"""The training step: losses at exits, their gradient, and what optax makes of it."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.tuned import Form, Params, attach
+from jaxdepth.tune.loss import Targets, Weights, answer_logprobs, dpo_loss, supervised_loss
+
+
+class State(NamedTuple):
+    """All that changes while training."""
+
+    step: Int[Array, ""]
+    params: Params
+    optimizer: optax.OptState
+
+
+class Micro(NamedTuple):
+    """What one pass sees; the passes of a step are stacked on a leading axis."""
+
+    targets: Targets
+    weights: Weights
+    keep_LB: Array | None  # which layers each sequence runs; None runs all
+
+
+class Losses(NamedTuple):
+    """What a step reports, nats."""
+
+    loss: Float[Array, ""]
+    full: Float[Array, ""]  # the part at full depth
+    early: Float[Array, ""]  # cross-entropy (or preference) at the exits before it
+    distill: Float[Array, ""]  # divergence from full depth there
+    grad_norm: Float[Array, ""]  # before it is clipped
+
+
+LossOf = Callable[[Mistral, Mistral, Micro], tuple[Array, tuple[Array, Array]]]
+
+
+def make_optimizer(
+    learning_rate: float, warmup: int, steps: int, weight_decay: float, clip: float
+) -> optax.GradientTransformation:
+    """AdamW with clipping, a linear warm-up, and a cosine to zero."""
+    return optax.chain(
+        optax.clip_by_global_norm(clip),
+        optax.adamw(schedule(learning_rate, warmup, steps), b2=0.99, weight_decay=weight_decay),
+    )
+
+
+def schedule(learning_rate: float, warmup: int, steps: int) -> optax.Schedule:
+    """The learning rate by step."""
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(steps, warmup + 1))
+
+
+def supervised(distill: bool, remat: bool) -> LossOf:
+    """The loss of answers that are to be given."""
+
+    def loss_of(tuned, base, micro):
+        loss, parts = supervised_loss(
+            tuned, micro.targets, micro.weights, micro.keep_LB, distill=distill, remat=remat
+        )
+        return loss, parts
+
+    return loss_of
+
+
+def preference(beta: float, remat: bool) -> LossOf:
+    """DPO at every weighted exit, each held against the base at the same exit.
+
+    The first half of the sequences is chosen, the second rejected; the weight of a pair is that of
+    the chosen one's rows.
+    """
+
+    def loss_of(tuned, base, micro):
+        targets, weights = micro.targets, micro.weights
+        B = targets.tokens_BS.shape[0]
+        # Rows that fill have no weight at any exit, full depth included.
+        counts_R = (weights.text_ER[-1] > 0).astype(jnp.float32)
+        args = (targets, counts_R, weights.exits_E)
+        logp_EB = answer_logprobs(tuned, *args, micro.keep_LB, remat=remat)
+        fixed_EB = jax.lax.stop_gradient(answer_logprobs(base, *args))
+        of_sequence = functools.partial(
+            jax.ops.segment_sum, segment_ids=targets.sequence_R, num_segments=B
+        )
+        pair_EP = 2 * jax.vmap(of_sequence)(weights.text_ER)[:, : B // 2]
+        sides = (logp_EB[:, : B // 2], logp_EB[:, B // 2 :])
+        bases = (fixed_EB[:, : B // 2], fixed_EB[:, B // 2 :])
+        text_E = jnp.sum(pair_EP * dpo_loss(*sides, *bases, beta), axis=1)
+        return jnp.sum(text_E), (text_E, jnp.zeros_like(text_E))
+
+    return loss_of
+
+
+def make_step(form: Form, loss_of: LossOf, optimizer: optax.GradientTransformation):
+    """One compiled step: (state, base, micros stacked) -> (state, losses)."""
+
+    def objective(params: Params, base: Mistral, micro: Micro):
+        return loss_of(attach(base, params, form), base, micro)
+
+    def one(params, base, micro):
+        (loss, (text_E, distill_E)), grads = jax.value_and_grad(objective, has_aux=True)(
+            params, base, micro
+        )
+        parts = jnp.stack([loss, text_E[-1], jnp.sum(text_E[:-1]), jnp.sum(distill_E)])
+        return grads, parts
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: State, base: Mistral, micros: Micro) -> tuple[State, Losses]:
+        count = micros.targets.tokens_BS.shape[0]
+        zero = jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(4)
+
+        def add(total, micro):
+            return jax.tree.map(jnp.add, total, one(state.params, base, micro)), None
+
+        (grads, parts), _ = jax.lax.scan(add, zero, micros)
+        grads, parts = jax.tree.map(lambda x: x / count, (grads, parts))
+        updates, moments = optimizer.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        losses = Losses(*parts, optax.tree.norm(grads))
+        return State(state.step + 1, params, moments), losses
+
+    return step

@@ -1,0 +1,173 @@
+"""Models side by side: shares and paired contrasts by hand; both experiments on a tiny model."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxdepth import InputError
+from jaxdepth.refusal.outcome import Outcome
+from jaxdepth.settings import Study, Tune
+from jaxdepth.study.compare import Compared, Share, model_name, run_study
+from jaxdepth.study.compare_figures import draw_compared
+from jaxdepth.study.compare_summary import findings, points, words
+from jaxdepth.study.run import read_table
+from jaxdepth.study.stats import wilson
+from jaxdepth.study.tune import tune
+
+REFUSE, COMPLY = Outcome.REFUSE, Outcome.COMPLY
+N = 40
+
+
+@pytest.fixture(scope="module")
+def compared() -> Compared:
+    """Two models, exits 2 and 4; `a` refuses all harmful at 4 and every fifth at 2, `b` none."""
+    harmful_N = np.arange(N) % 2 == 0
+    outcome_MNE = np.full((2, N, 2), "comply", dtype=object)
+    outcome_MNE[0, harmful_N, 1] = "refuse"
+    outcome_MNE[0, harmful_N & (np.arange(N) % 10 == 0), 0] = "refuse"
+    outcome_MNE[1, 0, 0] = "degenerate"
+    groups_N = np.where(harmful_N, "set harmful", "set harmless")
+    return Compared(("a", "b"), (2, 4), groups_N, np.arange(N) // 2, outcome_MNE)
+
+
+def test_shares_and_contrasts_by_hand(compared):
+    assert compared.share("a", "harmful", 2, REFUSE) == Share(0.2, *wilson(4, 20))
+    assert compared.share("a", "harmful", 4, REFUSE) == Share(1.0, *wilson(20, 20))
+    assert compared.share("a", "set", 4, REFUSE, COMPLY).value == 1.0
+    mean = compared.over_exits("a", "harmful", (2, 4), REFUSE)
+    assert mean.value == pytest.approx(0.6)
+    assert 0.5 < mean.low < 0.6 < mean.high < 0.75
+    # b complies in 19 of 20 at exit 2, a in 16.
+    found = compared.difference("a", "b", "harmful", (2,), COMPLY)
+    assert found.value == pytest.approx(-0.15)
+    assert found.low < -0.15 < found.high
+    less = compared.reduction("a", "b", "harmful", (2, 4), COMPLY)
+    assert less.value == pytest.approx(1 - (16 / 40) / (39 / 40))
+    assert np.isnan(compared.reduction("a", "b", "harmful", (4,), REFUSE).value)
+    none = compared.difference("a", "a", "harmful", (2, 4), COMPLY)
+    assert (none.value, none.low, none.high) == (0, 0, 0)  # paired: the same draws for both
+    with pytest.raises(InputError, match="no prompts of 'borderline'; there are set harm"):
+        compared.share("a", "borderline", 2, REFUSE)
+
+
+def test_the_interval_of_a_contrast_covers():
+    """Over 200 sets of prompts a 95% interval misses the truth as often as it may."""
+    rng = np.random.default_rng(0)
+    missed = 0
+    for _ in range(200):
+        refuses = rng.random((2, 60, 1)) < np.array([0.7, 0.4])[:, None, None]
+        did = np.where(refuses, "refuse", "comply").astype(object)
+        one = Compared(("a", "b"), (1,), np.full(60, "x harmful"), np.arange(60), did)
+        found = one.difference("a", "b", "harmful", (1,), REFUSE)
+        missed += not found.low <= 0.3 <= found.high
+    assert 2 <= missed <= 20  # binomial(200, 0.05): outside with probability 0.002
+
+
+def test_table_and_words(compared):
+    table = compared.table().to_pylist()
+    assert len(table) == 2 * 2 * 2 * len(Outcome)
+    by_exit = {(r["model"], r["group"], r["exit"]): 0.0 for r in table}
+    for row in table:
+        by_exit[row["model"], row["group"], row["exit"]] += row["value"]
+        assert row["low"] <= row["value"] <= row["high"]
+    assert list(by_exit.values()) == pytest.approx([1.0] * 8)
+    assert words(compared, [2, 4]) == "2-4"
+    assert points(Share(-0.15, -0.3, 0.02)) == "-15 [-30, +2] points"
+    said = "\n".join(findings(compared))
+    assert "a: refuses 100% [85%, 100%] at full depth, 20%" in said
+    assert "b: answers 95%" in said
+
+
+def test_figure(compared, tmp_path):
+    (png,) = draw_compared(compared, tmp_path)
+    assert png.stat().st_size > 20_000
+    assert png.with_suffix(".svg").is_file()
+
+
+def test_names_of_models():
+    assert model_name("untouched") == "untouched"
+    assert model_name("builtin:shallow") == "shallow"
+    assert model_name("x/mine.safetensors") == "mine"
+    assert model_name("runs/dpo/adapter.safetensors") == "dpo"
+
+
+def study(tiny_path, out, **changes) -> Study:
+    small = {"limit": 3, "exits": "2,4", "max_new_tokens": 4, "batch_size": 4}
+    return Study(**{"model": tiny_path, "out": out} | small | changes)
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_path, tmp_path_factory) -> list[str]:
+    """One for each part of the depth-robust study; the last decides by a verdict token."""
+    folder = tmp_path_factory.mktemp("tuned")
+    small = {"steps": 1, "rank": 1, "harmful": 1, "lookalike": 0, "benign": 1, "answer_tokens": 4}
+    made = []
+    for name in ("shallow", "spoken", "depth_robust"):
+        method = "verdicts" if name == "depth_robust" else "refusals"
+        run = tune(Tune(model=tiny_path, out=folder / name, method=method, **small))
+        made.append(str(run.path / "adapter.safetensors"))
+    return made
+
+
+def test_a_study_is_its_runs(tiny_path, adapters, tmp_path):
+    compared = run_study(study(tiny_path, tmp_path / "s", adapters=("untouched", *adapters)))
+    assert compared.models == ("untouched", "shallow", "spoken", "depth_robust")
+    assert compared.exits == (2, 4)
+    for number, name in enumerate(compared.models):
+        run = tmp_path / "s" / name
+        decided = name == "depth_robust"
+        rows = read_table(run, "verdicts" if decided else "generations").to_pylist()
+        column = "answer_outcome" if decided else "outcome"
+        for row in rows:
+            place = sorted({r["prompt_id"] for r in rows}).index(row["prompt_id"])
+            e = compared.exits.index(row["exit"])
+            assert compared.outcome_MNE[number, place, e] == row[column]
+    again = run_study(study(tiny_path, tmp_path / "s", adapters=("untouched", *adapters)))
+    assert again.table() == compared.table()
+    with pytest.raises(InputError, match="two of the adapters are called untouched"):
+        run_study(study(tiny_path, tmp_path / "t", adapters=("untouched", "untouched")))
+    with pytest.raises(InputError, match="max_new_tokens is 0"):
+        run_study(study(tiny_path, tmp_path / "t", max_new_tokens=0))
+    run_study(study(tiny_path, tmp_path / "other", adapters=("untouched",), limit=2))
+    with pytest.raises(InputError, match="has other prompts or exits"):
+        Compared.read({"a": tmp_path / "s" / "shallow", "b": tmp_path / "other" / "untouched"})
+
+
+def run_experiment(name, monkeypatch, *args) -> int:
+    path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
+    return module.main()
+
+
+def test_the_depth_robust_study(tiny_path, adapters, tmp_path, monkeypatch, capsys):
+    args = [tiny_path, "--out", tmp_path / "s", "--prompts", "builtin:pairs/test[:3]"]
+    args += ["builtin:ordinary[:2]", "--exits", "2-4", "--max-new-tokens", 4]
+    args += ["--adapters", "untouched", *adapters]
+    assert run_experiment("depth_robust_safety", monkeypatch, *args) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "C1,",
+        "C2,",
+        "C3,",
+        "C6,",
+        "Expected beforehand",
+        "70% smaller",
+        "comparison.png",
+    ):
+        assert line in said
+    assert (tmp_path / "s" / "comparison.parquet").is_file()
+
+
+def test_the_study_of_methods(tiny_path, tmp_path, monkeypatch, capsys):
+    args = [tiny_path, "--out", tmp_path / "s", "--prompts", "builtin:pairs/test[:2]", "--steps", 2]
+    args += ["--exits", "2,4", "--max-new-tokens", 3]
+    assert run_experiment("alignment_methods", monkeypatch, *args) == 0
+    said = capsys.readouterr().out
+    for method in ("refusals", "verdicts", "dpo"):
+        assert f"{method} - untouched: refusals" in said

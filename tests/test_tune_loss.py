@@ -1,0 +1,225 @@
+"""Losses at exits: against twins that truncate the model, finite differences, formulas by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.special import log_softmax
+from tiny import VOCAB, hf_tensors, leaves_of, model_of, raw_config
+
+from jaxdepth import exit_logits
+from jaxdepth.config import ModelConfig
+from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.tuned import Form, attach, init_params
+from jaxdepth.tune.loss import (
+    Targets,
+    Weights,
+    answer_logprobs,
+    dpo_loss,
+    row_hidden,
+    supervised_loss,
+)
+from jaxdepth.tune.train import Micro, State, make_optimizer, make_step, preference, supervised
+
+B, S = 4, 12
+STARTS, ENDS = (3, 5, 2, 6), (8, 9, 12, 7)
+FORM = Form(layers=(0, 1, 2, 3), rank=2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_of(raw_config())
+
+
+@pytest.fixture(scope="module")
+def targets() -> Targets:
+    rng = np.random.default_rng(3)
+    tokens_BS = rng.integers(0, VOCAB, (B, S)).astype(np.int32)
+    rows = [
+        (b, p, tokens_BS[b, p + 1]) for b in range(B) for p in range(STARTS[b] - 1, ENDS[b] - 1)
+    ]
+    rows += [(0, 0, 0)] * 3  # rows that only fill
+    return Targets(tokens_BS, *(np.array(c, np.int32) for c in zip(*rows, strict=True)))
+
+
+@pytest.fixture(scope="module")
+def weights(targets) -> Weights:
+    """Some text, some distillation, nothing on the rows that fill."""
+    rng = np.random.default_rng(4)
+    exits = np.array([1, 3, 4], np.int32)
+    text, distill = rng.random((2, 3, len(targets.target_R))).astype(np.float32)
+    text[:, -3:], distill[:, -3:], distill[-1] = 0, 0, 0
+    return Weights(exits, text, distill)
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    """Factors of which neither is zero."""
+    begun = init_params(model, FORM, 0, jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), len(begun))
+    return {
+        name: value + 0.1 * jax.random.normal(key, value.shape)
+        for key, (name, value) in zip(keys, begun.items(), strict=True)
+    }
+
+
+def logp_by_row(model, targets, exit: int) -> np.ndarray:
+    """(R, V): each row from a prompt of its own that ends there, at one exit."""
+    prompts_RS = targets.tokens_BS[targets.sequence_R]
+    logits_RV = exit_logits(model, prompts_RS, targets.place_R + 1, exit)
+    return log_softmax(np.asarray(logits_RV, np.float64), axis=-1)
+
+
+def loss_by_row(model, targets, weights) -> float:
+    full_RV = logp_by_row(model, targets, 4)
+    total = 0.0
+    for exit, text_R, distill_R in zip(*weights, strict=True):
+        logp_RV = logp_by_row(model, targets, int(exit))
+        total -= (text_R * logp_RV[np.arange(len(text_R)), targets.target_R]).sum()
+        total += (distill_R * (np.exp(full_RV) * (full_RV - logp_RV)).sum(axis=1)).sum()
+    return total
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_all_exits_at_once_equal_each_by_itself(model, targets, weights, params, remat):
+    tuned = attach(model, params, FORM)
+    loss, (text_E, distill_E) = supervised_loss(tuned, targets, weights, distill=True, remat=remat)
+    assert float(loss) == pytest.approx(loss_by_row(tuned, targets, weights), rel=1e-5)
+    for e in range(3):
+        alone = Weights(*(part[e : e + 1] for part in weights))
+        one, _ = supervised_loss(tuned, targets, alone, distill=True)
+        assert float(one) == pytest.approx(float(text_E[e] + distill_E[e]), rel=1e-5)
+    assert float(loss) == pytest.approx(float(text_E.sum() + distill_E.sum()), rel=1e-6)
+    plain, (_, nothing_E) = supervised_loss(tuned, targets, weights, distill=False)
+    assert float(plain) == pytest.approx(float(text_E.sum()), rel=1e-6)
+    assert not nothing_E.any()
+
+
+def test_layers_that_are_left_out_pass_the_stream_on(model, targets):
+    keep_LB = np.ones((4, B), bool)
+    keep_LB[1, 0] = keep_LB[3, 0] = keep_LB[2, 1] = False
+    found_LRD = row_hidden(model, targets, keep_LB)
+    tensors = hf_tensors(model.config)
+    for b in range(B):
+        kept = np.flatnonzero(keep_LB[:, b])
+        raw = raw_config(num_hidden_layers=len(kept))
+        arrays = leaves_of(model.config, tensors)
+        arrays = {k: v[kept] if k.startswith("layers.") else v for k, v in arrays.items()}
+        fewer = Mistral(ModelConfig.from_hf(raw), arrays)
+        mine = targets.sequence_R == b
+        np.testing.assert_allclose(
+            found_LRD[-1][mine], row_hidden(fewer, targets)[-1][mine], atol=1e-5
+        )
+        if len(kept) < 4:
+            assert np.abs(found_LRD[-1][mine] - row_hidden(model, targets)[-1][mine]).max() > 0.01
+
+
+def micro_of(targets, weights, keep_LB=None) -> Micro:
+    return Micro(targets, weights, keep_LB)
+
+
+@pytest.mark.parametrize("kind", ["text", "distill", "dropout", "dpo"])
+def test_gradients_equal_finite_differences(model, targets, weights, params, kind):
+    """Along random directions, of every loss: a double-sided difference, in float32."""
+    keep_LB = np.arange(16).reshape(4, B) % 5 > 0 if kind == "dropout" else None
+    loss_of = preference(0.5, False) if kind == "dpo" else supervised(kind == "distill", False)
+    if kind == "dpo":
+        weights = weights._replace(text_ER=weights.text_ER + (weights.text_ER[-1] > 0) * 0.1)
+
+    @jax.jit
+    def loss(params):
+        tuned = attach(model, params, FORM)
+        # Full depth is held fixed where it teaches: so must the difference hold it.
+        return loss_of(tuned, model, micro_of(targets, weights, keep_LB))[0]
+
+    if kind == "distill":
+        fixed_RV = jnp.asarray(logp_by_row(attach(model, params, FORM), targets, 4), jnp.float32)
+
+        @jax.jit
+        def loss_fixed(params):
+            tuned = attach(model, params, FORM)
+            _, (text_E, _) = supervised_loss(tuned, targets, weights, distill=False)
+            h_LRD = row_hidden(tuned, targets)
+            logp_ERV = jax.nn.log_softmax(tuned.unembed(h_LRD[weights.exits_E - 1]), axis=-1)
+            kl_ER = jnp.sum(jnp.exp(fixed_RV) * (fixed_RV - logp_ERV), axis=-1)
+            return jnp.sum(text_E) + jnp.sum(weights.distill_ER * kl_ER)
+    else:
+        loss_fixed = loss
+    gradient = jax.grad(loss)(params)
+    for seed in range(3):
+        keys = jax.random.split(jax.random.key(seed), len(params))
+        ways = {n: jax.random.normal(k, params[n].shape) for n, k in zip(params, keys, strict=True)}
+        norm = optax.tree.norm(ways)
+        ways = {n: way / norm for n, way in ways.items()}
+        slope = sum(float(jnp.vdot(gradient[n], ways[n])) for n in params)
+        step = 5e-3
+        ahead, behind = (
+            float(loss_fixed({n: params[n] + sign * step * ways[n] for n in params}))
+            for sign in (1, -1)
+        )
+        assert slope == pytest.approx((ahead - behind) / (2 * step), rel=0.01, abs=0.005)
+
+
+def test_dpo_is_its_formula():
+    chosen, rejected = np.array([-3.0, -10.0, 0.0]), np.array([-5.0, -2.0, 0.0])
+    chosen_base, rejected_base = np.array([-4.0, -9.0, 0.0]), np.array([-4.0, -9.0, 0.0])
+    found = dpo_loss(*map(jnp.asarray, (chosen, rejected, chosen_base, rejected_base)), beta=0.5)
+    # margins: (1 - -1), (-1 - 7), 0
+    by_hand = [np.log1p(np.exp(-0.5 * 2)), np.log1p(np.exp(0.5 * 8)), np.log(2)]
+    np.testing.assert_allclose(found, by_hand, rtol=1e-5)
+
+
+def test_preferences_by_plain_code(model, targets, weights, params):
+    """Log-probabilities by row and pair by pair, every exit against the base at that exit."""
+    tuned = attach(model, params, FORM)
+    loss, _ = preference(0.5, False)(tuned, model, micro_of(targets, weights))
+    counts_R = (weights.text_ER[-1] > 0).astype(np.float32)
+    total = 0.0
+    for e, exit in enumerate(weights.exits_E):
+
+        def of(one, b, exit=int(exit)):
+            picked = (targets.sequence_R == b) & (counts_R > 0)
+            return logp_by_row(one, targets, exit)[picked, targets.target_R[picked]].sum()
+
+        for pair in range(B // 2):
+            good, bad = pair, pair + B // 2
+            margin = of(tuned, good) - of(model, good) - of(tuned, bad) + of(model, bad)
+            share = 2 * weights.text_ER[e][targets.sequence_R == good].sum()
+            total += share * np.log1p(np.exp(-0.5 * margin))
+    assert float(loss) == pytest.approx(total, rel=1e-4)
+    logp_EB = answer_logprobs(tuned, targets, counts_R, weights.exits_E)
+    assert logp_EB.shape == (3, B)
+
+
+def test_accumulated_batches_are_the_mean_of_theirs(model, targets, weights, params):
+    """One step over two batches moves as the mean of their gradients does, by plain SGD."""
+    other = targets._replace(tokens_BS=targets.tokens_BS[::-1].copy())
+    step = make_step(FORM, supervised(True, False), optax.sgd(1.0))
+
+    def moved(*micros):
+        stacked = jax.tree.map(lambda *a: np.stack(a), *micros)
+        begun = State(
+            jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params), optax.sgd(1.0).init(params)
+        )
+        state, losses = step(begun, model, stacked)
+        return jax.tree.map(lambda new, old: new - old, state.params, params), losses
+
+    first, of_first = moved(micro_of(targets, weights))
+    second, of_second = moved(micro_of(other, weights))
+    both, of_both = moved(micro_of(targets, weights), micro_of(other, weights))
+    for name in params:
+        np.testing.assert_allclose(both[name], (first[name] + second[name]) / 2, atol=1e-5)
+    assert float(of_both.loss) == pytest.approx((float(of_first.loss) + float(of_second.loss)) / 2)
+    assert float(of_both.full + of_both.early + of_both.distill) == pytest.approx(
+        float(of_both.loss)
+    )
+
+
+def test_the_learning_rate_rises_and_falls():
+    from jaxdepth.tune.train import schedule
+
+    rate = schedule(1e-3, 10, 100)
+    assert [float(rate(s)) for s in (0, 10, 100)] == pytest.approx([0, 1e-3, 0], abs=1e-9)
+    assert float(rate(55)) == pytest.approx(5e-4)
+    assert make_optimizer(1e-3, 10, 100, 0.0, 1.0).init({"a": jnp.zeros(1)})
