@@ -21,7 +21,7 @@ MODEL := models/smollm2-135m-instruct
 
 demo: $(VENV)/.installed
 	@$(BIN)/jaxdepth convert "$$($(BIN)/python tools/find_smollm2.py)" $(MODEL)
-	@$(BIN)/jaxdepth sweep $(MODEL) --config demo
+	@$(BIN)/python experiments/depth_robust_safety.py $(MODEL) --config demo
 
 # Two processes: most of the time goes into compiling, which uses one core.
 test: lint

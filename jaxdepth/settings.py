@@ -190,8 +190,8 @@ class Tune:
     """What early exits learn of them: the text, or what full depth makes of each token."""
     exits: str = "all"
     """Which early exits may be supervised; full depth always is."""
-    exits_per_step: Annotated[int | None, tyro.conf.arg(metavar="N")] = 3
-    """Early exits drawn at each step; none takes them all."""
+    exits_per_step: int = 3
+    """Early exits drawn at each step; 0 takes them all."""
     early_weight: float = 1.0
     """Of all early exits of a step together; full depth has 1."""
     deep_more: bool = False

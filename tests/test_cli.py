@@ -253,9 +253,12 @@ def test_every_file_in_configs_is_read():
         "think_then_decide": Decide,
         "prompted": Protocol,
         "tuned": Protocol,
+        "tune/all_exits": Tune,
         "tune/depth_robust": Tune,
+        "tune/dpo": Tune,
         "tune/shallow": Tune,
         "tune/spoken": Tune,
+        "tune/verdicts": Tune,
     }
     folder = ROOT / "configs"
     names = [str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.toml")]

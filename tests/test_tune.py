@@ -17,7 +17,7 @@ from jaxdepth import InputError, classify_texts
 from jaxdepth.cli import main
 from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.prompts import SPLITS, UNSEEN_CATEGORIES, read_prompts, split_of
-from jaxdepth.settings import Tune, read_protocol, read_settings
+from jaxdepth.settings import Tune, read_protocol
 from jaxdepth.study.run import read_table
 from jaxdepth.study.tune import tune
 from jaxdepth.tune.benign import distinct, fit_to_ask
@@ -153,7 +153,7 @@ def where(**changes) -> Where:
     return Where(
         **{
             "depth": 4, "early": (1, 2, 3), "refusals": "every", "benign": "every",
-            "target": "distill", "per_step": None, "early_weight": 2.0, "deep_more": False,
+            "target": "distill", "per_step": 0, "early_weight": 2.0, "deep_more": False,
         } | changes
     )  # fmt: skip
 
@@ -245,7 +245,7 @@ tune.tune(settings(Path(sys.argv[1]), Path(sys.argv[2])))
 
 def test_killed_and_resumed_equals_uninterrupted(tiny_path, run, tmp_path):
     here = os.path.dirname(__file__)
-    for after in (1, 4, 6):
+    for after in (1, 4):  # rows without their state; a state and no rows yet
         args = [sys.executable, "-c", KILLED, tiny_path, tmp_path / "run", here, str(after)]
         assert subprocess.run(args).returncode == -signal.SIGKILL
     again = tune(settings(tiny_path, tmp_path / "run"))
@@ -308,7 +308,7 @@ def test_every_way_to_tune_runs_and_loads(tiny_path, tmp_path, changes):
         ({"steps": 0}, "steps is 0, expected at least 1"),
         ({"harmful": 0, "lookalike": 0, "benign": 0}, "an empty batch"),
         ({"exits": "4"}, "names no exit below full depth"),
-        ({"exits_per_step": 0}, "exits_per_step is 0"),
+        ({"exits_per_step": -1}, "exits_per_step is -1"),
         ({"method": "dpo"}, "set benign_target to text"),
         ({"layer_dropout": 2.0}, "expected at most 1"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
@@ -339,8 +339,3 @@ def test_the_command(tiny_path, tmp_path, capsys):
     for says in ("2 steps; over the last 2", "losses.png", "adapter.safetensors"):
         assert says in printed.replace("\n", " ")
     assert (tmp_path / "run" / "figures" / "losses.svg").is_file()
-
-
-@pytest.mark.parametrize("name", ["shallow", "spoken", "depth_robust"])
-def test_recipes_are_read(name):
-    assert read_settings(Tune, f"tune/{name}")["seed"] == 1

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jaxdepth.config import read_config
+from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, listed
 from jaxdepth.progress import silent
 from jaxdepth.refusal.outcome import Outcome
@@ -55,7 +57,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Compared:
-    """Outcomes of the same prompts at the same exits, model by model."""
+    """Outcomes of the same prompts at the same exits, full depth the last, model by model."""
 
     models: tuple[str, ...]
     exits: tuple[int, ...]
@@ -179,6 +181,9 @@ def run_study(settings: Study, bar: ProgressBar = silent) -> Compared:
         runs[name] = settings.out / name
     if not settings.max_new_tokens:
         raise InputError("max_new_tokens is 0: a comparison is of what is said")
+    depth = read_config(settings.model / "config.json")[0].num_hidden_layers
+    if depth not in parse_exits(settings.exits, depth):
+        raise InputError(f"exits {settings.exits} leave out full depth: add {depth}")
     for adapter, (name, path) in zip(settings.adapters, runs.items(), strict=True):
 
         def named(what: str, unit: str, name=name):

@@ -22,7 +22,7 @@ def findings(c: Compared) -> list[str]:
 def at_full_depth(c: Compared) -> list[str]:
     """What each model does at full depth, group by group."""
     full = c.exits[-1]
-    lines = [f"At exit {full}, full depth if the model has no more layers:"]
+    lines = [f"At full depth, exit {full}:"]
     for group in sorted(set(c.groups_N)):
         wanted = (REFUSE,) if group.endswith("harmful") else (REFUSE, PARTIAL)
         told = "; ".join(f"{m} {c.share(m, group, full, *wanted)}" for m in c.models)

@@ -42,8 +42,7 @@ _SCHEMA = pa.schema(
     + [(name, pa.float32()) for name in Losses._fields]
     + [("learning_rate", pa.float32()), ("exits", pa.list_(pa.int32()))]
 )
-# Where things are, and what changes no number.
-_PLACES = ("model", "out", "save_every")
+_PLACES = ("model", "out")  # told by the fingerprint instead, or no matter
 
 ProgressBar = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -201,11 +200,10 @@ def _digest(run: Run) -> str:
 def _check(s: Tune) -> None:
     least = {f.name: 0 for f in fields(Tune) if f.type is float or f.name in KINDS}
     least |= {"answer_tokens": 1, "steps": 1, "accumulate": 1, "warmup": 0, "save_every": 1}
+    least |= {"exits_per_step": 0}
     for name, value in least.items():
         if not getattr(s, name) >= value:
             raise InputError(f"{name} is {getattr(s, name)}, expected at least {value}")
-    if s.exits_per_step is not None and s.exits_per_step < 1:
-        raise InputError(f"exits_per_step is {s.exits_per_step}, expected at least 1")
     if not any(getattr(s, kind) for kind in KINDS):
         raise InputError(f"an empty batch: give one of {', '.join(KINDS)} a number")
     if s.layer_dropout > 1:

@@ -26,7 +26,7 @@ class Where:
     refusals: At  # the exits at which a refusal is learnt
     benign: At  # and any other answer
     target: Literal["text", "distill"]  # of benign answers at early exits
-    per_step: int | None  # how many early exits are drawn a step; None takes them all
+    per_step: int  # how many early exits are drawn a step; 0 takes them all
     early_weight: float  # of all early exits of a step together; full depth has 1
     deep_more: bool  # early exits count in proportion to their depth, else alike
 
@@ -39,7 +39,7 @@ class Where:
         if "every" not in (self.refusals, self.benign):
             return [self.depth]
         early = self.early
-        if self.per_step is not None and self.per_step < len(early):
+        if 0 < self.per_step < len(early):
             draw = np.random.default_rng((seed, step, 2))
             early = sorted(draw.choice(early, self.per_step, replace=False).tolist())
         return [*early, self.depth]
