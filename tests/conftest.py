@@ -19,6 +19,14 @@ def _forget_programs():
     gc.collect()
 
 
+@pytest.fixture(scope="module")
+def one_length():
+    """Batches to train on all of one length: a program for each would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxdepth.tune.data._BUCKET", 224)
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden():
     """The golden file of that name in tests/golden, made by tools/make_golden.py."""

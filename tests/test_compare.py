@@ -1,6 +1,7 @@
 """Models side by side: shares and paired contrasts by hand; both experiments on a tiny model."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -103,16 +104,16 @@ def study(tiny_path, out, **changes) -> Study:
 
 
 @pytest.fixture(scope="module")
-def adapters(tiny_path, tmp_path_factory) -> list[str]:
+def adapters(tiny_path, one_length, tmp_path_factory) -> list[str]:
     """One for each part of the depth-robust study; the last decides by a verdict token."""
     folder = tmp_path_factory.mktemp("tuned")
     small = {"steps": 1, "rank": 1, "harmful": 1, "lookalike": 0, "benign": 1, "answer_tokens": 4}
-    made = []
-    for name in ("shallow", "spoken", "depth_robust"):
-        method = "verdicts" if name == "depth_robust" else "refusals"
+    made = {}
+    for name, method in (("shallow", "refusals"), ("depth_robust", "verdicts")):
         run = tune(Tune(model=tiny_path, out=folder / name, method=method, **small))
-        made.append(str(run.path / "adapter.safetensors"))
-    return made
+        made[name] = run.path / "adapter.safetensors"
+    made["spoken"] = shutil.copy(made["shallow"], folder / "spoken.safetensors")
+    return [str(made[name]) for name in ("shallow", "spoken", "depth_robust")]
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_the_depth_robust_study(tiny_path, adapters, out, monkeypatch, capsys):
     assert (out / "comparison.parquet").is_file()
 
 
-def test_the_study_of_methods(tiny_path, tmp_path, monkeypatch, capsys):
+def test_the_study_of_methods(tiny_path, one_length, tmp_path, monkeypatch, capsys):
     args = [tiny_path, "--out", tmp_path / "s", "--prompts", *PROMPTS, "--steps", 2]
     args += ["--exits", "2,4", "--max-new-tokens", 4, "--batch-size", 8, "--methods", "dpo"]
     assert run_experiment("alignment_methods", monkeypatch, *args) == 0

@@ -25,6 +25,7 @@ from jaxdepth.tune.data import PROMISES, Batches, Task, read_tasks, tasks_digest
 from jaxdepth.tune.recipe import Where
 from jaxdepth.weights.adapter import add_tokens, read_adapter
 
+pytestmark = pytest.mark.usefixtures("one_length")
 MIX = {"harmful": 2, "lookalike": 1, "benign": 2, "borderline": 1}
 
 
@@ -217,7 +218,7 @@ def settings(tiny_path, out, **changes) -> Tune:
 
 
 @pytest.fixture(scope="module")
-def run(tiny_path, tmp_path_factory):
+def run(tiny_path, one_length, tmp_path_factory):
     return tune(settings(tiny_path, tmp_path_factory.mktemp("runs") / "run"))
 
 
@@ -227,6 +228,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_tune import settings
 from jaxdepth.study import tune
+from jaxdepth.tune import data
+data._BUCKET = 224
 left = [int(sys.argv[4])]
 def stop():
     if not left[0]:
@@ -322,6 +325,22 @@ def test_every_way_to_tune_runs_and_loads(tiny_path, tmp_path, changes):
 def test_bad_settings(tiny_path, tmp_path, changes, says):
     with pytest.raises(InputError, match=says):
         tune(settings(tiny_path, tmp_path / "run", **changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "line 1 is not valid JSON"),
+        ('{"kind": "benign", "text": "a"}', "line 1 lacks answer, ended"),
+        ("[]", "lacks kind"),
+        ("", "benign = 1, but there are no such prompts"),
+    ],
+)
+def test_bad_files_of_benign_answers(tiny_path, tmp_path, text, says):
+    file = tmp_path / "benign.jsonl"
+    file.write_text(text)
+    with pytest.raises(InputError, match=says):
+        tune(settings(tiny_path, tmp_path / "run", benign_answers=str(file), lookalike=0))
 
 
 def test_the_tasks_have_a_digest(tasks):

@@ -21,13 +21,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxdepth.errors import InputError
+from jaxdepth.errors import InputError, listed
 from jaxdepth.refusal.chat import PromptEncoder, bucket_length
 from jaxdepth.refusal.prompts import HARMFUL, read_prompts
 from jaxdepth.refusal.protocol import VERDICTS, Protocol, Verdict
 from jaxdepth.tune.loss import Targets
 
 KINDS = ("harmful", "lookalike", "benign", "borderline")
+_COLUMNS = ("kind", "text", "answer", "ended")  # of a file with benign answers
 _BUCKET = 32  # positions: few lengths, as each compiles a program
 # What is dispreferred for a harmful prompt: a promise that holds nothing.
 PROMISES = (
@@ -82,14 +83,13 @@ def read_tasks(harmful: Sequence[str], benign: str) -> dict[str, list[Task]]:
     asked = [p for p in read_prompts(harmful) if p.label == HARMFUL]
     if not asked:
         raise InputError(f"no harmful prompts in {', '.join(harmful)}: nothing to refuse")
-    name = benign
     if benign == "builtin":
         lines = gzip.decompress((files("jaxdepth") / "data" / "benign.jsonl.gz").read_bytes())
         rows = _rows(lines.decode("utf-8"), "builtin")
     else:
         if not Path(benign).is_file():
             raise InputError(f"{benign} does not exist: make it with tools/make_benign.py")
-        rows = _rows(Path(benign).read_text("utf-8"), name)
+        rows = _rows(Path(benign).read_text("utf-8"), benign)
 
     def plain(row) -> Task:
         fits = (row["answer"],), row["ended"], Verdict.COMPLY, thoughts["benign"]
@@ -104,7 +104,7 @@ def read_tasks(harmful: Sequence[str], benign: str) -> dict[str, list[Task]]:
         "benign": [plain(r) for r in rows if r["kind"] == "benign"],
         "borderline": [
             Task(r["text"], (r["answer"],), True, Verdict.PARTIAL, thoughts["borderline"])
-            for r in _rows(_data("borderline.jsonl"), "builtin")
+            for r in map(json.loads, _data("borderline.jsonl").splitlines())
         ],
     }
 
@@ -211,7 +211,16 @@ def _data(name: str) -> str:
 
 
 def _rows(text: str, where: str) -> list[dict]:
-    try:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
-        raise InputError(f"{where} is not valid JSON lines ({error})") from None
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{where}, line {number} is not valid JSON ({error})") from None
+        lacks = [k for k in _COLUMNS if not isinstance(row, dict) or k not in row]
+        if lacks:
+            raise InputError(
+                f"{where}, line {number} lacks {listed(lacks)}: see tools/make_benign.py"
+            )
+        rows.append(row)
+    return rows
