@@ -270,7 +270,7 @@ def test_training_lowers_the_loss_and_the_adapter_carries_it(tiny_path, run, tmp
     adapter = read_adapter(str(long.path / "adapter.safetensors"), base.config)
     assert adapter.made["settings"]["steps"] == 40
     assert len(adapter.made["settings"]["tasks_sha256"]) == 64
-    sweep = ["sweep", tiny_path, "--out", tmp_path / "sweep", "--limit", 2, "--max-new-tokens", 2]
+    sweep = ["sweep", tiny_path, "--out", tmp_path / "sweep", "--limit", 2, "--max-new-tokens", 0]
     assert main(list(map(str, [*sweep, "--adapter", long.path / "adapter.safetensors"]))) == 0
     said = json.loads((tmp_path / "sweep" / "run.json").read_text())["settings"]
     assert len(said["adapter_sha256"]) == 64
