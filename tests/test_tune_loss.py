@@ -163,10 +163,10 @@ def test_gradients_equal_finite_differences(model, targets, weights, params, kin
 
 def test_dpo_is_its_formula():
     chosen, rejected = np.array([-3.0, -10.0, 0.0]), np.array([-5.0, -2.0, 0.0])
-    chosen_base, rejected_base = np.array([-4.0, -9.0, 0.0]), np.array([-4.0, -9.0, 0.0])
+    chosen_base, rejected_base = np.array([-4.0, -9.0, 0.0]), np.array([-4.5, -5.0, 1.0])
     found = dpo_loss(*map(jnp.asarray, (chosen, rejected, chosen_base, rejected_base)), beta=0.5)
-    # margins: (1 - -1), (-1 - 7), 0
-    by_hand = [np.log1p(np.exp(-0.5 * 2)), np.log1p(np.exp(0.5 * 8)), np.log(2)]
+    # margins: 1 - -0.5, -1 - 3, 0 - -1
+    by_hand = [np.log1p(np.exp(-0.5 * m)) for m in (1.5, -4.0, 1.0)]
     np.testing.assert_allclose(found, by_hand, rtol=1e-5)
 
 
