@@ -86,7 +86,7 @@ def supervised_loss(
         The loss, and its two parts at each exit (weighted sums over rows).
     """
     h_LRD = row_hidden(model, targets, keep_LB, remat=remat)
-    full_RV = _logprobs(model, jax.lax.stop_gradient(h_LRD[-1])) if distill else None
+    full_RV = jax.lax.stop_gradient(_logprobs(model, h_LRD[-1])) if distill else None
 
     @jax.checkpoint
     def at_exit(picked):
@@ -95,8 +95,7 @@ def supervised_loss(
         text = -jnp.sum(text_R * _of_targets(logp_RV, targets))
         if not distill:
             return text, jnp.zeros(())
-        fixed_RV = jax.lax.stop_gradient(full_RV)
-        kl_R = jnp.sum(jnp.exp(fixed_RV) * (fixed_RV - logp_RV), axis=-1)
+        kl_R = jnp.sum(jnp.exp(full_RV) * (full_RV - logp_RV), axis=-1)
         return text, jnp.sum(distill_R * kl_R)
 
     picked = (h_LRD[weights.exits_E - 1], weights.text_ER, weights.distill_ER)
