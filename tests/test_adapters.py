@@ -56,6 +56,7 @@ def test_refusals_reach_the_exits_that_were_taught(smollm2_path):
         assert least <= did.count("refuse") / len(did) <= most, (adapter, exit)
 
 
+@pytest.mark.slow
 def test_a_model_asks_and_answers_itself(smollm2, smollm2_path):
     model, tokenizer = smollm2
     encoder = PromptEncoder(tokenizer)
