@@ -14,6 +14,7 @@ from jaxdepth.weights import checkpoint
 from jaxdepth.weights.gguf_tokenizer import gguf_tokenizer
 from jaxdepth.weights.plan import check_plan, plan
 from jaxdepth.weights.sources import GGUFSource, SafetensorsSource, open_source
+from jaxdepth.weights.whole import whole_folder
 
 # Written together: as much as this, or one tensor if that is larger.
 CHUNK_BYTES = 128 * 2**20
@@ -61,19 +62,8 @@ def convert(
         _check_same(target, origin)
         return False
 
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with whole_folder(target) as partial:
         _write(opened, pieces, tokenizer, origin, partial, progress)
-        partial.rename(target)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(
-            f"cannot write {target} ({reason}): free some space or permit it"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return True
 
 

@@ -11,6 +11,7 @@ from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.weights.checkpoint import load
 from jaxdepth.weights.plan import HF_NAMES, Piece, plan
+from jaxdepth.weights.whole import whole_folder
 
 SHARD_BYTES = 4 * 2**30
 _KEPT = ("generation_config.json",)
@@ -36,10 +37,7 @@ def export(
     model, tokenizer = load(path, dtype=dtype, adapter=adapter)
     raw = read_json(path / "config.json") | {"vocab_size": model.config.vocab_size}
     raw |= {"torch_dtype": str(model.embed[...].dtype)}
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(target) as partial:
         _write_weights(model, partial)
         (partial / "config.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
         if tokenizer is not None:
@@ -47,14 +45,6 @@ def export(
         for name in _KEPT:
             if (path / name).is_file():
                 shutil.copyfile(path / name, partial / name)
-        partial.rename(target)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(
-            f"cannot write {target} ({reason}): free some space or permit it"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_weights(model: Mistral, folder: Path) -> None:
