@@ -10,7 +10,7 @@ that was stopped goes on with the same command.
 
 import sys
 
-from jaxdepth.cli import guarded, parse
+from jaxdepth.cli import guarded, parse, print_places
 from jaxdepth.progress import progress_bar
 from jaxdepth.settings import UNTOUCHED, Alignment, Speaking, Study, Tune, read_settings
 from jaxdepth.study.compare import run_study
@@ -36,17 +36,12 @@ def tuned(settings: Alignment, method: str) -> str:
 
 def main() -> int:
     """Runs the study and prints the answers; returns the exit status."""
-    given = sys.argv[1:]
-    named = any(word.split("=")[0] == "--config" for word in given)
-    config = [] if named else ["--config", "alignment_methods"]
-    settings = parse(Alignment, [*config, *given], "alignment_methods")
+    settings = parse(Alignment, sys.argv[1:], "alignment_methods", config="alignment_methods")
     adapters = (UNTOUCHED, *(tuned(settings, method) for method in settings.methods))
     shared = {name: getattr(settings, name) for name in Speaking.__dataclass_fields__}
     compared = run_study(Study(**shared, adapters=adapters), progress_bar)
     print("\n".join(findings(compared)))
-    print(f"\nRuns and comparison.parquet are in {settings.out}. Drawn from them (also as .svg):")
-    for path, shows in draw_compared(compared, settings.out / "figures").items():
-        print(f"  {path}\n    {shows}")
+    print_places(settings.out, draw_compared(compared, settings.out / "figures"))
     return 0
 
 

@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Callable
 
-from jaxdepth.cli import guarded, parse
+from jaxdepth.cli import guarded, parse, print_places
 from jaxdepth.progress import progress_bar
 from jaxdepth.settings import Study
 from jaxdepth.study.compare import Compared, Share, run_study
@@ -85,18 +85,13 @@ def hopes(c: Compared) -> list[str]:
 
 def main() -> int:
     """Runs the study and prints the answers; returns the exit status."""
-    given = sys.argv[1:]
-    named = any(word.split("=")[0] == "--config" for word in given)
-    config = [] if named else ["--config", "depth_robust_safety"]
-    settings = parse(Study, [*config, *given], "depth_robust_safety")
+    settings = parse(Study, sys.argv[1:], "depth_robust_safety", config="depth_robust_safety")
     compared = run_study(settings, progress_bar)
     lines = findings(compared)
     if {SHALLOW, SPOKEN, ROBUST} <= set(compared.models):
         lines += hopes(compared)
     print("\n".join(lines))
-    print(f"\nRuns and comparison.parquet are in {settings.out}. Drawn from them (also as .svg):")
-    for path, shows in draw_compared(compared, settings.out / "figures").items():
-        print(f"  {path}\n    {shows}")
+    print_places(settings.out, draw_compared(compared, settings.out / "figures"))
     return 0
 
 

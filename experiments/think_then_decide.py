@@ -119,7 +119,7 @@ def limits(scores: Scores, last: int) -> list[str]:
 
 def main() -> int:
     """Runs the study and prints the answers; returns the exit status."""
-    settings = parse(Decide, ["--config", "think_then_decide", *sys.argv[1:]], "think_then_decide")
+    settings = parse(Decide, sys.argv[1:], "think_then_decide", config="think_then_decide")
     status = run_decide(settings)
     scores = Scores(settings.out)
     last = len(scores.exits) - 1

@@ -79,9 +79,10 @@ def _run(argv: list[str]) -> int:
     return runs[command](settings)
 
 
-def parse(command: type, argv: list[str], program: str):
-    """Settings from the command line over those of `--config` over the defaults."""
+def parse(command: type, argv: list[str], program: str, config: str | None = None):
+    """Settings from the command line over those of `--config`, or `config`, over the defaults."""
     argv, name = _take_config(argv)
+    name = name or config
     start = {f.name: tyro.MISSING if f.default is MISSING else f.default for f in fields(command)}
     start |= read_settings(command, name) if name else {}
     about = f"{command.__doc__} Settings can also come from a file: --config NAME."
@@ -129,7 +130,7 @@ def run_tune(settings: Tune) -> int:
 
     run = tune(settings, progress_bar)
     print_losses(run.path)
-    _print_places(run.path, draw_losses(run.path))
+    print_places(run.path, draw_losses(run.path))
     adapter = run.path / ADAPTER
     print(f"Adapter: {adapter} ({adapter.stat().st_size / 1e6:.1f} MB); use it with --adapter")
     return 0
@@ -155,7 +156,7 @@ def run_sweep(settings: Sweep) -> int:
     if run.finished("generations"):
         print_outcomes(run.path)
         figures |= draw_outcomes(run.path)
-    _print_places(run.path, figures)
+    print_places(run.path, figures)
     return 0
 
 
@@ -173,11 +174,12 @@ def run_decide(settings: Decide) -> int:
     words = ", ".join(map(repr, thinker.markers.words))
     print(f"Verdict words of this model: {words}\n")
     print_verdicts(run)
-    _print_places(run.path, draw_verdicts(run.path))
+    print_places(run.path, draw_verdicts(run.path))
     return 0
 
 
-def _print_places(run_path, figures) -> None:
+def print_places(run_path, figures) -> None:
+    """Where the results are."""
     print(f"\nTables are in {run_path}. Figures drawn from them (also as .svg):")
     for path, shows in figures.items():
         print(f"  {path}\n    {shows}")

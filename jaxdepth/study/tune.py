@@ -1,8 +1,6 @@
 """Tuning as a run: steps that survive being killed, a table of losses, and an adapter."""
 
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 
 import jax
@@ -19,6 +17,7 @@ from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.protocol import Protocol
 from jaxdepth.settings import Tune, read_protocol
 from jaxdepth.study.run import Run, atomic_write
+from jaxdepth.study.sweep import ProgressBar
 from jaxdepth.tune.data import KINDS, Batches, read_tasks, tasks_digest, writer
 from jaxdepth.tune.recipe import Where
 from jaxdepth.tune.train import (
@@ -43,8 +42,6 @@ _SCHEMA = pa.schema(
     + [("learning_rate", pa.float32()), ("exits", pa.list_(pa.int32()))]
 )
 _PLACES = ("model", "out")  # told by the fingerprint instead, or no matter
-
-ProgressBar = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 
 
 def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
