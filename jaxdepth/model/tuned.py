@@ -90,32 +90,40 @@ def init_params(model: Mistral, form: Form, new_tokens: int, key: jax.Array) -> 
 
 def attach(model: Mistral, params: Mapping[str, Array], form: Form) -> Mistral:
     """The tuned model with low-rank factors kept apart, which is what training differentiates."""
-    tuned = jax.tree.map(lambda array: array, model)  # modules of its own, the same arrays
     picks = jnp.array(form.layers)
-    for name in form.leaves:
-        base = _array(model, name)
-        if form.rank is not None:
-            a, b = params[f"{_key(name)}.a"], params[f"{_key(name)}.b"] * form.scale
-            leaf = LowRank(base, _spread(a, base, picks), _spread(b, base, picks))
-        elif name in LAYER_LEAVES:
-            leaf = nnx.Param(base.at[picks].set(params[_key(name)].astype(base.dtype)))
-        else:
-            leaf = nnx.Param(params[name].astype(base.dtype))
-        setattr(tuned.layers if name in LAYER_LEAVES else tuned, name, leaf)
-    return tuned if form.first_new is None else _with_rows(tuned, params, form.first_new)
+
+    def apart(base: Array, a: Array, b: Array) -> LowRank:
+        return LowRank(base, _spread(a, base, picks), _spread(b, base, picks))
+
+    return _tuned(model, params, form, apart)
 
 
 def merge(model: Mistral, params: Mapping[str, Array], form: Form) -> Mistral:
     """The tuned model with plain matrices, which is what is run and exported."""
-    tuned = attach(model, params, form)
     picks = jnp.array(form.layers)
-    for name in form.leaves if form.rank else ():
-        base = _array(model, name)
-        a, b = params[f"{_key(name)}.a"], params[f"{_key(name)}.b"] * form.scale
+
+    def added(base: Array, a: Array, b: Array) -> nnx.Param:
         product = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
         merged = (base[picks].astype(jnp.float32) + product).astype(base.dtype)
-        setattr(tuned.layers, name, nnx.Param(base.at[picks].set(merged)))
-    return tuned
+        return nnx.Param(base.at[picks].set(merged))
+
+    return _tuned(model, params, form, added)
+
+
+def _tuned(model: Mistral, params: Mapping[str, Array], form: Form, with_factors) -> Mistral:
+    """The model with what was trained; `with_factors` makes a leaf of a base and its factors."""
+    tuned = jax.tree.map(lambda array: array, model)  # modules of its own, the same arrays
+    for name in form.leaves:
+        base, key = _array(model, name), _key(name)
+        if form.rank is not None:
+            leaf = with_factors(base, params[f"{key}.a"], params[f"{key}.b"] * form.scale)
+        elif name in LAYER_LEAVES:
+            picks = jnp.array(form.layers)
+            leaf = nnx.Param(base.at[picks].set(params[key].astype(base.dtype)))
+        else:
+            leaf = nnx.Param(params[name].astype(base.dtype))
+        setattr(tuned.layers if name in LAYER_LEAVES else tuned, name, leaf)
+    return tuned if form.first_new is None else _with_rows(tuned, params, form.first_new)
 
 
 def _key(name: str) -> str:
