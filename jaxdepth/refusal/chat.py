@@ -62,20 +62,28 @@ class PromptEncoder:
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a prompt with `text` as its only user message."""
+        return self.locate(text)[0]
+
+    def locate(self, text: str) -> tuple[list[int], int]:
+        """The token ids of such a prompt, and the place of the last one that holds some of `text`.
+
+        White space at the end of the text does not count. What comes after that place is the
+        template's. An empty text has none: then it is the place before the template's next token.
+        """
         text = text.strip() if self._trims else text
-        return (
-            self._prefix_ids
-            + self._encode_plain(self._head + text + self._tail)
-            + (self._suffix_ids)
-        )
+        spans = self._spans(self._head + text + self._tail)
+        end = len(self._head) + len(text.rstrip())
+        mine = sum(start < end for _, start, _ in spans)
+        ids = self._prefix_ids + [token for token, _, _ in spans] + self._suffix_ids
+        return ids, max(len(self._prefix_ids) + mine - 1, 0)
 
     def encode_alone(self, text: str) -> list[int]:
         """The token ids of a text outside the template, after the BOS token if there is one."""
-        return self._bos_ids + self._encode_plain(text)
+        return self._bos_ids + self.encode_text(text)
 
     def encode_text(self, text: str) -> list[int]:
         """The token ids of ordinary text in the midst of something; never a control token."""
-        return self._encode_plain(text)
+        return [token for token, _, _ in self._spans(text)]
 
     def user_turn(self) -> tuple[list[int], int]:
         """The token ids that open a user's turn, and the one that ends it: what a model goes on
@@ -86,7 +94,7 @@ class PromptEncoder:
         """
         if not self._suffix_ids or self._tail:
             raise InputError("this chat template ends a user's turn with no control token")
-        return self._prefix_ids + self._encode_plain(self._head), self._suffix_ids[0]
+        return self._prefix_ids + self.encode_text(self._head), self._suffix_ids[0]
 
     def answer_start(self, answer: str) -> int | None:
         """The id that `answer` is as the first token of a reply; None if it is not one token.
@@ -98,9 +106,9 @@ class PromptEncoder:
 
     def reply(self, text: str) -> list[int]:
         """The token ids of an answer's text where the generation prompt leaves off."""
-        whole = self._encode_plain(self._answer_lead + text)
-        opened = self._encode_plain(self._opened)
-        return whole[len(opened) :] if whole[: len(opened)] == opened else self._encode_plain(text)
+        whole = self.encode_text(self._answer_lead + text)
+        opened = self.encode_text(self._opened)
+        return whole[len(opened) :] if whole[: len(opened)] == opened else self.encode_text(text)
 
     def marker(self, text: str) -> list[int]:
         """The token ids of a marker in a reply: a control token's if it is one, else plain text's.
@@ -109,7 +117,7 @@ class PromptEncoder:
             InputError: the text gives no token at all.
         """
         control = self._control(text)
-        ids = self._encode_plain(text) if control is None else [control]
+        ids = self.encode_text(text) if control is None else [control]
         if not ids:
             raise InputError(f"the marker {text!r} has no tokens")
         return ids
@@ -137,17 +145,22 @@ class PromptEncoder:
         whole = end == len(lead + word) and not (lead + word)[start : len(lead)].strip()
         return last if start <= len(lead) and whole else None
 
-    def _encode_plain(self, text: str) -> list[int]:
-        """Ids of ordinary text. Merges that spell a control token are broken up."""
+    def _spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Ids of ordinary text, each with where it starts and ends.
+
+        Merges that spell a control token are broken up.
+        """
         encoding = self._plain.encode(text, add_special_tokens=False)
-        bad = next((n for n, i in enumerate(encoding.ids) if i in self.control_ids), None)
+        spans = [(i, *o) for i, o in zip(encoding.ids, encoding.offsets, strict=True)]
+        bad = next((span for span in spans if span[0] in self.control_ids), None)
         if bad is None:
-            return encoding.ids
-        start, end = encoding.offsets[bad]
+            return spans
+        _, start, end = bad
         middle = max(start + 1, (start + end) // 2)
         if middle >= end:
             raise InputError(f"the character {text[start:end]!r} is a control token: remove it")
-        return self._encode_plain(text[:middle]) + self._encode_plain(text[middle:])
+        rest = self._spans(text[middle:])
+        return self._spans(text[:middle]) + [(i, a + middle, b + middle) for i, a, b in rest]
 
     def _last_control_end(self, backend, text: str) -> int:
         encoding = backend.encode(text, add_special_tokens=False)

@@ -1,0 +1,57 @@
+"""The residual stream after every layer, at chosen positions, from one pass.
+
+Layers are numbered as exits are: 0 is the embedding, d the stream after d layers, which is what
+exit d unembeds. The axis of these L + 1 layers is J.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxdepth.depth.exits import check_tokens
+from jaxdepth.errors import InputError
+from jaxdepth.model.mistral import Mistral
+
+
+def residuals(
+    model: Mistral,
+    tokens_BS: Int[Array, "B S"],
+    lengths_B: Int[Array, " B"],
+    positions_BP: Int[Array, "B P"],
+) -> Float[Array, "B P J D"]:
+    """The residual stream at P positions of every prompt, at all layers, in the stream's dtype.
+
+    Args:
+        model: a model from `jaxdepth.load`.
+        tokens_BS: token ids, right-padded with any id of the vocabulary.
+        lengths_B: the real length of each sequence, 1..S.
+        positions_BP: places in each sequence, counted from 0.
+
+    Raises:
+        InputError: a token id or length is out of range, or a position lies beyond its sequence.
+    """
+    check_tokens(model, tokens_BS, lengths_B)
+    lengths_B1 = np.asarray(lengths_B)[:, None]
+    positions = np.asarray(positions_BP)
+    if positions.ndim != 2 or len(positions) != len(lengths_B1):
+        raise InputError(f"positions of shape {positions.shape}, expected (B, P)")
+    if ((positions < 0) | (positions >= lengths_B1)).any():
+        raise InputError("a position lies beyond its sequence: positions count from 0")
+    return _residuals(model, jnp.asarray(tokens_BS), jnp.asarray(positions))
+
+
+@jax.jit
+def _residuals(model, tokens_BS, positions_BP):
+    position_inputs = model.position_inputs(tokens_BS.shape[1])
+
+    def at(h_BSD):
+        return jnp.take_along_axis(h_BSD, positions_BP[..., None], axis=1)
+
+    def layer(h_BSD, block):
+        h_BSD, _ = block(h_BSD, *position_inputs)
+        return h_BSD, at(h_BSD)
+
+    h_BSD = model.embed_tokens(tokens_BS)
+    _, after_LBPD = jax.lax.scan(layer, h_BSD, model.layers)
+    return jnp.moveaxis(jnp.concatenate([at(h_BSD)[None], after_LBPD]), 0, 2)
