@@ -23,3 +23,10 @@ def listed(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def at_least(least: float, **values: float | None) -> None:
+    """Raises InputError for the first number that is less, or no number; None is left out."""
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise InputError(f"{name} is {value}, expected at least {least}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -30,40 +30,26 @@ class Convert:
 
 
 @dataclass(frozen=True)
-class Speaking:
-    """What is asked of a model at every exit, and how its answers are taken."""
+class OnModel:
+    """A model, what it is asked, and how it is run."""
 
     model: tyro.conf.Positional[Path]
     """A checkpoint made by `jaxdepth convert`."""
-    out: Path = Path("runs/sweep")
+    out: Path
     """Run directory. A run that was cut short is continued."""
     prompts: tuple[str, ...] = ("builtin:pairs",)
     """builtin:pairs, builtin:ordinary, or .jsonl, .json, .csv, .txt files; write harmful=FILE or
     harmless=FILE where the file itself has no labels."""
-    exits: str = "all"
-    """Which exits: all, or numbers and ranges such as 1,8,16-30."""
-    max_new_tokens: int = 32
-    """Tokens that each exit says at most; 0 sweeps the first token only."""
-    generate_limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Generate for the first N prompts only (the halves of a pair count as one)."""
-    samples: int = 1
-    """Answers per prompt and exit; more than one needs a temperature."""
-    temperature: float = 0.0
-    """0 takes the most probable token."""
-    top_k: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
-    """Draw among the K most probable tokens."""
-    top_p: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
-    """Draw among the most probable tokens that together have probability P."""
-    stop: tuple[str, ...] = ()
-    """Texts that end an answer; cut off with all that follows."""
-    reference: Path | None = None
-    """The checkpoint that judges coherence; by default the model itself at full depth."""
-    keep_text: bool = True
-    """Keep what the model said in the run directory."""
-    memory_gb: float = 2.0
-    """Memory for caches and logits; more lanes than fit are split."""
-    openers: tuple[str, ...] = DEFAULT_OPENERS
-    """Words that open a refusal; each must be one token of the model."""
+    steer: Literal["none", "ablate", "add"] = "none"
+    """Change the residual stream: take a direction out of it, or add one to it."""
+    directions: Path | None = None
+    """The directions.safetensors of a `jaxdepth probe`; goes with --steer."""
+    direction: Annotated[str | None, tyro.conf.arg(metavar="NAME@LAYER")] = None
+    """Which of them, and as found after which layer, such as content.instruction@15."""
+    steer_layers: str = "all"
+    """After which layers the stream is changed, such as 10-20."""
+    steer_scale: float = 1.0
+    """How much of the direction is taken out or added; 1 is all of it."""
     limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Only the first N prompts (the halves of a pair count as one)."""
     batch_size: int = 16
@@ -72,6 +58,44 @@ class Speaking:
     """Of weights and activations; by default that of the checkpoint."""
     seed: int = 0
     """Of draws and of the bootstrap intervals."""
+
+
+@dataclass(frozen=True)
+class Asking(OnModel):
+    """A model that is cut at some exits and speaks there."""
+
+    exits: str = "all"
+    """Which exits: all, or numbers and ranges such as 1,8,16-30."""
+    temperature: float = 0.0
+    """0 takes the most probable token."""
+    top_k: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
+    """Draw among the K most probable tokens."""
+    top_p: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
+    """Draw among the most probable tokens that together have probability P."""
+    reference: Path | None = None
+    """The checkpoint that judges coherence; by default the model itself at full depth."""
+    keep_text: bool = True
+    """Keep what the model said in the run directory."""
+    memory_gb: float = 2.0
+    """Memory for caches and logits; more lanes than fit are split."""
+
+
+@dataclass(frozen=True)
+class Speaking(Asking):
+    """What is asked of a model at every exit, and how its answers are taken."""
+
+    out: Path = Path("runs/sweep")
+    """Run directory. A run that was cut short is continued."""
+    max_new_tokens: int = 32
+    """Tokens that each exit says at most; 0 sweeps the first token only."""
+    generate_limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Generate for the first N prompts only (the halves of a pair count as one)."""
+    samples: int = 1
+    """Answers per prompt and exit; more than one needs a temperature."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer; cut off with all that follows."""
+    openers: tuple[str, ...] = DEFAULT_OPENERS
+    """Words that open a refusal; each must be one token of the model."""
 
 
 @dataclass(frozen=True)
@@ -111,21 +135,17 @@ class Alignment(Speaking):
 
 
 @dataclass(frozen=True)
-class Decide:
+class Decide(Asking):
     """Let every exit think, decide with a verdict token, and answer; write tables and figures."""
 
-    model: tyro.conf.Positional[Path]
-    """A checkpoint made by `jaxdepth convert`."""
-    adapter: Annotated[str | None, tyro.conf.arg(metavar="A")] = None
-    """builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT folder."""
     out: Path = Path("runs/decide")
     """Run directory. A run that was cut short is continued."""
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="A")] = None
+    """builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT folder."""
     protocol: str = "prompted"
     """What is said to the model and what it says: prompted, tuned, or a TOML file."""
     prompts: tuple[str, ...] = ("builtin:pairs",)
     """As for `jaxdepth sweep`."""
-    exits: str = "all"
-    """Which exits: all, or numbers and ranges such as 1,8,16-30."""
     thought_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """The longest thought, in place of the protocol's; 0 decides at once."""
     answer_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -134,10 +154,6 @@ class Decide:
     """Thoughts per prompt and exit; more than one needs a temperature."""
     temperature: float = 0.0
     """Of thoughts and answers; 0 takes the most probable token."""
-    top_k: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
-    """Draw among the K most probable tokens."""
-    top_p: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
-    """Draw among the most probable tokens that together have probability P."""
     verdict_temperature: float = 1.0
     """Divides the verdicts' log-probabilities; a run prints the one that fits its prompts."""
     refuse_from: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
@@ -156,20 +172,37 @@ class Decide:
     """A second pass over what was judged partial: write the caveated answer, or decide again."""
     cost_rounds: int = 1
     """How often each program is timed for the table of costs; 0 leaves it out."""
-    reference: Path | None = None
-    """The checkpoint that judges coherence; by default the model itself at full depth."""
     keep_text: bool = True
     """Keep thoughts and answers in the run directory; --swap needs them."""
-    memory_gb: float = 2.0
-    """Memory for caches and logits; more lanes than fit are split."""
-    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Only the first N prompts (the halves of a pair count as one)."""
     batch_size: int = 8
     """Prompts per step. Changes speed and memory, not results."""
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of weights and activations; by default that of the checkpoint."""
-    seed: int = 0
-    """Of draws and of the bootstrap intervals."""
+
+
+@dataclass(frozen=True)
+class Probe(OnModel):
+    """Read what every layer knows of a prompt, and hold it against what the model does."""
+
+    exits: ClassVar[str] = "all"
+    reference: ClassVar[Path | None] = None  # nothing is said that would have to be judged
+
+    out: Path = Path("runs/probe")
+    """Run directory. A run that was cut short is continued."""
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="A")] = None
+    """builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT folder."""
+    transfer: tuple[str, ...] = ()
+    """Other prompts that the probes are tried on, not fitted; A+B joins two sources."""
+    positions: tuple[str, ...] = ("all",)
+    """all, or instruction, template1.., last, and response: the first token of the reply."""
+    run: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """A run of `jaxdepth sweep` or `decide` on this model and these prompts: what it did."""
+    folds: int = 5
+    """Each is tested by probes of the others, of which one chooses."""
+    strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    """Inverse strengths of regularisation to choose among."""
+    draws: int = 1000
+    """Of the bootstrap, whole pairs at a time."""
+    openers: tuple[str, ...] = DEFAULT_OPENERS
+    """Words that open a refusal, for the curve of refusal; each must be one token."""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,8 @@ def test_run_json_tells_the_run(tiny_path, tmp_path):
     assert record["settings"]["exits"] == [1, 2, 3, 4]
     assert list(record["settings"]["openers"]) == ["I"]
     assert record["settings"]["seed"] == 0
-    decided = {f.name for f in fields(Sweep)} - {"model", "out", "adapter", "reference"}
+    places = {"model", "out", "adapter", "reference", "directions"}
+    decided = {f.name for f in fields(Sweep)} - places
     assert decided <= set(record["settings"])
     assert len(record["settings"]["prompts_sha256"]) == 64
     assert {"jax", "flax", "jaxdepth", "transformers", "numpy"} <= set(record["versions"])

@@ -79,8 +79,13 @@ def exit_hidden(
     return jnp.where(valid_B[:, None], picked_BD, jnp.nan)
 
 
-def parse_exits(text: str, depth: int) -> list[int]:
+def parse_exits(text: str, depth: int, what: str = "exit") -> list[int]:
     """Exits from the command line: `all`, or numbers and ranges such as `1,8,16-30`.
+
+    Args:
+        text: what was written.
+        depth: the highest that there is.
+        what: what they are called in an error; layers are written like exits.
 
     Returns:
         The exits in ascending order, each once.
@@ -95,27 +100,27 @@ def parse_exits(text: str, depth: int) -> list[int]:
         first, dash, last = (piece.strip() for piece in part.partition("-"))
         if not (first.isdecimal() and (last.isdecimal() or not dash)):
             raise InputError(
-                f"exits {text!r}: {part.strip()!r} is no number or range (try 1,8,16-30)"
+                f"{what}s {text!r}: {part.strip()!r} is no number or range (try 1,8,16-30)"
             )
         low, high = int(first), int(last) if dash else int(first)
         if low > high:
-            raise InputError(f"exits {text!r}: the range {part.strip()!r} runs backwards")
+            raise InputError(f"{what}s {text!r}: the range {part.strip()!r} runs backwards")
         for end in (low, high):
-            check_exits(end, depth)
+            check_exits(end, depth, what)
         exits.update(range(low, high + 1))
     return sorted(exits)
 
 
-def check_exits(exit, depth: int) -> None:
+def check_exits(exit, depth: int, what: str = "exit") -> None:
     """Raises InputError for a concrete exit, or any of several, that is not in 1..depth."""
     if isinstance(exit, jax.core.Tracer):
         return
     values = np.asarray(exit)  # numpy: these checks also run while a caller is being traced
     if not np.issubdtype(values.dtype, np.integer):
-        raise InputError(f"exit {exit} is not a whole number")
+        raise InputError(f"{what} {exit} is not a whole number")
     for value in values.ravel().tolist():
         if not 1 <= value <= depth:
-            raise InputError(f"exit {value} is out of range: this model has exits 1 to {depth}")
+            raise InputError(f"{what} {value} is out of range: this model has {what}s 1 to {depth}")
 
 
 def check_tokens(model: Mistral, tokens_BS, lengths_B) -> None:

@@ -16,7 +16,7 @@ from jaxdepth.depth.exits import check_exits, check_tokens
 from jaxdepth.depth.lanes import Plan, memory, plan_segments
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.depth.talk import Speak
-from jaxdepth.errors import InputError
+from jaxdepth.errors import InputError, at_least
 from jaxdepth.model.mistral import Mistral
 
 # What decoding may hold besides the weights, if the caller does not say.
@@ -142,9 +142,7 @@ def _check(model, exits, max_new_tokens, samples, length, segments) -> None:
         raise InputError("no exits: name at least one")
     for exit in exits:
         check_exits(exit, model.config.num_hidden_layers)
-    for name, value in (("max_new_tokens", max_new_tokens), ("samples", samples)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}, expected at least 1")
+    at_least(1, max_new_tokens=max_new_tokens, samples=samples)
     if segments is not None:
         plan_segments(exits, segments)
     check_room(model.config, length, max_new_tokens)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxdepth.errors import InputError
+from jaxdepth.errors import InputError, at_least
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class Sampling:
     def __post_init__(self):
         if not self.temperature >= 0:
             raise InputError(f"temperature is {self.temperature}, expected 0 or more")
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"top_k is {self.top_k}, expected at least 1")
+        at_least(1, top_k=self.top_k)
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p}, expected more than 0, at most 1")
 

@@ -49,8 +49,31 @@ def _times(x: Float[Array, "... I"], matrix: nnx.Param | LowRank) -> Float[Array
     return jnp.matmul(x, matrix[...], precision=HIGHEST)
 
 
+class Steering(nnx.Module):
+    """A change of the residual stream along a unit axis: h + (shift + gain (h . axis)) axis.
+
+    Both ways of steering have this one form, so that programs need not know which it is.
+    """
+
+    def __init__(
+        self, axis: Float[Array, "*L D"], gain: Float[Array, "*L"], shift: Float[Array, "*L"]
+    ):
+        self.axis = nnx.Param(axis)
+        self.gain = nnx.Param(gain)
+        self.shift = nnx.Param(shift)
+
+    def __call__(self, h: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """The changed stream: computed in float32, given back in the dtype of `h`."""
+        h32, axis_D = h.astype(jnp.float32), self.axis[...]
+        along = jnp.sum(h32 * axis_D, axis=-1, keepdims=True)
+        return (h32 + (self.shift[...] + self.gain[...] * along) * axis_D).astype(h.dtype)
+
+
 class Block(nnx.Module):
     """The weights of one layer, or of all of them stacked on a leading L axis."""
+
+    # Of the class: only a model from `steer` has one of its own, and others stay as they are.
+    steering: Steering | None = None
 
     def __init__(self, config: ModelConfig, arrays: Mapping[str, Array]):
         self.config = config
@@ -81,7 +104,11 @@ class Block(nnx.Module):
         with jax.named_scope("mlp"):
             x = rms_norm(h, self.mlp_norm[...], self.config.rms_norm_eps)
             mixed = jax.nn.silu(_times(x, self.gate)) * _times(x, self.up)
-            return h + _times(mixed, self.down)
+            h = h + _times(mixed, self.down)
+        if self.steering is None:
+            return h
+        with jax.named_scope("steer"):
+            return self.steering(h)
 
     def __call__(
         self,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxdepth.errors import InputError, listed, nearest
+from jaxdepth.errors import InputError, at_least, listed, nearest
 from jaxdepth.model.leaves import LAYER_LEAVES, TOP_LEAVES, leaf_shapes
 from jaxdepth.model.mistral import LowRank, Mistral
 
@@ -37,8 +37,7 @@ class Form:
     first_new: int | None = None  # the id of the first new token, if there are any
 
     def __post_init__(self):
-        if self.rank is not None and self.rank < 1:
-            raise InputError(f"rank is {self.rank}, expected at least 1")
+        at_least(1, rank=self.rank)
         if not self.layers or not self.leaves:
             raise InputError("nothing to train: name at least one layer and one matrix")
         known = MATRICES if self.rank else (*LAYER_LEAVES, *TOP_LEAVES)

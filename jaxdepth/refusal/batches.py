@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxdepth.errors import InputError
+from jaxdepth.errors import at_least
 from jaxdepth.refusal.chat import bucket_length
 from jaxdepth.refusal.prompts import Prompt
 
@@ -29,8 +29,7 @@ def limit_prompts(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
     """The first `limit` prompts, the halves of a pair counting as one and staying together."""
     if limit is None:
         return prompts
-    if limit < 1:
-        raise InputError(f"limit is {limit}, expected at least 1")
+    at_least(1, limit=limit)
     kept = list(dict.fromkeys(p.pair_id or p.prompt_id for p in prompts))[:limit]
     keep = set(kept)
     return [p for p in prompts if (p.pair_id or p.prompt_id) in keep]

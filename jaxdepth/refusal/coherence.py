@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdepth.depth.score import token_logprobs
-from jaxdepth.errors import InputError
+from jaxdepth.errors import InputError, at_least
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.refusal.batches import make_batches
 from jaxdepth.refusal.chat import PromptEncoder
@@ -89,9 +89,7 @@ def reference_logprobs(
     Raises:
         InputError: a size is below 1, or `max_tokens` is more than the model allows.
     """
-    for name, size in (("max_tokens", max_tokens), ("batch_size", batch_size)):
-        if size < 1:
-            raise InputError(f"{name} is {size}, expected at least 1")
+    at_least(1, max_tokens=max_tokens, batch_size=batch_size)
     first = len(encoder.encode_alone("")) + _SKIPPED
     ids = [encoder.encode_alone(text)[:max_tokens] for text in texts]
     found = [np.zeros(0, np.float32)] * len(texts)

@@ -17,7 +17,7 @@ from jaxdepth.depth.exits import check_exits, check_tokens
 from jaxdepth.depth.generation import DEFAULT_BUDGET, check_room, split
 from jaxdepth.depth.lanes import memory, plan_segments
 from jaxdepth.depth.sampling import Sampling, lane_keys
-from jaxdepth.errors import InputError
+from jaxdepth.errors import InputError, at_least
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.refusal.deliberate import Deliberate, Rule
 from jaxdepth.refusal.protocol import Markers
@@ -225,12 +225,7 @@ def _check(model, exits, length, thought_tokens, answer_tokens, votes, cuts) -> 
         raise InputError("no exits: name at least one")
     for exit in exits:
         check_exits(exit, model.config.num_hidden_layers)
-    for name, value, least in (
-        ("thought_tokens", thought_tokens, 0),
-        ("answer_tokens", answer_tokens, 0),
-        ("votes", votes, 1),
-        ("a cut", min(cuts, default=0), 0),
-    ):
-        if value < least:
-            raise InputError(f"{name} is {value}, expected at least {least}")
+    at_least(0, thought_tokens=thought_tokens, answer_tokens=answer_tokens)
+    at_least(1, votes=votes)
+    at_least(0, **{"a cut": min(cuts, default=0)})
     check_room(model.config, length, answer_tokens)

@@ -10,9 +10,12 @@ import pyarrow as pa
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.steer import steer
+from jaxdepth.probe.direction import directions_digest, find_direction, read_directions
 from jaxdepth.refusal.batches import limit_prompts
 from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.prompts import Prompt, prompts_digest, read_prompts
+from jaxdepth.settings import Asking
 from jaxdepth.study.run import Run
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.adapter import adapter_digest
@@ -20,7 +23,8 @@ from jaxdepth.weights.adapter import adapter_digest
 PROMPTS = "prompts"
 _PROMPT_SCHEMA = pa.schema([(field.name, pa.string()) for field in fields(Prompt)])
 # Where a run is and what it reads from: told by fingerprints and digests instead.
-_PLACES = ("model", "out", "adapter", "reference")
+_PLACES = ("model", "out", "adapter", "reference", "directions")
+_STEERING = ("directions", "direction", "steer_layers", "steer_scale")
 
 
 class Asks(Protocol):
@@ -33,6 +37,11 @@ class Asks(Protocol):
     dtype: str | None
     reference: Path | None
     adapter: str | None
+    steer: str
+    directions: Path | None
+    direction: str | None
+    steer_layers: str
+    steer_scale: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Subject:
     """A loaded model with what is asked of it."""
 
     model: Mistral
+    unsteered: Mistral  # the same, where nothing is steered
     tokenizer: object  # a transformers fast tokenizer
     encoder: PromptEncoder
     exits: list[int]
@@ -49,26 +59,29 @@ class Subject:
 
     @classmethod
     def open(cls, settings: Asks) -> "Subject":
-        """Reads prompts and loads the model.
+        """Reads prompts, loads the model and steers it.
 
         Raises:
-            InputError: something in the settings, the prompts or the checkpoint is wrong.
+            InputError: something in the settings, the prompts, the checkpoint or the directions is
+                wrong.
         """
+        _check_steering(settings)
         prompts = limit_prompts(read_prompts(settings.prompts), settings.limit)
-        manifest = checkpoint.read_manifest(settings.model)
+        base = checkpoint.read_manifest(settings.model)["fingerprint"]
         model, tokenizer = checkpoint.load(settings.model, settings.dtype, settings.adapter)
         if tokenizer is None:
             raise InputError(
                 f"{settings.model} was converted without a tokenizer: prompts need one"
             )
         return cls(
-            model=model,
+            model=_steered(model, settings, base),
+            unsteered=model,
             tokenizer=tokenizer,
             encoder=PromptEncoder(tokenizer),
             exits=parse_exits(settings.exits, model.config.num_hidden_layers),
             prompts=prompts,
             end_tokens=checkpoint.end_tokens(settings.model, tokenizer),
-            fingerprint=manifest["fingerprint"],
+            fingerprint=base,
         )
 
     def decided(self, settings: Asks) -> dict:
@@ -84,13 +97,18 @@ class Subject:
             found["reference_fingerprint"] = said["fingerprint"]
         if settings.adapter is not None:
             found["adapter_sha256"] = adapter_digest(settings.adapter)
+        if settings.directions is not None:
+            found["directions_sha256"] = directions_digest(settings.directions)
         return found
 
     def facts(self, settings: Asks) -> dict:
         """What is worth knowing besides."""
+        given = settings.directions
         return {
             "model": str(settings.model),
             "adapter": settings.adapter,
+            "directions": None if given is None else str(given),
+            "directions_adapter_sha256": None if given is None else read_directions(given).adapter,
             "depth": self.model.config.num_hidden_layers,
             "chat_template": self.encoder.has_template,
             "device": jax.devices()[0].device_kind,
@@ -99,7 +117,9 @@ class Subject:
     def reference(self, settings: Asks) -> tuple[Mistral, PromptEncoder]:
         """What judges coherence: the model itself, or the checkpoint that the settings name."""
         if settings.reference is None:
-            return self.model, self.encoder
+            # A steered model may find its own gibberish probable: what it is without steering
+            # judges, the same for every steering of it.
+            return self.unsteered, self.encoder
         reference, own = checkpoint.load(Path(settings.reference), dtype=settings.dtype)
         if own is None:
             raise InputError(
@@ -112,3 +132,23 @@ class Subject:
         if not run.finished(PROMPTS):
             rows = [vars(p) for p in self.prompts]
             run.write_table(PROMPTS, pa.Table.from_pylist(rows, _PROMPT_SCHEMA))
+
+
+def _steered(model: Mistral, settings: Asks, base: str) -> Mistral:
+    """The model with the steering that the settings ask for; itself where they ask for none."""
+    if settings.steer == "none":
+        return model
+    layers = parse_exits(settings.steer_layers, model.config.num_hidden_layers, "layer")
+    direction_D = find_direction(settings.directions, settings.direction, base)
+    return steer(model, direction_D, layers, settings.steer, settings.steer_scale)
+
+
+def _check_steering(settings: Asks) -> None:
+    """Raises InputError for settings of steering without --steer, or the reverse."""
+    given = [f for f in fields(Asking) if f.name in _STEERING]
+    given = [f.name for f in given if getattr(settings, f.name) != f.default]
+    if settings.steer == "none" and given:
+        raise InputError(f"{given[0]} is set, but nothing is steered: add --steer ablate or add")
+    lacking = [name for name in ("directions", "direction") if name not in given]
+    if settings.steer != "none" and lacking:
+        raise InputError(f"--steer {settings.steer} needs --{lacking[0]}")

@@ -9,7 +9,7 @@ import pyarrow as pa
 from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.lanes import plan_segments
 from jaxdepth.depth.sampling import Sampling
-from jaxdepth.errors import InputError
+from jaxdepth.errors import InputError, at_least
 from jaxdepth.progress import silent
 from jaxdepth.refusal.batches import Batch, limit_prompts, make_batches
 from jaxdepth.refusal.outcome import BUILT_IN, Judge
@@ -94,9 +94,8 @@ def in_parts(
 def _check(settings: Sweep) -> None:
     """What can be wrong with the settings by themselves, before anything is loaded."""
     Sampling(settings.temperature, settings.top_k, settings.top_p)
-    for name, least in (("batch_size", 1), ("samples", 1), ("max_new_tokens", 0)):
-        if getattr(settings, name) < least:
-            raise InputError(f"{name} is {getattr(settings, name)}, expected at least {least}")
+    at_least(1, batch_size=settings.batch_size, samples=settings.samples)
+    at_least(0, max_new_tokens=settings.max_new_tokens)
     if settings.samples > 1 and settings.temperature == 0:
         raise InputError("several samples at temperature 0 are all alike: set --temperature")
     if not settings.memory_gb > 0:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.sampling import Sampling
-from jaxdepth.errors import InputError
+from jaxdepth.errors import InputError, at_least
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.progress import silent
 from jaxdepth.refusal.batches import Batch, make_batches
@@ -333,9 +333,8 @@ def rule_of(s: Decide) -> Rule:
 def _check(settings: Decide) -> None:
     Sampling(settings.temperature, settings.top_k, settings.top_p)
     rule_of(settings)
-    for name, least in (("batch_size", 1), ("votes", 1), ("cost_rounds", 0)):
-        if getattr(settings, name) < least:
-            raise InputError(f"{name} is {getattr(settings, name)}, expected at least {least}")
+    at_least(1, batch_size=settings.batch_size, votes=settings.votes)
+    at_least(0, cost_rounds=settings.cost_rounds)
     if settings.votes > 1 and settings.temperature == 0:
         raise InputError("several votes at temperature 0 are all alike: set --temperature")
     if not settings.memory_gb > 0:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxdepth.depth.exits import parse_exits
-from jaxdepth.errors import InputError
+from jaxdepth.errors import InputError, at_least
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.progress import silent
@@ -65,7 +65,7 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
     protocol = read_protocol(settings.protocol) if settings.method == "verdicts" else None
     tokens = _new_tokens(protocol, tokenizer)
     form = Form(
-        layers=tuple(e - 1 for e in parse_exits(settings.layers, depth)),
+        layers=tuple(e - 1 for e in parse_exits(settings.layers, depth, "layer")),
         leaves=settings.leaves,
         rank=settings.rank if settings.train == "lora" else None,
         alpha=settings.alpha,
@@ -199,8 +199,7 @@ def _check(s: Tune) -> None:
     least |= {"answer_tokens": 1, "steps": 1, "accumulate": 1, "warmup": 0, "save_every": 1}
     least |= {"exits_per_step": 0}
     for name, value in least.items():
-        if not getattr(s, name) >= value:
-            raise InputError(f"{name} is {getattr(s, name)}, expected at least {value}")
+        at_least(value, **{name: getattr(s, name)})
     if not any(getattr(s, kind) for kind in KINDS):
         raise InputError(f"an empty batch: give one of {', '.join(KINDS)} a number")
     if s.layer_dropout > 1:

@@ -20,10 +20,10 @@ from jaxdepth.errors import InputError, listed, nearest
 from jaxdepth.model.leaves import LAYER_LEAVES, leaf_shapes
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.tuned import Form, Params, merge
+from jaxdepth.weights.headed import open_arrays, save_arrays
 from jaxdepth.weights.plan import HF_NAMES
 
 FORMAT = "jaxdepth-adapter-1"
-_HEADER = "jaxdepth"
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What a PEFT config may say besides; anything else that is not off would change the numbers.
 _PEFT_OFF = (None, False, {}, [], "", "none")
@@ -49,8 +49,6 @@ class Adapter:
 
 def save_adapter(path: Path, adapter: Adapter, dtype="bfloat16") -> None:
     """Writes an adapter file; its arrays are rounded to `dtype`."""
-    from safetensors.numpy import save
-
     said = {
         "format": FORMAT,
         "form": asdict(adapter.form),
@@ -59,8 +57,7 @@ def save_adapter(path: Path, adapter: Adapter, dtype="bfloat16") -> None:
         "made": adapter.made,
     }
     arrays = {k: np.asarray(v).astype(jnp.dtype(dtype)) for k, v in adapter.params.items()}
-    # One entry: safetensors writes several in any order, and equal adapters are equal files.
-    path.write_bytes(save(arrays, metadata={_HEADER: json.dumps(said)}))
+    save_arrays(path, arrays, said)
 
 
 def find_adapter(name: str) -> Path:
@@ -168,10 +165,10 @@ def _shape(key: str, adapter: Adapter, shapes: Mapping) -> tuple[int, ...]:
 
 def _read_ours(path: Path) -> Adapter:
     arrays, header = _open(path)
-    if _HEADER not in header:
+    if header is None:
         raise InputError(f"{path} is not an adapter of jaxdepth (of the format {FORMAT})")
     try:
-        said = json.loads(header[_HEADER])
+        said = json.loads(header)
         form = said["form"] | {k: tuple(said["form"][k]) for k in ("layers", "leaves")}
         found = Adapter(Form(**form), arrays, said["base"], tuple(said["tokens"]), said["made"])
     except (KeyError, TypeError, ValueError) as error:
@@ -181,15 +178,9 @@ def _read_ours(path: Path) -> Adapter:
     return found
 
 
-def _open(path: Path) -> tuple[Params, dict]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            arrays = {k: jnp.asarray(file.get_tensor(k), jnp.float32) for k in file.keys()}  # noqa: SIM118
-            return arrays, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read ({error}): it is damaged or incomplete") from None
+def _open(path: Path) -> tuple[Params, str | None]:
+    arrays, header = open_arrays(path)
+    return {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}, header
 
 
 def _read_peft(path: Path, config: ModelConfig) -> Adapter:

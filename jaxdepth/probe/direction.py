@@ -1,0 +1,139 @@
+"""Directions in the residual stream: how they are made, kept in a file, and found by name."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxdepth.errors import InputError, nearest
+from jaxdepth.weights.headed import open_arrays, save_arrays
+
+FORMAT = "jaxdepth-directions-1"
+EXAMPLE = "content.instruction@15"
+
+
+@dataclass(frozen=True)
+class Directions:
+    """One direction per name and layer; layer 0 is the embedding, J = L + 1."""
+
+    arrays: Mapping[str, Float[np.ndarray, "J D"]]  # by target.position
+    base: str  # fingerprint of the checkpoint in which they were found
+    adapter: str | None  # digest of the adapter in it, if there was one
+    made: Mapping  # of which prompts, how many, settings, versions
+
+    def at(self, name: str, layer: int) -> Float[np.ndarray, " D"]:
+        """The direction of that name at that layer, 0..L.
+
+        Raises:
+            InputError: there is none.
+        """
+        if name not in self.arrays:
+            raise InputError(f"no direction {name!r}{nearest(name, self.arrays)}")
+        layers_JD = self.arrays[name]
+        if not 0 <= layer < len(layers_JD):
+            raise InputError(
+                f"layer {layer} is out of range: there are directions of layers 0 to "
+                f"{len(layers_JD) - 1}"
+            )
+        return layers_JD[layer]
+
+
+def mean_difference(
+    x_GND: Float[np.ndarray, "G N D"], y_N: Bool[np.ndarray, " N"]
+) -> Float[np.ndarray, "G D"]:
+    """Mean of the examples that are `y` minus the mean of those that are not, in each of G groups.
+
+    Sums are float64. Source: Arditi et al. 2024 (arXiv:2406.11717), section 2.3.
+
+    Raises:
+        InputError: one of the classes has no examples.
+    """
+    y_N = np.asarray(y_N, bool)
+    if y_N.all() or not y_N.any():
+        raise InputError(f"{len(y_N)} examples of one class: a difference needs two")
+    of_class = (x_GND[:, mine_N].mean(axis=1, dtype=np.float64) for mine_N in (y_N, ~y_N))
+    return np.subtract(*of_class)
+
+
+def parse_direction(text: str) -> tuple[str, int]:
+    """Name and layer of a direction on the command line, such as `content.instruction@15`.
+
+    Raises:
+        InputError: the text cannot be read.
+    """
+    name, _, layer = text.rpartition("@")
+    if not name or not layer.isdecimal():
+        raise InputError(f"direction {text!r}: expected NAME@LAYER, such as {EXAMPLE}")
+    return name, int(layer)
+
+
+def save_directions(path: Path, directions: Directions) -> None:
+    """Writes a directions file; its arrays are float32."""
+    said = {
+        "format": FORMAT,
+        "base": directions.base,
+        "adapter": directions.adapter,
+        "made": directions.made,
+    }
+    arrays = {k: np.ascontiguousarray(v, np.float32) for k, v in directions.arrays.items()}
+    save_arrays(path, arrays, said)
+
+
+def read_directions(path: Path) -> Directions:
+    """The directions in a file.
+
+    Raises:
+        InputError: there is none, it is damaged, or it holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"no directions file {path}: `jaxdepth probe` makes one")
+    arrays, header = open_arrays(path)
+    if header is None:
+        raise InputError(f"{path} is not a directions file of jaxdepth (of the format {FORMAT})")
+    try:
+        said = json.loads(header)
+        if said["format"] != FORMAT:
+            raise InputError(f"{path} has the format {said['format']!r}, expected {FORMAT}")
+        found = Directions(arrays, said["base"], said["adapter"], said["made"])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: its header is damaged ({error})") from None
+    shapes = {array.shape for array in arrays.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise InputError(f"{path}: its arrays are not all of one shape (J, D): it is damaged")
+    return found
+
+
+def find_direction(path: Path, wanted: str, base: str) -> Float[np.ndarray, " D"]:
+    """The direction that is called `wanted` (NAME@LAYER) in a file, for the checkpoint `base`.
+
+    An adapter may be another than the one it was found with: directions are tried on both.
+
+    Args:
+        path: a file from `save_directions`.
+        wanted: see `parse_direction`.
+        base: the fingerprint of a checkpoint.
+
+    Raises:
+        InputError: as `read_directions`; the file is of another checkpoint; it has no such name or
+            layer.
+    """
+    name, layer = parse_direction(wanted)
+    directions = read_directions(path)
+    if directions.base != base:
+        raise InputError(
+            f"{path} was made for the base {directions.base[:12]}, this checkpoint is {base[:12]}: "
+            "name that base, or another file"
+        )
+    try:
+        return directions.at(name, layer)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def directions_digest(path: Path) -> str:
+    """SHA-256 of a directions file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
