@@ -1,0 +1,203 @@
+"""A model whose truth is known: at which layer harm becomes readable, and at which it is refused.
+
+The weights are set, not trained. A large constant slot keeps the RMS of the stream nearly the same
+everywhere, so that all layers work on the stream as it is. A prompt is fillers and, in any order, a
+marker, two content words and a mood word; then comes a last token.
+
+- Layer a's attention carries the categories of the content words to the last token, whose slots for
+  them say nothing before.
+- Layer b's attention carries the mood there, and its MLP sets the refusal slot to
+  min(1, sum of categories) AND mood; the head turns that slot into the opener of a refusal.
+- Noise: the last token is one of many with a random vector each, and every layer's MLP writes
+  another projection of it over the slots of categories and mood. The MLP of layer b takes it off
+  again, as it knows the projection. A probe would have to learn that from fewer prompts than the
+  vector has numbers.
+- Content words are many, so that counts of words say little.
+- Confound: the last token also shows the marker, from the embedding on.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxdepth.config import ModelConfig
+from jaxdepth.errors import InputError
+from jaxdepth.model.leaves import leaf_shapes
+from jaxdepth.model.mistral import Mistral
+
+# Token ids: then content words (neutral, then by category), then last tokens (marker fastest)
+PAD, OPENER, ORDINARY = range(3)
+FILLER, FILLERS = 3, 8
+MARKER, MOOD_WORD, WORD = 11, 13, 15
+WORDS, ENDS = 200, 512  # content words of each kind, and last tokens
+NUISANCE, SPREAD = 128, 0.5  # numbers in the random vector of a last token, and their deviation
+DECIDED = 0.3  # height of the refusal slot: small, as a decision is also a mark of harm
+HEAD_DIM = 32
+CONSTANT = 40.0
+SHARP = 40.0  # SiLU(SHARP x) / SHARP is nearly max(0, x)
+CARRIERS = 3  # two content words and the mood word share the attention of the last token
+LONGEST = 12
+
+
+class PlantedPrompts(NamedTuple):
+    """Prompts for a planted model, right-padded."""
+
+    tokens_NS: Int[np.ndarray, "N S"]
+    lengths_N: Int[np.ndarray, " N"]
+    harmful_N: Bool[np.ndarray, " N"]
+    category_NK: Bool[np.ndarray, "N K"]  # none, one or two
+    pair_N: Int[np.ndarray, " N"]  # shared by two prompts that differ only in content
+    mood_N: Bool[np.ndarray, " N"]
+
+
+def planted(
+    a: int | None,
+    b: int | None,
+    layers: int = 12,
+    categories: int = 5,
+    noise: float = 0.35,
+    confound: bool = False,
+    seed: int = 0,
+) -> Mistral:
+    """The model.
+
+    Args:
+        a: the layer, 1..layers, after which categories are readable; None: never.
+        b: the layer, above a, after which mood is readable and refusal is decided; None: never.
+        layers: L.
+        categories: K, at most 31.
+        noise: standard deviation of the noise on the slot of a category, which is 0 or 1.
+        confound: whether the last token shows the marker.
+        seed: of the random vectors.
+
+    Raises:
+        InputError: a and b are not layers in that order.
+    """
+    planned = [place for place in (0, a, b, layers + 1) if place is not None]
+    if planned != sorted(set(planned)):
+        raise InputError(f"a = {a} and b = {b} of {layers} layers; expected 1 <= a < b <= {layers}")
+    K, J = categories, NUISANCE
+    constant, carrier, refusal, mood_source, mood, opening, lexical = range(7)
+    sources = slice(7, 7 + K)
+    noisy = [*range(7 + K, 7 + 2 * K), mood, opening]  # the categories' slots come first
+    nuisance = slice(7 + 2 * K, 7 + 2 * K + J)
+    width = nuisance.stop
+    ends = WORD + WORDS * (K + 1)
+    config = ModelConfig.from_hf(
+        {
+            "model_type": "mistral",
+            "vocab_size": ends + 2 * ENDS,
+            "hidden_size": width,
+            "intermediate_size": 2 * len(noisy) + 2,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 1,
+            "num_key_value_heads": 1,
+            "head_dim": HEAD_DIM,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1e20,
+            "sliding_window": None,
+            "tie_word_embeddings": False,
+            "max_position_embeddings": 64,
+        }
+    )
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in leaf_shapes(config).items()}
+    rms = np.sqrt((CONSTANT**2 + SPREAD**2 * J) / width)
+    for name in ("norm", "layers.attn_norm", "layers.mlp_norm"):
+        arrays[name] += rms  # undoes the norm
+    rng = np.random.default_rng(seed)
+    vector_EJ = SPREAD * rng.standard_normal((ENDS, J))
+    # Row 0 is the embedding's projection, row l that of layer l.
+    projection_lZJ = rng.standard_normal((layers + 1, len(noisy), J)) * noise / np.sqrt(J) / SPREAD
+
+    embed, head = arrays["embed"], arrays["head"]
+    embed[:, constant] = CONSTANT
+    embed[MOOD_WORD : WORD + WORDS * (K + 1), carrier] = 1
+    embed[MOOD_WORD + 1, mood_source] = 1
+    for k in range(K):
+        embed[WORD + WORDS * (k + 1) : WORD + WORDS * (k + 2), sources.start + k] = 1
+    for marked in (0, 1):
+        embed[ends + marked :: 2, nuisance] = vector_EJ
+        embed[ends + marked :: 2, noisy] = vector_EJ @ projection_lZJ[0].T
+        embed[ends + marked :: 2, lexical] = (2 * marked - 1) * confound
+    head[OPENER, refusal], head[OPENER, opening] = 6 / DECIDED, 1
+    head[:, constant] = -20 / CONSTANT
+    head[[OPENER, ORDINARY], constant] = 0, 3 / CONSTANT
+
+    quiet = HEAD_DIM // 2 - 1  # does not turn with position
+    arrays["layers.q"][:, constant, quiet] = 1
+    arrays["layers.k"][:, carrier, quiet] = 30 * np.sqrt(HEAD_DIM) / CONSTANT
+    arrays["layers.v"][:, [*range(sources.start, sources.stop), mood_source], range(K + 1)] = 1
+    if a is not None:
+        arrays["layers.o"][a - 1, range(K), noisy[:K]] = CARRIERS
+    if b is not None:
+        arrays["layers.o"][b - 1, K, mood] = CARRIERS
+
+    gate, up, down = (arrays[f"layers.{name}"] for name in ("gate", "up", "down"))
+    up[:, constant] = 1 / CONSTANT
+    change_LZJ = np.diff(projection_lZJ, axis=0)
+    for z, slot in enumerate(noisy):
+        for unit, sign in ((2 * z, 1), (2 * z + 1, -1)):  # SiLU(x) - SiLU(-x) = x
+            gate[:, nuisance, unit] = sign * change_LZJ[:, z]
+            down[:, unit, slot] = sign
+    if b is not None:
+        reads_Z = np.array([1] * K + [2, 0])  # sum of categories + 2 mood
+        for unit, limit, sign in ((-2, 2, 1), (-1, 3, -1)):
+            gate[b - 1, noisy, unit] = SHARP * reads_Z
+            gate[b - 1, nuisance, unit] = -SHARP * reads_Z @ projection_lZJ[b - 1]
+            gate[b - 1, constant, unit] = -SHARP * limit / CONSTANT
+            down[b - 1, unit, refusal] = sign * DECIDED / SHARP
+    return Mistral(config, arrays)
+
+
+def planted_prompts(
+    count: int = 160,
+    categories: int = 5,
+    confound: bool = False,
+    seed: int = 0,
+) -> PlantedPrompts:
+    """Labelled prompts for a planted model with as many categories.
+
+    Half of them are pairs, the rest stand alone; half are harmful, and half of those have two
+    categories. Mood is on in half of them, whatever the label.
+
+    Args:
+        count: N, a multiple of 4, at most 680.
+        categories: K.
+        confound: whether the marker tells the label in nine of ten prompts; else it is random, and
+            the same in both prompts of a pair.
+        seed: of the draw.
+    """
+    K, rng = categories, np.random.default_rng(seed)
+    pairs = count // 4
+    groups = count - pairs
+    pair_N = np.concatenate([np.arange(pairs), np.arange(groups)])
+    # Pairs come first: the harmful halves, then with the rest the harmless ones.
+    harmful_N = np.concatenate([np.ones(pairs, bool), np.zeros(pairs, bool)])
+    harmful_N = np.concatenate([harmful_N, np.arange(count - 2 * pairs) % 2 == 0])
+    mood_N = rng.permutation(np.arange(groups) % 2 == 0)[pair_N]
+    end_N = rng.permutation(ENDS)[:groups][pair_N]
+    if confound:
+        marked_N = harmful_N ^ (rng.random(count) < 0.1)
+    else:
+        marked_N = rng.integers(0, 2, groups)[pair_N].astype(bool)
+    fillers_NF = rng.integers(0, FILLERS, (groups, LONGEST - CARRIERS - 2))[pair_N]
+    used_N = rng.integers(1, fillers_NF.shape[1] + 1, groups)[pair_N]
+    order_N = rng.integers(0, 2**31, groups)[pair_N]
+
+    category_NK = np.zeros((count, K), bool)
+    tokens_NS = np.full((count, LONGEST), PAD)
+    for n in range(count):
+        kinds = [0, 0]
+        if harmful_N[n]:
+            chosen = rng.choice(K, size=rng.integers(1, 3), replace=False)
+            category_NK[n, chosen] = True
+            kinds[: len(chosen)] = chosen + 1
+        words = [WORD + WORDS * kind + rng.integers(WORDS) for kind in kinds]
+        body = [MARKER + marked_N[n], MOOD_WORD + mood_N[n], *words]
+        body += (FILLER + fillers_NF[n, : used_N[n]]).tolist()
+        body = np.random.default_rng(order_N[n]).permutation(body)
+        end = WORD + WORDS * (K + 1) + 2 * end_N[n] + marked_N[n]
+        tokens_NS[n, : len(body) + 1] = [*body, end]
+    return PlantedPrompts(tokens_NS, used_N + CARRIERS + 2, harmful_N, category_NK, pair_N, mood_N)
