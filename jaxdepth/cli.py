@@ -1,4 +1,4 @@
-"""The command line: `jaxdepth convert | export | sweep | decide | tune | bench`."""
+"""The command line: `jaxdepth convert | export | sweep | decide | probe | tune | bench`."""
 
 import os
 import sys
@@ -8,13 +8,14 @@ from dataclasses import MISSING, fields
 import tyro
 
 from jaxdepth.errors import InputError, nearest
-from jaxdepth.settings import Bench, Convert, Decide, Export, Sweep, Tune, read_settings
+from jaxdepth.settings import Bench, Convert, Decide, Export, Probe, Sweep, Tune, read_settings
 
 COMMANDS = {
     "convert": Convert,
     "export": Export,
     "sweep": Sweep,
     "decide": Decide,
+    "probe": Probe,
     "tune": Tune,
     "bench": Bench,
 }
@@ -26,6 +27,7 @@ jaxdepth: what happens to a language model's safety when it is cut short
   jaxdepth export MODEL TARGET      checkpoint (and adapter) -> Hugging Face folder
   jaxdepth sweep MODEL              every prompt at every exit -> tables and figures
   jaxdepth decide MODEL             think, then decide, at every exit -> tables and figures
+  jaxdepth probe MODEL              what every layer knows, beside what it does -> tables
   jaxdepth tune MODEL               refusals at full depth or at every exit -> adapter
   jaxdepth bench MODEL              what all exits cost against one run
 
@@ -73,6 +75,7 @@ def _run(argv: list[str]) -> int:
         Export: run_export,
         Sweep: run_sweep,
         Decide: run_decide,
+        Probe: run_probe,
         Tune: run_tune,
         Bench: run_bench,
     }
@@ -175,6 +178,18 @@ def run_decide(settings: Decide) -> int:
     print(f"Verdict words of this model: {words}\n")
     print_verdicts(run)
     print_places(run.path, draw_verdicts(run.path))
+    return 0
+
+
+def run_probe(settings: Probe) -> int:
+    from jaxdepth.progress import progress_bar
+    from jaxdepth.study.probe import probe
+    from jaxdepth.study.probe_figures import draw_probes
+    from jaxdepth.study.probe_summary import print_probes
+
+    run = probe(settings, progress_bar)
+    print_probes(run.path)
+    print_places(run.path, draw_probes(run.path))
     return 0
 
 

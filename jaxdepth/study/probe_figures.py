@@ -1,0 +1,187 @@
+"""Figures of a probe run, each drawn from its tables alone, as PNG and SVG."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxdepth.study.curve import Estimate
+from jaxdepth.study.figures import COLOURS, band, new_figure, save
+from jaxdepth.study.knows_does import KNOWS_DOES, OTHER, QUADRANTS
+from jaxdepth.study.probe_changes import CHANGES, CURVES
+from jaxdepth.study.probe_directions import CATEGORIES
+from jaxdepth.study.probe_tables import (
+    DIFFERENCE,
+    LOGISTIC,
+    OWN,
+    PROBES,
+    RANDOM,
+    SHUFFLED,
+    WORDS,
+)
+from jaxdepth.study.run import read_table
+
+_LINES = ("#1f6fa8", "#b5312b", "#6f9e4c", "#6b4fa0", "#d98a3d", "#444444")
+_QUADRANT = dict(
+    zip((*QUADRANTS, OTHER), ("#1f6fa8", "#b5312b", "#7fb2d6", "#d98a3d", "0.6"), strict=True)
+)
+
+
+def draw_probes(run_path: str | Path) -> dict[Path, str]:
+    """Draws AUROC by layer and position, change points, cosines, and what is known beside done.
+
+    Returns:
+        The PNG files that were written, each with what it shows; an SVG lies beside each.
+    """
+    run_path = Path(run_path)
+    folder = run_path / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = read_table(run_path, PROBES).to_pylist()
+    drawn = {}
+    for target in dict.fromkeys(r["target"] for r in rows):
+        shows = f"how well {target} is read, by layer and position, with controls"
+        drawn[f"probes_{target.replace(' ', '_')}"] = _aurocs(rows, target), shows
+    changes = _changes(run_path)
+    drawn["change_points"] = changes, "where harmfulness and refusal rise"
+    if (run_path / f"{CATEGORIES}.parquet").is_file():
+        drawn["categories"] = _categories(run_path), "how alike the categories' directions are"
+    if (run_path / f"{KNOWS_DOES}.parquet").is_file():
+        drawn["knows_does"] = _quadrants(run_path), "what is known beside what is done, by exit"
+    written = {}
+    for name, (figure, shows) in drawn.items():
+        save(figure, folder / name)
+        written[folder / f"{name}.png"] = shows
+    return written
+
+
+def curve_of(rows: list[dict]) -> tuple[np.ndarray, Estimate]:
+    """Layers and AUROC with its interval, of rows of one curve."""
+    rows = sorted(rows, key=lambda r: r["layer"])
+    columns = (np.array([r[name] for r in rows]) for name in ("layer", "auroc", "low", "high"))
+    layers, *estimate = columns
+    return layers, Estimate(*estimate)
+
+
+def _aurocs(rows: list[dict], target: str):
+    mine = [r for r in rows if r["target"] == target]
+    positions = list(dict.fromkeys(r["position"] for r in mine if r["position"]))
+    figure = new_figure(len(positions))
+    figure.set_size_inches(7.2, 1.6 + 2.3 * len(positions))
+    sets = list(dict.fromkeys(r["set"] for r in mine))
+    for axes, position in zip(figure.axes, positions, strict=True):
+        here = [r for r in mine if r["position"] == position and r["layer"] is not None]
+        for colour, name in zip(_LINES, sets, strict=False):
+            found = [r for r in here if r["probe"] == LOGISTIC and r["set"] == name]
+            label = "own prompts, out of fold" if name == OWN else f"transfer to {name}"
+            label += f" (n={found[0]['n']}), 95% band"
+            band(axes, *curve_of(found), colour, label, "o-" if name == OWN else "s--")
+        for probe, colour, style in (
+            (DIFFERENCE, "0.25", ":"), (RANDOM, "0.55", "-."), (SHUFFLED, "0.7", "--"),
+        ):  # fmt: skip
+            layers, found = curve_of([r for r in here if r["probe"] == probe])
+            axes.plot(layers, found.mean, style, color=colour, linewidth=1, label=_NAMES[probe])
+        for colour, name in zip(_LINES, sets, strict=False):
+            words = [r for r in mine if r["probe"] == WORDS and r["set"] == name]
+            axes.axhline(
+                words[0]["auroc"], color=colour, linewidth=0.8, alpha=0.6, dashes=(6, 3),
+                label=f"bag of words, {'own' if name == OWN else name}",
+            )  # fmt: skip
+        axes.set_ylim(0.3, 1.02)
+        axes.set_ylabel(f"AUROC at\n{position}")
+    axes.set_xlabel("layer (0 is the embedding)")
+    figure.axes[0].set_title(f"How well {target} is read off the residual stream")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=7)
+    return figure
+
+
+_NAMES = {
+    DIFFERENCE: "difference of means",
+    RANDOM: "best of 20 random directions",
+    SHUFFLED: "shuffled labels",
+}
+
+
+def _changes(run_path: Path):
+    changes = {r["curve"]: r for r in read_table(run_path, CHANGES).to_pylist()}
+    rows = read_table(run_path, CURVES).to_pylist()
+    curves = [c for c in dict.fromkeys(r["curve"] for r in rows) if c in changes]
+    figure = new_figure(1)
+    axes = figure.axes[0]
+    for colour, name in zip(_LINES, curves, strict=False):
+        found = changes[name]
+        says = (
+            "no rise"
+            if found["kind"] == "none"
+            else (
+                f"{found['kind']} at {found['layer']:.0f} [{found['low']:.0f}, {found['high']:.0f}]"
+            )
+        )
+        band(
+            axes,
+            *curve_of([r for r in rows if r["curve"] == name]),
+            colour,
+            f"{name}: {says}",
+            "o-",
+        )
+        if found["kind"] != "none":
+            axes.axvline(found["layer"], color=colour, linewidth=0.8, linestyle=":")
+            axes.axvspan(found["low"], found["high"], color=colour, alpha=0.07, linewidth=0)
+    axes.set_ylabel("AUROC of harmful\nagainst harmless prompts")
+    axes.set_xlabel("layer, or exit")
+    axes.set_title("Where harmfulness becomes readable, and where refusal follows")
+    figure.legend(loc="outside lower center", frameon=False, fontsize=7)
+    return figure
+
+
+def _categories(run_path: Path):
+    rows = read_table(run_path, CATEGORIES).to_pylist()
+    names = list(dict.fromkeys(r["category"] for r in rows))
+    place = {name: k for k, name in enumerate(names)}
+    cosine_KK = np.full((len(names), len(names)), np.nan)
+    for row in rows:
+        cosine_KK[place[row["category"]], place[row["other"]]] = row["cosine"]
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 5.4), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.imshow(cosine_KK, vmin=-1, vmax=1, cmap="RdBu_r")
+    for a, b in np.ndindex(cosine_KK.shape):
+        dark = abs(cosine_KK[a, b]) > 0.6
+        axes.text(
+            b,
+            a,
+            f"{cosine_KK[a, b]:.2f}",
+            ha="center",
+            va="center",
+            fontsize=6,
+            color="w" if dark else "k",
+        )
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_title(
+        f"Cosines of the categories' directions\n({rows[0]['position']}, layer {rows[0]['layer']})"
+    )
+    figure.colorbar(drawn, shrink=0.8)
+    return figure
+
+
+def _quadrants(run_path: Path):
+    rows = read_table(run_path, KNOWS_DOES).to_pylist()
+    positions = list(dict.fromkeys(r["position"] for r in rows))
+    position = "last" if "last" in positions else positions[0]
+    figure = new_figure(2)
+    for axes, label in zip(figure.axes, COLOURS, strict=True):
+        for name, colour in _QUADRANT.items():
+            mine = [
+                r for r in rows
+                if (r["position"], r["label"], r["quadrant"]) == (position, label, name)
+            ]  # fmt: skip
+            exits = np.array([r["exit"] for r in mine])
+            found = Estimate(*(np.array([r[c] for r in mine]) for c in ("value", "low", "high")))
+            band(axes, exits, found, colour, name, "o-" if name != OTHER else "--")
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_ylabel(f"share of {label}\nprompts (n={mine[0]['n']})")
+    figure.axes[0].set_title(f"What is known ({position} token) beside what is done")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
+    return figure

@@ -1,0 +1,303 @@
+"""`jaxdepth probe`: every number by a slow twin, runs that are killed, and what is joined."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+import jaxdepth
+from jaxdepth import InputError
+from jaxdepth.cli import main
+from jaxdepth.probe.capture import residuals
+from jaxdepth.probe.direction import read_directions
+from jaxdepth.probe.folds import make_folds
+from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.settings import Probe, Sweep
+from jaxdepth.study.activations import Capture, capture, read_stream
+from jaxdepth.study.probe import probe
+from jaxdepth.study.run import Run, read_table
+from jaxdepth.study.sweep import sweep
+
+LIMIT, STRENGTHS = 20, (1e-3, 1e-1)
+TABLES = ("prompts", "first_token", "probes", "probe_scores", "curves", "change_points")
+
+
+def settings(tiny_path, out, **changes) -> Probe:
+    small = {"positions": ("instruction", "last"), "folds": 4, "draws": 50, "batch_size": 8}
+    small |= {"strengths": STRENGTHS, "limit": LIMIT, "transfer": ("builtin:pairs/test",)}
+    return Probe(model=tiny_path, out=out, **(small | changes))
+
+
+@pytest.fixture(scope="module")
+def behaved(tiny_path, tmp_path_factory):
+    """A sweep of the same prompts with answers that are made up: a random model says nothing."""
+    folder = tmp_path_factory.mktemp("sweep")
+    run = sweep(Sweep(tiny_path, folder / "run", limit=LIMIT, exits="2-4", max_new_tokens=0))
+    ids = [p["prompt_id"] for p in prompts_of(run)]
+    rng, did = np.random.default_rng(0), ["refuse", "comply", "partial", "degenerate"]
+    rows = [
+        {"prompt_id": i, "exit": e, "sample": m, "outcome": rng.choice(did, p=[0.3, 0.5, 0.1, 0.1])}
+        for i in ids
+        for e in (2, 3, 4)
+        for m in (0, 1)  # of which only the first counts
+    ]
+    run.write_table("generations", pa.Table.from_pylist(rows))
+    return run
+
+
+@pytest.fixture(scope="module")
+def probed(tiny_path, behaved, tmp_path_factory):
+    return probe(settings(tiny_path, tmp_path_factory.mktemp("probe") / "run", run=behaved.path))
+
+
+def prompts_of(run):
+    return read_table(run.path, "prompts").to_pylist()
+
+
+def test_streams_on_disk_are_those_of_the_model(tiny_path, probed):
+    model, tokenizer = jaxdepth.load(tiny_path)
+    encoder = PromptEncoder(tokenizer)
+    for n, prompt in list(enumerate(prompts_of(probed)))[::9]:
+        ids, instruction = encoder.locate(prompt["text"])
+        places = np.array([[instruction, len(ids) - 1]])
+        want_PJD = residuals(model, np.array([ids]), np.array([len(ids)]), places)[0]
+        for p in range(2):
+            got_JD = read_stream(probed.path, "own", p)[:, n]
+            np.testing.assert_allclose(got_JD, want_PJD[p], atol=2e-5)
+
+
+def test_scores_and_aurocs_by_scikit_learn(probed):
+    """Out-of-fold scores of one position, fitted and chosen by the plainest code there is."""
+    prompts = prompts_of(probed)
+    y = np.array([p["label"] == "harmful" for p in prompts])
+    fold = make_folds([p["pair_id"] for p in prompts], y, 4, 0)
+    x_JND = read_stream(probed.path, "own", 1).astype(np.float64)
+    scores, probes = (read_table(probed.path, t).to_pylist() for t in ("probe_scores", "probes"))
+    for layer in range(5):
+        want = np.zeros(len(y))
+        for f in range(4):
+            test, choose = fold == f, fold == (f + 1) % 4
+            train = ~test & ~choose
+            middle = x_JND[layer, train].mean(axis=0)
+            scale = np.sqrt(x_JND[layer, train].var(axis=0).mean()) or 1.0
+            z = (x_JND[layer] - middle) / scale
+            fits = [
+                LogisticRegression(C=c, tol=1e-10, max_iter=10000).fit(z[train], y[train])
+                for c in STRENGTHS
+            ]
+            area = [roc_auc_score(y[choose], s.decision_function(z[choose])) for s in fits]
+            best = int(np.argmax(np.round(area, 9)))  # of equals the strongest regularisation
+            want[test] = fits[best].decision_function(z[test])
+        at = ("content", "last", layer, "own")
+        rows = [r for r in scores if (r["target"], r["position"], r["layer"], r["set"]) == at]
+        assert [r["prompt_id"] for r in rows] == [p["prompt_id"] for p in prompts]
+        np.testing.assert_allclose([r["score"] for r in rows], want, atol=1e-3)
+        (row,) = (
+            r for r in probes
+            if (r["target"], r["position"], r["layer"], r["probe"], r["set"])
+            == ("content", "last", layer, "logistic", "own")
+        )  # fmt: skip
+        pairs = [
+            np.sign(a - b)
+            for f in range(4)
+            for a in want[(fold == f) & y]
+            for b in want[(fold == f) & ~y]
+        ]
+        assert row["auroc"] == pytest.approx((np.mean(pairs) + 1) / 2, abs=1e-3)
+        assert row["low"] <= row["auroc"] <= row["high"]
+
+
+def test_controls_stand_beside_every_number(probed):
+    rows = read_table(probed.path, "probes").to_pylist()
+    for target in ("content", "behaviour"):
+        for position in ("instruction", "last"):
+            for probe_ in ("logistic", "difference", "shuffled labels", "random"):
+                mine = [
+                    r["layer"] for r in rows
+                    if (r["target"], r["position"], r["probe"], r["set"])
+                    == (target, position, probe_, "own")
+                ]  # fmt: skip
+                assert mine == [0, 1, 2, 3, 4]
+        assert sum(r["probe"] == "bag of words" and r["target"] == target for r in rows) >= 1
+    embedding = [r for r in rows if r["layer"] == 0 and r["position"] == "last"]
+    assert {r["auroc"] for r in embedding if r["set"] == "own"} == {0.5}  # the same token in all
+    shuffled = {
+        (r["target"], r["position"], r["layer"]): r["auroc"]
+        for r in rows
+        if r["probe"] == "shuffled labels"
+    }
+    for r in rows:
+        if r["probe"] == "logistic" and r["set"] == "own":
+            control = shuffled[r["target"], r["position"], r["layer"]]
+            assert r["selectivity"] == pytest.approx(r["auroc"] - control)
+
+
+def test_knows_and_does_by_counting(behaved, probed):
+    label = {p["prompt_id"]: p["label"] for p in prompts_of(probed)}
+    knows = {
+        (r["prompt_id"], r["layer"]): r["score"] > 0
+        for r in read_table(probed.path, "probe_scores").to_pylist()
+        if (r["target"], r["position"], r["set"]) == ("content", "last", "own")
+    }
+    did = {
+        (r["prompt_id"], r["exit"]): r["outcome"]
+        for r in read_table(behaved.path, "generations").to_pylist()
+        if r["sample"] == 0
+    }
+    rows = {
+        (r["exit"], r["label"], r["quadrant"]): r
+        for r in read_table(probed.path, "knows_does").to_pylist()
+        if r["position"] == "last"
+    }
+    assert len(rows) == 3 * 2 * 5
+    for exit in (2, 3, 4):
+        mine = [i for i in label if label[i] == "harmful"]
+        refused = ("refuse", "partial")
+        want = {
+            "knows and refuses": [knows[i, exit] and did[i, exit] in refused for i in mine],
+            "knows but complies": [knows[i, exit] and did[i, exit] == "comply" for i in mine],
+            "refuses without knowing": [
+                not knows[i, exit] and did[i, exit] in refused for i in mine
+            ],
+            "complies without knowing": [
+                not knows[i, exit] and did[i, exit] == "comply" for i in mine
+            ],
+            "neither refuses nor complies": [did[i, exit] == "degenerate" for i in mine],
+        }
+        for name, which in want.items():
+            row = rows[exit, "harmful", name]
+            assert (row["count"], row["n"]) == (sum(which), LIMIT), (exit, name)
+
+
+def test_directions_are_differences_of_means(probed):
+    y = np.array([p["label"] == "harmful" for p in prompts_of(probed)])
+    directions = read_directions(probed.path / "directions.safetensors")
+    x_JND = read_stream(probed.path, "own", 1)
+    want_JD = x_JND[:, y].mean(axis=1) - x_JND[:, ~y].mean(axis=1)
+    np.testing.assert_allclose(directions.arrays["content.last"], want_JD, atol=1e-5)
+    assert "behaviour.instruction" in directions.arrays
+
+
+def test_the_reply_is_what_full_depth_says(tiny_path, tmp_path):
+    model, _ = jaxdepth.load(tiny_path)
+    ids = np.random.default_rng(0).integers(0, 90, (5, 12))
+    run = Run.open(tmp_path / "run", {}, {})
+    capture(run, model, Capture("own", ids.tolist(), np.full((5, 1), 3), response=True), 2)
+    tokens = np.asarray(jaxdepth.exit_logits(model, ids, np.full(5, 12), 4)).argmax(axis=1)
+    said = np.concatenate([ids, tokens[:, None]], axis=1)
+    want = residuals(model, said, np.full(5, 13), np.full((5, 1), 12))
+    np.testing.assert_allclose(
+        read_stream(run.path, "own", 1), np.asarray(want)[:, 0].swapaxes(0, 1), atol=2e-5
+    )
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from jaxdepth.settings import Probe
+from jaxdepth.study import activations, probe, run
+left = int(sys.argv[3])
+rename = Path.replace
+def replace(self, target):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.replace = replace
+probe.probe(Probe(model=Path(sys.argv[1]), out=Path(sys.argv[2]), positions=("instruction", "last"),
+    folds=4, draws=50, batch_size=8, strengths=(1e-3, 1e-1), limit=20,
+    transfer=("builtin:pairs/test",), run=Path(sys.argv[4])))
+"""
+
+
+def test_a_killed_run_goes_on(tiny_path, behaved, probed, tmp_path):
+    """Killed among the streams, and again among the later tables."""
+    for writes in (5, 18):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, tiny_path, tmp_path / "run", str(writes), behaved.path],
+            capture_output=True,
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    resumed = probe(settings(tiny_path, tmp_path / "run", run=behaved.path))
+    for table in (*TABLES, "knows_does"):
+        assert pq.read_table(resumed.table_path(table)).equals(
+            pq.read_table(probed.table_path(table))
+        ), table
+    assert not (resumed.path / "parts").exists()
+
+
+def test_memory_does_not_grow_with_the_prompts(tiny_path, tmp_path):
+    model, _ = jaxdepth.load(tiny_path)
+    rng = np.random.default_rng(0)
+    peaks = []
+    for count in (32, 256):
+        ids = rng.integers(0, 90, (count, 24)).tolist()
+        run = Run.open(tmp_path / str(count), {}, {})
+        tracemalloc.start()
+        capture(run, model, Capture("own", ids, np.full((count, 4), 20)), 16)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert read_stream(run.path, "own", 3).shape == (5, count, 64)
+    # Ids of 256 prompts are lists of numbers; streams of all of them would be 1.3 MB.
+    assert peaks[1] < peaks[0] + 300_000
+
+
+def command(tiny_path, out, capsys, *more) -> tuple[int, str]:
+    argv = ["probe", str(tiny_path), "--out", str(out), "--limit", "6", "--folds", "3"]
+    status = main([*argv, "--draws", "20", "--positions", "last", *map(str, more)])
+    return status, capsys.readouterr()
+
+
+def test_the_command_prints_findings_and_draws(tiny_path, tmp_path, capsys):
+    status, said = command(tiny_path, tmp_path / "run", capsys, "--transfer", "builtin:pairs/test")
+    assert status == 0
+    assert "layer chosen on validation" in said.out
+    assert "Transferred to test" in said.out
+    for name in ("probes_content", "change_points"):
+        assert (tmp_path / "run" / "figures" / f"{name}.png").stat().st_size > 5000
+    again, _ = command(tiny_path, tmp_path / "run", capsys, "--transfer", "builtin:pairs/test")
+    assert again == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["facts"]["template"]["last"]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--positions", "lost"], "no position 'lost'; did you mean 'last'?"),
+        (["--folds", "2"], "folds is 2, expected at least 3"),
+        (["--folds", "9"], "has 6 groups for 9 folds"),
+        (["--strengths", "0"], "expected numbers above 0"),
+        (["--transfer", "builtin:harmful"], "has harmful prompts only"),
+        (["--prompts", "builtin:ordinary"], "has harmless prompts only"),
+        (["--run", "nowhere"], "is not a run directory"),
+    ],
+)
+def test_bad_input_is_one_line(tiny_path, tmp_path, capsys, more, says):
+    status, said = command(tiny_path, tmp_path / "run", capsys, *more)
+    assert status == 2
+    assert says in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_a_run_of_another_model_or_other_prompts_is_refused(tiny_path, behaved, tmp_path):
+    record = dict(behaved.record, settings=behaved.record["settings"] | {"steer": "add"})
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("prompts", "generations"):
+        os.link(behaved.table_path(name), other / f"{name}.parquet")
+    (other / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="is a run of another model"):
+        probe(settings(tiny_path, tmp_path / "run", run=other))
+    with pytest.raises(InputError, match="was not asked 20 of these prompts"):
+        probe(settings(tiny_path, tmp_path / "run", run=behaved.path, limit=30))
