@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdepth.errors import InputError, listed
+from jaxdepth.errors import InputError
 from jaxdepth.probe.logistic import minimise_slices
+from jaxdepth.probe.newton import refine
 
 _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -42,7 +43,7 @@ def fit_logistic(
 
     Raises:
         InputError: shapes do not fit, a number is not finite, a strength is not above 0, a fold
-            trains on one class only, or a probe has not converged after 600 steps.
+            trains on one class only, or a probe does not converge.
     """
     _check(x_GND, y_N, train_FN)
     strengths_C = np.asarray(strengths_C, np.float32)
@@ -50,14 +51,18 @@ def fit_logistic(
         raise InputError(f"strengths {strengths_C.tolist()} are not a list of numbers above 0")
     sign_N = np.where(np.asarray(y_N) == 1, 1, -1).astype(np.float32)
     train_FN = np.asarray(train_FN, np.float32)
-    *probes, done_G = minimise_slices(jnp.asarray(x_GND), sign_N, train_FN, strengths_C)
-    if not done_G.all():
-        slices = listed([str(g) for g in np.flatnonzero(~np.asarray(done_G))])
-        raise InputError(
-            f"logistic probes did not converge in slices {slices}: take strengths below"
-            f" {strengths_C.max():g}"
-        )
-    return LinearProbes(*probes)
+    found = minimise_slices(jnp.asarray(x_GND), sign_N, train_FN, strengths_C)
+    weights_GFCD, bias_GFC = map(np.array, found)
+    for g, x_ND in enumerate(np.asarray(x_GND)):
+        start = weights_GFCD[g], bias_GFC[g]
+        rows = x_ND.astype(np.float64), sign_N, train_FN > 0
+        weights_GFCD[g], bias_GFC[g], reached = refine(*rows, strengths_C, *start)
+        if not reached:
+            raise InputError(
+                f"a logistic probe of slice {g} did not converge: take strengths below "
+                f"{strengths_C.max():g}"
+            )
+    return LinearProbes(weights_GFCD, bias_GFC)
 
 
 def fit_difference(
