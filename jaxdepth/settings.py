@@ -206,6 +206,36 @@ class Probe(OnModel):
 
 
 @dataclass(frozen=True)
+class Where:
+    """Ask where safety sits: what every layer knows, what exits do, and what a direction causes."""
+
+    model: tyro.conf.Positional[Path]
+    """A checkpoint made by `jaxdepth convert`."""
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="A")] = None
+    """builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT folder."""
+    out: Path = Path("runs/where_is_safety")
+    """Folder of the runs: sweep, probe, ablation. What was cut short is continued."""
+    prompts: tuple[str, ...] = ("builtin:pairs/test",)
+    """What is asked and probed, as for `jaxdepth sweep`."""
+    transfer: tuple[str, ...] = ("builtin:pairs/unseen",)
+    """Other prompts: the probes are tried on them, and with them directions are ablated."""
+    exits: str = "all"
+    """Of the sweep."""
+    max_new_tokens: int = 24
+    """Tokens that each exit says at most."""
+    positions: tuple[str, ...] = ("all",)
+    """Of the probes, as for `jaxdepth probe`."""
+    direction: str = "content.last"
+    """What is ablated at every layer: a name in the probe run's directions.safetensors."""
+    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Only the first N prompts of each (the halves of a pair count as one)."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of weights and activations; by default that of the checkpoint."""
+    seed: int = 0
+    """Of folds and of the bootstrap intervals."""
+
+
+@dataclass(frozen=True)
 class Tune:
     """Tune a checkpoint to refuse, at full depth only or at every exit; write an adapter."""
 

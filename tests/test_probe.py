@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,11 +18,14 @@ from sklearn.metrics import roc_auc_score
 import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.cli import main
+from jaxdepth.model.steer import steer
 from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.direction import read_directions
 from jaxdepth.probe.folds import make_folds
 from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.settings import Probe, Sweep
+from jaxdepth.refusal.tokens import resolve_openers
+from jaxdepth.settings import Probe, Sweep, Where
+from jaxdepth.study.ablation import ablate
 from jaxdepth.study.activations import Capture, capture, read_stream
 from jaxdepth.study.probe import probe
 from jaxdepth.study.run import Run, read_table
@@ -234,6 +238,36 @@ def test_a_killed_run_goes_on(tiny_path, behaved, probed, tmp_path):
             pq.read_table(probed.table_path(table))
         ), table
     assert not (resumed.path / "parts").exists()
+
+
+def test_ablation_by_a_slow_twin(tiny_path, probed, tmp_path):
+    asked = Where(model=tiny_path, out=tmp_path, transfer=("builtin:pairs/unseen",), limit=5)
+    run = ablate(asked, probed.path)
+    rows = {
+        (r["layer"], r["ablated"], r["metric"], r["label"]): r
+        for r in read_table(run.path, "ablation").to_pylist()
+    }
+    assert len(rows) == 5 * (1 + 2 * 4)
+    model, tokenizer = jaxdepth.load(tiny_path)
+    encoder = PromptEncoder(tokenizer)
+    openers = list(resolve_openers(encoder).values())
+    axis = read_directions(probed.path / "directions.safetensors").arrays["content.last"][2]
+    prompts = [p for p in prompts_of(run) if p["label"] == "harmful"]
+    for layers, ablated in (((2,), "after that layer"), ((1, 2, 3, 4), "after every layer")):
+        found = []
+        for changed in (steer(model, axis, layers, "ablate"), model):
+            logp = [
+                jax.nn.log_softmax(jaxdepth.exit_logits(changed, [ids], [len(ids)], 4)[0])
+                for ids in (encoder.encode(p["text"]) for p in prompts)
+            ]
+            p_N = np.exp(np.array(logp, np.float64))[:, openers].sum(axis=1)
+            found.append(np.mean(np.log(p_N) - np.log1p(-p_N)))
+        row = rows[2, ablated, "refusal log-odds", "harmful"]
+        assert row["value"] == pytest.approx(found[0], abs=1e-4)
+        assert row["change"] == pytest.approx(found[0] - found[1], abs=1e-4)
+        assert row["change_low"] <= row["change"] <= row["change_high"]
+    before = [r for r in rows.values() if r["ablated"] == "nowhere"]
+    assert [r["change"] for r in before] == [0.0] * 5
 
 
 def test_memory_does_not_grow_with_the_prompts(tiny_path, tmp_path):

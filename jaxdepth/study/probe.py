@@ -48,7 +48,6 @@ from jaxdepth.study.probe_tables import (
     evaluate_words,
 )
 from jaxdepth.study.run import Run
-from jaxdepth.study.stats import cluster_draws
 from jaxdepth.study.subject import Subject
 from jaxdepth.study.sweep import FIRST_TOKEN, ProgressBar, in_parts
 
@@ -63,27 +62,10 @@ class Asked:
     folder: str
 
     @classmethod
-    def of(
-        cls, subject: Subject, prompts: list[Prompt], name: str, folder: str, draws: int, seed: int
-    ):
+    def of(cls, subject: Subject, prompts: list[Prompt], name: str, folder: str, s: Probe):
         """Raises InputError where one of the labels is missing."""
-        harmful_N = np.array([p.label == "harmful" for p in prompts])
-        if harmful_N.all() or not harmful_N.any():
-            kind = "harmful" if harmful_N.all() else "harmless"
-            raise InputError(
-                f"{name} has {kind} prompts only, and probes tell harmful from harmless: join two "
-                "sources with + in --transfer, or name both in --prompts"
-            )
-        clusters = [p.pair_id or p.prompt_id for p in prompts]
-        examples = Examples(
-            name,
-            [p.prompt_id for p in prompts],
-            clusters,
-            harmful_N,
-            cluster_draws(clusters, draws, seed),
-        )
         located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
-        return cls(examples, prompts, located, folder)
+        return cls(Examples.of(name, prompts, s.draws, s.seed), prompts, located, folder)
 
 
 def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
@@ -99,7 +81,7 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     """
     _check(settings)
     subject = Subject.open(settings)
-    own = Asked.of(subject, subject.prompts, OWN, OWN, settings.draws, settings.seed)
+    own = Asked.of(subject, subject.prompts, OWN, OWN, settings)
     make_folds(own.examples.clusters, own.examples.harmful_N, settings.folds)  # or an error now
     columns = choose_positions(_without_response(settings.positions), own.located)
     names = [own.located.names[c] for c in columns]
@@ -209,7 +191,7 @@ def _transfer(settings: Probe, subject: Subject) -> list[Asked]:
         prompts = limit_prompts(read_prompts(sources), settings.limit)
         name = "+".join(Path(s.partition("=")[2] or s).stem for s in sources)
         folder = f"transfer{number}"
-        found.append(Asked.of(subject, prompts, name, folder, settings.draws, settings.seed))
+        found.append(Asked.of(subject, prompts, name, folder, settings))
     return found
 
 

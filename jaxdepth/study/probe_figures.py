@@ -4,8 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdepth.study.ablation import (
+    ABLATION,
+    CONTENT_AUROC,
+    EVERYWHERE,
+    LOG_ODDS,
+    NOWHERE,
+    THERE,
+)
 from jaxdepth.study.curve import Estimate
-from jaxdepth.study.figures import COLOURS, band, new_figure, save
+from jaxdepth.study.figures import COLOURS, band, by_exit, new_figure, save
 from jaxdepth.study.knows_does import KNOWS_DOES, OTHER, QUADRANTS
 from jaxdepth.study.probe_changes import CHANGES, CURVES
 from jaxdepth.study.probe_directions import CATEGORIES
@@ -102,32 +110,26 @@ _NAMES = {
 
 
 def _changes(run_path: Path):
-    changes = {r["curve"]: r for r in read_table(run_path, CHANGES).to_pylist()}
+    told = read_table(run_path, CHANGES).to_pylist()
+    changes = {r["curve"]: r for r in told if r["after"] is None}
     rows = read_table(run_path, CURVES).to_pylist()
-    curves = [c for c in dict.fromkeys(r["curve"] for r in rows) if c in changes]
     figure = new_figure(1)
+    figure.set_size_inches(7.2, 4.6 + 0.15 * len(changes))
     axes = figure.axes[0]
-    for colour, name in zip(_LINES, curves, strict=False):
-        found = changes[name]
-        says = (
-            "no rise"
-            if found["kind"] == "none"
-            else (
-                f"{found['kind']} at {found['layer']:.0f} [{found['low']:.0f}, {found['high']:.0f}]"
-            )
-        )
-        band(
-            axes,
-            *curve_of([r for r in rows if r["curve"] == name]),
-            colour,
-            f"{name}: {says}",
-            "o-",
-        )
-        if found["kind"] != "none":
-            axes.axvline(found["layer"], color=colour, linewidth=0.8, linestyle=":")
-            axes.axvspan(found["low"], found["high"], color=colour, alpha=0.07, linewidth=0)
+    bottom = min(r["low"] for r in rows)
+    for number, (name, found) in enumerate(changes.items()):
+        colour = _LINES[number % len(_LINES)]
+        layers, estimate = curve_of([r for r in rows if r["curve"] == name])
+        at = f"{found['layer']} [{found['low']}, {found['high']}]"
+        says = "no rise" if found["kind"] == "none" else f"{found['kind']} at {at}"
+        band(axes, layers, estimate, colour, f"{name}: {says}", "o-")
+        if found["kind"] != "none":  # below the curves, the layer with its interval
+            height = bottom - 0.03 * (number + 1)
+            axes.plot([found["low"], found["high"]], [height, height], color=colour)
+            axes.plot(found["layer"], height, "|", color=colour, markersize=9)
+    by_exit(axes, sorted({r["layer"] for r in rows}))
     axes.set_ylabel("AUROC of harmful\nagainst harmless prompts")
-    axes.set_xlabel("layer, or exit")
+    axes.set_xlabel("layer, or exit (below the curves: where each rises, 95%)")
     axes.set_title("Where harmfulness becomes readable, and where refusal follows")
     figure.legend(loc="outside lower center", frameon=False, fontsize=7)
     return figure
@@ -185,3 +187,34 @@ def _quadrants(run_path: Path):
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     return figure
+
+
+def draw_ablation(run_path: str | Path) -> dict[Path, str]:
+    """Draws what taking out each layer's direction does to refusal and to readable harmfulness.
+
+    Returns:
+        The PNG file that was written, with what it shows; an SVG lies beside it.
+    """
+    rows = read_table(run_path, ABLATION).to_pylist()
+    figure = new_figure(3)
+    figure.set_size_inches(7.2, 7.2)
+    panels = ((LOG_ODDS, "harmful"), (LOG_ODDS, "harmless"), (CONTENT_AUROC, None))
+    for axes, (metric, label) in zip(figure.axes, panels, strict=True):
+        mine = [r for r in rows if (r["metric"], r["label"]) == (metric, label)]
+        (before,) = (r for r in mine if r["ablated"] == NOWHERE)
+        axes.axhline(before["value"], color="0.5", linewidth=0.8, label="nothing ablated")
+        axes.axhspan(before["low"], before["high"], color="0.5", alpha=0.1, linewidth=0)
+        for ablated, colour, style in ((THERE, _LINES[0], "o-"), (EVERYWHERE, _LINES[1], "s--")):
+            line = [r for r in mine if r["ablated"] == ablated]
+            found = Estimate(*(np.array([r[k] for r in line]) for k in ("value", "low", "high")))
+            name = f"ablated {ablated}, 95% band"
+            band(axes, np.array([r["layer"] for r in line]), found, colour, name, style)
+        what = f"{metric}, {label}" if label else metric
+        axes.set_ylabel(f"{what}\n(n={before['n']})", fontsize=8)
+    axes.set_xlabel("layer that the direction is of")
+    figure.axes[0].set_title("What taking a direction out does to full depth")
+    figure.axes[0].legend(frameon=False, fontsize=7)
+    folder = Path(run_path) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    save(figure, folder / "ablation")
+    return {folder / "ablation.png": "what taking out each layer's direction does"}

@@ -111,8 +111,8 @@ def _quadrants(rows: list[dict]) -> list[str]:
         ]
         most, last = max(mine, key=lambda r: r["value"]), mine[-1]
         lines.append(
-            f"Of {last['n']} harmful prompts {_share(last)} {quadrant} at exit {last['exit']}, at "
-            f"most {_share(most)} at exit {most['exit']} (probe at {position})."
+            f"{quadrant.capitalize()}: {_share(last)} of {last['n']} harmful prompts at exit "
+            f"{last['exit']}, at most {_share(most)} at exit {most['exit']} (probe at {position})."
         )
     return lines
 

@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
+from jaxdepth.errors import InputError
 from jaxdepth.probe.fit import LinearProbes, fit_difference
 from jaxdepth.probe.folds import CrossFitted, choose_slice, cross_fit, make_folds
 from jaxdepth.probe.scores import auroc, tpr_at_fpr
+from jaxdepth.refusal.prompts import Prompt
 from jaxdepth.refusal.votes import calibration_error
-from jaxdepth.study.stats import interval
+from jaxdepth.study.stats import cluster_draws, interval
 
 PROBES, SCORES = "probes", "probe_scores"
 LOGISTIC, DIFFERENCE, SHUFFLED, RANDOM = "logistic", "difference", "shuffled labels", "random"
@@ -80,6 +82,20 @@ class Examples(NamedTuple):
     harmful_N: Bool[np.ndarray, " N"]
     times_RN: Float[np.ndarray, "R N"]  # bootstrap draws of whole clusters
 
+    @classmethod
+    def of(cls, name: str, prompts: Sequence[Prompt], draws: int, seed: int) -> "Examples":
+        """Raises InputError where one of the labels is missing."""
+        harmful_N = np.array([p.label == "harmful" for p in prompts])
+        if harmful_N.all() or not harmful_N.any():
+            kind = "harmful" if harmful_N.all() else "harmless"
+            raise InputError(
+                f"{name} has {kind} prompts only, and probes tell harmful from harmless: join two "
+                "sources with + in --transfer, or name both in --prompts"
+            )
+        clusters = [p.pair_id or p.prompt_id for p in prompts]
+        times_RN = cluster_draws(clusters, draws, seed)
+        return cls(name, [p.prompt_id for p in prompts], clusters, harmful_N, times_RN)
+
 
 class Evaluation(NamedTuple):
     """How probes are fitted."""
@@ -98,7 +114,7 @@ def evaluate(
     """The rows of `probes` and of `probe_scores` for a target at one position."""
     x_JMD, y_M = x_JND[:, target.rows_M], target.positive_M
     fold_M, times_RM = _folds(how, own, target)
-    shuffled_M = np.random.default_rng(how.seed).permutation(y_M)
+    shuffled_M = shuffled(y_M, fold_M, how.seed)
     sides = 2 * _DIRECTIONS
     fitted = {
         LOGISTIC: cross_fit(x_JMD, y_M, fold_M, how.strengths),
@@ -151,6 +167,14 @@ def evaluate_words(
     return rows
 
 
+def shuffled(y_N: np.ndarray, fold_N: np.ndarray, seed: int) -> np.ndarray:
+    """Labels that mean nothing: shuffled within each fold, so that all have as many of each."""
+    rng, labels_N = np.random.default_rng(seed), y_N.copy()
+    for fold in np.unique(fold_N):
+        labels_N[fold_N == fold] = rng.permutation(y_N[fold_N == fold])
+    return labels_N
+
+
 def transferred(fitted: CrossFitted, x_JND: Float[np.ndarray, "J N D"]) -> np.ndarray:
     """Decision values (J, N) of other prompts: the mean of the folds' probes."""
     weights_JD, bias_J = fitted.weights_GFD.mean(axis=1), fitted.bias_GF.mean(axis=1)
@@ -184,7 +208,7 @@ def measured(
     everyone = np.ones((1, len(y_N)))
     rows = []
     for x, score_N in enumerate(score_XN):
-        p_N = 1 / (1 + np.exp(-score_N.astype(np.float64)))
+        p_N = (1 + np.tanh(score_N.astype(np.float64) / 2)) / 2  # the sigmoid, without overflow
         rows.append(
             {
                 "n": len(y_N),
