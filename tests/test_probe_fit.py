@@ -248,3 +248,14 @@ def test_decision_values_survive_large_features():
     x_D = rng.permutation(np.concatenate([large_D, -large_D, [1.0]])).astype(np.float32)
     ones_GFCD, none_GFC = np.ones((1, 1, 1, 201), np.float32), np.zeros((1, 1, 1), np.float32)
     assert decide(LinearProbes(ones_GFCD, none_GFC), x_D[None, None]) == pytest.approx(1)
+
+
+def test_rows_that_are_all_the_same():
+    """As of the embedding at a template's token: nothing is told apart, and nothing breaks."""
+    y_N = np.arange(40) < 10
+    x_GND = np.tile(np.float32(np.random.default_rng(0).standard_normal(8) * 100), (1, 40, 1))
+    train_FN = some_folds(40, 4, np.random.default_rng(1))
+    found_FCN = decide(fit_logistic(x_GND, y_N, train_FN, (1e-3, 1e3)), x_GND)[0]
+    share_F = (train_FN & y_N).sum(axis=1) / train_FN.sum(axis=1)
+    wanted_FCN = np.broadcast_to(np.log(share_F / (1 - share_F))[:, None, None], found_FCN.shape)
+    np.testing.assert_allclose(found_FCN, wanted_FCN, atol=1e-3)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 _STEPS, _HALVINGS = 100, 40
+_EQUAL = 1e-7  # rows that differ by no more of their size are the same row
 _NEAR = 5e-4  # decision values that are surely as near need no step
 _CLOSE = 1e-4  # Newton's steps converge by squares: behind one as small nothing is left
 
@@ -40,7 +41,9 @@ def refine(
     for f, train_N in enumerate(train_FN):
         x_MK, sign_M = x_NK[train_N], sign_N[train_N].astype(np.float64)
         mean_K = x_MK.mean(axis=0)
-        scale = np.sqrt(((x_MK - mean_K) ** 2).sum() / x_MK.shape[0] / x_ND.shape[1]) or 1.0
+        scale = np.sqrt(((x_MK - mean_K) ** 2).sum() / x_MK.shape[0] / x_ND.shape[1])
+        if scale <= _EQUAL * np.abs(x_ND).max():
+            scale = 1.0
         z_NP = np.pad((x_NK - mean_K) / scale, ((0, 0), (0, 1)), constant_values=1)
         for c, strength in enumerate(strengths_C.astype(np.float64)):
             w_K = axes_DK.T @ weights_FCD[f, c]
@@ -62,16 +65,18 @@ def _descend(w_P, z_NP, train_N, sign_M, strength) -> tuple[np.ndarray, bool]:
     def loss(logits_M, w_P):
         return strength * np.logaddexp(0, -sign_M * logits_M).sum() + keep_P @ w_P**2 / 2
 
+    if not loss(z_MP @ w_P, w_P) <= loss(np.zeros(len(z_MP)), np.zeros(len(w_P))):
+        w_P = np.zeros(len(w_P))  # float32 went astray
     for _ in range(_STEPS):
         logits_M = z_MP @ w_P
         wrong_M = (1 - np.tanh(sign_M * logits_M / 2)) / 2
         curvature_M = strength * wrong_M * (1 - wrong_M)
         gradient_P = keep_P * w_P - strength * (sign_M * wrong_M) @ z_MP
         # The bias is curved by the rows alone.
-        small = np.linalg.norm(gradient_P) / min(1.0, curvature_M.sum())
-        if small * reach <= _NEAR:
+        if np.linalg.norm(gradient_P) * reach <= _NEAR * min(1.0, curvature_M.sum()):
             return w_P, True
         hessian_PP = (z_MP.T * curvature_M) @ z_MP + np.diag(keep_P)
+        hessian_PP[-1, -1] += 1e-9 * strength  # rows may all be sure, and then curve nothing
         move_P = -np.linalg.solve(hessian_PP, gradient_P)
         turn_M, length, here = z_MP @ move_P, 1.0, loss(logits_M, w_P)
         for _ in range(_HALVINGS):
