@@ -11,7 +11,7 @@ import sys
 
 from jaxdepth.cli import guarded, parse, print_places, run_probe, run_sweep
 from jaxdepth.progress import progress_bar
-from jaxdepth.settings import Probe, Sweep, Where
+from jaxdepth.settings import ProbeAgainst, Sweep, Where
 from jaxdepth.study.ablation import ablate, ablation_findings
 from jaxdepth.study.probe_figures import draw_ablation
 
@@ -22,7 +22,7 @@ def main() -> int:
     shared = {name: getattr(s, name) for name in ("model", "adapter", "limit", "dtype", "seed")}
     shared["prompts"] = s.prompts
     run_sweep(Sweep(out=s.out / "sweep", exits=s.exits, max_new_tokens=s.max_new_tokens, **shared))
-    probed = Probe(
+    probed = ProbeAgainst(
         out=s.out / "probe",
         run=s.out / "sweep",
         transfer=("+".join(s.transfer),),

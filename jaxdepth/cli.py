@@ -8,14 +8,24 @@ from dataclasses import MISSING, fields
 import tyro
 
 from jaxdepth.errors import InputError, nearest
-from jaxdepth.settings import Bench, Convert, Decide, Export, Probe, Sweep, Tune, read_settings
+from jaxdepth.settings import (
+    Bench,
+    Convert,
+    Decide,
+    Export,
+    Probe,
+    ProbeAgainst,
+    Sweep,
+    Tune,
+    read_settings,
+)
 
 COMMANDS = {
     "convert": Convert,
     "export": Export,
     "sweep": Sweep,
     "decide": Decide,
-    "probe": Probe,
+    "probe": ProbeAgainst,
     "tune": Tune,
     "bench": Bench,
 }
@@ -75,7 +85,7 @@ def _run(argv: list[str]) -> int:
         Export: run_export,
         Sweep: run_sweep,
         Decide: run_decide,
-        Probe: run_probe,
+        ProbeAgainst: run_probe,
         Tune: run_tune,
         Bench: run_bench,
     }
@@ -181,15 +191,32 @@ def run_decide(settings: Decide) -> int:
     return 0
 
 
-def run_probe(settings: Probe) -> int:
+def run_probe(settings: ProbeAgainst) -> int:
+    if settings.against is not None:
+        return run_against(settings)
+    if settings.facts is not None:
+        raise InputError("--facts compares two checkpoints: name the other with --against")
     from jaxdepth.progress import progress_bar
     from jaxdepth.study.probe import probe
     from jaxdepth.study.probe_figures import draw_probes
     from jaxdepth.study.probe_summary import print_probes
 
-    run = probe(settings, progress_bar)
+    one = {f.name: getattr(settings, f.name) for f in fields(Probe)}
+    run = probe(Probe(**one), progress_bar)
     print_probes(run.path)
     print_places(run.path, draw_probes(run.path))
+    return 0
+
+
+def run_against(settings: ProbeAgainst) -> int:
+    from jaxdepth.progress import progress_bar
+    from jaxdepth.study.against import compare_checkpoints
+    from jaxdepth.study.against_figures import draw_against
+    from jaxdepth.study.against_summary import print_against
+
+    out = compare_checkpoints(settings, progress_bar)
+    print_against(out)
+    print_places(out, draw_against(out))
     return 0
 
 

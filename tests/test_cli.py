@@ -17,11 +17,14 @@ from jaxdepth.config import ModelConfig
 from jaxdepth.refusal.protocol import Protocol
 from jaxdepth.settings import (
     Alignment,
+    Backfire,
     Convert,
     Decide,
+    ProbeAgainst,
     Study,
     Sweep,
     Tune,
+    Where,
     check_settings,
     read_settings,
 )
@@ -246,9 +249,12 @@ def test_bad_settings_files(tmp_path, capsys, text, says):
 def test_every_file_in_configs_is_read():
     for_what = {
         "alignment_methods": Alignment,
+        "backfire": Backfire,
+        "capability_elicitation": ProbeAgainst,
         "demo": Study,
         "depth_robust_safety": Study,
         "first_look": Sweep,
+        "where_is_safety": Where,
         "truncation_7b": Sweep,
         "think_then_decide": Decide,
         "prompted": Protocol,

@@ -23,6 +23,8 @@ BUILT_IN = {
     "pairs": ("pairs.jsonl", (HARMFUL, HARMLESS)),
     "harmful": ("pairs.jsonl", (HARMFUL,)),
     "ordinary": ("harmless.jsonl", (HARMLESS,)),
+    "control": ("control.jsonl", (HARMLESS,)),
+    "facts": ("facts.jsonl", (HARMLESS,)),
 }
 # Parts of the pairs, for tuning: what a tuned model is measured on must be new to it.
 TRAIN, VALIDATION, TEST, UNSEEN = "train", "validation", "test", "unseen"
@@ -59,10 +61,11 @@ def read_prompts(names: Iterable[str]) -> list[Prompt]:
     """Prompts of several sources, in their order.
 
     Args:
-        names: each `builtin:pairs`, `builtin:harmful`, `builtin:ordinary`, or a .jsonl, .json, .csv
-            or .txt file. `/train`, `/validation`, `/test` or `/unseen` behind a built-in one takes
-            that split of its pairs. A label in front of a file, as in `harmless=my.csv`, is that of
-            all its prompts. `[:N]` at the end takes the first N prompts of a source.
+        names: each `builtin:pairs`, `builtin:harmful`, `builtin:ordinary`, `builtin:control` (two
+            categories of harmless requests), `builtin:facts` (short questions), or a .jsonl, .json,
+            .csv or .txt file. `/train`, `/validation`, `/test` or `/unseen` behind built-in pairs
+            takes that split of them. A label in front of a file, as in `harmless=my.csv`, is that
+            of all its prompts. `[:N]` at the end takes the first N prompts of a source.
 
     Raises:
         InputError: a source does not exist, has no prompts, or does not tell their labels.

@@ -189,14 +189,14 @@ def run_study(settings: Study, bar: ProgressBar = silent) -> Compared:
         def named(what: str, unit: str, name=name):
             return bar(f"{name}: {what}", unit)
 
-        _run_one(settings, None if adapter == UNTOUCHED else adapter, path, named)
+        run_one(settings, None if adapter == UNTOUCHED else adapter, path, named)
     compared = Compared.read(runs)
     file = settings.out / "comparison.parquet"
     atomic_write(file, lambda p: pq.write_table(compared.table(), p, compression="zstd"))
     return compared
 
 
-def _run_one(settings: Study, adapter: str | None, path: Path, bar: ProgressBar) -> None:
+def run_one(settings: Speaking, adapter: str | None, path: Path, bar: ProgressBar) -> None:
     """A sweep; a model that was tuned to decide first is let decide, and its answers taken."""
     shared = {f.name: getattr(settings, f.name) for f in fields(Speaking)}
     shared |= {"out": path, "adapter": adapter}

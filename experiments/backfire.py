@@ -1,0 +1,47 @@
+"""C12: does suppression backfire, so that harmless facts degrade and answers hedge?
+
+    python experiments/backfire.py MODEL [--against ALIGNED] [any option of `jaxdepth sweep`]
+
+Reads facts off every exit of MODEL and of the aligned checkpoint (or MODEL with an adapter):
+general ones, and harmless ones from the dangerous domain's neighbourhood. Then lets both speak and
+counts caveats in place of an answer. Runs configs/backfire.toml unless told otherwise. A run that
+was stopped goes on with the same command.
+"""
+
+import sys
+
+from jaxdepth.cli import guarded, parse, print_places
+from jaxdepth.progress import progress_bar
+from jaxdepth.settings import Backfire
+from jaxdepth.study.against_figures import draw_against, draw_hedging
+from jaxdepth.study.against_summary import expected, hedging, knowledge, mean_row
+from jaxdepth.study.backfire import backfire
+from jaxdepth.study.facts import GENERAL, NEIGHBOURING
+from jaxdepth.study.paired import MARGIN, RIGHT, read_paired
+
+
+def verdicts(rows: list[dict]) -> list[str]:
+    """What C12 says of facts beforehand, held or refuted by the means over exits."""
+    between = f"{NEIGHBOURING} - {GENERAL}"
+    if not any(r["domain"] == between for r in rows):
+        return []
+    return [
+        "Expected of C12 (means of exits; held, refuted, or open where 0 is in the interval):",
+        expected("fewer neighbouring facts are right", mean_row(rows, RIGHT, NEIGHBOURING), -1),
+        expected("their margin shrinks", mean_row(rows, MARGIN, NEIGHBOURING), -1),
+        expected("it shrinks more than that of general facts", mean_row(rows, MARGIN, between), -1),
+    ]
+
+
+def main() -> int:
+    """Runs the comparison and prints the answers; returns the exit status."""
+    settings = parse(Backfire, sys.argv[1:], "backfire", config="backfire")
+    compared = backfire(settings, progress_bar)
+    rows = read_paired(settings.out)
+    print("\n".join([*knowledge(rows), *hedging(compared), *verdicts(rows)]))
+    print_places(settings.out, draw_against(settings.out) | draw_hedging(compared, settings.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

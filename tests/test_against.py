@@ -1,0 +1,425 @@
+"""Two checkpoints side by side: numbers by slow twins; what is planted is found, and no more."""
+
+import importlib.util
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from tiny import hf_tensors, raw_config, write_folder
+from tiny_tokenizers import build
+
+import jaxdepth
+from jaxdepth import InputError
+from jaxdepth.cli import main
+from jaxdepth.config import ModelConfig
+from jaxdepth.model.leaves import leaf_shapes
+from jaxdepth.model.tuned import Form
+from jaxdepth.probe.folds import make_folds
+from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.refusal.prompts import read_prompts
+from jaxdepth.settings import Backfire, ProbeAgainst
+from jaxdepth.study.against import compare_checkpoints, compare_probes
+from jaxdepth.study.backfire import backfire
+from jaxdepth.study.facts import SCHEMA as FACTS_SCHEMA
+from jaxdepth.study.facts import compare_facts, encode_fact, read_facts
+from jaxdepth.study.paired import read_paired
+from jaxdepth.study.probe_tables import SCORES, SCORES_SCHEMA
+from jaxdepth.study.run import Run, read_table
+from jaxdepth.study.stats import cluster_draws, holm
+from jaxdepth.weights.adapter import Adapter, save_adapter
+from jaxdepth.weights.convert import convert
+
+DEPTH, DRAWS, LIMIT = 4, 30, 8
+OPTIONS = {"positions": ("last",), "folds": 3, "draws": DRAWS, "strengths": (1e-2,)}
+OPTIONS |= {"limit": LIMIT, "batch_size": 8}
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text.lower())
+
+
+def test_control_pairs_differ_in_their_class_alone():
+    prompts = read_prompts(["builtin:control"])
+    pairs = {}
+    for p in prompts:
+        pairs.setdefault(p.pair_id, {})[p.category] = p.text
+    assert len(pairs) == 60
+    assert all(set(halves) == {"cooking", "growing"} for halves in pairs.values())
+    assert {p.label for p in prompts} == {"harmless"}
+    assert len({p.text for p in prompts}) == 120
+    overlap = []
+    for halves in pairs.values():
+        a, b = (set(words_of(text)) for text in halves.values())
+        overlap.append(len(a & b) / len(a | b))
+    assert np.mean(overlap) > 0.5  # one surface, two meanings
+    known = sorted({w for p in prompts for w in words_of(p.text)})
+    x = np.array([[w in words_of(p.text) for w in known] for p in prompts], float)
+    y = np.array([p.category == "cooking" for p in prompts])
+    fold = make_folds([p.pair_id for p in prompts], y, 5)
+    score = np.zeros(len(y))
+    for f in range(5):
+        fitted = LogisticRegression(max_iter=1000).fit(x[fold != f], y[fold != f])
+        score[fold == f] = fitted.decision_function(x[fold == f])
+    assert roc_auc_score(y, score) < 0.78  # words alone hardly tell the classes apart
+
+
+def test_built_in_facts():
+    facts = read_facts("builtin:facts")
+    count = Counter(f.domain for f in facts)
+    assert count["general"] >= 60
+    assert count["neighbouring"] >= 24
+    assert len({f.question for f in facts}) == len(facts)
+    for fact in facts:
+        answers = [fact.right, *fact.wrong]
+        assert len({a.lower() for a in answers}) == 4
+        assert fact.question.endswith("?")
+        assert fact.right.lower() not in words_of(fact.question)
+    asked = read_prompts(["builtin:facts"])
+    assert [(p.prompt_id, p.text) for p in asked] == [(f.prompt_id, f.question) for f in facts]
+
+
+@pytest.fixture(scope="module")
+def models(tiny_path, tmp_path_factory) -> dict[str, Path]:
+    """The tiny model, one with other weights, one of another depth, and an adapter of nothing."""
+    folder, tokenizer = tmp_path_factory.mktemp("models"), build("chatml")
+    found = {"base": tiny_path, "nothing": folder / "nothing.safetensors"}
+    for name, seed, depth in (("other", 1, DEPTH), ("short", 0, 3)):
+        raw = raw_config(vocab_size=len(tokenizer), num_hidden_layers=depth)
+        source = folder / f"{name}-source"
+        write_folder(source, raw, hf_tensors(ModelConfig.from_hf(raw), seed))
+        tokenizer.save_pretrained(source)
+        found[name] = folder / name
+        convert(source, found[name])
+    config = ModelConfig.from_hf(raw_config(vocab_size=len(tokenizer)))
+    _, rows, columns = leaf_shapes(config)["layers.q"]
+    params = {"layers.q.a": np.ones((1, rows, 1)), "layers.q.b": np.zeros((1, 1, columns))}
+    form = Form(layers=(2,), leaves=("q",), rank=1)
+    save_adapter(found["nothing"], Adapter(form, params, None, (), {}))
+    return found
+
+
+def settings(models, against: str, out: Path, **changes) -> ProbeAgainst:
+    given = OPTIONS | {"facts": "builtin:facts"} | changes
+    return ProbeAgainst(model=models["base"], against=str(models[against]), out=out, **given)
+
+
+@pytest.fixture(scope="module")
+def out(models, tmp_path_factory) -> Path:
+    """A finished comparison of two different models."""
+    return compare_checkpoints(settings(models, "other", tmp_path_factory.mktemp("runs") / "other"))
+
+
+def test_an_adapter_of_nothing_changes_nothing(models, tmp_path):
+    rows = read_paired(compare_checkpoints(settings(models, "nothing", tmp_path / "run")))
+    assert {r["measure"] for r in rows} == {"auroc", "right", "margin"}
+    for row in rows:
+        assert (row["difference"], row["low"], row["high"]) == (0, 0, 0), row
+        assert (row["p"], row["p_holm"]) == (1, 1)
+        assert [row[f"base{e}"] for e in ("", "_low", "_high")] == [
+            row[f"against{e}"] for e in ("", "_low", "_high")
+        ]
+
+
+def slow_auroc(run: Path, layer: int, times) -> float:
+    """Over all pairs of prompts of one fold, each as often as it was drawn."""
+    ids = [p["prompt_id"] for p in read_table(run, "prompts").to_pylist()]
+    rows = [r for r in read_table(run, SCORES).to_pylist() if r["layer"] == layer]
+    wins = pairs = 0.0
+    for a in rows:
+        for b in rows:
+            if a["positive"] and not b["positive"] and a["fold"] == b["fold"]:
+                often = times[ids.index(a["prompt_id"])] * times[ids.index(b["prompt_id"])]
+                pairs += often
+                wins += often * ((a["score"] > b["score"]) + 0.5 * (a["score"] == b["score"]))
+    return wins / pairs if pairs else np.nan
+
+
+def twin_of(base, against) -> tuple:
+    """Difference, interval and p-value from numbers of each draw, the first of them all prompts."""
+    change = np.array(against) - np.array(base)
+    low, high = np.nanpercentile(change[1:], [2.5, 97.5])
+    spread = np.nanstd(change[1:])
+    p = 2 * (1 - NormalDist().cdf(abs(change[0]) / spread)) if change[0] else 1.0
+    return change[0], low, high, p
+
+
+def check(rows, curves: dict[int, tuple]) -> None:
+    """Rows of one curve against numbers of both sides by layer and draw."""
+    by_layer = {r["layer"]: r for r in rows}
+    assert set(by_layer) == {*curves, None}
+    counted = [layer for layer in curves if layer > 0]
+    mean = tuple(np.mean([curves[layer][side] for layer in counted], axis=0) for side in (0, 1))
+    for layer, (base, against) in (curves | {None: mean}).items():
+        row = by_layer[layer]
+        got = [row[k] for k in ("difference", "low", "high", "p")]
+        np.testing.assert_allclose(got, twin_of(base, against), atol=1e-6)
+        np.testing.assert_allclose((row["base"], row["against"]), (base[0], against[0]), atol=1e-6)
+    p_values = [by_layer[layer]["p"] for layer in curves]
+    np.testing.assert_allclose([by_layer[layer]["p_holm"] for layer in curves], holm(p_values))
+
+
+def test_differences_of_aurocs_by_plain_loops(out):
+    rows = [r for r in read_paired(out) if r["measure"] == "auroc"]
+    curves = {}
+    for n, (domain, folder) in enumerate((("dangerous", out), ("control", out / "control"))):
+        runs = [folder / side for side in ("base", "against")]
+        told = [read_table(run, "prompts").to_pylist() for run in runs]
+        assert told[0] == told[1]
+        folds = [read_table(run, SCORES)["fold"].to_pylist() for run in runs]
+        assert folds[0] == folds[1]
+        times = [np.ones(2 * LIMIT), *cluster_draws([p["pair_id"] for p in told[0]], DRAWS, n)]
+        curves[domain] = {
+            layer: tuple([slow_auroc(run, layer, t) for t in times] for run in runs)
+            for layer in range(DEPTH + 1)
+        }
+        check([r for r in rows if r["domain"] == domain], curves[domain])
+    between = {
+        layer: tuple(
+            np.subtract(curves["dangerous"][layer][s], curves["control"][layer][s]) for s in (0, 1)
+        )
+        for layer in range(DEPTH + 1)
+    }
+    check([r for r in rows if r["domain"] == "dangerous - control"], between)
+
+
+def test_facts_one_question_and_exit_at_a_time(models, out):
+    facts = {f.prompt_id: f for f in read_facts("builtin:facts")}
+    for side, name in (("base", "base"), ("against", "other")):
+        model, tokenizer = jaxdepth.load(models[name])
+        encoder = PromptEncoder(tokenizer)
+        rows = read_table(out / "facts" / side, "facts").to_pylist()
+        told = {i for i, fact in facts.items() if encode_fact(encoder, fact) is not None}
+        assert {r["prompt_id"] for r in rows} == told
+        assert len(rows) == len(told) * DEPTH
+        assert len(told) > 40  # of a small vocabulary some answers begin alike
+        for row in rows[::13]:
+            fact = facts[row["prompt_id"]]
+            lead = encoder.encode(fact.question) + encoder.reply("The answer is")
+            said = [
+                encoder.encode(fact.question) + encoder.reply(f"The answer is {answer}")
+                for answer in (fact.right, *fact.wrong)
+            ]
+            assert all(ids[: len(lead)] == lead for ids in said)
+            padded = np.array([lead + [0] * (64 - len(lead))])  # one program serves all
+            logits = jaxdepth.exit_logits(model, padded, np.array([len(lead)]), row["exit"])
+            logprobs = np.asarray(logits[0], np.float64)
+            logprobs -= np.log(np.exp(logprobs).sum())
+            right, *wrong = (logprobs[ids[len(lead)]] for ids in said)
+            assert row["logprob"] == pytest.approx(right, abs=1e-4)
+            assert row["margin"] == pytest.approx(right - max(wrong), abs=1e-4)
+            assert row["right"] == (row["margin"] > 0)
+
+
+def test_differences_of_facts_by_plain_loops(out):
+    rows = read_paired(out)
+    sides = [read_table(out / "facts" / s, "facts").to_pylist() for s in ("base", "against")]
+    value = [{(r["prompt_id"], r["exit"]): r for r in side} for side in sides]
+    curves = {}
+    for n, domain in enumerate(("general", "neighbouring")):
+        ids = sorted({r["prompt_id"] for r in sides[0] if r["domain"] == domain})
+        times = [np.ones(len(ids)), *cluster_draws(ids, DRAWS, n)]
+        for measure in ("right", "margin"):
+            curves[domain, measure] = {
+                e: tuple(
+                    [sum(t[k] * v[i, e][measure] for k, i in enumerate(ids)) / t.sum()
+                     for t in times]
+                    for v in value
+                )
+                for e in range(1, DEPTH + 1)
+            }  # fmt: skip
+            mine = [r for r in rows if (r["domain"], r["measure"]) == (domain, measure)]
+            check(mine, curves[domain, measure])
+    for measure in ("right", "margin"):
+        between = {
+            e: tuple(
+                np.subtract(*(curves[d, measure][e][s] for d in ("neighbouring", "general")))
+                for s in (0, 1)
+            )
+            for e in range(1, DEPTH + 1)
+        }
+        mine = [r for r in rows if r["domain"] == "neighbouring - general"]
+        check([r for r in mine if r["measure"] == measure], between)
+
+
+def write_scores(path: Path, positive, fold, score_XN, prefix: str) -> None:
+    """A run with made-up scores of the probe."""
+    run = Run.open(path, {}, {})
+    names = [f"{prefix}-{n:03d}" for n in range(len(positive))]
+    told = [{"prompt_id": i, "pair_id": f"{prefix}-{n // 2}"} for n, i in enumerate(names)]
+    run.write_table("prompts", pa.Table.from_pylist(told))
+    rows = [
+        {"target": "content", "position": "last", "layer": x, "set": "own", "prompt_id": i}
+        | {"fold": int(fold[n]), "positive": bool(positive[n]), "score": float(score_N[n])}
+        for x, score_N in enumerate(score_XN)
+        for n, i in enumerate(names)
+    ]
+    run.write_table(SCORES, pa.Table.from_pylist(rows, SCORES_SCHEMA))
+
+
+def test_what_is_planted_is_found_where_it_is(tmp_path):
+    """From layer 2 on the second checkpoint is sharper, in the dangerous domain alone."""
+    rng = np.random.default_rng(0)
+    positive = np.arange(240) % 2 == 0
+    fold = make_folds(np.arange(240) // 2, positive, 4)
+    for domain in (".", "control"):
+        for side in ("base", "against"):
+            strength = np.full(5, 0.7)
+            if (domain, side) == (".", "against"):
+                strength[2:] = 2.6
+            score_XN = rng.standard_normal((5, 240)) + strength[:, None] * positive
+            write_scores(tmp_path / domain / side, positive, fold, score_XN, domain)
+    rows = {(r["domain"], r["layer"]): r for r in compare_probes(tmp_path, 400, 0)}
+    for domain in ("dangerous", "dangerous - control"):
+        found = [rows[domain, layer]["p_holm"] < 0.05 for layer in range(5)]
+        assert found == [False, False, True, True, True], domain
+        assert rows[domain, None]["low"] > 0.05
+    assert all(rows["control", layer]["p_holm"] > 0.05 for layer in range(5))
+    assert rows["control", None]["low"] < 0 < rows["control", None]["high"]
+    truth = NormalDist().cdf(2.6 / 2**0.5) - NormalDist().cdf(0.7 / 2**0.5)
+    assert rows["dangerous", 3]["low"] < truth < rows["dangerous", 3]["high"]
+
+
+def test_facts_that_are_lost_are_found(tmp_path):
+    """The second checkpoint forgets half of the neighbouring facts at exit 2, and no general one;
+    a question that it cannot tell is no part of the comparison."""
+    rng = np.random.default_rng(1)
+    for side in ("base", "against"):
+        run, rows = Run.open(tmp_path / side, {}, {}), []
+        for domain in ("general", "neighbouring"):
+            for n in range(60 if side == "base" else 59):
+                for exit in (1, 2):
+                    lost = side == "against" and domain == "neighbouring" and exit == 2 and n % 2
+                    margin = rng.normal(0.0, 0.1) + (-1.0 if lost else 1.0)
+                    of = {"prompt_id": f"{domain}-{n:02d}", "domain": domain, "exit": exit}
+                    rows.append(of | {"logprob": -1.0, "margin": margin, "right": margin > 0})
+        run.write_table("facts", pa.Table.from_pylist(rows, FACTS_SCHEMA))
+    found = compare_facts(tmp_path / "base", tmp_path / "against", 400, 0)
+    by = {(r["measure"], r["domain"], r["layer"]): r for r in found}
+    row = by["right", "neighbouring", 2]
+    assert (row["n"], row["base"], row["against"]) == (59, 1.0, pytest.approx(30 / 59))
+    assert row["low"] < -29 / 59 < row["high"] < -0.3
+    between = by["right", "neighbouring - general", 2]
+    assert between["difference"] == pytest.approx(-29 / 59)
+    assert between["p_holm"] < 0.001
+    assert by["right", "general", 2]["difference"] == 0
+    assert by["margin", "general", 2]["p_holm"] > 0.05
+
+
+def argv(models, against, out, *more) -> list[str]:
+    given = ["probe", models["base"], "--against", models.get(against, against), "--out", out]
+    given += ["--positions", "last", "--folds", 3, "--draws", DRAWS, "--limit", LIMIT]
+    given += ["--strengths", 0.01, "--batch-size", 8, *more]
+    return [str(word) for word in given]
+
+
+@pytest.mark.parametrize(
+    ("against", "more", "says"),
+    [
+        ("short", [], "has 4 layers, "),
+        ("base", [], "is the base itself"),
+        ("builtin:shalow", [], "no built-in adapter 'shalow'; did you mean 'shallow'?"),
+        ("builtin:shallow", [], "for another model"),
+        ("nowhere", [], "--against nowhere: no such checkpoint"),
+        ("other", ["--control", "builtin:ordinary"], "a control domain has two"),
+        ("other", ["--facts", "nowhere"], "no facts nowhere"),
+        ("other", ["--run", "nowhere"], "--run is of one model"),
+    ],
+)
+def test_bad_input_is_one_line(models, tmp_path, capsys, against, more, says):
+    assert main(argv(models, against, tmp_path / "run", *more)) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_facts_need_another_checkpoint(models, tmp_path, capsys):
+    given = [
+        "probe",
+        str(models["base"]),
+        "--out",
+        str(tmp_path / "run"),
+        "--facts",
+        "builtin:facts",
+    ]
+    assert main(given) == 2
+    assert "name the other with --against" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("", "holds no facts"),
+        ("{", "line 1 is not valid JSON"),
+        ('["a"]', "holds a list"),
+        ('{"question": "a", "right": "b"}', "expected texts in question and right"),
+        ('{"question": "a", "right": "b", "wrong": []}', "a list of them in wrong"),
+        ('{"question": "a", "right": "b", "wrong": [3]}', "a list of them in wrong"),
+    ],
+)
+def test_facts_that_are_none(tmp_path, line, says):
+    (tmp_path / "f.jsonl").write_text(line)
+    with pytest.raises(InputError, match=says):
+        read_facts(str(tmp_path / "f.jsonl"))
+    fact = {"prompt_id": "x", "question": "a", "right": "b", "wrong": ["c"]}
+    (tmp_path / "f.jsonl").write_text(f"{json.dumps(fact)}\n" * 2)
+    with pytest.raises(InputError, match="prompt ids repeat"):
+        read_facts(str(tmp_path / "f.jsonl"))
+
+
+def run_experiment(name, monkeypatch, *args) -> int:
+    path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
+    return module.main()
+
+
+def test_the_study_of_capability_goes_on(models, out, monkeypatch, capsys):
+    before = read_paired(out)
+    (out / "against.parquet").unlink()
+    _, *given = argv(models, "other", out, "--facts", "builtin:facts")
+    given += ["--prompts", "builtin:pairs"]
+    assert run_experiment("capability_elicitation", monkeypatch, *given) == 0
+    assert read_paired(out) == before
+    said = capsys.readouterr().out
+    for text in ("C10, safety training", "at last: dangerous", "C12, suppression", "neighbouring:"):
+        assert text in said
+    assert "Expected of C10 (at last" in said
+    assert said.count(": it gains more than the control domain does:") == 1
+    for name in ("against", "facts"):
+        assert (out / "figures" / f"{name}.png").stat().st_size > 20_000
+        assert (out / "figures" / f"{name}.svg").is_file()
+
+
+def test_the_study_of_backfire(models, tmp_path, monkeypatch, capsys):
+    given = [models["base"], "--against", models["other"], "--out", tmp_path / "run"]
+    given += ["--prompts", "builtin:facts[:3]", "--exits", 4, "--max-new-tokens", 3]
+    given += ["--batch-size", 8]
+    assert run_experiment("backfire", monkeypatch, *given, "--draws", DRAWS) == 0
+    said = capsys.readouterr().out
+    for text in ("C12, suppression", "C12, hedging", "builtin:facts harmless (n=3)", "Expected of"):
+        assert text in said
+    assert (tmp_path / "run" / "figures" / "hedging.png").stat().st_size > 10_000
+    # Both were judged by the base, and said what a sweep of each says.
+    records = [
+        json.loads((tmp_path / "run" / "spoken" / side / "run.json").read_text())["settings"]
+        for side in ("base", "against")
+    ]
+    assert len({r["reference_fingerprint"] for r in records}) == 1
+    assert len({r["model_fingerprint"] for r in records}) == 2
+    assert records[0]["reference_fingerprint"] == records[0]["model_fingerprint"]
+
+
+def test_hedging_needs_something_said(models, tmp_path):
+    silent = Backfire(models["base"], tmp_path / "run", against="nowhere", max_new_tokens=0)
+    with pytest.raises(InputError, match="max_new_tokens is 0"):
+        backfire(silent)
