@@ -1,9 +1,11 @@
 """Figures of a probe run, each drawn from its tables alone, as PNG and SVG."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 
+from jaxdepth.probe.positions import INSTRUCTION, LAST
 from jaxdepth.study.ablation import (
     ABLATION,
     CONTENT_AUROC,
@@ -15,9 +17,11 @@ from jaxdepth.study.ablation import (
 from jaxdepth.study.curve import Estimate
 from jaxdepth.study.figures import COLOURS, band, by_exit, new_figure, save
 from jaxdepth.study.knows_does import KNOWS_DOES, OTHER, QUADRANTS
-from jaxdepth.study.probe_changes import CHANGES, CURVES
+from jaxdepth.study.probe_changes import CHANGES, CURVES, REFUSAL
 from jaxdepth.study.probe_directions import CATEGORIES
 from jaxdepth.study.probe_tables import (
+    BEHAVIOUR_HARMFUL,
+    CONTENT,
     DIFFERENCE,
     LOGISTIC,
     OWN,
@@ -28,7 +32,7 @@ from jaxdepth.study.probe_tables import (
 )
 from jaxdepth.study.run import read_table
 
-_LINES = ("#1f6fa8", "#b5312b", "#6f9e4c", "#6b4fa0", "#d98a3d", "#444444")
+_LINES = ("#1f6fa8", "#b5312b", "#6f9e4c", "#6b4fa0", "#d98a3d", "#444444", "#2aa198", "#c45a9a")
 _QUADRANT = dict(
     zip((*QUADRANTS, OTHER), ("#1f6fa8", "#b5312b", "#7fb2d6", "#d98a3d", "0.6"), strict=True)
 )
@@ -111,11 +115,14 @@ _NAMES = {
 
 def _changes(run_path: Path):
     told = read_table(run_path, CHANGES).to_pylist()
-    changes = {r["curve"]: r for r in told if r["after"] is None}
+    # Of many curves those that the question is about: the others are in the table.
+    main = re.compile(rf"({CONTENT}|{BEHAVIOUR_HARMFUL}) at ({INSTRUCTION}|{LAST})\b|{REFUSAL}")
+    changes = {r["curve"]: r for r in told if r["after"] is None and main.match(r["curve"])}
     rows = read_table(run_path, CURVES).to_pylist()
     figure = new_figure(1)
     figure.set_size_inches(7.2, 4.6 + 0.15 * len(changes))
     axes = figure.axes[0]
+    rows = [r for r in rows if r["curve"] in changes]
     bottom = min(r["low"] for r in rows)
     for number, (name, found) in enumerate(changes.items()):
         colour = _LINES[number % len(_LINES)]
@@ -128,7 +135,7 @@ def _changes(run_path: Path):
             axes.plot([found["low"], found["high"]], [height, height], color=colour)
             axes.plot(found["layer"], height, "|", color=colour, markersize=9)
     by_exit(axes, sorted({r["layer"] for r in rows}))
-    axes.set_ylabel("AUROC of harmful\nagainst harmless prompts")
+    axes.set_ylabel("AUROC")
     axes.set_xlabel("layer, or exit (below the curves: where each rises, 95%)")
     axes.set_title("Where harmfulness becomes readable, and where refusal follows")
     figure.legend(loc="outside lower center", frameon=False, fontsize=7)
