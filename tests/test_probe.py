@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +24,12 @@ from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.direction import read_directions
 from jaxdepth.probe.folds import make_folds
 from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.refusal.prompts import Prompt
 from jaxdepth.refusal.tokens import resolve_openers
 from jaxdepth.settings import Probe, Sweep, Where
 from jaxdepth.study.ablation import ablate
 from jaxdepth.study.activations import Capture, capture, read_stream
+from jaxdepth.study.behaviour import ANSWERED, NEITHER, REFUSED, read_behaviour
 from jaxdepth.study.probe import probe
 from jaxdepth.study.run import Run, read_table
 from jaxdepth.study.sweep import sweep
@@ -180,6 +183,29 @@ def test_knows_and_does_by_counting(behaved, probed):
         for name, which in want.items():
             row = rows[exit, "harmful", name]
             assert (row["count"], row["n"]) == (sum(which), LIMIT), (exit, name)
+
+
+def test_behaviour_is_also_read_from_verdicts(behaved, tmp_path):
+    """Of a run of `decide` the first vote counts; who abstains neither refuses nor complies."""
+    shutil.copytree(behaved.path, tmp_path / "run")
+    run = Run.open(tmp_path / "run", behaved.record["settings"], {})
+    prompts = [Prompt(**p) for p in prompts_of(run)][:4]
+    said = ("refuse", "partial", "comply", "abstain")
+    rows = [
+        {"prompt_id": p.prompt_id, "exit": exit, "vote": vote, "verdict": verdict}
+        for p, last in zip(prompts, said, strict=True)
+        for exit in (3, 4)
+        for vote, verdict in ((0, last if exit == 4 else "comply"), (1, "refuse"))
+    ]
+    run.write_table("verdicts", pa.Table.from_pylist(rows))
+    found = read_behaviour(run.path, prompts, behaved.record["settings"])
+    assert found.exits == [3, 4]
+    assert found.at_full_depth_N.tolist() == [REFUSED, REFUSED, ANSWERED, NEITHER]
+    assert found.did_NE[:, 0].tolist() == [ANSWERED] * 4
+    assert found.digest == run.record["tables"]["verdicts"]["sha256"]
+    run.write_table("verdicts", pa.Table.from_pylist(rows[:2]))
+    with pytest.raises(InputError, match="has no full depth: run it with exit 4"):
+        read_behaviour(run.path, prompts, behaved.record["settings"])
 
 
 def test_directions_are_differences_of_means(probed):
