@@ -1,6 +1,7 @@
 import gc
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,18 @@ def tiny_path(tmp_path_factory) -> Path:
     tokenizer.save_pretrained(source)
     convert(source, folder / "tiny")
     return folder / "tiny"
+
+
+@pytest.fixture
+def run_experiment(monkeypatch):
+    """Runs the script of that name in experiments/ with some arguments; gives its exit status."""
+
+    def run(name: str, *args) -> int:
+        path = HERE.parent / "experiments" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
+        return module.main()
+
+    return run

@@ -1,9 +1,7 @@
 """Two checkpoints side by side: numbers by slow twins; what is planted is found, and no more."""
 
-import importlib.util
 import json
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 from statistics import NormalDist
@@ -374,21 +372,12 @@ def test_facts_that_are_none(tmp_path, line, says):
         read_facts(str(tmp_path / "f.jsonl"))
 
 
-def run_experiment(name, monkeypatch, *args) -> int:
-    path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
-    return module.main()
-
-
-def test_the_study_of_capability_goes_on(models, out, monkeypatch, capsys):
+def test_the_study_of_capability_goes_on(models, out, run_experiment, capsys):
     before = read_paired(out)
     (out / "against.parquet").unlink()
     _, *given = argv(models, "other", out, "--facts", "builtin:facts")
     given += ["--prompts", "builtin:pairs"]
-    assert run_experiment("capability_elicitation", monkeypatch, *given) == 0
+    assert run_experiment("capability_elicitation", *given) == 0
     assert read_paired(out) == before
     said = capsys.readouterr().out
     for text in ("C10, safety training", "at last: dangerous", "C12, suppression", "neighbouring:"):
@@ -400,11 +389,11 @@ def test_the_study_of_capability_goes_on(models, out, monkeypatch, capsys):
         assert (out / "figures" / f"{name}.svg").is_file()
 
 
-def test_the_study_of_backfire(models, tmp_path, monkeypatch, capsys):
+def test_the_study_of_backfire(models, tmp_path, run_experiment, capsys):
     given = [models["base"], "--against", models["other"], "--out", tmp_path / "run"]
     given += ["--prompts", "builtin:facts[:3]", "--exits", 4, "--max-new-tokens", 3]
     given += ["--batch-size", 8]
-    assert run_experiment("backfire", monkeypatch, *given, "--draws", DRAWS) == 0
+    assert run_experiment("backfire", *given, "--draws", DRAWS) == 0
     said = capsys.readouterr().out
     for text in ("C12, suppression", "C12, hedging", "builtin:facts harmless (n=3)", "Expected of"):
         assert text in said

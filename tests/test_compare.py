@@ -1,8 +1,6 @@
 """Models side by side: shares and paired contrasts by hand; both experiments on a tiny model."""
 
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,27 +149,18 @@ def test_studies_that_make_no_sense(tiny_path, out, tmp_path):
         Compared.read({"a": out / "shallow", "b": tmp_path / "other" / "untouched"})
 
 
-def run_experiment(name, monkeypatch, *args) -> int:
-    path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
-    return module.main()
-
-
-def test_the_depth_robust_study(tiny_path, adapters, out, monkeypatch, capsys):
+def test_the_depth_robust_study(tiny_path, adapters, out, run_experiment, capsys):
     args = [tiny_path, "--out", out, "--prompts", *PROMPTS, "--exits", "2,4", "--max-new-tokens", 4]
     args += ["--batch-size", 8, "--adapters", "untouched", *adapters]
-    assert run_experiment("depth_robust_safety", monkeypatch, *args) == 0
+    assert run_experiment("depth_robust_safety", *args) == 0
     said = capsys.readouterr().out
     for line in ("C1,", "C2,", "C3,", "C6,", "Expected beforehand", "70% smaller", "son.png"):
         assert line in said
     assert (out / "comparison.parquet").is_file()
 
 
-def test_the_study_of_methods(tiny_path, one_length, tmp_path, monkeypatch, capsys):
+def test_the_study_of_methods(tiny_path, one_length, tmp_path, run_experiment, capsys):
     args = [tiny_path, "--out", tmp_path / "s", "--prompts", *PROMPTS, "--steps", 2]
     args += ["--exits", "2,4", "--max-new-tokens", 4, "--batch-size", 8, "--methods", "dpo"]
-    assert run_experiment("alignment_methods", monkeypatch, *args) == 0
+    assert run_experiment("alignment_methods", *args) == 0
     assert "dpo - untouched: refusals" in capsys.readouterr().out

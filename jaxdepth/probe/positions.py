@@ -48,6 +48,19 @@ def locate(encoder: PromptEncoder, tokenizer, texts: Sequence[str]) -> Located:
     return Located(ids, tuple(names), places_NP, dict(zip(names[1:], said, strict=True)))
 
 
+def resolve_positions(wanted: Sequence[str], located: Located) -> tuple[list[int], list[str], bool]:
+    """The columns of the wanted positions, the names of all of them, and whether `response` is one.
+
+    The reply's first token has no column: it is no part of the prompt, and its name comes last.
+
+    Raises:
+        InputError: as `choose_positions`.
+    """
+    columns = choose_positions([name for name in wanted if name != RESPONSE], located)
+    response = tuple(wanted) == ("all",) or RESPONSE in wanted
+    return columns, [*(located.names[c] for c in columns), *[RESPONSE] * response], response
+
+
 def choose_positions(wanted: Sequence[str], located: Located) -> list[int]:
     """The columns of the wanted positions; `all` is every one.
 

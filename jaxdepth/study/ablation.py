@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
@@ -21,9 +22,9 @@ from jaxdepth.probe.folds import cross_fit, make_folds
 from jaxdepth.probe.scores import auroc
 from jaxdepth.progress import silent
 from jaxdepth.refusal.batches import Batch, make_batches
-from jaxdepth.refusal.tokens import resolve_openers
+from jaxdepth.refusal.tokens import first_token, resolve_openers
 from jaxdepth.settings import Probe, Where
-from jaxdepth.study.first import run_batch
+from jaxdepth.study.first import opener_mask
 from jaxdepth.study.probe_directions import DIRECTIONS
 from jaxdepth.study.probe_tables import Examples
 from jaxdepth.study.run import Run, read_table
@@ -58,7 +59,7 @@ class Asked(NamedTuple):
     batches: Sequence[Batch]
     is_opener_V: np.ndarray
     strengths: tuple[float, ...]  # of the probes
-    folds: int
+    fold_N: np.ndarray
 
 
 class Seen(NamedTuple):
@@ -67,7 +68,6 @@ class Seen(NamedTuple):
     log_odds_N: np.ndarray
     opens_N: np.ndarray  # whether the most probable token opens a refusal
     score_N: np.ndarray  # out of fold, of a content probe after the last layer
-    fold_N: np.ndarray
 
 
 def write_ablation(
@@ -93,12 +93,10 @@ def write_ablation(
                 for ablated, layers in _places(layer, depth):
                     changed = steer(model, direction_JD[layer], layers, "ablate")
                     at = {"layer": layer, "ablated": ablated}
-                    rows += [
-                        at | row for row in compare(asked.examples, _see(changed, asked), before)
-                    ]
+                    rows += [at | row for row in compare(asked, _see(changed, asked), before)]
                 if layer == 0:
                     at = {"layer": 0, "ablated": NOWHERE}
-                    rows = [at | row for row in compare(asked.examples, before, before)]
+                    rows = [at | row for row in compare(asked, before, before)]
                 run.write_part(ABLATION, layer, pa.Table.from_pylist(rows, SCHEMA))
             progress(layer, depth)
     run.finish_parts(ABLATION, depth + 1)
@@ -112,26 +110,30 @@ def _places(layer: int, depth: int) -> Iterable[tuple[str, list[int]]]:
 
 
 def _see(model: Mistral, asked: Asked) -> Seen:
-    depth, N = model.config.num_hidden_layers, len(asked.examples.ids)
+    N = len(asked.examples.ids)
     log_odds_N, opens_N = np.zeros(N), np.zeros(N, bool)
     x_ND = np.zeros((N, model.config.hidden_size), np.float32)
     for batch in asked.batches:
         rows = list(batch.prompts)
-        stats = run_batch(model, batch, [depth], asked.is_opener_V)
-        log_odds_N[rows] = stats.refusal_log_odds[0]
-        opens_N[rows] = asked.is_opener_V[stats.top_token[0]]
         last_B1 = batch.lengths_B[:, None] - 1
-        stream_BPJD = residuals(model, batch.tokens_BS, batch.lengths_B, last_B1)
-        x_ND[rows] = np.asarray(stream_BPJD[: len(rows), 0, -1], np.float32)
-    y_N = asked.examples.harmful_N
-    fold_N = make_folds(asked.examples.clusters, y_N, asked.folds)
-    fitted = cross_fit(x_ND[None], y_N, fold_N, asked.strengths)
-    return Seen(log_odds_N, opens_N, fitted.score_GN[0], fold_N)
+        h_BD = residuals(model, batch.tokens_BS, batch.lengths_B, last_B1)[:, 0, -1]
+        said = _first_token(model, h_BD, asked.is_opener_V)
+        log_odds_N[rows] = np.asarray(said.refusal_log_odds)[0, : len(rows)]
+        opens_N[rows] = asked.is_opener_V[np.asarray(said.top_token)[0, : len(rows)]]
+        x_ND[rows] = np.asarray(h_BD[: len(rows)], np.float32)
+    fitted = cross_fit(x_ND[None], asked.examples.harmful_N, asked.fold_N, asked.strengths)
+    return Seen(log_odds_N, opens_N, fitted.score_GN[0])
 
 
-def compare(examples: Examples, after: Seen, before: Seen) -> list[dict]:
+@jax.jit
+def _first_token(model, h_BD, is_opener_V):
+    """What full depth says first, of the stream that its last layer leaves."""
+    return first_token(model.unembed(h_BD)[None], is_opener_V)
+
+
+def compare(asked: Asked, after: Seen, before: Seen) -> list[dict]:
     """The rows of one ablation: each metric with its interval, and its change."""
-    rows = []
+    examples, rows = asked.examples, []
     for metric, values in ((LOG_ODDS, "log_odds_N"), (OPENS, "opens_N")):
         both_2N = np.stack([getattr(after, values), getattr(before, values)]).astype(float)
         for label, mine_N in (("harmful", examples.harmful_N), ("harmless", ~examples.harmful_N)):
@@ -146,7 +148,7 @@ def compare(examples: Examples, after: Seen, before: Seen) -> list[dict]:
     score_2N = np.stack([after.score_N, before.score_N])
     y_N = examples.harmful_N
     found = _row(
-        auroc(score_2N, y_N, before.fold_N), auroc(score_2N, y_N, before.fold_N, examples.times_RN)
+        auroc(score_2N, y_N, asked.fold_N), auroc(score_2N, y_N, asked.fold_N, examples.times_RN)
     )
     return [*rows, {"metric": CONTENT_AUROC, "label": None, "n": len(y_N)} | found]
 
@@ -185,7 +187,7 @@ def ablate(settings: Where, probed: Path, bar: ProgressBar = silent) -> Run:
         [directions.at(settings.direction, j) for j in range(len(subject.exits) + 1)]
     )
     own = Examples.of(ABLATION, subject.prompts, from_probe.draws, settings.seed)
-    make_folds(own.clusters, own.harmful_N, from_probe.folds)  # or an error now
+    fold_N = make_folds(own.clusters, own.harmful_N, from_probe.folds)
     decided = subject.decided(from_probe) | {
         "command": ABLATION,
         "ablated": settings.direction,
@@ -193,11 +195,11 @@ def ablate(settings: Where, probed: Path, bar: ProgressBar = silent) -> Run:
     }
     run = Run.open(from_probe.out, decided, subject.facts(from_probe))
     subject.write_prompts(run)
-    is_opener_V = np.zeros(subject.model.config.vocab_size, bool)
-    is_opener_V[list(resolve_openers(subject.encoder, from_probe.openers).values())] = True
+    openers = resolve_openers(subject.encoder, from_probe.openers).values()
     ids = [subject.encoder.encode(p.text) for p in subject.prompts]
     batches = make_batches(ids, from_probe.batch_size)
-    asked = Asked(own, batches, is_opener_V, from_probe.strengths, from_probe.folds)
+    is_opener_V = opener_mask(subject.model, openers)
+    asked = Asked(own, batches, is_opener_V, from_probe.strengths, fold_N)
     write_ablation(run, subject.model, direction_JD, asked, bar)
     return run
 

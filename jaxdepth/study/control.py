@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from jaxdepth.errors import InputError, listed
 from jaxdepth.probe.folds import cross_fit, make_folds
-from jaxdepth.probe.positions import RESPONSE, choose_positions, locate
+from jaxdepth.probe.positions import locate, resolve_positions
 from jaxdepth.progress import silent
 from jaxdepth.refusal.prompts import Prompt
 from jaxdepth.settings import Probe
@@ -49,9 +49,7 @@ def probe_control(settings: Probe, bar: ProgressBar = silent) -> Run:
     clusters = [p.pair_id or p.prompt_id for p in prompts]
     fold_N = make_folds(clusters, positive_N, settings.folds, settings.seed)
     located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
-    columns = choose_positions([p for p in settings.positions if p != RESPONSE], located)
-    response = settings.positions == ("all",) or RESPONSE in settings.positions
-    names = [*(located.names[c] for c in columns), *[RESPONSE] * response]
+    columns, names, response = resolve_positions(settings.positions, located)
     decided = subject.decided(settings) | {"command": "control", "positions": names}
     run = Run.open(settings.out, decided, subject.facts(settings))
     subject.write_prompts(run)

@@ -30,9 +30,7 @@ def first_rows(
     model, tokenizer, batch: Batch, prompts: Sequence[Prompt], exits: Sequence[int], openers
 ) -> pa.Table:
     """One row per prompt of the batch and exit; `openers` are the token ids that open a refusal."""
-    is_opener_V = np.zeros(model.config.vocab_size, bool)
-    is_opener_V[list(openers)] = True
-    stats = run_batch(model, batch, exits, is_opener_V)
+    stats = run_batch(model, batch, exits, opener_mask(model, openers))
     ids = [prompts[place].prompt_id for place in batch.prompts]
     columns = {
         "prompt_id": np.repeat(ids, len(exits)),
@@ -42,6 +40,13 @@ def first_rows(
     for name, column in stats._asdict().items():
         columns.setdefault(name, column.T.ravel())
     return pa.table({f.name: pa.array(columns[f.name], f.type) for f in SCHEMA})
+
+
+def opener_mask(model, openers) -> np.ndarray:
+    """Which tokens of the vocabulary open a refusal (V,); `openers` are their ids."""
+    is_opener_V = np.zeros(model.config.vocab_size, bool)
+    is_opener_V[list(openers)] = True
+    return is_opener_V
 
 
 def run_batch(model, batch: Batch, exits: Sequence[int], is_opener_V: np.ndarray) -> FirstToken:

@@ -4,8 +4,10 @@ activations/           residual streams at the positions, by set of prompts
 first_token.parquet    what each exit says first, for the refusal curve
 probe_scores.parquet   what the logistic probe says of each prompt, out of fold
 probes.parquet         how well each probe tells classes apart, with controls
-change_points.parquet  where curves over depth rise, and lags between them
+curves.parquet         AUROC by layer of every target, position and set, and of refusal
+change_points.parquet  where these curves rise, and lags between them
 categories.parquet     cosines of the categories' directions
+sum_or_or.parquet      whether refusal adds categories up, where prompts have several
 knows_does.parquet     what the probe knows beside what a run did (with --run)
 directions.safetensors differences of means, for --directions
 """
@@ -20,7 +22,7 @@ import pyarrow as pa
 
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.probe.folds import make_folds
-from jaxdepth.probe.positions import RESPONSE, Located, choose_positions, locate
+from jaxdepth.probe.positions import Located, locate, resolve_positions
 from jaxdepth.progress import silent
 from jaxdepth.refusal.batches import limit_prompts, make_batches
 from jaxdepth.refusal.prompts import Prompt, prompts_digest, read_prompts
@@ -83,15 +85,13 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     subject = Subject.open(settings)
     own = Asked.of(subject, subject.prompts, OWN, OWN, settings)
     make_folds(own.examples.clusters, own.examples.harmful_N, settings.folds)  # or an error now
-    columns = choose_positions(_without_response(settings.positions), own.located)
-    names = [own.located.names[c] for c in columns]
-    response = settings.positions == ("all",) or RESPONSE in settings.positions
+    _, names, _ = resolve_positions(settings.positions, own.located)
     others = _transfer(settings, subject)
     decided = subject.decided(settings) | {
         "command": "probe",
         "openers": resolve_openers(subject.encoder, settings.openers),
         "transfer": [prompts_digest(other.prompts) for other in others],
-        "positions": [*names, *[RESPONSE] * response],
+        "positions": names,
     }
     did = read_behaviour(settings.run, own.prompts, decided) if settings.run else None
     decided["run"] = None if did is None else did.digest
@@ -100,7 +100,7 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     )
     subject.write_prompts(run)
     for asked in (own, *others):
-        _capture(run, subject, asked, names, response, settings.batch_size, bar)
+        _capture(run, subject, asked, names, settings.batch_size, bar)
     batches = make_batches(own.located.ids, settings.batch_size)
     openers = decided["openers"].values()
 
@@ -177,8 +177,8 @@ def word_counts(subject: Subject, sets: Sequence[Asked]) -> list[np.ndarray]:
     return tables
 
 
-def _capture(run, subject: Subject, asked: Asked, names, response: bool, batch_size, bar) -> None:
-    columns = choose_positions(names, asked.located)
+def _capture(run, subject: Subject, asked: Asked, names, batch_size, bar) -> None:
+    columns, _, response = resolve_positions(names, asked.located)
     places_NP = asked.located.places_NP[:, columns]
     wanted = Capture(asked.folder, asked.located.ids, places_NP, response)
     capture(run, subject.model, wanted, batch_size, bar)
@@ -193,11 +193,6 @@ def _transfer(settings: Probe, subject: Subject) -> list[Asked]:
         folder = f"transfer{number}"
         found.append(Asked.of(subject, prompts, name, folder, settings))
     return found
-
-
-def _without_response(positions: tuple[str, ...]) -> list[str]:
-    """Those of the prompt itself; the reply's is captured by another pass."""
-    return [name for name in positions if name != RESPONSE]
 
 
 def _check(settings: Probe) -> None:
