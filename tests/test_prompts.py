@@ -46,6 +46,30 @@ def test_built_in_texts_are_single_lines_and_unique():
     assert not any("\n" in p.text for p in prompts)
 
 
+def test_built_in_pairs_of_two_categories():
+    """Every combination several times, so that folds can hold some of each out."""
+    known = {p.category for p in read_prompts(["builtin:pairs"])}
+    prompts = read_prompts(["builtin:two_categories"])
+    times = Counter(p.category for p in prompts if p.label == "harmful")
+    assert len(times) == 8
+    assert min(times.values()) >= 5
+    for both in times:
+        first, second = both.split("+")
+        assert first < second
+        assert {first, second} <= known
+    pairs = {}
+    for p in prompts:
+        pairs.setdefault(p.pair_id, {})[p.label] = set(re.findall(r"[a-z]+", p.text.lower()))
+    assert len({frozenset(w) for halves in pairs.values() for w in halves.values()}) == 96
+    overlap = [
+        len(halves["harmful"] & halves["harmless"]) / len(halves["harmful"] | halves["harmless"])
+        for halves in pairs.values()
+    ]
+    assert sum(overlap) / len(overlap) > 0.5
+    others = {p.text for p in read_prompts(["builtin:pairs", "builtin:ordinary"])}
+    assert not others & {p.text for p in prompts}
+
+
 def write(folder, name, content):
     path = folder / name
     path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")

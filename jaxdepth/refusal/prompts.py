@@ -22,6 +22,7 @@ HARMFUL, HARMLESS = "harmful", "harmless"
 BUILT_IN = {
     "pairs": ("pairs.jsonl", (HARMFUL, HARMLESS)),
     "harmful": ("pairs.jsonl", (HARMFUL,)),
+    "two_categories": ("two_categories.jsonl", (HARMFUL, HARMLESS)),
     "ordinary": ("harmless.jsonl", (HARMLESS,)),
     "control": ("control.jsonl", (HARMLESS,)),
     "facts": ("facts.jsonl", (HARMLESS,)),
@@ -61,7 +62,8 @@ def read_prompts(names: Iterable[str]) -> list[Prompt]:
     """Prompts of several sources, in their order.
 
     Args:
-        names: each `builtin:pairs`, `builtin:harmful`, `builtin:ordinary`, `builtin:control` (two
+        names: each `builtin:pairs`, `builtin:harmful`, `builtin:two_categories` (pairs whose
+            harmful half is of two categories), `builtin:ordinary`, `builtin:control` (two
             categories of harmless requests), `builtin:facts` (short questions), or a .jsonl, .json,
             .csv or .txt file. `/train`, `/validation`, `/test` or `/unseen` behind built-in pairs
             takes that split of them. A label in front of a file, as in `harmless=my.csv`, is that

@@ -102,6 +102,22 @@ def instruct(instruction: str, close: str, words: Sequence[str], text: str) -> s
     return f"{instruction}\n\n{text}"
 
 
+def open_thoughts(
+    encoder: PromptEncoder, markers: Markers, instruction: str, close: str, texts: Sequence[str]
+) -> list[list[int]]:
+    """The token ids of users' texts under a protocol, up to where a thought begins.
+
+    Args:
+        encoder: of the model.
+        markers: the protocol as its tokenizer spells it.
+        instruction: `Protocol.instruction` or `Protocol.again`.
+        close: `Protocol.close`.
+        texts: what users say.
+    """
+    asked = [instruct(instruction, close, markers.words, text) for text in texts]
+    return [encoder.encode(text) + list(markers.open) for text in asked]
+
+
 def _fault(words, ids, close, end_tokens) -> str | None:
     split = [repr(word) for word, token in zip(words, ids, strict=True) if token is None]
     if split:

@@ -9,7 +9,7 @@ from jaxdepth.study.against import AGAINST, BASE, CONTROL, DANGEROUS
 from jaxdepth.study.against_summary import BETWEEN, main_position
 from jaxdepth.study.compare import Compared
 from jaxdepth.study.curve import Estimate
-from jaxdepth.study.figures import band, new_figure, save
+from jaxdepth.study.figures import band, new_figure, save_all
 from jaxdepth.study.paired import AUROC, RIGHT, read_paired
 
 _COLOURS = ("#b5312b", "#1f6fa8", "#6f9e4c", "#6b4fa0")
@@ -37,7 +37,7 @@ def draw_against(out: str | Path) -> dict[Path, str]:
             axes.legend(frameon=False, fontsize=7)
         figure.axes[0].set_title("What each exit knows, in both checkpoints (95% bands)")
         drawn["facts"] = figure, "the facts that each exit of both checkpoints reads out"
-    return _save(drawn, Path(out) / "figures")
+    return save_all(drawn, Path(out) / "figures")
 
 
 def draw_hedging(compared: Compared, out: str | Path) -> dict[Path, str]:
@@ -60,7 +60,7 @@ def draw_hedging(compared: Compared, out: str | Path) -> dict[Path, str]:
     figure.set_size_inches(7.2, 1.4 + 2.0 * len(groups))
     figure.axes[0].legend(frameon=False)
     drawn = {"hedging": (figure, "caveats in place of an answer, by exit")}
-    return _save(drawn, Path(out) / "figures")
+    return save_all(drawn, Path(out) / "figures")
 
 
 def _probes(rows: list[dict]):
@@ -95,12 +95,3 @@ def _band(axes, rows, domain: str, columns, colour: str, name: str, style: str) 
     layers = np.array([r["layer"] for r in mine])
     estimate = Estimate(*(np.array([r[column] for r in mine]) for column in columns))
     band(axes, layers, estimate, colour, name, style)
-
-
-def _save(drawn: dict, folder: Path) -> dict[Path, str]:
-    folder.mkdir(parents=True, exist_ok=True)
-    written = {}
-    for name, (figure, shows) in drawn.items():
-        save(figure, folder / name)
-        written[folder / f"{name}.png"] = shows
-    return written

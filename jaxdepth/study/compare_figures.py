@@ -7,7 +7,7 @@ import numpy as np
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.compare import Compared
 from jaxdepth.study.curve import Estimate
-from jaxdepth.study.figures import band, save
+from jaxdepth.study.figures import band, save_all
 
 # One colour and marker a model, told apart in print too.
 _STYLES = (("0.45", "s:"), ("#e08a1e", "v-."), ("#b5312b", "o--"), ("#1f6fa8", "D-"))
@@ -47,7 +47,5 @@ def draw_compared(compared: Compared, folder: str | Path) -> dict[Path, str]:
         ncols=len(compared.models),
         loc="outside upper center",
     )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save(figure, folder / "comparison")
-    return {folder / "comparison.png": "refusal, the unsafe window, gibberish and quality by exit"}
+    shows = "refusal, the unsafe window, gibberish and quality by exit"
+    return save_all({"comparison": (figure, shows)}, folder)

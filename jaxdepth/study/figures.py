@@ -50,14 +50,12 @@ def draw_first_token(curves: DepthCurves, folder: str | Path) -> dict[Path, str]
     bottom.set_ylim(bottom=0)
     bottom.set_ylabel("KL(full depth || exit)\n(nats)")
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save(refusal, folder / "refusal_log_odds")
-    save(agreement, folder / "agreement")
-    return {
-        folder / "refusal_log_odds.png": "how strongly each exit opens with a refusal, by label",
-        folder / "agreement.png": "how far each exit is from full depth: top token, and KL",
+    shows = "how far each exit is from full depth: top token, and KL"
+    drawn = {
+        "refusal_log_odds": (refusal, "how strongly each exit opens with a refusal, by label"),
+        "agreement": (agreement, shows),
     }
+    return save_all(drawn, folder)
 
 
 def draw_outcomes(run_path: str | Path) -> dict[Path, str]:
@@ -68,10 +66,7 @@ def draw_outcomes(run_path: str | Path) -> dict[Path, str]:
     """
     rates = Rates.read(run_path)
     note = rates.detection_error
-    folder = Path(run_path) / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    written = {}
-
+    drawn = {}
     shares = new_figure(len(rates.labels))
     for axes, label in zip(shares.axes, rates.labels, strict=True):
         base = 0.0
@@ -96,20 +91,17 @@ def draw_outcomes(run_path: str | Path) -> dict[Path, str]:
         frameon=False, ncols=len(OUTCOMES), loc="lower center", bbox_to_anchor=(0.5, 1.07)
     )
     shares.supxlabel(note, fontsize="x-small", color="0.4")
-    save(shares, folder / "outcomes")
-    written[folder / "outcomes.png"] = "what each exit did: outcome shares by label"
+    drawn["outcomes"] = shares, "what each exit did: outcome shares by label"
 
     if "harmful" in rates.labels:
         window = _two_rates(rates, "harmful", ("comply", "degenerate"), note)
         window.axes[0].set_title("The unsafe window: harmful prompts answered coherently")
-        save(window, folder / "unsafe_window")
-        written[folder / "unsafe_window.png"] = "where harmful prompts are answered coherently"
+        drawn["unsafe_window"] = window, "where harmful prompts are answered coherently"
     if "harmless" in rates.labels:
         over = _two_rates(rates, "harmless", ("refuse", "partial"), note)
         over.axes[0].set_title("Over-refusal: harmless prompts refused")
-        save(over, folder / "over_refusal")
-        written[folder / "over_refusal.png"] = "how often each exit refuses harmless prompts"
-    return written
+        drawn["over_refusal"] = over, "how often each exit refuses harmless prompts"
+    return save_all(drawn, Path(run_path) / "figures")
 
 
 def _two_rates(rates: Rates, label: str, outcomes: tuple[str, str], note: str):
@@ -155,6 +147,15 @@ def band(axes, exits, e: Estimate, colour: str, name: str, style: str) -> None:
 def by_exit(axes, exits) -> None:
     axes.set_xlim(exits[0] - 0.7, exits[-1] + 0.7)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=12))
+
+
+def save_all(drawn: dict[str, tuple], folder: str | Path) -> dict[Path, str]:
+    """Saves figures by name, each given with what it shows; returns the PNG files with that."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (figure, _) in drawn.items():
+        save(figure, folder / name)
+    return {folder / f"{name}.png": shows for name, (_, shows) in drawn.items()}
 
 
 def save(figure, path: Path) -> None:

@@ -10,6 +10,7 @@ categories.parquet     cosines of the categories' directions
 sum_or_or.parquet      whether refusal adds categories up, where prompts have several
 knows_does.parquet     what the probe knows beside what a run did (with --run)
 directions.safetensors differences of means, for --directions
+thought*.parquet       what is read along thoughts (with --run of decide); see `study.thoughts`
 """
 
 import math
@@ -52,6 +53,7 @@ from jaxdepth.study.probe_tables import (
 from jaxdepth.study.run import Run
 from jaxdepth.study.subject import Subject
 from jaxdepth.study.sweep import FIRST_TOKEN, ProgressBar, in_parts
+from jaxdepth.study.thoughts import probe_thoughts, read_thoughts
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     }
     did = read_behaviour(settings.run, own.prompts, decided) if settings.run else None
     decided["run"] = None if did is None else did.digest
+    thoughts = read_thoughts(settings.run, own.prompts, subject.encoder) if settings.run else None
     run = Run.open(
         settings.out, decided, subject.facts(settings) | {"template": own.located.tokens}
     )
@@ -119,7 +122,17 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
         write_changes(run, own.examples, [other.examples for other in others])
     if did is not None and not run.finished(KNOWS_DOES):
         write_knows_does(run, own.examples.ids, own.examples.harmful_N, did)
+    if thoughts is not None:
+        how = evaluation(settings)
+        probe_thoughts(
+            run, subject.model, thoughts, own.examples, wanted, how, settings.batch_size, bar
+        )
     return run
+
+
+def evaluation(settings: Probe) -> Evaluation:
+    """How the settings ask for probes to be fitted."""
+    return Evaluation(settings.folds, settings.strengths, settings.seed)
 
 
 def targets(own: Examples, did: Behaviour | None, folds: int) -> list[Target]:
@@ -141,7 +154,7 @@ def _evaluate(run, settings: Probe, subject, own: Asked, others, wanted: list[Ta
     """Fits and scores position by position; an earlier attempt's positions are left out."""
     if run.finished(PROBES) and run.finished(SCORES):
         return
-    how = Evaluation(settings.folds, settings.strengths, settings.seed)
+    how = evaluation(settings)
     names = run.record["settings"]["positions"]
     with bar("probes", "positions") as progress:
         for p, position in enumerate(names):

@@ -15,7 +15,7 @@ from jaxdepth.study.ablation import (
     THERE,
 )
 from jaxdepth.study.curve import Estimate
-from jaxdepth.study.figures import COLOURS, band, by_exit, new_figure, save
+from jaxdepth.study.figures import COLOURS, band, by_exit, new_figure, save_all
 from jaxdepth.study.knows_does import KNOWS_DOES, OTHER, QUADRANTS
 from jaxdepth.study.probe_changes import CHANGES, CURVES, REFUSAL
 from jaxdepth.study.probe_directions import CATEGORIES
@@ -31,6 +31,8 @@ from jaxdepth.study.probe_tables import (
     WORDS,
 )
 from jaxdepth.study.run import read_table
+from jaxdepth.study.thought_figure import along_thoughts
+from jaxdepth.study.thoughts import ALONG
 
 _LINES = ("#1f6fa8", "#b5312b", "#6f9e4c", "#6b4fa0", "#d98a3d", "#444444", "#2aa198", "#c45a9a")
 _QUADRANT = dict(
@@ -45,8 +47,6 @@ def draw_probes(run_path: str | Path) -> dict[Path, str]:
         The PNG files that were written, each with what it shows; an SVG lies beside each.
     """
     run_path = Path(run_path)
-    folder = run_path / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
     rows = read_table(run_path, PROBES).to_pylist()
     drawn = {}
     for target in dict.fromkeys(r["target"] for r in rows):
@@ -58,11 +58,9 @@ def draw_probes(run_path: str | Path) -> dict[Path, str]:
         drawn["categories"] = _categories(run_path), "how alike the categories' directions are"
     if (run_path / f"{KNOWS_DOES}.parquet").is_file():
         drawn["knows_does"] = _quadrants(run_path), "what is known beside what is done, by exit"
-    written = {}
-    for name, (figure, shows) in drawn.items():
-        save(figure, folder / name)
-        written[folder / f"{name}.png"] = shows
-    return written
+    if (run_path / f"{ALONG}.parquet").is_file():
+        drawn["thoughts"] = along_thoughts(run_path), "what is read along thoughts"
+    return save_all(drawn, Path(run_path) / "figures")
 
 
 def curve_of(rows: list[dict]) -> tuple[np.ndarray, Estimate]:
@@ -221,7 +219,5 @@ def draw_ablation(run_path: str | Path) -> dict[Path, str]:
     axes.set_xlabel("layer that the direction is of")
     figure.axes[0].set_title("What taking a direction out does to full depth")
     figure.axes[0].legend(frameon=False, fontsize=7)
-    folder = Path(run_path) / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    save(figure, folder / "ablation")
-    return {folder / "ablation.png": "what taking out each layer's direction does"}
+    shows = "what taking out each layer's direction does"
+    return save_all({"ablation": (figure, shows)}, Path(run_path) / "figures")

@@ -20,6 +20,7 @@ from jaxdepth.study.probe_tables import (
     WORDS,
 )
 from jaxdepth.study.run import read_table
+from jaxdepth.study.thoughts import ALONG, thought_findings
 
 
 def print_probes(run_path: str | Path, console: Console | None = None) -> None:
@@ -84,6 +85,8 @@ def findings(run_path: str | Path) -> list[str]:
         lines.append(_change(row))
     if (run_path / f"{KNOWS_DOES}.parquet").is_file():
         lines += _quadrants(read_table(run_path, KNOWS_DOES).to_pylist())
+    if (run_path / f"{ALONG}.parquet").is_file():
+        lines += thought_findings(run_path)
     return lines
 
 

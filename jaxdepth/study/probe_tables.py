@@ -113,7 +113,7 @@ def evaluate(
 ) -> tuple[list[dict], list[dict]]:
     """The rows of `probes` and of `probe_scores` for a target at one position."""
     x_JMD, y_M = x_JND[:, target.rows_M], target.positive_M
-    fold_M, times_RM = _folds(how, own, target)
+    fold_M, times_RM = folds_of(how, own, target)
     shuffled_M = shuffled(y_M, fold_M, how.seed)
     sides = 2 * _DIRECTIONS
     fitted = {
@@ -154,7 +154,7 @@ def evaluate_words(
     how: Evaluation, own: Examples, words_NV, transfer: Streams, target: Target
 ) -> list[dict]:
     """The rows of `probes` for a target read from which tokens a prompt has."""
-    fold_M, times_RM = _folds(how, own, target)
+    fold_M, times_RM = folds_of(how, own, target)
     y_M = target.positive_M
     fitted = cross_fit(words_NV[None, target.rows_M], y_M, fold_M, how.strengths)
     at = {"target": target.name, "probe": WORDS}
@@ -239,7 +239,8 @@ def scored(at: dict, ids: list[str], fold_N, y_N, score_JN) -> list[dict]:
     ]
 
 
-def _folds(how: Evaluation, own: Examples, target: Target):
+def folds_of(how: Evaluation, own: Examples, target: Target) -> tuple[np.ndarray, np.ndarray]:
+    """The fold of each of a target's prompts (M,), and its bootstrap draws of them (R, M)."""
     clusters = [own.clusters[n] for n in target.rows_M]
     fold_M = make_folds(clusters, target.positive_M, how.folds, how.seed)
     return fold_M, own.times_RN[:, target.rows_M]

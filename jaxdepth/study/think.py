@@ -28,7 +28,7 @@ from jaxdepth.refusal.protocol import (
     Markers,
     Protocol,
     Verdict,
-    instruct,
+    open_thoughts,
     resolve_markers,
 )
 from jaxdepth.settings import Decide, read_protocol
@@ -98,9 +98,9 @@ class Thinker:
 
     def ids(self, instruction: str) -> list[list[int]]:
         """The token ids of all prompts, with the opening of a thought."""
-        close, words = self.protocol.close, self.markers.words
-        texts = [instruct(instruction, close, words, p.text) for p in self.subject.prompts]
-        return [self.subject.encoder.encode(text) + list(self.markers.open) for text in texts]
+        texts = [p.text for p in self.subject.prompts]
+        encoder, close = self.subject.encoder, self.protocol.close
+        return open_thoughts(encoder, self.markers, instruction, close, texts)
 
     def decide(self, batch: Batch, **how) -> Decided:
         """What the prompts of a batch do at every exit."""

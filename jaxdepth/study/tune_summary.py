@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from jaxdepth.study.figures import new_figure, save
+from jaxdepth.study.figures import new_figure, save_all
 from jaxdepth.study.run import read_table
 
 _LAST = 50  # steps that the line's means are of
@@ -39,7 +39,5 @@ def draw_losses(run_path: Path) -> dict[Path, str]:
             axes.plot(steps, middle, label=label)
     axes.set(xlabel="step", ylabel="loss (nats)", yscale="log")
     axes.legend(frameon=False)
-    folder = run_path / "figures"
-    folder.mkdir(exist_ok=True)
-    save(figure, folder / "losses")
-    return {folder / "losses.png": "the parts of the loss by step, running medians"}
+    shows = "the parts of the loss by step, running medians"
+    return save_all({"losses": (figure, shows)}, run_path / "figures")

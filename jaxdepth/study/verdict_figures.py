@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdepth.refusal.protocol import VERDICTS, Verdict
-from jaxdepth.study.figures import COLOURS, OUTCOMES, by_exit, new_figure, save
+from jaxdepth.study.figures import COLOURS, OUTCOMES, by_exit, new_figure, save_all
 from jaxdepth.study.run import read_table
 from jaxdepth.study.think import CUTS, VERDICT_TABLE
 from jaxdepth.study.verdicts import VOTES, Scores
@@ -22,8 +22,6 @@ def draw_verdicts(run_path: str | Path) -> dict[Path, str]:
         The PNG files that were written, each with what it shows; an SVG lies beside each.
     """
     scores = Scores(run_path)
-    folder = Path(run_path) / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
     drawn = {
         "verdicts": (_shares(scores), "what each exit decides, by label"),
         "thought_lengths": (_lengths(scores), "accuracy by exit and length of the thought"),
@@ -33,11 +31,7 @@ def draw_verdicts(run_path: str | Path) -> dict[Path, str]:
         drawn["votes"] = (_votes(run_path, scores), "votes against accuracy and cost")
     if any(source.startswith("cut ") for source in scores.sources):
         drawn["along_the_thought"] = (_along(scores), "caution along the thought, by label")
-    written = {}
-    for name, (figure, shows) in drawn.items():
-        save(figure, folder / name)
-        written[folder / f"{name}.png"] = shows
-    return written
+    return save_all(drawn, Path(run_path) / "figures")
 
 
 def _shares(scores: Scores):

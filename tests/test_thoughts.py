@@ -1,0 +1,217 @@
+"""What is read along a thought: scores by plain code, known truth, and runs that go on."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import rankdata
+from sklearn.linear_model import LogisticRegression
+from test_protocol import words_of
+from thinker import BITS, CLOSE, COMPLY, REFUSE, bit, parity_prompts, state, thinker
+
+import jaxdepth
+from jaxdepth.probe.along import scores_along
+from jaxdepth.probe.capture import residuals
+from jaxdepth.probe.folds import cross_fit, make_folds
+from jaxdepth.probe.scores import auroc
+from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.refusal.protocol import instruct, resolve_markers
+from jaxdepth.settings import Decide, Probe, read_protocol
+from jaxdepth.study.probe import probe
+from jaxdepth.study.probe_figures import draw_probes
+from jaxdepth.study.probe_summary import findings
+from jaxdepth.study.run import read_table
+from jaxdepth.study.think import think
+from jaxdepth.study.thoughts import PLACES, POINTS, at_places
+
+LIMIT, STRENGTH, THOUGHT = 12, 1e-2, 6
+
+
+@pytest.fixture(scope="module")
+def spec(tiny_path, tmp_path_factory) -> str:
+    _, tokenizer = jaxdepth.load(tiny_path)
+    words = json.dumps(list(words_of(PromptEncoder(tokenizer))))
+    file = tmp_path_factory.mktemp("protocol") / "tiny.toml"
+    file.write_text(
+        f'instruction = "Think."\nagain = "Again."\nopen = "I"\nclose = "\\nVerdict:"\n'
+        f"verdicts = [{words}]\nthought_tokens = {THOUGHT}\nanswer_tokens = 0\n"
+    )
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def thought(tiny_path, spec, tmp_path_factory):
+    lean = {"cuts": (), "swap": False, "force": False, "cost_rounds": 0, "exits": "2,4"}
+    out = tmp_path_factory.mktemp("decide") / "run"
+    settings = Decide(model=tiny_path, out=out, limit=LIMIT, protocol=spec, temperature=1.0, **lean)
+    return think(settings)[0]
+
+
+def asks(tiny_path, thought, out) -> Probe:
+    small = {"positions": ("last",), "folds": 3, "draws": 40, "strengths": (STRENGTH,)}
+    return Probe(model=tiny_path, out=out, run=thought.path, limit=LIMIT, **small)
+
+
+@pytest.fixture(scope="module")
+def probed(tiny_path, thought, tmp_path_factory):
+    return probe(asks(tiny_path, thought, tmp_path_factory.mktemp("probe") / "run"))
+
+
+def sequences(tiny_path, thought, spec) -> dict[str, tuple[list[int], int, int]]:
+    """Every prompt with its thought and verdict: ids, the length of the prompt, of the thought."""
+    _, tokenizer = jaxdepth.load(tiny_path)
+    encoder, told = PromptEncoder(tokenizer), read_protocol(spec)
+    markers = resolve_markers(told, encoder, ())
+    texts = {r["prompt_id"]: r for r in rows(thought, "texts") if r["exit"] == 4}
+    verdicts = {r["prompt_id"]: r["verdict"] for r in rows(thought, "verdicts") if r["exit"] == 4}
+    found = {}
+    for p in rows(thought, "prompts"):
+        asked = instruct(told.instruction, told.close, markers.words, p["text"])
+        before = [*encoder.encode(asked), *markers.open]
+        ids = texts[p["prompt_id"]]["thought_ids"]
+        verdict = markers.verdicts[["refuse", "partial", "comply"].index(verdicts[p["prompt_id"]])]
+        found[p["prompt_id"]] = [*before, *ids, *markers.close, verdict], len(before), len(ids)
+    return found
+
+
+def rows(run, table) -> list[dict]:
+    return read_table(run.path, table).to_pylist()
+
+
+def test_scores_along_a_thought_by_plain_code(tiny_path, thought, spec, probed):
+    """Streams of whole sequences, scikit-learn's fits, and a product for each prompt's fold."""
+    model, _ = jaxdepth.load(tiny_path)
+    told = sequences(tiny_path, thought, spec)
+    longest = max(len(ids) for ids, *_ in told.values())
+    stream = {}
+    for name, (ids, *_) in told.items():
+        padded = np.array([ids + [0] * (longest - len(ids))])
+        places = np.minimum(np.arange(longest), len(ids) - 1)[None]
+        found = residuals(model, padded, np.array([len(ids)]), places)
+        stream[name] = np.asarray(found[0, : len(ids)], np.float64)  # (S, J, D)
+    prompts = rows(thought, "prompts")
+    names = [p["prompt_id"] for p in prompts]
+    y = np.array([p["label"] == "harmful" for p in prompts])
+    fold = make_folds([p["pair_id"] for p in prompts], y, 3, 0)
+    table = {
+        (r["prompt_id"], r["fitted_at"], r["layer"]): r
+        for r in rows(probed, "thought_scores")
+        if r["target"] == "content"
+    }
+    assert len(table) == len(names) * 2 * 5
+    for fitted_at, layer in (("opened", 3), ("closed", 1), ("closed", 4)):
+        place = {n: told[n][1] - 1 if fitted_at == "opened" else -2 for n in names}
+        x = np.stack([stream[n][place[n], layer] for n in names])
+        for f in range(3):
+            train = (fold != f) & (fold != (f + 1) % 3)
+            middle, scale = x[train].mean(axis=0), np.sqrt(x[train].var(axis=0).mean())
+            fit = LogisticRegression(C=STRENGTH, tol=1e-10, max_iter=10000)
+            fit.fit((x[train] - middle) / scale, y[train])
+            for name in np.array(names)[fold == f]:
+                ids, begins, count = told[name]
+                want = fit.decision_function((stream[name][begins - 1 :, layer] - middle) / scale)
+                row = table[name, fitted_at, layer]
+                assert (row["fold"], row["thought_tokens"]) == (f, count)
+                np.testing.assert_allclose(row["scores"], want, atol=1e-3)
+
+
+def test_the_chosen_layer_is_followed(probed):
+    """AUROC at each place by ranks, the mean and the fall by their definitions."""
+    chosen = {
+        (r["target"], r["position"]): r["chosen_layers"]
+        for r in rows(probed, "thought_probes")
+        if r["probe"] == "logistic, layer chosen"
+    }
+    along = rows(probed, "thoughts")
+    assert {r["fitted_at"] for r in along} == {"opened", "closed"}
+    for fitted_at in ("opened", "closed"):
+        mine = [r for r in along if (r["target"], r["fitted_at"]) == ("content", fitted_at)]
+        (layer,) = {r["layer"] for r in mine}
+        layers = chosen["content", fitted_at]
+        assert layers.count(layer) == max(map(layers.count, layers))
+        scores = [
+            r for r in rows(probed, "thought_scores")
+            if (r["target"], r["fitted_at"], r["layer"]) == ("content", fitted_at, layer)
+            and r["thought_tokens"]
+        ]  # fmt: skip
+        y, fold = (np.array([r[k] for r in scores]) for k in ("positive", "fold"))
+        halfway = np.array([r["scores"][round(1 + (r["thought_tokens"] - 1) / 2)] for r in scores])
+        wins = pairs = 0
+        for f in range(3):
+            here, ones = fold == f, y[fold == f].sum()
+            rank = rankdata(halfway[here])[y[here]].sum() - ones * (ones + 1) / 2
+            wins, pairs = wins + rank, pairs + ones * (here.sum() - ones)
+        (row,) = (r for r in mine if (r["metric"], r["place"]) == ("AUROC", "50%"))
+        assert row["value"] == pytest.approx(wins / pairs)
+        assert row["low"] <= row["value"] <= row["high"]
+        falls = [
+            np.mean(r["scores"][1 : 1 + r["thought_tokens"]]) - r["scores"][-2]
+            for r in scores
+            if r["positive"]
+        ]
+        (fall,) = (r for r in mine if r["metric"] == "fall to the verdict" and r["positive"])
+        assert (fall["value"], fall["n"]) == (pytest.approx(np.mean(falls), abs=1e-5), y.sum())
+    told = "\n".join(findings(probed.path))
+    assert "before the first token of the thought" in told
+    assert "falls from its mean over the thought" in told
+    (figure,) = (path for path in draw_probes(probed.path) if path.name == "thoughts.png")
+    assert figure.stat().st_size > 10_000
+
+
+def test_places_along_thoughts_of_any_length():
+    for count in (1, 2, 7, 11, 100):
+        scores = [-1.0, *range(count), 200.0, 300.0]
+        found = at_places(scores, count)
+        assert len(found) == len(PLACES) == POINTS + 3
+        assert found[:2] == [-1.0, 0]
+        assert found[-3:] == [count - 1, 200.0, 300.0]
+        assert found == sorted(found)
+
+
+def test_a_run_goes_on_where_it_was_stopped(tiny_path, thought, probed, tmp_path, monkeypatch):
+    from jaxdepth.study import thoughts
+
+    follow, calls = thoughts._follow, []
+
+    def cut_short(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return follow(*args)
+
+    settings = asks(tiny_path, thought, tmp_path / "run")
+    monkeypatch.setattr(thoughts, "_follow", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        probe(settings)
+    again = probe(settings)
+    for table in ("thought_probes", "thought_scores", "thoughts"):
+        assert read_table(again.path, table).equals(read_table(probed.path, table))
+
+
+def test_known_truth_a_verdict_that_only_the_thought_can_give():
+    """A model set by hand works parity out while it thinks: before that nothing linear tells it."""
+    model, _ = thinker()
+    tokens, _, odd = parity_prompts()
+    done = np.cumsum((tokens[:, 1 : 1 + BITS] - bit(0, 0)) % 2, axis=1) % 2
+    thoughts = np.array([[state(k + 1, p) for k, p in enumerate(row)] for row in done])
+    ends = np.stack([np.full(len(odd), CLOSE), np.where(odd, REFUSE, COMPLY)], axis=1)
+    ids = np.concatenate([tokens, thoughts, ends], axis=1)
+    lengths = np.full(len(ids), ids.shape[1])
+    opened, closed = BITS + 1, ids.shape[1] - 2
+    x = np.asarray(residuals(model, ids, lengths, np.tile([opened, closed], (len(ids), 1))))
+    fold = make_folds(range(len(odd)), odd, 4)
+    before, after = (cross_fit(x[:, p, 1:].swapaxes(0, 1), odd, fold, (1.0,)) for p in (0, 1))
+    assert auroc(before.score_GN, odd, fold).max() <= 0.5
+    assert auroc(after.score_GN, odd, fold).min() == 1.0
+    weights = np.asarray(after.weights_GFD)[:, fold].swapaxes(0, 1)[:, None]
+    bias = after.bias_GF[:, fold].T[:, None]
+    nothing = np.zeros((weights.shape[2], weights.shape[3]))
+    pad = np.zeros((len(odd), 1, 1))  # layer 0, of which no probe was fitted
+    weights = np.concatenate([np.zeros_like(weights[:, :, :1]), weights], axis=2)
+    along = np.asarray(
+        scores_along(
+            model, ids, lengths, weights, np.concatenate([pad, bias], axis=2),
+            np.concatenate([nothing[:1], nothing]),
+        )
+    )  # fmt: skip
+    np.testing.assert_allclose(along[:, 0, 1:, closed].T, after.score_GN, atol=1e-4)
