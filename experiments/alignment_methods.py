@@ -12,7 +12,8 @@ import sys
 
 from jaxdepth.cli import guarded, parse, print_places
 from jaxdepth.progress import progress_bar
-from jaxdepth.settings import UNTOUCHED, Alignment, Speaking, Study, Tune, read_settings
+from jaxdepth.settings import UNTOUCHED, Alignment, Speaking, Study, Tune
+from jaxdepth.settings_file import read_settings
 from jaxdepth.study.compare import run_study
 from jaxdepth.study.compare_figures import draw_compared
 from jaxdepth.study.compare_summary import findings

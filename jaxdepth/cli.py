@@ -8,17 +8,8 @@ from dataclasses import MISSING, fields
 import tyro
 
 from jaxdepth.errors import InputError, nearest
-from jaxdepth.settings import (
-    Bench,
-    Convert,
-    Decide,
-    Export,
-    Probe,
-    ProbeAgainst,
-    Sweep,
-    Tune,
-    read_settings,
-)
+from jaxdepth.settings import Bench, Convert, Decide, Export, Probe, ProbeAgainst, Sweep, Tune
+from jaxdepth.settings_file import read_settings
 
 COMMANDS = {
     "convert": Convert,

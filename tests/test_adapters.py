@@ -8,7 +8,8 @@ from jaxdepth import InputError, classify_texts
 from jaxdepth.refusal.batches import make_batches
 from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.prompts import read_prompts
-from jaxdepth.settings import Tune, read_settings
+from jaxdepth.settings import Tune
+from jaxdepth.settings_file import read_settings
 from jaxdepth.tune.benign import fit_to_ask, make_benign
 from jaxdepth.tune.data import read_tasks, tasks_digest
 from jaxdepth.weights.adapter import find_adapter, read_adapter

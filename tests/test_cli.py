@@ -25,9 +25,8 @@ from jaxdepth.settings import (
     Sweep,
     Tune,
     Where,
-    check_settings,
-    read_settings,
 )
+from jaxdepth.settings_file import check_settings, read_settings
 from jaxdepth.study.run import read_table
 
 ROOT = Path(__file__).parents[1]
@@ -286,7 +285,8 @@ def test_the_wheel_holds_all_that_a_run_needs(tmp_path):
     script = """
 import jaxdepth
 from jaxdepth.refusal.prompts import read_prompts
-from jaxdepth.settings import Sweep, Tune, read_settings
+from jaxdepth.settings import Sweep, Tune
+from jaxdepth.settings_file import read_settings
 from jaxdepth.tune.data import read_tasks
 print(jaxdepth.__file__)
 assert len(read_prompts(["builtin:pairs", "builtin:ordinary"])) >= 800

@@ -9,7 +9,7 @@ from tiny_tokenizers import CHATML, KINDS, build, byte_level, wrap
 from jaxdepth import InputError
 from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.protocol import Protocol, instruct, resolve_markers
-from jaxdepth.settings import read_protocol
+from jaxdepth.settings_file import read_protocol
 
 SPECIALS = ["<|think|>", "<|/think|>", "<|refuse|>", "<|partial|>", "<|comply|>"]
 

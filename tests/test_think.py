@@ -21,7 +21,8 @@ from jaxdepth.refusal.decide import decide, shown
 from jaxdepth.refusal.deliberate import ClosedBy
 from jaxdepth.refusal.prompts import read_prompts
 from jaxdepth.refusal.protocol import VERDICTS, instruct, resolve_markers
-from jaxdepth.settings import Decide, read_protocol
+from jaxdepth.settings import Decide
+from jaxdepth.settings_file import read_protocol
 from jaxdepth.study.run import read_table
 from jaxdepth.study.think import partners, think
 from jaxdepth.study.think_cost import write_cost

@@ -16,7 +16,8 @@ from jaxdepth.probe.folds import cross_fit, make_folds
 from jaxdepth.probe.scores import auroc
 from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.protocol import instruct, resolve_markers
-from jaxdepth.settings import Decide, Probe, read_protocol
+from jaxdepth.settings import Decide, Probe
+from jaxdepth.settings_file import read_protocol
 from jaxdepth.study.probe import probe
 from jaxdepth.study.probe_figures import draw_probes
 from jaxdepth.study.probe_summary import findings

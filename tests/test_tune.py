@@ -17,7 +17,8 @@ from jaxdepth import InputError, classify_texts
 from jaxdepth.cli import main
 from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.prompts import SPLITS, UNSEEN_CATEGORIES, read_prompts, split_of
-from jaxdepth.settings import Tune, read_protocol
+from jaxdepth.settings import Tune
+from jaxdepth.settings_file import read_protocol
 from jaxdepth.study.run import read_table
 from jaxdepth.study.tune import tune
 from jaxdepth.tune.benign import distinct, fit_to_ask

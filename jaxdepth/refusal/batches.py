@@ -30,9 +30,9 @@ def limit_prompts(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
     if limit is None:
         return prompts
     at_least(1, limit=limit)
-    kept = list(dict.fromkeys(p.pair_id or p.prompt_id for p in prompts))[:limit]
+    kept = list(dict.fromkeys(p.cluster for p in prompts))[:limit]
     keep = set(kept)
-    return [p for p in prompts if (p.pair_id or p.prompt_id) in keep]
+    return [p for p in prompts if p.cluster in keep]
 
 
 def make_batches(ids: Sequence[Sequence[int]], size: int) -> list[Batch]:

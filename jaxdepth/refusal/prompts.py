@@ -57,6 +57,11 @@ class Prompt:
     pair_id: str | None  # shared by the halves of a pair
     source: str  # the file or built-in set that it is from
 
+    @property
+    def cluster(self) -> str:
+        """What is drawn or left out as one: its pair, or itself."""
+        return self.pair_id or self.prompt_id
+
 
 def read_prompts(names: Iterable[str]) -> list[Prompt]:
     """Prompts of several sources, in their order.

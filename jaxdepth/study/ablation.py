@@ -20,7 +20,7 @@ from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.direction import directions_digest, read_directions
 from jaxdepth.probe.folds import cross_fit, make_folds
 from jaxdepth.probe.scores import auroc
-from jaxdepth.progress import silent
+from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.batches import Batch, make_batches
 from jaxdepth.refusal.tokens import first_token, resolve_openers
 from jaxdepth.settings import Probe, Where
@@ -30,7 +30,6 @@ from jaxdepth.study.probe_tables import Examples
 from jaxdepth.study.run import Run, read_table
 from jaxdepth.study.stats import interval, wilson
 from jaxdepth.study.subject import Subject
-from jaxdepth.study.sweep import ProgressBar
 
 ABLATION = "ablation"
 NOWHERE, THERE, EVERYWHERE = "nowhere", "after that layer", "after every layer"

@@ -16,10 +16,9 @@ from jaxdepth.depth.exits import exit_logits
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.probe.capture import residuals
-from jaxdepth.progress import silent
+from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.batches import make_batches
 from jaxdepth.study.run import Run, atomic_write
-from jaxdepth.study.sweep import ProgressBar
 
 FOLDER = "activations"
 

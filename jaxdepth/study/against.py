@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from jaxdepth.config import read_config
 from jaxdepth.errors import InputError
 from jaxdepth.probe.scores import auroc
-from jaxdepth.progress import silent
+from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.batches import limit_prompts
 from jaxdepth.refusal.prompts import read_prompts
 from jaxdepth.settings import Probe, ProbeAgainst
@@ -28,7 +28,6 @@ from jaxdepth.study.probe import probe
 from jaxdepth.study.probe_tables import CONTENT, OWN, SCORES
 from jaxdepth.study.run import read_table
 from jaxdepth.study.stats import cluster_draws
-from jaxdepth.study.sweep import ProgressBar
 from jaxdepth.weights.adapter import adapter_digest, read_adapter
 from jaxdepth.weights.checkpoint import MANIFEST, read_manifest
 

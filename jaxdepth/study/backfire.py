@@ -9,14 +9,13 @@ from dataclasses import fields, replace
 import pyarrow.parquet as pq
 
 from jaxdepth.errors import InputError, at_least
-from jaxdepth.progress import silent
+from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.settings import Backfire, OnModel, Probe
 from jaxdepth.study.against import both_sides, compare_knowledge, named
 from jaxdepth.study.compare import Compared, run_one
 from jaxdepth.study.facts import read_facts
 from jaxdepth.study.paired import write_paired
 from jaxdepth.study.run import atomic_write
-from jaxdepth.study.sweep import ProgressBar
 
 
 def backfire(settings: Backfire, bar: ProgressBar = silent) -> Compared:

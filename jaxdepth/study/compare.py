@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 from jaxdepth.config import read_config
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, listed
-from jaxdepth.progress import silent
+from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.settings import UNTOUCHED, Decide, Speaking, Study, Sweep
 from jaxdepth.study.curve import depth_curves
 from jaxdepth.study.rates import read_outcomes, write_rates
 from jaxdepth.study.run import atomic_write, read_table
 from jaxdepth.study.stats import cluster_draws, interval, wilson
-from jaxdepth.study.sweep import ProgressBar, sweep
+from jaxdepth.study.sweep import sweep
 from jaxdepth.study.think import think
 from jaxdepth.study.tune import ADAPTER
 from jaxdepth.weights.adapter import brings_tokens

@@ -12,14 +12,13 @@ import pyarrow as pa
 from jaxdepth.errors import InputError, listed
 from jaxdepth.probe.folds import cross_fit, make_folds
 from jaxdepth.probe.positions import locate, resolve_positions
-from jaxdepth.progress import silent
+from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.prompts import Prompt
 from jaxdepth.settings import Probe
 from jaxdepth.study.activations import Capture, capture, read_stream
 from jaxdepth.study.probe_tables import OWN, SCORES, SCORES_SCHEMA, scored
 from jaxdepth.study.run import Run
 from jaxdepth.study.subject import Subject
-from jaxdepth.study.sweep import ProgressBar
 
 
 def two_classes(prompts: Sequence[Prompt], name: str) -> tuple[str, str]:
@@ -46,7 +45,7 @@ def probe_control(settings: Probe, bar: ProgressBar = silent) -> Run:
     prompts = subject.prompts
     classes = two_classes(prompts, "+".join(settings.prompts))
     positive_N = np.array([p.category == classes[0] for p in prompts])
-    clusters = [p.pair_id or p.prompt_id for p in prompts]
+    clusters = [p.cluster for p in prompts]
     fold_N = make_folds(clusters, positive_N, settings.folds, settings.seed)
     located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
     columns, names, response = resolve_positions(settings.positions, located)

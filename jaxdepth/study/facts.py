@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 
 from jaxdepth.depth.exits import exit_logits
 from jaxdepth.errors import InputError
-from jaxdepth.progress import silent
+from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.batches import Batch, make_batches
 from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.settings import Probe
@@ -28,7 +28,7 @@ from jaxdepth.study.paired import MARGIN, RIGHT, Measured, paired_rows
 from jaxdepth.study.run import Run, read_table
 from jaxdepth.study.stats import cluster_draws
 from jaxdepth.study.subject import Subject
-from jaxdepth.study.sweep import ProgressBar, in_parts
+from jaxdepth.study.sweep import in_parts
 
 FACTS = "facts"
 GENERAL, NEIGHBOURING = "general", "neighbouring"

@@ -24,7 +24,7 @@ import pyarrow as pa
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.probe.folds import make_folds
 from jaxdepth.probe.positions import Located, locate, resolve_positions
-from jaxdepth.progress import silent
+from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.batches import limit_prompts, make_batches
 from jaxdepth.refusal.prompts import Prompt, prompts_digest, read_prompts
 from jaxdepth.refusal.tokens import resolve_openers
@@ -52,7 +52,7 @@ from jaxdepth.study.probe_tables import (
 )
 from jaxdepth.study.run import Run
 from jaxdepth.study.subject import Subject
-from jaxdepth.study.sweep import FIRST_TOKEN, ProgressBar, in_parts
+from jaxdepth.study.sweep import FIRST_TOKEN, in_parts
 from jaxdepth.study.thoughts import probe_thoughts, read_thoughts
 
 

@@ -92,7 +92,7 @@ class Examples(NamedTuple):
                 f"{name} has {kind} prompts only, and probes tell harmful from harmless: join two "
                 "sources with + in --transfer, or name both in --prompts"
             )
-        clusters = [p.pair_id or p.prompt_id for p in prompts]
+        clusters = [p.cluster for p in prompts]
         times_RN = cluster_draws(clusters, draws, seed)
         return cls(name, [p.prompt_id for p in prompts], clusters, harmful_N, times_RN)
 

@@ -1,7 +1,6 @@
 """The sweep: every prompt at every exit, in chunks that survive being killed."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 
 import pyarrow as pa
@@ -10,7 +9,7 @@ from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.lanes import plan_segments
 from jaxdepth.depth.sampling import Sampling
 from jaxdepth.errors import InputError, at_least
-from jaxdepth.progress import silent
+from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.batches import Batch, limit_prompts, make_batches
 from jaxdepth.refusal.outcome import BUILT_IN, Judge
 from jaxdepth.refusal.tokens import resolve_openers
@@ -21,8 +20,6 @@ from jaxdepth.study.speak import Speaker
 from jaxdepth.study.subject import Subject
 
 FIRST_TOKEN, GENERATIONS = "first_token", "generations"
-
-ProgressBar = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 
 
 def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None) -> Run:

@@ -18,7 +18,7 @@ from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.sampling import Sampling
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.progress import silent
+from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.batches import Batch, make_batches
 from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.decide import Decided, decide, shown
@@ -31,11 +31,12 @@ from jaxdepth.refusal.protocol import (
     open_thoughts,
     resolve_markers,
 )
-from jaxdepth.settings import Decide, read_protocol
+from jaxdepth.settings import Decide
+from jaxdepth.settings_file import read_protocol
 from jaxdepth.study.run import Run, read_table
 from jaxdepth.study.speak import judge_texts, lane_seed
 from jaxdepth.study.subject import Subject
-from jaxdepth.study.sweep import ProgressBar, in_parts
+from jaxdepth.study.sweep import in_parts
 
 VERDICT_TABLE, TEXTS, CUTS, FORCED = "verdicts", "texts", "cuts", "forced"
 SWAPPED, SERIES = "swapped", "series"

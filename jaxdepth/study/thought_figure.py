@@ -7,7 +7,17 @@ import numpy as np
 from jaxdepth.study.curve import Estimate
 from jaxdepth.study.figures import new_figure
 from jaxdepth.study.run import read_table
-from jaxdepth.study.thoughts import ALONG, AUROC, CLOSED, FITTED_AT, MEAN, OPENED, PLACES, VERDICT
+from jaxdepth.study.thoughts import (
+    ALONG,
+    AUROC,
+    CLOSED,
+    FITTED_AT,
+    MEAN,
+    OPENED,
+    PLACES,
+    VERDICT,
+    side_of,
+)
 
 _COLOURS = {OPENED: "#1f6fa8", CLOSED: "#d98a3d"}
 _SIDES = {True: ("#b5312b", "o-"), False: ("#6f9e4c", "s--")}
@@ -36,7 +46,7 @@ def along_thoughts(run_path: str | Path):
                 if (r["fitted_at"], r["metric"], r["positive"]) == (OPENED, MEAN, side)
             ]  # fmt: skip
             if line:
-                name = f"{'positive' if side else 'negative'} (n={line[0]['n']})"
+                name = f"{side_of(target, side)} (n={line[0]['n']})"
                 _line(bottom, line, colour, name, style)
         bottom.set_ylabel("mean decision value\n(probe of before the thought)", fontsize=8)
         for axes in (top, bottom):

@@ -21,6 +21,7 @@ from jaxdepth.config import read_json
 from jaxdepth.probe.along import scores_along
 from jaxdepth.probe.folds import CrossFitted, cross_fit
 from jaxdepth.probe.scores import auroc
+from jaxdepth.progress import ProgressBar
 from jaxdepth.refusal.batches import Batch, make_batches
 from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.prompts import Prompt
@@ -28,6 +29,7 @@ from jaxdepth.refusal.protocol import VERDICTS, Markers, open_thoughts
 from jaxdepth.study.activations import Capture, capture, read_stream
 from jaxdepth.study.probe_tables import (
     CHOSEN,
+    CONTENT,
     PROBES_SCHEMA,
     Evaluation,
     Examples,
@@ -37,7 +39,7 @@ from jaxdepth.study.probe_tables import (
 )
 from jaxdepth.study.run import RUN_FILE, Run, read_table
 from jaxdepth.study.stats import interval
-from jaxdepth.study.sweep import ProgressBar, in_parts
+from jaxdepth.study.sweep import in_parts
 from jaxdepth.study.think import TEXTS, VERDICT_TABLE
 
 OPENED, CLOSED, VERDICT = POSITIONS = "opened", "closed", "verdict"
@@ -309,8 +311,7 @@ def thought_findings(run_path: Path) -> list[str]:
             f"thought has been closed: {after} (layers chosen on validation)."
         )
         falls = [
-            f"{_number(r)} where {target} is {'positive' if r['positive'] else 'negative'} "
-            f"(n={r['n']})"
+            f"{_number(r)} in those {side_of(target, r['positive'])} (n={r['n']})"
             for r in rows
             if (r["target"], r["fitted_at"], r["metric"]) == (target, OPENED, FALL)
         ]
@@ -320,6 +321,12 @@ def thought_findings(run_path: Path) -> list[str]:
                 f"thought to its close by {', by '.join(falls)}."
             )
     return lines
+
+
+def side_of(target: str, positive: bool) -> str:
+    """What the prompts of one class are."""
+    sides = ("harmful", "harmless") if target == CONTENT else ("refused", "answered")
+    return sides[not positive]
 
 
 def _auroc(row: dict) -> str:

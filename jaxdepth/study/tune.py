@@ -12,12 +12,12 @@ from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.tuned import Form, init_params
-from jaxdepth.progress import silent
+from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.protocol import Protocol
-from jaxdepth.settings import Tune, read_protocol
+from jaxdepth.settings import Tune
+from jaxdepth.settings_file import read_protocol
 from jaxdepth.study.run import Run, atomic_write
-from jaxdepth.study.sweep import ProgressBar
 from jaxdepth.tune.data import KINDS, Batches, read_tasks, tasks_digest, writer
 from jaxdepth.tune.recipe import Where
 from jaxdepth.tune.train import (
