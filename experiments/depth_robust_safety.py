@@ -29,7 +29,7 @@ from jaxdepth.study.compare_summary import (
 )
 
 SHALLOW, SPOKEN, ROBUST = "shallow", "spoken", "depth_robust"
-HELD_OUT = {"pairs/test harmful", "ordinary harmless"}  # what was expected is about these
+HELD_OUT = ("pairs/test harmful", "ordinary")  # what was expected is about these
 MARGIN = 0.05  # by which quality may be less and still count as no worse
 
 
@@ -89,8 +89,8 @@ def main() -> int:
     settings = parse(Study, sys.argv[1:], "depth_robust_safety", config="depth_robust_safety")
     compared = run_study(settings, progress_bar)
     lines = findings(compared)
-    asked = set(compared.groups_N)
-    if {SHALLOW, SPOKEN, ROBUST} <= set(compared.models) and asked >= HELD_OUT:
+    asked = all(any(name in group for group in compared.groups_N) for name in HELD_OUT)
+    if {SHALLOW, SPOKEN, ROBUST} <= set(compared.models) and asked:
         lines += hopes(compared)
     print("\n".join(lines))
     print_places(settings.out, draw_compared(compared, settings.out / "figures"))

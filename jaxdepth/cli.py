@@ -120,10 +120,15 @@ def run_convert(settings: Convert) -> int:
 
 
 def run_export(settings: Export) -> int:
-    from jaxdepth.weights.export import export
+    from jaxdepth.weights.export import export, export_checkpoint
 
-    export(settings.model, settings.target, settings.adapter, settings.dtype)
-    print(f"{settings.target}: a Hugging Face folder; `jaxdepth convert` reads it too")
+    what = settings.model, settings.target, settings.adapter, settings.dtype
+    if settings.to == "checkpoint":
+        export_checkpoint(*what)
+        print(f"{settings.target}: a checkpoint")
+    else:
+        export(*what)
+        print(f"{settings.target}: a Hugging Face folder; `jaxdepth convert` reads it too")
     return 0
 
 

@@ -330,12 +330,14 @@ class Tune:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a checkpoint, with an adapter merged in, as a Hugging Face folder."""
+    """Write a checkpoint, with an adapter merged in, as a Hugging Face folder or a checkpoint."""
 
     model: tyro.conf.Positional[Path]
     """A checkpoint made by `jaxdepth convert`."""
     target: tyro.conf.Positional[Path]
-    """Folder to make. `jaxdepth convert` makes a checkpoint of it again."""
+    """Folder to make."""
+    to: Literal["huggingface", "checkpoint"] = "huggingface"
+    """What to make: safetensors that transformers loads, or a checkpoint for jaxdepth."""
     adapter: str | None = None
     """builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT folder."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None

@@ -1,6 +1,7 @@
 """Models side by side: shares and paired contrasts by hand; both experiments on a tiny model."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,18 @@ def test_the_depth_robust_study(tiny_path, adapters, out, run_experiment, capsys
     for line in ("C1,", "C2,", "C3,", "C6,", "Expected beforehand", "70% smaller", "son.png"):
         assert line in said
     assert (out / "comparison.parquet").is_file()
+
+
+def test_what_was_expected_is_only_asked_of_the_prompts_it_is_about(
+    compared, tmp_path, run_experiment, capsys, monkeypatch
+):
+    models = ("untouched", "shallow", "spoken", "depth_robust")
+    other = replace(compared, models=models, outcome_MNE=np.repeat(compared.outcome_MNE, 2, axis=0))
+    monkeypatch.setattr("jaxdepth.study.compare.run_study", lambda *_: other)
+    assert run_experiment("depth_robust_safety", tmp_path, "--out", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "C1," in said
+    assert "Expected beforehand" not in said
 
 
 def test_the_study_of_methods(tiny_path, one_length, tmp_path, run_experiment, capsys):

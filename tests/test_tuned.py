@@ -16,7 +16,7 @@ from jaxdepth.model.tuned import MATRICES, Form, attach, init_params, merge
 from jaxdepth.weights.adapter import Adapter, read_adapter, save_adapter
 from jaxdepth.weights.checkpoint import read_manifest
 from jaxdepth.weights.convert import convert
-from jaxdepth.weights.export import export
+from jaxdepth.weights.export import export, export_checkpoint
 
 EVERY = (0, 1, 2, 3)
 at_exits = jax.vmap(exit_logits, in_axes=(None, None, None, 0))
@@ -219,6 +219,23 @@ def test_exported_converts_to_the_same_model(
     half, _ = jaxdepth.load(tmp_path / "half")
     assert half.embed[...].dtype == jnp.bfloat16
     np.testing.assert_array_equal(half.layers.q[...], model.layers.q[...].astype(jnp.bfloat16))
+
+
+def test_exported_as_a_checkpoint(tiny_path, adapter_file, tmp_path, capsys):
+    args = ["export", tiny_path, tmp_path / "sub/whole", "--adapter", adapter_file]
+    args += ["--to", "checkpoint"]
+    assert main(list(map(str, args))) == 0
+    assert main(list(map(str, args))) == 2
+    assert "exists" in capsys.readouterr().err
+    model, _ = jaxdepth.load(tiny_path, adapter=adapter_file)
+    again, _ = jaxdepth.load(tmp_path / "sub/whole")
+    np.testing.assert_array_equal(logits_of(again), logits_of(model))
+    made_from = read_manifest(tmp_path / "sub/whole")["source"]["path"]
+    assert made_from == f"{tiny_path} with {adapter_file}"
+    assert [p.name for p in (tmp_path / "sub").iterdir()] == ["whole"]  # nothing in between is left
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        export_checkpoint(tiny_path, tmp_path / "file/whole")
 
 
 def test_transformers_loads_what_is_exported(tiny_path, adapter_file, tmp_path, torch):

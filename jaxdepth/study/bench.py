@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from jaxdepth.depth.generation import generate
-from jaxdepth.errors import InputError
+from jaxdepth.errors import at_least
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.settings import Bench
 from jaxdepth.weights import checkpoint
@@ -47,11 +47,8 @@ def bench(settings: Bench) -> Iterator[Row]:
     Raises:
         InputError: the checkpoint cannot be loaded, or a number is below 1.
     """
-    numbers = {"length": settings.length, "new_tokens": settings.new_tokens}
-    numbers |= {"rounds": settings.rounds, "batches": min(settings.batches, default=0)}
-    for name, value in numbers.items():
-        if value < 1:
-            raise InputError(f"{name} has {value}, expected at least 1")
+    at_least(1, length=settings.length, new_tokens=settings.new_tokens, rounds=settings.rounds)
+    at_least(1, batches=min(settings.batches, default=0))
     model, _ = checkpoint.load(settings.model)
     hf = _hugging_face(model, settings) if find_spec("torch") else None
     for prompts in settings.batches:

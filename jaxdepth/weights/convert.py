@@ -32,6 +32,7 @@ def convert(
     target: str | Path,
     with_tokenizer: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    called: str | None = None,
 ) -> bool:
     """Converts a Hugging Face folder or a GGUF file to a checkpoint for `jaxdepth.load`.
 
@@ -43,6 +44,7 @@ def convert(
         target: folder to make; its parents are made too.
         with_tokenizer: False leaves the tokenizer out.
         progress: called with pieces done and pieces in all.
+        called: what the checkpoint says that it was made from; by default where the source is.
 
     Returns:
         True if it was converted, False if `target` already holds this very source.
@@ -57,13 +59,14 @@ def convert(
     check_plan(pieces, opened.shapes, opened.where)
     tokenizer = _read_tokenizer(opened, with_tokenizer)
     files = {f.name: {"bytes": f.stat().st_size, "sha256": _file_digest(f)} for f in opened.files}
+    called = called or opened.where
     origin = {"files": files, "config": opened.raw_config, "tokenizer": tokenizer is not None}
     if target.exists():
         _check_same(target, origin)
         return False
 
     with whole_folder(target) as partial:
-        _write(opened, pieces, tokenizer, origin, partial, progress)
+        _write(opened, pieces, tokenizer, {"path": called, **origin}, partial, progress)
     return True
 
 
@@ -90,7 +93,7 @@ def _write(opened, pieces, tokenizer, origin, folder: Path, progress) -> None:
             "format": checkpoint.FORMAT,
             "jaxdepth": version("jaxdepth"),
             "fingerprint": checkpoint.fingerprint(opened.config, leaves),
-            "source": {"path": opened.where, **origin},
+            "source": origin,
             "leaves": leaves,
         },
     )

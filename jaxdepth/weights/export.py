@@ -1,8 +1,9 @@
-"""Back to Hugging Face: safetensors, config.json and tokenizer, which transformers loads."""
+"""Out of a checkpoint: to a Hugging Face folder, or to a checkpoint with an adapter merged in."""
 
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from jaxdepth.config import read_json
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.weights.checkpoint import load
+from jaxdepth.weights.convert import convert
 from jaxdepth.weights.plan import HF_NAMES, Piece, plan
 from jaxdepth.weights.whole import whole_folder
 
@@ -45,6 +47,27 @@ def export(
         for name in _KEPT:
             if (path / name).is_file():
                 shutil.copyfile(path / name, partial / name)
+
+
+def export_checkpoint(
+    path: str | Path, target: str | Path, adapter: str | None = None, dtype: str | None = None
+) -> None:
+    """Writes a checkpoint with an adapter merged in as a checkpoint of its own.
+
+    Arguments and errors as `export`. Takes the room of two copies while it works.
+    """
+    path, target = Path(path), Path(target)
+    if target.exists():
+        raise InputError(f"{target} exists: name another folder, or remove it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        between = TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise InputError(f"cannot write {target} ({error.strerror or error})") from None
+    with between as folder:
+        merged = Path(folder) / target.name
+        export(path, merged, adapter, dtype)
+        convert(merged, target, called=f"{path} with {adapter}" if adapter else str(path))
 
 
 def _write_weights(model: Mistral, folder: Path) -> None:
