@@ -190,6 +190,8 @@ class Probe(OnModel):
     """A run of `jaxdepth sweep` or `decide` on this model and these prompts: what it did."""
     folds: int = 5
     """Each is tested by probes of the others, of which one chooses."""
+    group_by: Literal["pair", "source"] = "pair"
+    """What folds keep whole: pairs, or all prompts of a file or built-in set."""
     strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
     """Inverse strengths of regularisation to choose among."""
     draws: int = 1000

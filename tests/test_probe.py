@@ -24,14 +24,16 @@ from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.direction import read_directions
 from jaxdepth.probe.folds import make_folds
 from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.refusal.prompts import Prompt
+from jaxdepth.refusal.prompts import Prompt, read_prompts
 from jaxdepth.refusal.tokens import resolve_openers
 from jaxdepth.settings import Probe, Sweep, Where
 from jaxdepth.study.ablation import ablate
 from jaxdepth.study.activations import Capture, capture, read_stream
 from jaxdepth.study.behaviour import ANSWERED, NEITHER, REFUSED, read_behaviour
 from jaxdepth.study.probe import probe
+from jaxdepth.study.probe_tables import Evaluation, Examples, Target, folds_of
 from jaxdepth.study.run import Run, read_table
+from jaxdepth.study.stats import cluster_draws
 from jaxdepth.study.sweep import sweep
 
 LIMIT, STRENGTHS = 20, (1e-3, 1e-1)
@@ -211,6 +213,22 @@ def test_behaviour_is_also_read_from_verdicts(behaved, tmp_path):
     run.write_table("verdicts", pa.Table.from_pylist(rows[:2]))
     with pytest.raises(InputError, match="has no full depth: run it with exit 4"):
         read_behaviour(run.path, prompts, behaved.record["settings"])
+
+
+def test_folds_keep_pairs_or_sources_whole():
+    prompts = read_prompts([f"builtin:pairs/{s}[:12]" for s in ("validation", "test", "unseen")])
+    how = Evaluation(3, STRENGTHS, seed=0)
+    for group_by, kept in (("pair", "pair_id"), ("source", "source")):
+        own = Examples.of("own", prompts, 20, 0, group_by)
+        target = Target("content", np.arange(len(prompts)), own.harmful_N)
+        fold_N, times_RN = folds_of(how, own, target)
+        folds = {}
+        for prompt, fold in zip(prompts, fold_N, strict=True):
+            folds.setdefault(getattr(prompt, kept), set()).add(fold)
+        assert all(len(found) == 1 for found in folds.values())
+        assert (len({min(f) for f in folds.values()}), len(folds)) in ((3, 18), (3, 3))
+        # Whole pairs are drawn, not sources: of three sources there is no bootstrap.
+        assert np.array_equal(times_RN, cluster_draws([p.cluster for p in prompts], 20, 0))
 
 
 def test_directions_are_differences_of_means(probed):

@@ -186,7 +186,7 @@ def ablate(settings: Where, probed: Path, bar: ProgressBar = silent) -> Run:
         [directions.at(settings.direction, j) for j in range(len(subject.exits) + 1)]
     )
     own = Examples.of(ABLATION, subject.prompts, from_probe.draws, settings.seed)
-    fold_N = make_folds(own.clusters, own.harmful_N, from_probe.folds)
+    fold_N = make_folds(own.groups, own.harmful_N, from_probe.folds)
     decided = subject.decided(from_probe) | {
         "command": ABLATION,
         "ablated": settings.direction,

@@ -69,7 +69,8 @@ class Asked:
     def of(cls, subject: Subject, prompts: list[Prompt], name: str, folder: str, s: Probe):
         """Raises InputError where one of the labels is missing."""
         located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
-        return cls(Examples.of(name, prompts, s.draws, s.seed), prompts, located, folder)
+        examples = Examples.of(name, prompts, s.draws, s.seed, s.group_by)
+        return cls(examples, prompts, located, folder)
 
 
 def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
@@ -86,7 +87,7 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     _check(settings)
     subject = Subject.open(settings)
     own = Asked.of(subject, subject.prompts, OWN, OWN, settings)
-    make_folds(own.examples.clusters, own.examples.harmful_N, settings.folds)  # or an error now
+    make_folds(own.examples.groups, own.examples.harmful_N, settings.folds)  # or an error now
     _, names, _ = resolve_positions(settings.positions, own.located)
     others = _transfer(settings, subject)
     decided = subject.decided(settings) | {
@@ -146,7 +147,7 @@ def targets(own: Examples, did: Behaviour | None, folds: int) -> list[Target]:
         for name, mine_N in ((BEHAVIOUR, True), (BEHAVIOUR_HARMFUL, own.harmful_N)):
             rows = np.flatnonzero((did.at_full_depth_N != NEITHER) & mine_N)
             target = Target(name, rows, did.at_full_depth_N[rows] == REFUSED)
-            found += [target] if target.fits(folds, own.clusters) else []
+            found += [target] if target.fits(folds, own.groups) else []
     return found
 
 

@@ -114,7 +114,7 @@ def write_categories(run: Run, prompts: Sequence[Prompt], own: Examples, folds: 
     run.write_table(CATEGORIES, pa.Table.from_pylist(rows, CATEGORIES_SCHEMA))
     several = int((category_NK.sum(axis=1) > 1).sum())
     if several:
-        fold_N = make_folds(own.clusters, own.harmful_N, folds)
+        fold_N = make_folds(own.groups, own.harmful_N, folds)
         score_NK = category_scores(x_ND, own.harmful_N, category_NK, fold_N)
         found = compare_or(score_NK, category_NK, _refusal(run, own), fold_N, own.times_RN)
         row = (

@@ -65,10 +65,10 @@ class Target(NamedTuple):
     rows_M: Int[np.ndarray, " M"]
     positive_M: Bool[np.ndarray, " M"]
 
-    def fits(self, folds: int, clusters: Sequence) -> bool:
+    def fits(self, folds: int, groups: Sequence) -> bool:
         """Whether both classes have prompts for every fold."""
         return all(
-            len({clusters[n] for n in self.rows_M[self.positive_M == side]}) >= folds
+            len({groups[n] for n in self.rows_M[self.positive_M == side]}) >= folds
             for side in (True, False)
         )
 
@@ -78,12 +78,14 @@ class Examples(NamedTuple):
 
     name: str
     ids: list[str]
-    clusters: list
+    groups: list  # what folds keep whole: pairs, or sources
     harmful_N: Bool[np.ndarray, " N"]
-    times_RN: Float[np.ndarray, "R N"]  # bootstrap draws of whole clusters
+    times_RN: Float[np.ndarray, "R N"]  # bootstrap draws of whole pairs
 
     @classmethod
-    def of(cls, name: str, prompts: Sequence[Prompt], draws: int, seed: int) -> "Examples":
+    def of(
+        cls, name: str, prompts: Sequence[Prompt], draws: int, seed: int, group_by: str = "pair"
+    ) -> "Examples":
         """Raises InputError where one of the labels is missing."""
         harmful_N = np.array([p.label == "harmful" for p in prompts])
         if harmful_N.all() or not harmful_N.any():
@@ -94,7 +96,8 @@ class Examples(NamedTuple):
             )
         clusters = [p.cluster for p in prompts]
         times_RN = cluster_draws(clusters, draws, seed)
-        return cls(name, [p.prompt_id for p in prompts], clusters, harmful_N, times_RN)
+        groups = [p.source for p in prompts] if group_by == "source" else clusters
+        return cls(name, [p.prompt_id for p in prompts], groups, harmful_N, times_RN)
 
 
 class Evaluation(NamedTuple):
@@ -241,6 +244,6 @@ def scored(at: dict, ids: list[str], fold_N, y_N, score_JN) -> list[dict]:
 
 def folds_of(how: Evaluation, own: Examples, target: Target) -> tuple[np.ndarray, np.ndarray]:
     """The fold of each of a target's prompts (M,), and its bootstrap draws of them (R, M)."""
-    clusters = [own.clusters[n] for n in target.rows_M]
-    fold_M = make_folds(clusters, target.positive_M, how.folds, how.seed)
+    groups = [own.groups[n] for n in target.rows_M]
+    fold_M = make_folds(groups, target.positive_M, how.folds, how.seed)
     return fold_M, own.times_RN[:, target.rows_M]
