@@ -308,6 +308,8 @@ class Tune:
     """With --method verdicts: the tokens of thoughts and verdicts."""
     beta: float = 0.1
     """With --method dpo: how closely the base is kept to."""
+    chosen_weight: float = 1.0
+    """With --method dpo: of the preferred answer's own loss, or its probability may fall too."""
     steps: int = 400
     """Steps in all."""
     accumulate: int = 1

@@ -123,7 +123,7 @@ def micro_of(targets, weights, keep_LB=None) -> Micro:
 def test_gradients_equal_finite_differences(model, targets, weights, params, kind):
     """Along random directions, of every loss: a double-sided difference, in float32."""
     keep_LB = np.arange(16).reshape(4, B) % 5 > 0 if kind == "dropout" else None
-    loss_of = preference(0.5, False) if kind == "dpo" else supervised(kind == "distill", False)
+    loss_of = preference(0.5, 0.3, False) if kind == "dpo" else supervised(kind == "distill", False)
     if kind == "dpo":
         weights = weights._replace(text_ER=weights.text_ER + (weights.text_ER[-1] > 0) * 0.1)
 
@@ -170,10 +170,11 @@ def test_dpo_is_its_formula():
     np.testing.assert_allclose(found, by_hand, rtol=1e-5)
 
 
-def test_preferences_by_plain_code(model, targets, weights, params):
+@pytest.mark.parametrize("chosen_weight", [0.0, 0.3])
+def test_preferences_by_plain_code(model, targets, weights, params, chosen_weight):
     """Log-probabilities by row and pair by pair, every exit against the base at that exit."""
     tuned = attach(model, params, FORM)
-    loss, _ = preference(0.5, False)(tuned, model, micro_of(targets, weights))
+    loss, _ = preference(0.5, chosen_weight, False)(tuned, model, micro_of(targets, weights))
     counts_R = (weights.text_ER[-1] > 0).astype(np.float32)
     total = 0.0
     for e, exit in enumerate(weights.exits_E):
@@ -186,7 +187,9 @@ def test_preferences_by_plain_code(model, targets, weights, params):
             good, bad = pair, pair + B // 2
             margin = of(tuned, good) - of(model, good) - of(tuned, bad) + of(model, bad)
             share = 2 * weights.text_ER[e][targets.sequence_R == good].sum()
-            total += share * np.log1p(np.exp(-0.5 * margin))
+            rows = ((targets.sequence_R == good) & (counts_R > 0)).sum()
+            own = -of(tuned, good) / rows  # mean over its tokens
+            total += share * (np.log1p(np.exp(-0.5 * margin)) + chosen_weight * own)
     assert float(loss) == pytest.approx(total, rel=1e-4)
     logp_EB = answer_logprobs(tuned, targets, counts_R, weights.exits_E)
     assert logp_EB.shape == (3, B)

@@ -101,7 +101,11 @@ def _train(
 ) -> State:
     optimizer = make_optimizer(s.learning_rate, s.warmup, s.steps, s.weight_decay, s.clip)
     prefers = s.method == "dpo"
-    loss_of = preference(s.beta, s.remat) if prefers else supervised(where.distills, s.remat)
+    loss_of = (
+        preference(s.beta, s.chosen_weight, s.remat)
+        if prefers
+        else supervised(where.distills, s.remat)
+    )
     step_fn = make_step(form, loss_of, optimizer)
     params = init_params(base, form, new_tokens, jax.random.key(s.seed))
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))

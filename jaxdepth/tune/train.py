@@ -70,11 +70,14 @@ def supervised(distill: bool, remat: bool) -> LossOf:
     return loss_of
 
 
-def preference(beta: float, remat: bool) -> LossOf:
+def preference(beta: float, chosen_weight: float, remat: bool) -> LossOf:
     """DPO at every weighted exit, each held against the base at the same exit.
 
     The first half of the sequences is chosen, the second rejected; the weight of a pair is that of
-    the chosen one's rows.
+    the chosen one's rows. A pair is also satisfied where both answers become improbable, the
+    rejected one more so, and a model tuned to prefer refusals may come to refuse less (Razin et al.
+    2024, arXiv:2410.08847). So the chosen answer's mean loss per token is added, `chosen_weight`
+    times (Pang et al. 2024, arXiv:2404.19733).
     """
 
     def loss_of(tuned, base, micro):
@@ -91,7 +94,9 @@ def preference(beta: float, remat: bool) -> LossOf:
         pair_EP = 2 * jax.vmap(of_sequence)(weights.text_ER)[:, : B // 2]
         sides = (logp_EB[:, : B // 2], logp_EB[:, B // 2 :])
         bases = (fixed_EB[:, : B // 2], fixed_EB[:, B // 2 :])
-        text_E = jnp.sum(pair_EP * dpo_loss(*sides, *bases, beta), axis=1)
+        nll_EP = -sides[0] / of_sequence(counts_R)[: B // 2]
+        loss_EP = dpo_loss(*sides, *bases, beta) + chosen_weight * nll_EP
+        text_E = jnp.sum(pair_EP * loss_EP, axis=1)
         return jnp.sum(text_E), (text_E, jnp.zeros_like(text_E))
 
     return loss_of
