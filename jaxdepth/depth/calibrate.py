@@ -1,0 +1,185 @@
+"""The threshold of an exit policy, from validation prompts: for a depth, or for a risk.
+
+A policy is tried at a grid of thresholds, of which higher ones are more careful: tokens go deeper.
+For a depth the threshold is an estimate with an interval. For a risk it comes with a guarantee:
+over draws of the validation prompts it is chosen wrongly no more often than was asked for.
+
+Sources: Learn then Test with fixed-sequence testing, Angelopoulos et al. 2021 (arXiv:2110.01052);
+its use for early exits, Schuster et al. 2022 (CALM, arXiv:2207.07061); the Hoeffding-Bentkus
+p-value, Bates et al. 2021 (arXiv:2101.02703).
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxdepth.errors import InputError
+
+
+class Calibrated(NamedTuple):
+    """The threshold for a depth; low and high are 95% bounds of the depth at that threshold."""
+
+    index: int  # in the grid
+    threshold: float
+    depth: float  # mean over the validation prompts
+    low: float
+    high: float
+
+
+def threshold_for_depth(
+    thresholds_R: Float[np.ndarray, " R"],
+    depth_NR: Float[np.ndarray, "N R"],
+    wanted: float,
+    times_KN: Float[np.ndarray, "K N"],
+) -> Calibrated:
+    """The threshold whose mean depth is nearest to the wanted one.
+
+    Of thresholds that are equally near it is the highest, which is the most careful. The bounds are
+    percentiles of the draws at that threshold: that it was chosen for its mean is not in them.
+
+    Args:
+        thresholds_R: the grid, in any order.
+        depth_NR: the mean depth of each prompt's tokens at each threshold.
+        wanted: a depth; one that no threshold has gives the threshold that comes closest.
+        times_KN: how often each prompt is in each of K bootstrap draws.
+
+    Raises:
+        InputError: shapes do not fit, there are no prompts, thresholds are not all different, or a
+            depth is not finite.
+    """
+    thresholds_R, depth_NR = _grid(thresholds_R, depth_NR, "depths")
+    times_KN = np.asarray(times_KN, np.float64)
+    if times_KN.ndim != 2 or len(times_KN) == 0 or times_KN.shape[1] != len(depth_NR):
+        raise InputError(f"draws of shape {times_KN.shape}, expected (K, {len(depth_NR)})")
+    if not np.isfinite(depth_NR).all() or not math.isfinite(wanted):
+        raise InputError("depths that are not finite")
+    mean_R = depth_NR.mean(axis=0)
+    careful_R = np.argsort(-thresholds_R)
+    # Means on both sides of the wanted one are equally near up to rounding.
+    index = int(careful_R[np.abs(mean_R - wanted)[careful_R].round(9).argmin()])
+    mean_K = times_KN @ depth_NR[:, index] / times_KN.sum(axis=1)
+    low, high = np.percentile(mean_K, [2.5, 97.5])
+    return Calibrated(
+        index, float(thresholds_R[index]), float(mean_R[index]), float(low), float(high)
+    )
+
+
+def threshold_for_risk(
+    thresholds_R: Float[np.ndarray, " R"],
+    loss_NR: Float[np.ndarray, "N R"] | Bool[np.ndarray, "N R"],
+    risk: float,
+    error: float = 0.05,
+    clusters_N: Sequence[Hashable] | None = None,
+) -> int | None:
+    """The lowest threshold of which validation prompts prove that its mean loss is at most `risk`.
+
+    Whatever the losses' distribution, the mean loss of the returned threshold over all prompts that
+    there could be exceeds `risk` with a probability of at most `error`, over the draw of the
+    validation prompts. Thresholds are tested from the highest down, each at the whole level
+    `error`, until the first that fails: what lies below it is not looked at, so that nothing is
+    paid for the size of the grid.
+
+    The guarantee wants prompts that are independent draws, and a grid, risk and error that were
+    chosen without their losses. Prompts that belong together, such as the halves of a pair, are
+    not independent: name their clusters, and the risk is the mean over clusters of the mean loss
+    within one.
+
+    Args:
+        thresholds_R: the grid, in any order.
+        loss_NR: the loss of each prompt at each threshold, in [0, 1], such as the share of its
+            tokens that are not full depth's; bool where a loss is all or nothing.
+        risk: the mean loss that is allowed, in (0, 1).
+        error: the probability with which it may be exceeded, in (0, 1).
+        clusters_N: the cluster of each prompt. Left out, each prompt is its own, and only then are
+            bool losses tested as such: means are not all or nothing.
+
+    Returns:
+        Its index in the grid; None if not even the highest threshold passes.
+
+    Raises:
+        InputError: shapes do not fit, there are no prompts, thresholds are not all different, a
+            loss is not in [0, 1], or `risk` or `error` is not in (0, 1).
+    """
+    thresholds_R, loss_NR = _grid(thresholds_R, loss_NR, "losses")
+    _check(loss_NR, risk=risk, error=error)
+    if clusters_N is not None:
+        loss_NR = _cluster_means(loss_NR, clusters_N)
+    certified = None
+    for index in np.argsort(-thresholds_R):
+        if risk_p_value(loss_NR[:, index], risk) > error:
+            break
+        certified = int(index)
+    return certified
+
+
+def risk_p_value(loss_N: Float[np.ndarray, " N"] | Bool[np.ndarray, " N"], risk: float) -> float:
+    """P-value of independent losses in [0, 1] against the null hypothesis of a mean above `risk`.
+
+    Of bool losses it is the exact binomial tail. Of others it is the lesser of Hoeffding's bound
+    and Bentkus's, e times the binomial tail at the sum rounded up. The dtype decides and not the
+    numbers: a test that is chosen for the losses that were drawn need not keep its level.
+
+    Raises:
+        InputError: there are no losses, one is not in [0, 1], or `risk` is not in (0, 1).
+    """
+    loss_N = np.asarray(loss_N)
+    _check(loss_N, risk=risk)
+    count, total = len(loss_N), math.fsum(loss_N)
+    if loss_N.dtype == bool:
+        return _binomial_tail(int(total), count, risk)
+    hoeffding = math.exp(-count * _divergence(min(total / count, risk), risk))
+    above = math.ceil(total - 1e-9)  # ten times 1 - 0.7 are 3, not 4
+    return min(hoeffding, math.e * _binomial_tail(above, count, risk))
+
+
+def _divergence(first: float, second: float) -> float:
+    """Kullback-Leibler divergence of a coin of the second rate from one of the first, in nats."""
+    heads = first * math.log(first / second) if first else 0.0
+    return heads + (1 - first) * (math.log1p(-first) - math.log1p(-second))
+
+
+def _binomial_tail(most: int, count: int, rate: float) -> float:
+    """Probability of at most that many of `count` draws that each succeed at that rate."""
+
+    def log_chance(k: int) -> float:
+        ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        return ways + k * math.log(rate) + (count - k) * math.log1p(-rate)
+
+    return min(1.0, math.fsum(math.exp(log_chance(k)) for k in range(most + 1)))
+
+
+def _cluster_means(loss_NR, clusters_N: Sequence[Hashable]) -> Float[np.ndarray, "C R"]:
+    """The mean loss of each cluster."""
+    if len(clusters_N) != len(loss_NR):
+        raise InputError(f"{len(clusters_N)} clusters for {len(loss_NR)} prompts")
+    rows: dict[Hashable, list[int]] = {}
+    for row, cluster in enumerate(clusters_N):
+        rows.setdefault(cluster, []).append(row)
+    return np.stack([loss_NR[mine].mean(axis=0) for mine in rows.values()])
+
+
+def _grid(thresholds_R, values_NR, what: str):
+    """Both as arrays, their shapes and the thresholds being right."""
+    thresholds_R, values_NR = np.asarray(thresholds_R, np.float64), np.asarray(values_NR)
+    if thresholds_R.ndim != 1 or values_NR.ndim != 2 or values_NR.shape[1:] != thresholds_R.shape:
+        raise InputError(
+            f"{what} of shape {values_NR.shape} at thresholds of shape {thresholds_R.shape},"
+            " expected (N, R) and (R,)"
+        )
+    if values_NR.size == 0:
+        raise InputError(f"{what} of shape {values_NR.shape}: no prompts or no thresholds")
+    if np.isnan(thresholds_R).any() or len(np.unique(thresholds_R)) < len(thresholds_R):
+        raise InputError(f"thresholds {thresholds_R.tolist()} are not all different numbers")
+    return thresholds_R, values_NR
+
+
+def _check(losses, **probabilities: float) -> None:
+    """Raises InputError for losses that are none or not in [0, 1], and what is not in (0, 1)."""
+    if losses.size == 0 or not ((losses >= 0) & (losses <= 1)).all():
+        raise InputError("losses are missing or not all in 0..1")
+    for name, value in probabilities.items():
+        if not 0 < value < 1:
+            raise InputError(f"{name} is {value}, expected more than 0 and less than 1")

@@ -1,0 +1,533 @@
+"""A depth of its own for every token: many exit rules at once, each with lanes of its own.
+
+A lane is one decode stream: prompt x rule x sample. What its policy scores, its threshold and what
+stands in its caches are traced, so a whole grid of rules is one program, and other thresholds are
+no other program. Every lane passes through every layer, wherever its tokens exit: this shows what
+a rule would say, and `layers_computed` what it would have cost.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxdepth.config import ModelConfig
+from jaxdepth.depth.decode import prefill
+from jaxdepth.depth.exits import check_exits, check_tokens
+from jaxdepth.depth.generation import DEFAULT_BUDGET, check_room, split
+from jaxdepth.depth.lanes import Segment, memory
+from jaxdepth.depth.policies import (
+    Caching,
+    ExitClassifier,
+    ExitRule,
+    Policy,
+    Reading,
+    classify,
+    read,
+    saturation,
+    threshold_at,
+)
+from jaxdepth.depth.sampling import Sampling, lane_keys
+from jaxdepth.depth.talk import Speak
+from jaxdepth.errors import InputError, at_least, listed
+from jaxdepth.model.attention import merge_parts
+from jaxdepth.model.cache import (
+    LaneCache,
+    PromptCache,
+    attend_lane,
+    attend_prompt,
+    attend_self,
+    write_step,
+)
+from jaxdepth.model.mistral import Mistral
+
+# A traced policy is its place here.
+PLACES = {policy: place for place, policy in enumerate(Policy)}
+# Those that need the logits of candidates: for the others no head is computed on the way.
+READERS = {Policy.TOP1, Policy.MARGIN, Policy.PATIENCE, Policy.ORACLE}
+
+
+class DynamicGeneration(NamedTuple):
+    """What every rule said, and how deep. Positions from a lane's length on hold 0."""
+
+    tokens: Int[np.ndarray, "B R M T"]
+    lengths: Int[np.ndarray, "B R M"]  # the end token counts
+    exits: Int[np.ndarray, "B R M T"]  # the exit that each token was taken from, 1..L
+    scores: Float[np.ndarray, "B R M T"]  # the policy's own, there
+    confidence: Float[np.ndarray, "B R M T"]  # probability of the most probable token, there
+
+
+class RuleLanes(NamedTuple):
+    """The rules of X streams, and what they share."""
+
+    policies_X: Int[Array, " X"]
+    thresholds_X: Float[Array, " X"]
+    decays_X: Float[Array, " X"]  # NaN where the threshold is constant
+    propagates_X: Bool[Array, " X"]
+    reads_X: Bool[Array, " X"]  # whether the logits of candidates are needed
+    candidates_L: Bool[Array, " L"]  # after which layers a token may exit; the last always is one
+    classifier: ExitClassifier | None
+
+
+class Watch(NamedTuple):
+    """What is known of every lane's next token on its way through the layers."""
+
+    exits_XB: Int[Array, "X B"]  # 0 while it has not exited
+    scores_XB: Float[Array, "X B"]  # where it exited
+    tokens_XB: Int[Array, "X B"]  # the most probable at the last candidate
+    streaks_XB: Int[Array, "X B"]  # at how many candidates in a row it has been that
+
+
+class Taken(NamedTuple):
+    """Where every lane's next token is taken from."""
+
+    exits_XB: Int[Array, "X B"]
+    scores_XB: Float[Array, "X B"]
+    streams_XBD: Float[Array, "X B D"]
+
+
+class Said(NamedTuple):
+    """`DynamicGeneration` on the device, field by field."""
+
+    tokens_XBT: Int[Array, "X B T"]
+    lengths_XB: Int[Array, "X B"]
+    exits_XBT: Int[Array, "X B T"]
+    scores_XBT: Float[Array, "X B T"]
+    confidence_XBT: Float[Array, "X B T"]
+
+
+# Of every lane's token, once a layer has run: its number from 0, and the streams around it. Gives
+# what is known then, and the most probable token: -1 unless it is a candidate that some lane reads.
+Judge = Callable[
+    [Watch, Int[Array, ""], Float[Array, "#X B D"], Float[Array, "#X B D"]],
+    tuple[Watch, Int[Array, "#X B"]],
+]
+
+
+def generate_dynamic(
+    model: Mistral,
+    tokens_BS: Int[Array, "B S"],
+    lengths_B: Int[Array, " B"],
+    rules: Sequence[ExitRule],
+    exits: Sequence[int],
+    max_new_tokens: int,
+    *,
+    samples: int = 1,
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+    seeds_B: Sequence[int] | None = None,
+    stop_tokens: Sequence[int] = (),
+    classifier: ExitClassifier | None = None,
+    memory_budget: int = DEFAULT_BUDGET,
+) -> DynamicGeneration:
+    """Decodes every prompt with every rule, each token to the depth that its rule asks for.
+
+    A prompt itself runs through all layers. A token is chosen from the logits at the exit that the
+    position before it takes: the first candidate where the policy's score reaches the threshold.
+
+    Args:
+        model: a model from `jaxdepth.load`.
+        tokens_BS: token ids, prompts right-padded with any id of the vocabulary.
+        lengths_B: the real length of each prompt, 1..S.
+        rules: policies with their thresholds, R of them.
+        exits: the candidates, in any order, each 1..L and named once; L always is one.
+        max_new_tokens: the most tokens that a lane says, T.
+        samples: lanes per prompt and rule, M.
+        sampling: greedy by default; scores and confidence are of the logits as they are.
+        seeds_B: a seed per prompt, by default 0..B-1. Draws of a fixed exit are those of
+            `jaxdepth.generate` there; those of other rules depend on seed and sample alone.
+        stop_tokens: token ids that end a lane, besides none.
+        classifier: what the rules with policy `classifier` ask.
+        memory_budget: bytes that caches, streams and logits may hold; prompts, then samples, then
+            rules are split so that they do.
+
+    Returns:
+        Numpy arrays, in the order of `rules`.
+
+    Raises:
+        InputError: an argument is out of range, a rule does not fit the candidates or lacks its
+            classifier, or one lane alone exceeds the budget.
+
+    Source: confident adaptive language modeling, Schuster et al. 2022 (arXiv:2207.07061).
+    """
+    rules, exits = list(rules), list(exits)
+    check_tokens(model, tokens_BS, lengths_B)
+    _check_exits(exits, model.config.num_hidden_layers)
+    _check_rules(rules, exits, classifier, model.config)
+    at_least(1, max_new_tokens=max_new_tokens, samples=samples)
+    check_room(model.config, np.shape(tokens_BS)[1], max_new_tokens)
+    tokens_BS, lengths_B = np.asarray(tokens_BS), np.asarray(lengths_B)
+    B, R, M, T = len(lengths_B), len(rules), samples, max_new_tokens
+    seeds_B = np.arange(B) if seeds_B is None else np.asarray(seeds_B)
+    talk = Speak.of(sampling, stop_tokens)
+    said = DynamicGeneration(
+        tokens=np.zeros((B, R, M, T), np.int32),
+        lengths=np.zeros((B, R, M), np.int32),
+        exits=np.zeros((B, R, M, T), np.int32),
+        scores=np.zeros((B, R, M, T), np.float32),
+        confidence=np.zeros((B, R, M, T), np.float32),
+    )
+
+    def bytes_of(prompts: int, part: Sequence[ExitRule], samples: int) -> int:
+        itemsize = model.embed[...].dtype.itemsize
+        return _bytes(model.config, part, prompts, tokens_BS.shape[1], T, samples, itemsize)
+
+    groups = split(bytes_of, rules, B, M, memory_budget)
+    for rows, places, chosen in groups:
+        part = [rules[p] for p in places]
+        full = np.resize(rows, groups[0][0].size)  # one program for all batches of prompts
+        found = _run(
+            model,
+            tokens_BS[full],
+            lengths_B[full],
+            _lanes(part, exits, classifier, model.config.num_hidden_layers, len(chosen)),
+            T,
+            talk,
+            lane_keys(seeds_B[full], [_drawn_as(rule) for rule in part], chosen),
+            _read_by(part),
+        )
+        index = np.ix_(rows, places, chosen)
+        for whole, piece_XB in zip(said, found, strict=True):
+            piece = np.asarray(piece_XB).reshape(len(part), len(chosen), *piece_XB.shape[1:])
+            whole[index] = np.moveaxis(piece, 2, 0)[: len(rows)]
+    return said
+
+
+def layers_computed(
+    exits_T: Int[np.ndarray, "... T"], caching: Caching
+) -> Int[np.ndarray, "... T"]:
+    """How many layers each token's pass runs in the end, 0 beyond the length.
+
+    With propagated caches it is the exit. With late ones a layer that was skipped is computed once
+    a later token of the sequence goes deeper: it is the deepest exit from this token on, whether a
+    window still shows it or not. The first token's pass is the prompt's, which `generate_dynamic`
+    runs through all layers; here it counts like the others.
+    """
+    exits_T = np.asarray(exits_T)
+    if caching == Caching.PROPAGATE:
+        return exits_T.copy()
+    return np.flip(np.maximum.accumulate(np.flip(exits_T, -1), axis=-1), -1)
+
+
+def _drawn_as(rule: ExitRule) -> int:
+    """The exit that stands in the keys of its lanes."""
+    return int(rule.threshold) if rule.policy == Policy.FIXED else 0
+
+
+def _read_by(rules: Sequence[ExitRule]) -> bool:
+    return any(rule.policy in READERS for rule in rules)
+
+
+def _bytes(
+    config: ModelConfig,
+    rules: Sequence[ExitRule],
+    prompts: int,
+    length: int,
+    new_tokens: int,
+    samples: int,
+    itemsize: int,
+) -> int:
+    """What a batch holds: as lanes of full depth, and the streams and logits of candidates."""
+    L, lanes = config.num_hidden_layers, prompts * samples * len(rules)
+    plan = (Segment(0, L, len(rules)),)
+    decoding = memory(config, plan, prompts, length, new_tokens, samples, itemsize)
+    streams = itemsize * L * lanes * config.hidden_size
+    return decoding.total + streams + (decoding.logits if _read_by(rules) else 0)
+
+
+def _lanes(
+    rules: Sequence[ExitRule],
+    exits: Sequence[int],
+    classifier: ExitClassifier | None,
+    depth: int,
+    samples: int,
+) -> RuleLanes:
+    """The rules as arrays: stream r * samples + m is sample m of rule r."""
+
+    def column(values, dtype):
+        return np.repeat(np.asarray(list(values), dtype), samples)
+
+    asked = any(rule.policy == Policy.CLASSIFIER for rule in rules)
+    return RuleLanes(
+        column((PLACES[rule.policy] for rule in rules), np.int32),
+        column((rule.threshold for rule in rules), np.float32),
+        column((np.nan if rule.decay is None else rule.decay for rule in rules), np.float32),
+        column((rule.caching == Caching.PROPAGATE for rule in rules), bool),
+        column((rule.policy in READERS for rule in rules), bool),
+        np.isin(np.arange(1, depth + 1), [*exits, depth]),
+        ExitClassifier(*(np.asarray(x, np.float32) for x in classifier)) if asked else None,
+    )
+
+
+def _run(
+    model: Mistral,
+    tokens_BS,
+    lengths_B,
+    rules: RuleLanes,
+    max_new_tokens: int,
+    talk: Speak,
+    keys_RMB,
+    reads: bool,
+) -> Said:
+    """One batch that fits: prefill and decode."""
+    L, lengths_B = model.config.num_hidden_layers, jnp.asarray(lengths_B, jnp.int32)
+    tokens_BS = jnp.asarray(tokens_BS)
+    cache, after_LBD = prefill(model, tokens_BS, lengths_B, jnp.arange(1, L + 1), L)
+    return decode_dynamic(
+        model,
+        cache,
+        after_LBD,
+        tokens_BS[jnp.arange(len(lengths_B)), lengths_B - 1],
+        lengths_B,
+        rules,
+        keys_RMB.reshape(-1, len(lengths_B)),
+        talk,
+        reads=reads,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("reads", "max_new_tokens"))
+def decode_dynamic(
+    model: Mistral,
+    cache: PromptCache,
+    after_LBD: Float[Array, "L B D"],
+    last_B: Int[Array, " B"],
+    lengths_B: Int[Array, " B"],
+    rules: RuleLanes,
+    keys_XB: Array,
+    talk: Speak,
+    *,
+    reads: bool,
+    max_new_tokens: int,
+) -> Said:
+    """The loop over new tokens; ends when every lane has ended.
+
+    Args:
+        model: the model.
+        cache: of the prompts, for all layers.
+        after_LBD: the residual stream after each layer, at the last token of each prompt.
+        last_B: that token.
+        lengths_B: lengths of the prompts.
+        rules: the rule of each stream.
+        keys_XB: a random key per lane.
+        talk: what a lane says next.
+        reads: whether any rule needs the logits of candidates.
+        max_new_tokens: the most tokens that a lane says.
+    """
+    X, B = keys_XB.shape
+    c, T, dtype = model.config, max_new_tokens, after_LBD.dtype
+
+    def judge_of(done_XB, step) -> Judge:
+        needed_X = threshold_at(rules.thresholds_X, rules.decays_X, step, T)
+        return functools.partial(_judge, model, rules, needed_X[:, None], done_XB, reads)
+
+    def say(said, done_XB, taken, step):
+        logits_XBV = model.unembed(taken.streams_XBD)
+        token_XB, ends_XB, _ = talk.next(None, logits_XBV, said.tokens_XBT, step, keys_XB)
+
+        def write(old_XBT, new_XB):
+            new_XB1 = jnp.where(done_XB, 0, new_XB)[..., None]
+            return jax.lax.dynamic_update_slice_in_dim(old_XBT, new_XB1, step, axis=2)
+
+        said = Said(
+            write(said.tokens_XBT, token_XB),
+            said.lengths_XB + ~done_XB,
+            write(said.exits_XBT, taken.exits_XB),
+            write(said.scores_XBT, taken.scores_XB),
+            write(said.confidence_XBT, read(logits_XBV).top1),
+        )
+        return said, done_XB | ends_XB
+
+    ints_XBT, floats_XBT = (jnp.zeros((X, B, T), t) for t in (jnp.int32, jnp.float32))
+    said = Said(ints_XBT, jnp.zeros((X, B), jnp.int32), ints_XBT, floats_XBT, floats_XBT)
+    done_XB = jnp.zeros((X, B), bool)
+    streams_NBD = jnp.concatenate([model.embed_tokens(last_B)[None], after_LBD])
+    taken = _of_prompt(streams_NBD, rules, judge_of(done_XB, jnp.int32(0)))
+    said, done_XB = say(said, done_XB, taken, jnp.int32(0))
+    shape = (c.num_hidden_layers, X, B, c.num_key_value_heads, T, c.head_dim)
+    lanes = LaneCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    def going(state):
+        step, done_XB, *_ = state
+        return (step < T - 1) & ~done_XB.all()
+
+    def advance(state):
+        step, done_XB, said, lanes = state
+        last_XB = jax.lax.dynamic_index_in_dim(said.tokens_XBT, step, axis=2, keepdims=False)
+        judge = judge_of(done_XB, step + 1)
+        taken, lanes = _forward(model, cache, lanes, last_XB, step, lengths_B, rules, judge)
+        said, done_XB = say(said, done_XB, taken, step + 1)
+        return step + 1, done_XB, said, lanes
+
+    return jax.lax.while_loop(going, advance, (jnp.int32(0), done_XB, said, lanes))[2]
+
+
+def _of_prompt(streams_NBD: Float[Array, "L+1 B D"], rules: RuleLanes, judge: Judge) -> Taken:
+    """Where the first tokens are taken from, by the streams that all lanes of a prompt share."""
+    before_L1BD, after_L1BD = streams_NBD[:-1, None], streams_NBD[1:, None]
+    numbers_L = jnp.arange(len(after_L1BD))
+    watch = _unwatched(len(rules.policies_X), streams_NBD.shape[1])
+    watch, read_L1B = jax.lax.scan(
+        lambda watch, layer: judge(watch, *layer), watch, (numbers_L, before_L1BD, after_L1BD)
+    )
+    return _take(rules, watch, after_L1BD, read_L1B)
+
+
+def _forward(
+    model: Mistral,
+    cache: PromptCache,
+    lanes: LaneCache,
+    tokens_XB: Int[Array, "X B"],
+    step: Int[Array, ""],
+    lengths_B: Int[Array, " B"],
+    rules: RuleLanes,
+    judge: Judge,
+) -> tuple[Taken, LaneCache]:
+    """Token `step` of every lane through all layers: where the next is taken from, and caches."""
+    c, window = model.config, model.config.sliding_window
+    positions_1B = (lengths_B + step)[None]
+    rotation = model.rope_at(positions_1B)
+
+    def layer(carry, step_in):
+        h_XBD, watch = carry
+        i, (k_XBKTH, v_XBKTH) = step_in
+        block = model.layer(i)
+        q_XBQH, k_XBKH, v_XBKH = block.project(h_XBD, *rotation)
+        q = q_XBQH.reshape(*k_XBKH.shape[:3], -1, c.head_dim)
+        mixed = merge_parts(
+            attend_prompt(q, cache.k_LBKSH[i], cache.v_LBKSH[i], lengths_B, positions_1B, window),
+            attend_lane(q, k_XBKTH, v_XBKTH, step, window),
+            attend_self(q, k_XBKH, v_XBKH),
+        )
+        after_XBD = block.finish(h_XBD, mixed.reshape(q_XBQH.shape).astype(h_XBD.dtype))
+        # The stream of a lane that has exited stays as it was: deeper layers cache what they make
+        # of it, which is CALM's state propagation.
+        frozen_XB = rules.propagates_X[:, None] & (watch.exits_XB > 0)
+        after_XBD = jnp.where(frozen_XB[..., None], h_XBD, after_XBD)
+        watch, read_XB = judge(watch, i, h_XBD, after_XBD)
+        return (after_XBD, watch), (k_XBKH, v_XBKH, after_XBD, read_XB)
+
+    start = (model.embed_tokens(tokens_XB), _unwatched(*tokens_XB.shape))
+    numbers_L = jnp.arange(c.num_hidden_layers)
+    (_, watch), (k_LXBKH, v_LXBKH, after_LXBD, read_LXB) = jax.lax.scan(
+        layer, start, (numbers_L, lanes)
+    )
+    taken = _take(rules, watch, after_LXBD, read_LXB)
+    return taken, write_step(lanes, k_LXBKH, v_LXBKH, step)
+
+
+def _unwatched(X: int, B: int) -> Watch:
+    zeros_XB = jnp.zeros((X, B), jnp.int32)
+    return Watch(zeros_XB, zeros_XB.astype(jnp.float32), zeros_XB - 1, zeros_XB)
+
+
+def _judge(
+    model: Mistral,
+    rules: RuleLanes,
+    needed_X1: Float[Array, "X 1"],
+    done_XB: Bool[Array, "X B"],
+    reads: bool,
+    watch: Watch,
+    i: Int[Array, ""],
+    before_XBD: Float[Array, "#X B D"],
+    after_XBD: Float[Array, "#X B D"],
+) -> tuple[Watch, Int[Array, "#X B"]]:
+    """A `Judge`: scores layer i, counted from 0, and lets those go that have reached enough."""
+    exit, candidate = i + 1, rules.candidates_L[i]
+    open_XB = watch.exits_XB == 0
+    zeros_XB = jnp.zeros(after_XBD.shape[:-1])
+    reading = Reading(zeros_XB.astype(jnp.int32) - 1, zeros_XB, zeros_XB)
+    if reads:
+        reading = jax.lax.cond(
+            candidate & (rules.reads_X[:, None] & open_XB & ~done_XB).any(),
+            lambda: read(model.unembed(after_XBD)),
+            lambda: reading,
+        )
+    streaks_XB = 1 + jnp.where(reading.token == watch.tokens_XB, watch.streaks_XB, 0)
+    scores = {
+        Policy.TOP1: reading.top1,
+        Policy.MARGIN: reading.margin,
+        Policy.SATURATION: saturation(before_XBD, after_XBD),
+        Policy.PATIENCE: streaks_XB,
+        Policy.FIXED: exit,
+        Policy.ORACLE: 0,  # it decides after the pass: no lane of it exits before the last layer
+    }
+    if rules.classifier is not None:
+        scores[Policy.CLASSIFIER] = classify(rules.classifier, exit, after_XBD)
+
+    def every(x, kind):
+        return jnp.broadcast_to(jnp.asarray(x, kind), open_XB.shape)
+
+    score_XB = jax.lax.select_n(
+        every(rules.policies_X[:, None], jnp.int32),
+        *(every(scores.get(policy, 0), jnp.float32) for policy in Policy),
+    )
+    enough_XB = (score_XB >= needed_X1) | (exit == len(rules.candidates_L))
+    exits_XB = open_XB & candidate & enough_XB
+    watch = Watch(
+        jnp.where(exits_XB, exit, watch.exits_XB),
+        jnp.where(exits_XB, score_XB, watch.scores_XB),
+        jnp.where(candidate, reading.token, watch.tokens_XB),
+        jnp.where(candidate, streaks_XB, watch.streaks_XB),
+    )
+    return watch, reading.token
+
+
+def _take(
+    rules: RuleLanes,
+    watch: Watch,
+    after_LXBD: Float[Array, "L _ B D"],  # one stream serves all where it is the prompt's
+    read_LXB: Int[Array, "L _ B"],
+) -> Taken:
+    """Where tokens are taken from, after the pass: now the oracle knows what full depth says."""
+    oracle_X1 = rules.policies_X[:, None] == PLACES[Policy.ORACLE]
+    first_XB = 1 + jnp.argmax(read_LXB == read_LXB[-1], axis=0)
+    exits_XB = jnp.where(oracle_X1, first_XB, watch.exits_XB)
+    streams_1XBD = jnp.take_along_axis(after_LXBD, exits_XB[None, ..., None] - 1, axis=0)
+    return Taken(exits_XB, jnp.where(oracle_X1, 1.0, watch.scores_XB), streams_1XBD[0])
+
+
+def _check_exits(exits: list[int], depth: int) -> None:
+    if not exits:
+        raise InputError("no exits: name at least one candidate")
+    for exit in exits:
+        check_exits(exit, depth)
+    if len(set(exits)) < len(exits):
+        raise InputError(f"exits {listed(map(str, exits), 12)} repeat one: name each once")
+
+
+def _check_rules(
+    rules: list[ExitRule],
+    exits: list[int],
+    classifier: ExitClassifier | None,
+    config: ModelConfig,
+) -> None:
+    if not rules:
+        raise InputError("no rules: name at least one")
+    places = sorted({*exits, config.num_hidden_layers})
+    for rule in rules:
+        if rule.policy == Policy.FIXED and rule.threshold not in places:
+            raise InputError(
+                f"fixed exit {rule.threshold:g} is not a candidate: there are "
+                f"{listed(map(str, places), 12)}"
+            )
+        if rule.policy == Policy.ORACLE and rule.threshold != 1:
+            raise InputError(f"the threshold of oracle is {rule.threshold:g}, expected 1")
+    if any(rule.policy == Policy.CLASSIFIER for rule in rules):
+        _check_classifier(classifier, config)
+
+
+def _check_classifier(classifier: ExitClassifier | None, config: ModelConfig) -> None:
+    if classifier is None:
+        raise InputError("a rule asks a classifier, but none was given")
+    found = tuple(np.shape(x) for x in classifier)
+    expected = ((config.num_hidden_layers, config.hidden_size), (config.num_hidden_layers,))
+    if found != expected:
+        raise InputError(
+            f"the classifier's weights and bias are {found[0]} and {found[1]}, expected "
+            f"{expected[0]} and {expected[1]}"
+        )

@@ -1,0 +1,510 @@
+"""A depth for every token: by a slow twin, static truncation, and what full depth would say."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from parity_grid import covering_set
+from tiny import NEW_TOKENS, model_of, prompts, raw_config
+
+import jaxdepth
+from jaxdepth import InputError
+from jaxdepth.depth import dynamic, policies
+from jaxdepth.depth.decode import prefill
+from jaxdepth.depth.dynamic import decode_dynamic, generate_dynamic, layers_computed
+from jaxdepth.depth.generation import split
+from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
+from jaxdepth.depth.sampling import Sampling, lane_keys
+from jaxdepth.depth.talk import Speak
+from jaxdepth.model.cache import PromptCache
+from jaxdepth.model.leaves import LAYER_LEAVES
+
+CASES = covering_set()
+T = NEW_TOKENS
+LATE, PROPAGATE = Caching.LATE, Caching.PROPAGATE
+# Those whose scores are probabilities or a cosine.
+GRADED = (Policy.TOP1, Policy.MARGIN, Policy.SATURATION, Policy.CLASSIFIER)
+BARS = dict.fromkeys(GRADED, (0.1, 0.5))
+
+
+def classifier_of(seed: int = 2) -> ExitClassifier:
+    rng = np.random.default_rng(seed)
+    return ExitClassifier(rng.standard_normal((4, 64)) * 0.3, rng.standard_normal(4))
+
+
+def grid(bars, exits) -> list[ExitRule]:
+    """As many rules whatever the candidates are, so that all share a program."""
+    graded = [
+        ExitRule(policy, bar, decay, caching)
+        for policy, (low, high) in bars.items()
+        for bar, decay, caching in ((low, None, PROPAGATE), (high, None, LATE), (low, 3.0, LATE))
+    ]
+    counted = [(2, PROPAGATE), (2, LATE), (3, LATE)]
+    fixed = itertools.islice(itertools.cycle(sorted({*exits, 4})), 4)
+    return [
+        *graded,
+        ExitRule(Policy.TOP1, bars[Policy.TOP1][0], 1.0, PROPAGATE),
+        ExitRule(Policy.SATURATION, 0.0),
+        *(ExitRule(Policy.PATIENCE, times, None, caching) for times, caching in counted),
+        ExitRule(Policy.ORACLE, 1.0),
+        *(ExitRule(Policy.FIXED, d, None, c) for d, c in itertools.product(fixed, Caching)),
+    ]
+
+
+def run(model, rules, exits, stop_tokens=(-1, -1)):
+    """As many end tokens always, for one program; by default no token is one."""
+    return generate_dynamic(
+        model,
+        *prompts(),
+        rules,
+        exits,
+        T,
+        stop_tokens=stop_tokens,
+        classifier=classifier_of(),
+    )
+
+
+# The slow twin
+
+
+def softmax(x, axis=-1):
+    x = np.exp(x - x.max(axis, keepdims=True))
+    return x / x.sum(axis, keepdims=True)
+
+
+class Slow:
+    """One lane in plain numpy, float64: token by token, and a layer at a time."""
+
+    def __init__(self, model, classifier):
+        self.config, self.classifier = model.config, classifier
+        self.layers = [
+            {name: np.float64(getattr(model.layers, name)[i]) for name in LAYER_LEAVES}
+            for i in range(4)
+        ]
+        self.embed, self.final = np.float64(model.embed[...]), np.float64(model.norm[...])
+        self.head = self.embed if model.head is None else np.float64(model.head[...])
+        pairs = np.arange(0, model.config.head_dim, 2) / model.config.head_dim
+        self.turns = np.exp(1j * np.arange(96)[:, None] * model.config.rope.theta**-pairs)
+
+    def norm(self, h, scale):
+        return h / np.sqrt(h @ h / len(h) + self.config.rms_norm_eps) * scale
+
+    def turn(self, x, position):
+        low, high = np.split(x, 2, axis=-1)
+        turned = (low + 1j * high) * self.turns[position]
+        return np.concatenate([turned.real, turned.imag], axis=-1)
+
+    def layer(self, i, h, position, cache):
+        """The stream after layer i; the layer's keys and values go to `cache[i]`."""
+        w, c = self.layers[i], self.config
+        x = self.norm(h, w["attn_norm"])
+        q, k, v = ((x @ w[name]).reshape(-1, c.head_dim) for name in "qkv")
+        new = (self.turn(k, position)[:, None], v[:, None])
+        window = slice(-c.sliding_window if c.sliding_window else None, None)
+        cache[i] = [np.concatenate(x, axis=1)[:, window] for x in zip(cache[i], new, strict=True)]
+        keys, values = (np.repeat(x, len(q) // len(k), axis=0) for x in cache[i])
+        scores = keys @ self.turn(q, position)[..., None] / c.head_dim**0.5
+        h = h + (softmax(scores, axis=1).swapaxes(1, 2) @ values).ravel() @ w["o"]
+        x = self.norm(h, w["mlp_norm"])
+        gate = x @ w["gate"]
+        return h + (gate / (1 + np.exp(-gate)) * (x @ w["up"])) @ w["down"]
+
+    def logits(self, h):
+        return self.head @ self.norm(h, self.final)
+
+    def score(self, policy, streams, d, places) -> float:
+        """Of exit d, by the streams from the embedding on."""
+        logits, h, before = self.logits(streams[d]), streams[d], streams[d - 1]
+        second, first = np.sort(softmax(logits))[-2:]
+        match policy:
+            case Policy.TOP1:
+                return first
+            case Policy.MARGIN:
+                return first - second
+            case Policy.SATURATION:
+                return h @ before / np.sqrt((h @ h) * (before @ before))
+            case Policy.PATIENCE:
+                tops = [self.logits(streams[e]).argmax() for e in places if e <= d][::-1]
+                return len(list(itertools.takewhile(lambda top: top == tops[0], tops)))
+            case Policy.CLASSIFIER:
+                weights, bias = self.classifier
+                return 1 / (1 + np.exp(-(h @ weights[d - 1] + bias[d - 1])))
+            case Policy.FIXED:
+                return d
+            case Policy.ORACLE:
+                return float(logits.argmax() == self.logits(streams[4]).argmax())
+
+    def exit_of(self, rule, streams, places, need) -> int | None:
+        for d in (d for d in places if d < len(streams)):
+            if d == 4 or self.score(rule.policy, streams, d, places) >= need:
+                return d
+
+    def read(self, token, position, cache, frozen=lambda streams: False):
+        streams = [self.embed[token]]
+        for i in range(4):
+            after = self.layer(i, streams[-1], position, cache)
+            streams.append(streams[-1] if frozen(streams) else after)
+        return streams
+
+    def prompt(self, tokens):
+        nothing = np.zeros((self.config.num_key_value_heads, 0, self.config.head_dim))
+        cache = [[nothing, nothing] for _ in range(4)]
+        for position, token in enumerate(tokens):
+            streams = self.read(token, position, cache)
+        return streams, cache
+
+    def say(self, streams, cache, length, rule, exits):
+        """(token, exit, score, confidence) of every new token."""
+        cache, places, said = list(cache), sorted({*exits, 4}), []
+        for t in range(T):
+            need = rule.threshold
+            if rule.decay is not None:
+                need = min(1.0, 0.9 * need + 0.1 * np.exp(-rule.decay * t / T))
+
+            def exited(streams, need=need):
+                return self.exit_of(rule, streams, places, need) is not None
+
+            if t:
+                frozen = exited if rule.caching == PROPAGATE else lambda streams: False
+                streams = self.read(said[-1][0], length + t - 1, cache, frozen)
+            exit = self.exit_of(rule, streams, places, need)
+            logits = self.logits(streams[exit])
+            score = self.score(rule.policy, streams, exit, places)
+            said.append((logits.argmax(), exit, score, softmax(logits).max()))
+        return [np.array(column) for column in zip(*said, strict=True)]
+
+
+def bars_of(slow, streams, cache, length, exits) -> dict:
+    """Two thresholds for each policy, between scores that a text has on its way to full depth."""
+    cache, passes = list(cache), [streams]
+    for t in range(T):
+        token = slow.logits(passes[-1][4]).argmax()
+        passes.append(slow.read(token, length + t, cache))
+
+    def bar(policy, q):
+        scores = [slow.score(policy, s, d, exits) for s in passes for d in exits if d < 4]
+        place = int(q * len(scores))
+        return float(np.mean(np.sort(scores)[place : place + 2]))
+
+    return {policy: (bar(policy, 0.6), bar(policy, 0.8)) for policy in GRADED}
+
+
+@pytest.mark.parametrize(
+    ("name", "exits"),
+    [
+        ("mha-below-untied-odd-1e6", [1, 2, 3, 4]),
+        ("mqa-below-tied-even-1e4", [1, 3]),
+        ("gqa-equal-tied-even-1e6", [2, 1]),
+        ("gqa-none-untied-odd-1e4", [3, 2]),
+    ],
+)
+def test_every_rule_equals_the_slow_twin(name, exits):
+    model, (tokens, lengths) = model_of(CASES[name]), prompts()
+    slow = Slow(model, classifier_of())
+    known = [slow.prompt(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
+    rules = grid(bars_of(slow, *known[1], lengths[1], exits), exits)
+    found = run(model, rules, exits)
+    for (r, rule), b in itertools.product(enumerate(rules), range(3)):
+        said, exit, score, confidence = slow.say(*known[b], lengths[b], rule, exits)
+        assert found.tokens[b, r, 0].tolist() == said.tolist(), rule
+        assert found.exits[b, r, 0].tolist() == exit.tolist(), rule
+        assert np.abs(found.scores[b, r, 0] - score).max() < 1e-4, rule
+        assert np.abs(found.confidence[b, r, 0] - confidence).max() < 1e-4, rule
+    for policy, caching in itertools.product(set(Policy) - {Policy.FIXED, Policy.ORACLE}, Caching):
+        mine = [
+            r for r, rule in enumerate(rules) if (rule.policy, rule.caching) == (policy, caching)
+        ]
+        assert len(np.unique(found.exits[:, mine])) > 1, (policy, caching)
+    assert set(found.exits.ravel().tolist()) == {*exits, 4}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_fixed_exit_is_static_truncation(name, golden):
+    exits = [1, 2, 3, 4]
+    rules = grid(BARS, exits)
+    found = run(model_of(CASES[name]), rules, exits)
+    # What Hugging Face's `generate` said there, and `jaxdepth.generate` says: see test_decode.py.
+    static = golden("tiny_tokens.npz")[name]
+    fixed = [r for r, rule in enumerate(rules) if rule.policy == Policy.FIXED]
+    assert {(rules[r].threshold, rules[r].caching) for r in fixed} == set(
+        itertools.product(exits, Caching)
+    )
+    for r in fixed:
+        exit = rules[r].threshold
+        assert np.array_equal(found.tokens[:, r, 0], static[:, exit - 1]), rules[r]
+        assert (found.exits[:, r] == exit).all()
+        assert (found.scores[:, r] == exit).all()
+    assert (found.lengths == T).all()
+
+
+# What rules share, on one model whose window is crossed
+
+
+CASE = "mha-below-untied-odd-1e6"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_of(CASES[CASE])
+
+
+@pytest.fixture(scope="module")
+def static(golden):
+    """(B, E, T): the greedy tokens of every exit."""
+    return golden("tiny_tokens.npz")[CASE]
+
+
+@pytest.fixture(scope="module")
+def rules():
+    return grid(BARS | {Policy.TOP1: (0.08, 0.1), Policy.MARGIN: (0.02, 0.03)}, [1, 3])
+
+
+@pytest.fixture(scope="module")
+def found(model, rules):
+    return run(model, rules, [1, 3])
+
+
+def test_a_threshold_that_is_never_reached_is_full_depth(model, static, rules):
+    bars = [(policy, 1.1) for policy in GRADED] + [(Policy.PATIENCE, 99)]
+    never = [ExitRule(p, bar, None, caching) for p, bar in bars for caching in Caching]
+    deep = run(model, list(itertools.islice(itertools.cycle(never), len(rules))), [1, 2, 3])
+    assert (deep.exits == 4).all()
+    assert np.array_equal(deep.tokens[:, :, 0], np.repeat(static[:, 3:], len(rules), axis=1))
+
+
+def logits_on_the_way(model, tokens, length, said) -> np.ndarray:
+    """(T, 4, V): logits at every exit before each token said, each text from scratch."""
+    texts = np.zeros((T, len(tokens) + T), np.int64)
+    for t in range(T):
+        texts[t, : length + t] = [*tokens[:length], *said[:t]]
+    every = jax.vmap(jaxdepth.exit_logits, in_axes=(None, None, None, 0), out_axes=1)
+    return np.asarray(every(model, texts, length + np.arange(T), np.arange(1, 5)))
+
+
+def test_late_caches_are_those_of_never_having_skipped(model, rules, found):
+    tokens, lengths = prompts()
+    late = [r for r, rule in enumerate(rules) if rule.caching == LATE and rule.policy in GRADED]
+    assert len(np.unique(found.exits[:, late])) == 3
+    for r, b in itertools.product(late, range(3)):
+        said, exits = found.tokens[b, r, 0], found.exits[b, r, 0]
+        logits = logits_on_the_way(model, tokens[b], lengths[b], said)[np.arange(T), exits - 1]
+        assert np.array_equal(logits.argmax(-1), said)
+        ordered = np.sort(softmax(logits))
+        assert np.abs(ordered[:, -1] - found.confidence[b, r, 0]).max() < 1e-5
+        if rules[r].policy == Policy.MARGIN:
+            margin = ordered[:, -1] - ordered[:, -2]
+            assert np.abs(margin - found.scores[b, r, 0]).max() < 1e-5
+
+
+def test_the_oracle_says_what_full_depth_says_as_early_as_it_can(model, static, rules, found):
+    tokens, lengths = prompts()
+    r = next(r for r, rule in enumerate(rules) if rule.policy == Policy.ORACLE)
+    assert np.array_equal(found.tokens[:, r, 0], static[:, 3])
+    assert (found.scores[:, r] == 1).all()
+    for b in range(3):
+        logits = logits_on_the_way(model, tokens[b], lengths[b], found.tokens[b, r, 0])
+        right = (logits.argmax(-1) == found.tokens[b, r, 0][:, None])[:, [0, 2, 3]]
+        assert np.array_equal(found.exits[b, r, 0], np.array([1, 3, 4])[right.argmax(-1)])
+    assert set(found.exits[:, r].ravel().tolist()) == {1, 3, 4}
+
+
+def test_only_candidates_are_right(model, static):
+    """Full depth says token 0 here, which is nobody's most probable where nothing is read."""
+    head_VD = np.array(model.head[...])
+    first = static[0, 3, 0]
+    head_VD[[0, first]] = head_VD[[first, 0]]
+    turned = jax.tree.map(lambda leaf: leaf, model)
+    turned.head = nnx.Param(head_VD)
+    rules = grid(BARS, [2])
+    r = next(r for r, rule in enumerate(rules) if rule.policy == Policy.ORACLE)
+    found = run(turned, rules, [2])
+    assert found.tokens[0, r, 0, 0] == 0
+    assert set(found.exits[:, r].ravel().tolist()) <= {2, 4}
+
+
+def test_lanes_end_early_and_apart(model, rules, found):
+    stops = (int(found.tokens[0, 0, 0, 2]), int(found.tokens[1, 5, 0, 5]))
+    short = run(model, rules, [1, 3], stop_tokens=stops)
+    for b, r in itertools.product(range(3), range(len(rules))):
+        ends = np.flatnonzero(np.isin(found.tokens[b, r, 0], stops))
+        length = ends[0] + 1 if len(ends) else T
+        assert short.lengths[b, r, 0] == length
+        for name in ("tokens", "exits", "scores", "confidence"):
+            mine, whole = getattr(short, name)[b, r, 0], getattr(found, name)[b, r, 0]
+            assert np.allclose(mine[:length], whole[:length], atol=1e-5), name
+            assert (mine[length:] == 0).all(), name
+    assert len(np.unique(short.lengths)) > 2
+
+
+# Draws and splits
+
+
+DRAWN = [
+    *(ExitRule(Policy.FIXED, exit) for exit in (1, 2, 3, 4)),
+    *(ExitRule(Policy.FIXED, exit, None, PROPAGATE) for exit in (1, 3)),
+    *(ExitRule(Policy.TOP1, 1.1, None, caching) for caching in Caching),
+    ExitRule(Policy.PATIENCE, 99),
+    ExitRule(Policy.TOP1, 0.08),
+    ExitRule(Policy.MARGIN, 0.03),
+    ExitRule(Policy.PATIENCE, 2, None, PROPAGATE),
+    ExitRule(Policy.SATURATION, 0.9, 2.0, PROPAGATE),
+    ExitRule(Policy.ORACLE, 1.0),
+]
+DRAWING = {"samples": 2, "sampling": Sampling(1.2), "seeds_B": [7, 8, 9]}
+
+
+@pytest.fixture(scope="module")
+def drawn(model):
+    return generate_dynamic(model, *prompts(), DRAWN, [1, 2, 3], 8, **DRAWING)
+
+
+def test_a_sampled_fixed_exit_is_sampled_static_truncation(model, drawn):
+    static = jaxdepth.generate(model, *prompts(), [1, 2, 3, 4], 8, segments=1, **DRAWING)
+    assert np.array_equal(drawn.tokens[:, :4], static.tokens)
+    assert np.array_equal(drawn.tokens[:, 4:6], static.tokens[:, [0, 2]])
+
+
+def test_other_draws_depend_on_seed_and_sample_alone(drawn):
+    never = drawn.tokens[:, 6:9]
+    assert (drawn.exits[:, 6:9] == 4).all()
+    assert np.array_equal(never[:, 0], never[:, 1])
+    assert np.array_equal(never[:, 0], never[:, 2])
+    assert not np.array_equal(never[:, 0, 0], never[:, 0, 1])
+    assert not np.array_equal(never[:, 0], drawn.tokens[:, 3])  # the exit fixed at 4
+
+
+def test_every_lane_alone_gives_the_same(model, drawn, monkeypatch):
+    groups = []
+
+    def watched(*args):
+        groups.extend(split(*args))
+        return groups
+
+    monkeypatch.setattr(dynamic, "split", watched)
+    budget = dynamic._bytes(model.config, DRAWN[-1:], 1, 64, 8, 1, 4)
+    alone = generate_dynamic(
+        model, *prompts(), DRAWN, [1, 2, 3], 8, memory_budget=budget, **DRAWING
+    )
+    assert len(groups) == drawn.lengths.size
+    for mine, whole in zip(alone, drawn, strict=True):
+        assert np.allclose(mine, whole, atol=1e-5)
+    assert all(len(np.unique(drawn.exits[:, r])) > 1 for r in range(9, len(DRAWN)))
+    with pytest.raises(InputError, match=f"memory budget is {budget - 1:,}"):
+        generate_dynamic(model, *prompts(), DRAWN, [1, 2, 3], 8, memory_budget=budget - 1)
+
+
+# What is compiled
+
+
+def test_other_rules_are_no_other_program(model, rules, found):
+    before = decode_dynamic._cache_size(), prefill._cache_size()
+    others = grid({policy: (0.9, 0.2) for policy in reversed(GRADED)}, [2])[::-1]
+    other = run(model, others, [2])
+    assert not np.array_equal(other.exits, found.exits)
+    assert (decode_dynamic._cache_size(), prefill._cache_size()) == before
+
+
+def lower_decode(model, rules, B, S, new_tokens):
+    c, X = model.config, len(rules)
+    cache = PromptCache(*(jnp.zeros((4, B, c.num_key_value_heads, S, c.head_dim)),) * 2)
+    return decode_dynamic.lower(
+        model,
+        cache,
+        jnp.zeros((4, B, c.hidden_size)),
+        jnp.zeros(B, jnp.int32),
+        jnp.full(B, S),
+        dynamic._lanes(rules, [1, 2], None, 4, 1),
+        lane_keys(range(B), range(X), [0]).reshape(X, B),
+        Speak.of(Sampling(), [0]),
+        reads=dynamic._read_by(rules),
+        max_new_tokens=new_tokens,
+    )
+
+
+def test_heads_are_computed_for_readers_only(model):
+    blind = [ExitRule(Policy.SATURATION, 0.9), ExitRule(Policy.FIXED, 2)]
+    assert "stablehlo.case" not in lower_decode(model, blind, 2, 8, 4).as_text()
+
+
+def test_the_planned_bytes_hold_what_xla_reports():
+    model = model_of(raw_config(vocab_size=4096))
+    rules = [ExitRule(policy, 1.0) for policy in (Policy.TOP1, Policy.MARGIN, Policy.ORACLE)]
+    lowered = lower_decode(model, rules, B=8, S=64, new_tokens=64)
+    assert "stablehlo.case" in lowered.as_text()
+    compiled = lowered.compile()
+    report = compiled.memory_analysis()
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
+    held = report.temp_size_in_bytes + report.argument_size_in_bytes - weights
+    planned = dynamic._bytes(model.config, rules, 8, 64, 64, 1, 4)
+    assert 0.8 * planned < held < planned
+    assert "scatter(" not in compiled.as_text()
+
+
+# Pieces
+
+
+def test_the_threshold_decays():
+    steps, (threshold, decay) = np.arange(T), (0.8, 4.0)
+    wanted = [0.9 * threshold + 0.1 * np.exp(-decay * t / T) for t in steps]
+    found = policies.threshold_at(threshold, decay, steps, T)
+    assert np.allclose(found, wanted, atol=1e-6)
+    assert found[0] == pytest.approx(0.82)
+    assert np.allclose(policies.threshold_at(0.8, np.nan, steps, T), 0.8)
+    assert np.allclose(policies.threshold_at(1.3, 0.0, steps, T), 1.0)
+    assert np.allclose(policies.threshold_at(1.3, np.nan, steps, T), 1.3)
+
+
+@pytest.mark.parametrize("caching", Caching)
+def test_layers_computed_by_a_loop(caching):
+    rng = np.random.default_rng(0)
+    exits = rng.integers(1, 9, (3, 5, 12))
+    lengths = rng.integers(0, 13, (3, 5))
+    exits[np.arange(12) >= lengths[..., None]] = 0
+    found = layers_computed(exits, caching)
+    for b, r, t in np.ndindex(exits.shape):
+        wanted = exits[b, r, t]
+        if caching == LATE:
+            for later in range(t, lengths[b, r]):
+                wanted = max(wanted, exits[b, r, later])
+        assert found[b, r, t] == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rules": []}, "no rules"),
+        ({"exits": []}, "no exits"),
+        ({"exits": [0, 1]}, "exit 0 is out of range"),
+        ({"exits": [2, 5]}, "exit 5 is out of range"),
+        ({"exits": [1.5]}, "exit 1.5 is not a whole number"),
+        ({"exits": [2, 1, 2]}, "exits 2, 1, 2 repeat one"),
+        ({"rules": [ExitRule(Policy.FIXED, 2)]}, "fixed exit 2 is not .*: there are 1, 3, 4$"),
+        ({"rules": [ExitRule(Policy.FIXED, 3.5)]}, "fixed exit 3.5 is not"),
+        ({"rules": [ExitRule(Policy.ORACLE, 0.5)]}, "threshold of oracle is 0.5, expected 1"),
+        ({"classifier": None}, "asks a classifier, but none was given"),
+        ({"classifier": ExitClassifier(np.zeros((3, 64)), np.zeros(4))}, r"are \(3, 64\) and"),
+        ({"classifier": ExitClassifier(np.zeros((4, 64)), np.zeros(3))}, r"and \(3,\), expected"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_new_tokens": 193}, "256 that this model takes"),
+        ({"samples": 0}, "samples"),
+        ({"tokens_BS": np.full((3, 64), 96)}, "not in the vocabulary"),
+        ({"memory_budget": 100}, "memory budget is 100"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(model, changes, says):
+    tokens, lengths = prompts()
+    given = {
+        "tokens_BS": tokens,
+        "lengths_B": lengths,
+        "rules": [ExitRule(Policy.CLASSIFIER, 0.5)],
+        "exits": [1, 3],
+        "max_new_tokens": 2,
+        "classifier": classifier_of(),
+    }
+    with pytest.raises(InputError, match=says) as error:
+        generate_dynamic(model, **given | changes)
+    assert "\n" not in str(error.value)
