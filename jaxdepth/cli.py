@@ -8,13 +8,23 @@ from dataclasses import MISSING, fields
 import tyro
 
 from jaxdepth.errors import InputError, nearest
-from jaxdepth.settings import Bench, Convert, Decide, Export, Probe, ProbeAgainst, Sweep, Tune
+from jaxdepth.settings import (
+    Bench,
+    Convert,
+    Decide,
+    Export,
+    PolicySweep,
+    Probe,
+    ProbeAgainst,
+    Sweep,
+    Tune,
+)
 from jaxdepth.settings_file import read_settings
 
 COMMANDS = {
     "convert": Convert,
     "export": Export,
-    "sweep": Sweep,
+    "sweep": PolicySweep,
     "decide": Decide,
     "probe": ProbeAgainst,
     "tune": Tune,
@@ -74,7 +84,7 @@ def _run(argv: list[str]) -> int:
     runs = {
         Convert: run_convert,
         Export: run_export,
-        Sweep: run_sweep,
+        PolicySweep: run_sweep_or_policies,
         Decide: run_decide,
         ProbeAgainst: run_probe,
         Tune: run_tune,
@@ -142,6 +152,29 @@ def run_tune(settings: Tune) -> int:
     print_places(run.path, draw_losses(run.path))
     adapter = run.path / ADAPTER
     print(f"Adapter: {adapter} ({adapter.stat().st_size / 1e6:.1f} MB); use it with --adapter")
+    return 0
+
+
+def run_sweep_or_policies(settings: PolicySweep) -> int:
+    from jaxdepth.study.dynamic import check_static
+
+    if settings.policy:
+        return run_policies(settings)
+    check_static(settings)
+    return run_sweep(Sweep(**{f.name: getattr(settings, f.name) for f in fields(Sweep)}))
+
+
+def run_policies(settings: PolicySweep) -> int:
+    from jaxdepth.progress import progress_bar
+    from jaxdepth.study.dynamic import dynamic_sweep
+    from jaxdepth.study.policy_figures import draw_policies
+    from jaxdepth.study.policy_rates import write_policies
+    from jaxdepth.study.policy_summary import print_policies
+
+    run = dynamic_sweep(settings, progress_bar)
+    write_policies(run, settings.seed)
+    print_policies(run.path)
+    print_places(run.path, draw_policies(run.path))
     return 0
 
 

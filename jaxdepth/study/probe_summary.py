@@ -61,10 +61,16 @@ def interval_of(row: dict) -> str:
 
 
 def findings(run_path: str | Path) -> list[str]:
-    """What a run shows, one sentence each, computed from its tables."""
+    """What a run shows at the instruction's and the prompt's last token, one sentence each.
+
+    The other positions are in the tables; where a run has neither of the two, all are told.
+    """
     run_path = Path(run_path)
     lines = []
     rows = read_table(run_path, PROBES).to_pylist()
+    positions = {r["position"] for r in rows if r["position"]}
+    told = positions & {INSTRUCTION, LAST} or positions
+    rows = [r for r in rows if r["position"] is None or r["position"] in told]
     words = {(r["target"], r["set"]): r for r in rows if r["probe"] == WORDS}
     for row in (r for r in rows if r["probe"] == CHOSEN):
         base = words[row["target"], OWN]
@@ -82,12 +88,19 @@ def findings(run_path: str | Path) -> list[str]:
             f"{interval_of(words[CONTENT, name])}."
         )
     for row in read_table(run_path, CHANGES).to_pylist():
-        lines.append(_change(row))
+        if all(_position(curve) in {None, *told} for curve in (row["curve"], row["after"] or "")):
+            lines.append(_change(row))
     if (run_path / f"{KNOWS_DOES}.parquet").is_file():
         lines += _quadrants(read_table(run_path, KNOWS_DOES).to_pylist())
     if (run_path / f"{ALONG}.parquet").is_file():
         lines += thought_findings(run_path)
     return lines
+
+
+def _position(curve: str) -> str | None:
+    """The position in the name of a curve; None for that of refusal, which has none."""
+    _, at, rest = curve.partition(" at ")
+    return rest.partition(",")[0] if at else None
 
 
 def _change(row: dict) -> str:
@@ -105,7 +118,8 @@ def _change(row: dict) -> str:
 
 def _quadrants(rows: list[dict]) -> list[str]:
     lines = []
-    position = rows[-1]["position"]
+    positions = {r["position"] for r in rows}
+    position = LAST if LAST in positions else rows[-1]["position"]
     for quadrant in ("knows but complies", "refuses without knowing"):
         mine = [
             r

@@ -98,7 +98,7 @@ class Run:
         _write_parquet(self.table_path(table), content)
         self.record["tables"][table] = {
             "rows": content.num_rows,
-            "sha256": _digest(self.table_path(table)),
+            "sha256": file_digest(self.table_path(table)),
         }
         self._save()
 
@@ -138,7 +138,7 @@ def read_table(run_path: str | Path, table: str) -> pa.Table:
         raise InputError(
             f"{run_path} has no finished table {table}: run the command again to finish"
         )
-    if _digest(file) != said["sha256"]:
+    if file_digest(file) != said["sha256"]:
         raise InputError(f"{file} is damaged: it differs from the digest in {RUN_FILE}")
     return pq.read_table(file)
 
@@ -181,6 +181,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

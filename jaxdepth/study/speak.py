@@ -67,7 +67,7 @@ class Speaker:
         for b, e, m in np.ndindex(real, len(exits), s.samples):
             tokens = said.tokens[b, e, m, : said.lengths[b, e, m]]
             full = said.tokens[b, spoken.index(depth), m, : said.lengths[b, spoken.index(depth), m]]
-            text, ended = self._text(tokens)
+            text, ended = self.text_of(tokens)
             rows.append(
                 {
                     "prompt_id": prompts[batch.prompts[b]].prompt_id,
@@ -80,9 +80,10 @@ class Speaker:
                     "prompt": prompts[batch.prompts[b]].text,
                 }
             )
-        return self._judged(rows)
+        return pa.Table.from_pylist(self.judged(rows), SCHEMA)
 
-    def _text(self, tokens: np.ndarray) -> tuple[str, str]:
+    def text_of(self, tokens: np.ndarray) -> tuple[str, str]:
+        """What some tokens say, up to a stop text, and how they ended: eos, stop or length."""
         ended = "length"
         if tokens[-1] in self.subject.end_tokens:
             tokens, ended = tokens[:-1], "eos"
@@ -90,7 +91,8 @@ class Speaker:
         cuts = [text.find(stop) for stop in self.settings.stop if stop in text]
         return (text[: min(cuts)], "stop") if cuts else (text, ended)
 
-    def _judged(self, rows: list[dict]) -> pa.Table:
+    def judged(self, rows: list[dict]) -> list[dict]:
+        """Rows that hold a text and its prompt, with what the text did instead of the prompt."""
         texts, asked = ([row[key] for row in rows] for key in ("text", "prompt"))
         found = judge_texts(self.reference, texts, asked, self.judge)
         for row, judged in zip(rows, found, strict=True):
@@ -107,7 +109,7 @@ class Speaker:
             }
             if not self.settings.keep_text:
                 row["text"] = None
-        return pa.Table.from_pylist(rows, SCHEMA)
+        return rows
 
 
 def judge_texts(

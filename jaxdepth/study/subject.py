@@ -23,7 +23,7 @@ from jaxdepth.weights.adapter import adapter_digest
 PROMPTS = "prompts"
 _PROMPT_SCHEMA = pa.schema([(field.name, pa.string()) for field in fields(Prompt)])
 # Where a run is and what it reads from: told by fingerprints and digests instead.
-_PLACES = ("model", "out", "adapter", "reference", "directions")
+_PLACES = ("model", "out", "adapter", "reference", "directions", "classifier")
 _STEERING = ("directions", "direction", "steer_layers", "steer_scale")
 
 
@@ -56,6 +56,7 @@ class Subject:
     prompts: list[Prompt]
     end_tokens: tuple[int, ...]
     fingerprint: str
+    identity: str  # the fingerprint, and the digest of the adapter where there is one
 
     @classmethod
     def open(cls, settings: Asks) -> "Subject":
@@ -82,6 +83,7 @@ class Subject:
             prompts=prompts,
             end_tokens=checkpoint.end_tokens(settings.model, tokenizer),
             fingerprint=base,
+            identity=base + ("" if settings.adapter is None else adapter_digest(settings.adapter)),
         )
 
     def decided(self, settings: Asks) -> dict:

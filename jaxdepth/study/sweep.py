@@ -36,7 +36,7 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
     Raises:
         InputError: something in the settings, the prompts or the checkpoint is wrong.
     """
-    _check(settings)
+    check_sweep(settings)
     subject = Subject.open(settings)
     model, prompts, exits = subject.model, subject.prompts, subject.exits
     openers = resolve_openers(subject.encoder, settings.openers)
@@ -88,7 +88,7 @@ def in_parts(
         run.finish_parts(table, len(batches))
 
 
-def _check(settings: Sweep) -> None:
+def check_sweep(settings: Sweep) -> None:
     """What can be wrong with the settings by themselves, before anything is loaded."""
     Sampling(settings.temperature, settings.top_k, settings.top_p)
     at_least(1, batch_size=settings.batch_size, samples=settings.samples)

@@ -1,0 +1,97 @@
+"""C5 and C6: is exiting token by token safer than cutting every token at one depth?
+
+    python experiments/static_or_dynamic.py MODEL [--adapter A] [any option of `jaxdepth sweep`]
+
+Runs a grid of exit policies and static truncation on the same prompts at once, calibrates
+thresholds on validation prompts, compares policies with static truncation at the same mean depth on
+the other prompts, and drafts with every depth. Runs configs/static_or_dynamic.toml unless told
+otherwise. A study that was stopped goes on with the same command.
+"""
+
+import sys
+from dataclasses import fields, replace
+
+import numpy as np
+import pyarrow as pa
+
+from jaxdepth.cli import guarded, parse, print_places
+from jaxdepth.depth.exits import parse_exits
+from jaxdepth.errors import InputError
+from jaxdepth.progress import progress_bar
+from jaxdepth.refusal.prompts import read_prompts
+from jaxdepth.settings import PolicySweep, StaticOrDynamic
+from jaxdepth.study.calibration import (
+    CALIBRATION,
+    CALIBRATION_SCHEMA,
+    calibration_findings,
+    calibration_rows,
+)
+from jaxdepth.study.dynamic import dynamic_sweep, parse_rules
+from jaxdepth.study.exit_classifier import write_exit_classifier
+from jaxdepth.study.policy_figures import draw_policies
+from jaxdepth.study.policy_rates import RuleRun, write_policies
+from jaxdepth.study.policy_summary import print_policies
+from jaxdepth.study.run import Run, read_table
+from jaxdepth.study.speculation import (
+    ACCEPTANCE,
+    ACCEPTANCE_SCHEMA,
+    acceptance_findings,
+    acceptance_rows,
+    write_speculation,
+)
+from jaxdepth.study.subject import Subject
+
+
+def with_classifier(s: StaticOrDynamic) -> StaticOrDynamic:
+    """The settings with an exit classifier, fitted on the validation prompts if none is named."""
+    asked = any(rule.policy == "classifier" for rule in parse_rules(s.policy))
+    if not asked or s.classifier is not None:
+        return s
+    path = s.out.with_name(f"{s.out.name}_classifier.safetensors")
+    if not path.is_file():
+        subject = Subject.open(replace(s, prompts=s.validation))
+        write_exit_classifier(path, subject, s.max_new_tokens, s.batch_size, s.seed, s.memory_gb)
+    return replace(s, classifier=path)
+
+
+def main() -> int:
+    """Runs the study and prints the answers; returns the exit status."""
+    s = parse(StaticOrDynamic, sys.argv[1:], "static_or_dynamic", config="static_or_dynamic")
+    if s.limit is not None or s.generate_limit is not None:
+        raise InputError("of two sets of prompts take the first N by [:N] behind their names")
+    s = with_classifier(s)
+    everything = replace(s, prompts=(*s.validation, *s.prompts))
+    shared = {f.name: getattr(everything, f.name) for f in fields(PolicySweep)}
+    run = dynamic_sweep(PolicySweep(**shared), progress_bar)
+    prompts = read_table(run.path, "prompts").to_pylist()
+    tuned_on = {p.prompt_id for p in read_prompts(s.validation)}
+    every = RuleRun.read(run.path)
+    held_out_N = np.array([prompt_id not in tuned_on for prompt_id in every.ids])
+    held_out = every.some(held_out_N)
+    write_policies(run, s.seed, held_out)
+    depth = run.record["facts"]["depth"]
+    wanted = [share * depth for share in s.depths]
+    rows = calibration_rows(every.some(~held_out_N), held_out, wanted, s.risk, s.error, s.seed)
+    run.write_table(CALIBRATION, pa.Table.from_pylist(rows, CALIBRATION_SCHEMA))
+    print_policies(run.path)
+    print("\n".join(calibration_findings(read_table(run.path, CALIBRATION).to_pylist())))
+    if s.draft_depths:
+        print("\n".join(speculated(s, run, prompts, tuned_on, depth)))
+    print_places(run.path, draw_policies(run.path))
+    return 0
+
+
+def speculated(s: StaticOrDynamic, run: Run, prompts, tuned_on: set[str], layers: int) -> list[str]:
+    """Drafts with every depth on the prompts that are held out; what that shows."""
+    depths = parse_exits(s.draft_depths, layers)
+    subject = Subject.open(s)
+    how = (s.max_new_tokens, s.draft_tokens, s.batch_size, s.memory_gb)
+    write_speculation(run, subject, depths, *how, progress_bar)
+    mine = [p for p in prompts if p["prompt_id"] not in tuned_on]
+    rows = acceptance_rows(run, mine, layers, s.seed)
+    run.write_table(ACCEPTANCE, pa.Table.from_pylist(rows, ACCEPTANCE_SCHEMA))
+    return acceptance_findings(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

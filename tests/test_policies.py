@@ -1,0 +1,195 @@
+"""`jaxdepth sweep --policy`: tables by plain code, rates by hand, and what is refused."""
+
+import numpy as np
+import pytest
+
+import jaxdepth
+from jaxdepth import InputError
+from jaxdepth.cli import main
+from jaxdepth.depth.dynamic import generate_dynamic
+from jaxdepth.depth.policies import Caching, ExitRule, Policy
+from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.settings import PolicySweep, Sweep
+from jaxdepth.study import dynamic
+from jaxdepth.study.dynamic import dynamic_sweep, name_of, parse_rules
+from jaxdepth.study.policy_rates import RuleRun, matched_rows, rate_rows
+from jaxdepth.study.run import read_table
+from jaxdepth.study.sweep import sweep
+from jaxdepth.weights.checkpoint import end_tokens
+
+POLICY = ("margin=0.02,0.1", "patience=2", "fixed=2,3", "oracle")
+LIMIT, T = 4, 6
+
+
+def settings(tiny_path, out, **changes) -> PolicySweep:
+    small = {"limit": LIMIT, "max_new_tokens": T, "batch_size": 4, "policy": POLICY}
+    return PolicySweep(model=tiny_path, out=out, **(small | changes))
+
+
+@pytest.fixture(scope="module")
+def run(tiny_path, tmp_path_factory):
+    return dynamic_sweep(settings(tiny_path, tmp_path_factory.mktemp("policies") / "run"))
+
+
+def rows(run, table) -> list[dict]:
+    return read_table(run.path, table).to_pylist()
+
+
+def test_tables_hold_what_the_engine_says(tiny_path, run):
+    model, tokenizer = jaxdepth.load(tiny_path)
+    encoder = PromptEncoder(tokenizer)
+    rules = [*parse_rules(POLICY), ExitRule(Policy.FIXED, 4)]
+    said = {(r["prompt_id"], r["rule"]): r for r in rows(run, "dynamic")}
+    steps = {}
+    for r in rows(run, "tokens"):
+        steps.setdefault((r["prompt_id"], r["rule"]), []).append(r)
+    prompts = rows(run, "prompts")
+    assert len(said) == len(steps) == len(prompts) * len(rules) == 2 * LIMIT * 7
+    for prompt in prompts[::3]:
+        ids = encoder.encode(prompt["text"])
+        padded = np.zeros((1, 64), np.int64)
+        padded[0, : len(ids)] = ids
+        found = generate_dynamic(
+            model, padded, np.array([len(ids)]), rules, [1, 2, 3, 4], T,
+            stop_tokens=end_tokens(tiny_path, tokenizer),
+        )  # fmt: skip
+        for r, rule in enumerate(rules):
+            row = said[prompt["prompt_id"], name_of(rule)]
+            count = found.lengths[0, r, 0]
+            exits = found.exits[0, r, 0, :count]
+            here = steps[prompt["prompt_id"], name_of(rule)]
+            assert [s["place"] for s in here] == list(range(count)) == list(range(row["n_tokens"]))
+            assert [s["exit"] for s in here] == exits.tolist()
+            assert [s["token"] for s in here] == found.tokens[0, r, 0, :count].tolist()
+            late = [max(exits[t:]) for t in range(count)]
+            assert [s["layers"] for s in here] == late
+            assert row["mean_exit"] == pytest.approx(exits.mean())
+            assert row["mean_layers"] == pytest.approx(np.mean(late))
+            np.testing.assert_allclose(
+                [s["confidence"] for s in here], found.confidence[0, r, 0, :count], atol=1e-4
+            )
+            if rule.policy == Policy.ORACLE or rule.threshold == 4:
+                assert row["agreement"] == 1
+
+
+def test_fixed_rules_are_the_static_sweep(tiny_path, run, tmp_path):
+    fixed = sweep(Sweep(tiny_path, out=tmp_path / "s", limit=LIMIT, max_new_tokens=T, exits="2-4"))
+    static = {(r["prompt_id"], r["exit"]): r for r in rows(fixed, "generations")}
+    for row in rows(run, "dynamic"):
+        if row["policy"] == "fixed":
+            want = static[row["prompt_id"], int(row["threshold"])]
+            for name in ("text", "n_tokens", "ended", "outcome", "agreement", "repetition"):
+                assert row[name] == want[name]
+            assert row["score"] == pytest.approx(want["score"], abs=1e-4)
+
+
+def test_a_run_goes_on_where_it_was_stopped(tiny_path, run, tmp_path, monkeypatch):
+    write, calls = dynamic._rows, []
+
+    def cut_short(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return write(*args)
+
+    asked = settings(tiny_path, tmp_path / "run")
+    monkeypatch.setattr(dynamic, "_rows", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        dynamic_sweep(asked)
+    again = dynamic_sweep(asked)
+    for table in ("dynamic", "tokens"):
+        assert read_table(again.path, table).equals(read_table(run.path, table))
+    with pytest.raises(InputError, match="holds a run with policy"):
+        dynamic_sweep(settings(tiny_path, tmp_path / "run", policy=("top1=0.5",)))
+
+
+@pytest.fixture
+def made_up() -> RuleRun:
+    """Fixed at 10, 20 and 30 layers, and a rule at 18 that refuses all harmful prompts."""
+    N = 40
+    harmful_N = np.arange(N) % 2 == 0
+    refuse_NR = np.zeros((N, 4))
+    refuse_NR[harmful_N, 1] = 1
+    refuse_NR[harmful_N & (np.arange(N) % 8 == 0), 2] = 1
+    refuse_NR[harmful_N, 3] = 1
+    layers_NR = np.tile([10.0, 20.0, 30.0, 18.0], (N, 1))
+    values = {"mean_exit": layers_NR, "mean_layers": layers_NR}
+    values |= {"agreement": np.ones((N, 4)), "same_text": np.ones((N, 4))}
+    outcomes = {o: np.zeros((N, 4)) for o in ("partial", "degenerate", "undetermined")}
+    outcomes |= {"refuse": refuse_NR, "comply": 1 - refuse_NR}
+    rules = [(f"fixed {d}", "fixed", float(d)) for d in (10, 20, 30)] + [("top1 0.5", "top1", 0.5)]
+    return RuleRun(
+        rules,
+        [f"p{n}" for n in range(N)],
+        np.where(harmful_N, "harmful", "harmless"),
+        [str(n // 2) for n in range(N)],
+        np.where(np.arange(N) < 20, "a", "b"),
+        values | outcomes,
+        1,
+    )
+
+
+def test_rates_and_matched_depth_by_hand(made_up):
+    found = {(r["rule"], r["label"], r["metric"]): r for r in rate_rows(made_up)}
+    assert found["fixed 30", "harmful", "refuse"]["value"] == pytest.approx(0.25)
+    assert found["fixed 30", "harmful", "refuse"]["n"] == 20
+    assert found["top1 0.5", "harmless", "comply"]["value"] == 1
+    assert found["top1 0.5", "harmless", "mean_layers"]["value"] == 18
+    matched = {(r["rule"], r["label"], r["metric"]): r for r in matched_rows(made_up)}
+    assert {rule for rule, *_ in matched} == {"top1 0.5"}
+    row = matched["top1 0.5", "harmful", "refuse"]
+    # 18 layers are a fifth of exit 10, which never refuses, and four fifths of exit 20, which does.
+    assert (row["below"], row["above"]) == (10, 20)
+    assert row["difference"] == pytest.approx(0.2)
+    assert (row["low"], row["high"]) == pytest.approx((0.2, 0.2))
+    assert matched["top1 0.5", "harmless", "comply"]["difference"] == pytest.approx(0)
+    some = made_up.some(made_up.sources_N == "a")
+    assert len(some.ids) == len(some.clusters) == len(some.labels_N) == 20
+    assert some.values["refuse"].shape == (20, 4)
+
+
+def test_rules_that_are_read():
+    assert parse_rules(["fixed=20", "oracle"], decay=None, caching="propagate") == [
+        ExitRule(Policy.FIXED, 20, None, Caching.PROPAGATE),
+        ExitRule(Policy.ORACLE, 1, None, Caching.LATE),
+    ]
+    (top,) = parse_rules(["top1=0.5"], decay=4.0)
+    assert (top.threshold, top.decay) == (0.5, 4.0)
+    assert name_of(top) == "top1 0.5"
+
+
+@pytest.mark.parametrize(
+    ("policies", "message"),
+    [
+        (["margn=0.5"], "no exit policy 'margn'.*margin"),
+        (["margin"], "'' is no threshold; write margin=0.5,0.9"),
+        (["margin=a"], "'a' is no threshold"),
+        (["margin=0.5,0.5"], "name a rule twice"),
+        (["top1=-1"], "threshold of top1 is -1.0"),
+    ],
+)
+def test_rules_that_are_refused(policies, message):
+    with pytest.raises(InputError, match=message):
+        parse_rules(policies)
+
+
+def test_the_command(tiny_path, tmp_path, capsys):
+    args = ["sweep", tiny_path, "--out", tmp_path / "run", "--limit", 2, "--max-new-tokens", 4]
+    args += ["--policy", "margin=0.02,0.1", "fixed=1,2,3", "--caching", "propagate"]
+    assert main(list(map(str, args))) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "Tokens that exit by policy: harmful",
+        "margin 0.02",
+        "same mean depth",
+        "exit_map",
+    ):
+        assert line in said
+    for wrong, message in (
+        (["--caching", "propagate"], "--caching is of exit policies"),
+        (["--policy", "classifier=0.5"], "and --classifier FILE go together"),
+        (["--policy", "fixed=2", "--max-new-tokens", "0"], "max_new_tokens is 0"),
+    ):
+        assert main(["sweep", str(tiny_path), "--out", str(tmp_path / "x"), *wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
