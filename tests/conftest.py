@@ -21,6 +21,19 @@ def _forget_programs():
 
 
 @pytest.fixture(scope="module")
+def quick_programs():
+    """For modules that mostly compile: programs that are less optimised, and say the same."""
+    import jax
+
+    name = "jax_disable_most_optimizations"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name.upper(), "1")  # of what tests start
+        jax.config.update(name, True)
+        yield
+        jax.config.update(name, False)
+
+
+@pytest.fixture(scope="module")
 def one_length():
     """Batches to train on all of one length: a program for each would take most of the time."""
     with pytest.MonkeyPatch.context() as patch:

@@ -2,6 +2,7 @@
 
 from itertools import combinations, product
 
+import pytest
 from tiny import LENGTH, raw_config
 
 AXES = {
@@ -52,6 +53,12 @@ def covering_set() -> dict[str, dict]:
         chosen.append(best)
         open_pairs -= pairs(best)
     return {"-".join(names): case_config(names) for names in chosen}
+
+
+def some_now(cases: dict[str, dict], count: int = 4) -> list:
+    """The names of all cases, as parameters: the first few now, the rest behind -m slow."""
+    slow = pytest.mark.slow
+    return [n if k < count else pytest.param(n, marks=slow) for k, n in enumerate(cases)]
 
 
 def special_cases() -> dict[str, dict]:

@@ -35,6 +35,8 @@ from jaxdepth.study.stats import cluster_draws, holm
 from jaxdepth.weights.adapter import Adapter, save_adapter
 from jaxdepth.weights.convert import convert
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 DEPTH, DRAWS, LIMIT = 4, 30, 8
 OPTIONS = {"positions": ("last",), "folds": 3, "draws": DRAWS, "strengths": (1e-2,)}
 OPTIONS |= {"limit": LIMIT, "batch_size": 8}

@@ -21,6 +21,7 @@ from jaxdepth.settings import (
     Convert,
     Decide,
     ProbeAgainst,
+    StaticOrDynamic,
     Study,
     Sweep,
     Tune,
@@ -255,6 +256,7 @@ def test_every_file_in_configs_is_read():
         "first_look": Sweep,
         "where_is_safety": Where,
         "truncation_7b": Sweep,
+        "static_or_dynamic": StaticOrDynamic,
         "think_then_decide": Decide,
         "prompted": Protocol,
         "tuned": Protocol,
@@ -318,4 +320,4 @@ def test_bench(tiny_path, capsys):
         assert 0 < low <= median <= high
     status, _, err = run(capsys, "bench", tiny_path, "--rounds", 0)
     assert status == 2
-    assert_one_line(err, "rounds has 0")
+    assert_one_line(err, "rounds is 0")

@@ -17,6 +17,8 @@ from jaxdepth.study.run import read_table
 from jaxdepth.study.stats import wilson
 from jaxdepth.study.tune import tune
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 REFUSE, COMPLY = Outcome.REFUSE, Outcome.COMPLY
 N = 40
 

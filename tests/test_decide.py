@@ -19,6 +19,8 @@ from jaxdepth.refusal.decide import decide, shown
 from jaxdepth.refusal.deliberate import ABSTAINS, ClosedBy, Deliberate, Rule, margin
 from jaxdepth.refusal.protocol import Markers
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 EXITS = [1, 2, 3]
 N, A = 9, 5
 WORDS = ("refuse", "partial", "comply")

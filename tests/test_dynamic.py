@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from parity_grid import covering_set
+from parity_grid import covering_set, some_now
 from tiny import NEW_TOKENS, model_of, prompts, raw_config
 
 import jaxdepth
@@ -21,6 +21,8 @@ from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.depth.talk import Speak
 from jaxdepth.model.cache import PromptCache
 from jaxdepth.model.leaves import LAYER_LEAVES
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 CASES = covering_set()
 T = NEW_TOKENS
@@ -221,7 +223,7 @@ def test_every_rule_equals_the_slow_twin(name, exits):
     assert set(found.exits.ravel().tolist()) == {*exits, 4}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some_now(CASES))
 def test_a_fixed_exit_is_static_truncation(name, golden):
     exits = [1, 2, 3, 4]
     rules = grid(BARS, exits)
@@ -426,14 +428,15 @@ def lower_decode(model, rules, B, S, new_tokens):
 
 def test_heads_are_computed_for_readers_only(model):
     blind = [ExitRule(Policy.SATURATION, 0.9), ExitRule(Policy.FIXED, 2)]
-    assert "stablehlo.case" not in lower_decode(model, blind, 2, 8, 4).as_text()
+    text = lower_decode(model, blind, 2, 8, 4).as_text()
+    assert text.count('"stablehlo.case"') == 1  # whether a layer is run at all
 
 
 def test_the_planned_bytes_hold_what_xla_reports():
     model = model_of(raw_config(vocab_size=4096))
     rules = [ExitRule(policy, 1.0) for policy in (Policy.TOP1, Policy.MARGIN, Policy.ORACLE)]
     lowered = lower_decode(model, rules, B=8, S=64, new_tokens=64)
-    assert "stablehlo.case" in lowered.as_text()
+    assert lowered.as_text().count('"stablehlo.case"') > 1
     compiled = lowered.compile()
     report = compiled.memory_analysis()
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model))

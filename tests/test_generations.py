@@ -24,6 +24,8 @@ from jaxdepth.study.stats import holm, mcnemar, wilson
 from jaxdepth.study.sweep import sweep
 from jaxdepth.weights.checkpoint import end_tokens
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 T = 6
 
 

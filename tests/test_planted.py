@@ -12,6 +12,8 @@ from jaxdepth.probe.planted import LONGEST, MARKER, MOOD_WORD, WORD, WORDS, plan
 from jaxdepth.probe.scores import auroc
 from jaxdepth.study.stats import cluster_draws
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 layers_X = np.arange(13)
 STEP = 0.5 + 0.3 * (layers_X >= 5)
 RAMP = 0.5 + 0.3 * np.clip((layers_X - 2) / 6, 0, 1)

@@ -17,6 +17,8 @@ from jaxdepth.study.run import read_table
 from jaxdepth.study.sweep import sweep
 from jaxdepth.weights.checkpoint import end_tokens
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 POLICY = ("margin=0.02,0.1", "patience=2", "fixed=2,3", "oracle")
 LIMIT, T = 4, 6
 

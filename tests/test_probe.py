@@ -36,6 +36,8 @@ from jaxdepth.study.run import Run, read_table
 from jaxdepth.study.stats import cluster_draws
 from jaxdepth.study.sweep import sweep
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 LIMIT, STRENGTHS = 20, (1e-3, 1e-1)
 TABLES = ("prompts", "first_token", "probes", "probe_scores", "curves", "change_points")
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity_grid import covering_set, special_cases
+from parity_grid import covering_set, some_now, special_cases
 from tiny import LENGTH, NEW_TOKENS, hf_tensors, leaves_of, model_of, prompts, raw_config
 
 import jaxdepth
@@ -26,17 +26,11 @@ from jaxdepth.depth.speculative import (
 from jaxdepth.model.cache import LaneCache, PromptCache
 from jaxdepth.model.mistral import Mistral
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 CASES = covering_set() | special_cases()
 DEPTHS = [1, 2, 3]
 T = 19  # 18 tokens after the first: whole rounds of 2 and of 6, but not of 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_programs():
-    """Compiling is most of what these tests do: programs that are less optimised say the same."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def quiet_model(raw: dict, share: float, above: int = 1) -> Mistral:
@@ -48,7 +42,7 @@ def quiet_model(raw: dict, share: float, above: int = 1) -> Mistral:
     return Mistral(config, leaves)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some_now(CASES))
 def test_the_text_is_full_depths(name, golden):
     found = speculate(model_of(CASES[name]), *prompts(), DEPTHS, NEW_TOKENS)
     # What Hugging Face's `generate` said at full depth, which is what ours says: test_decode.

@@ -15,6 +15,8 @@ from jaxdepth.study.speculation import (
     acceptance_rows,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 def rule_run(agreement_NR, layers_NR) -> RuleRun:
     """Made-up prompts under thresholds .9, .5 and .1 of one policy, and a fixed exit."""

@@ -35,6 +35,8 @@ from jaxdepth.tune.loss import Targets, row_hidden
 from jaxdepth.weights.adapter import Adapter, adapter_digest, save_adapter
 from jaxdepth.weights.checkpoint import read_manifest
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 EVERY = (1, 2, 3, 4)
 at_exits = jax.vmap(exit_logits, in_axes=(None, None, None, 0))
 DIRECTION = np.random.default_rng(5).standard_normal(64) * 0.3

@@ -22,6 +22,8 @@ from jaxdepth.settings import Sweep
 from jaxdepth.study.run import Run, read_table
 from jaxdepth.study.sweep import sweep
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 def settings(tiny_path, out, **changes) -> Sweep:
     small = {"model": tiny_path, "out": out, "limit": 6, "batch_size": 4, "max_new_tokens": 0}

@@ -29,6 +29,8 @@ from jaxdepth.study.think_cost import write_cost
 from jaxdepth.study.verdicts import Scores, Verdicts, write_verdicts
 from jaxdepth.weights.checkpoint import end_tokens
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 TABLES = ("verdicts", "texts", "cuts", "forced", "swapped", "series")
 
 

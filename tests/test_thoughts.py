@@ -25,6 +25,8 @@ from jaxdepth.study.run import read_table
 from jaxdepth.study.think import think
 from jaxdepth.study.thoughts import PLACES, POINTS, at_places
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 LIMIT, STRENGTH, THOUGHT = 12, 1e-2, 6
 
 

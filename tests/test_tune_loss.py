@@ -22,6 +22,8 @@ from jaxdepth.tune.loss import (
 )
 from jaxdepth.tune.train import Micro, State, make_optimizer, make_step, preference, supervised
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 B, S = 4, 12
 STARTS, ENDS = (3, 5, 2, 6), (8, 9, 12, 7)
 FORM = Form(layers=(0, 1, 2, 3), rank=2)

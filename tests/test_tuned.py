@@ -18,6 +18,8 @@ from jaxdepth.weights.checkpoint import read_manifest
 from jaxdepth.weights.convert import convert
 from jaxdepth.weights.export import export, export_checkpoint
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 EVERY = (0, 1, 2, 3)
 at_exits = jax.vmap(exit_logits, in_axes=(None, None, None, 0))
 

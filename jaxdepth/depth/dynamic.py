@@ -3,7 +3,8 @@
 A lane is one decode stream: prompt x rule x sample. What its policy scores, its threshold and what
 stands in its caches are traced, so a whole grid of rules is one program, and other thresholds are
 no other program. Every lane passes through every layer, wherever its tokens exit: this shows what
-a rule would say, and `layers_computed` what it would have cost.
+a rule would say, and `layers_computed` what it would have cost. Only where all lanes are through,
+as with one rule that propagates and one prompt, layers are really left out.
 """
 
 import functools
@@ -359,7 +360,9 @@ def decode_dynamic(
         step, done_XB, said, lanes = state
         last_XB = jax.lax.dynamic_index_in_dim(said.tokens_XBT, step, axis=2, keepdims=False)
         judge = judge_of(done_XB, step + 1)
-        taken, lanes = _forward(model, cache, lanes, last_XB, step, lengths_B, rules, judge)
+        taken, lanes = _forward(
+            model, cache, lanes, last_XB, step, lengths_B, rules, done_XB, judge
+        )
         said, done_XB = say(said, done_XB, taken, step + 1)
         return step + 1, done_XB, said, lanes
 
@@ -385,9 +388,13 @@ def _forward(
     step: Int[Array, ""],
     lengths_B: Int[Array, " B"],
     rules: RuleLanes,
+    done_XB: Bool[Array, "X B"],
     judge: Judge,
 ) -> tuple[Taken, LaneCache]:
-    """Token `step` of every lane through all layers: where the next is taken from, and caches."""
+    """Token `step` of every lane through all layers: where the next is taken from, and caches.
+
+    Once every lane has ended or is frozen, layers only make keys and values.
+    """
     c, window = model.config, model.config.sliding_window
     positions_1B = (lengths_B + step)[None]
     rotation = model.rope_at(positions_1B)
@@ -397,17 +404,22 @@ def _forward(
         i, (k_XBKTH, v_XBKTH) = step_in
         block = model.layer(i)
         q_XBQH, k_XBKH, v_XBKH = block.project(h_XBD, *rotation)
-        q = q_XBQH.reshape(*k_XBKH.shape[:3], -1, c.head_dim)
-        mixed = merge_parts(
-            attend_prompt(q, cache.k_LBKSH[i], cache.v_LBKSH[i], lengths_B, positions_1B, window),
-            attend_lane(q, k_XBKTH, v_XBKTH, step, window),
-            attend_self(q, k_XBKH, v_XBKH),
-        )
-        after_XBD = block.finish(h_XBD, mixed.reshape(q_XBQH.shape).astype(h_XBD.dtype))
         # The stream of a lane that has exited stays as it was: deeper layers cache what they make
         # of it, which is CALM's state propagation.
         frozen_XB = rules.propagates_X[:, None] & (watch.exits_XB > 0)
-        after_XBD = jnp.where(frozen_XB[..., None], h_XBD, after_XBD)
+
+        def run():
+            q = q_XBQH.reshape(*k_XBKH.shape[:3], -1, c.head_dim)
+            k_BKSH, v_BKSH = cache.k_LBKSH[i], cache.v_LBKSH[i]
+            mixed = merge_parts(
+                attend_prompt(q, k_BKSH, v_BKSH, lengths_B, positions_1B, window),
+                attend_lane(q, k_XBKTH, v_XBKTH, step, window),
+                attend_self(q, k_XBKH, v_XBKH),
+            )
+            after_XBD = block.finish(h_XBD, mixed.reshape(q_XBQH.shape).astype(h_XBD.dtype))
+            return jnp.where(frozen_XB[..., None], h_XBD, after_XBD)
+
+        after_XBD = jax.lax.cond((frozen_XB | done_XB).all(), lambda: h_XBD, run)
         watch, read_XB = judge(watch, i, h_XBD, after_XBD)
         return (after_XBD, watch), (k_XBKH, v_XBKH, after_XBD, read_XB)
 
@@ -467,10 +479,10 @@ def _judge(
         *(every(scores.get(policy, 0), jnp.float32) for policy in Policy),
     )
     enough_XB = (score_XB >= needed_X1) | (exit == len(rules.candidates_L))
-    exits_XB = open_XB & candidate & enough_XB
+    leaves_XB = open_XB & candidate & enough_XB
     watch = Watch(
-        jnp.where(exits_XB, exit, watch.exits_XB),
-        jnp.where(exits_XB, score_XB, watch.scores_XB),
+        jnp.where(leaves_XB, exit, watch.exits_XB),
+        jnp.where(leaves_XB, score_XB, watch.scores_XB),
         jnp.where(candidate, reading.token, watch.tokens_XB),
         jnp.where(candidate, streaks_XB, watch.streaks_XB),
     )
