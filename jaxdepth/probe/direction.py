@@ -1,7 +1,6 @@
 """Directions in the residual stream: how they are made, kept in a file, and found by name."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxdepth.errors import InputError, nearest
-from jaxdepth.weights.headed import open_arrays, save_arrays
+from jaxdepth.weights.headed import damaged_header, read_arrays, save_arrays
 
 FORMAT = "jaxdepth-directions-1"
 EXAMPLE = "content.instruction@15"
@@ -91,16 +90,11 @@ def read_directions(path: Path) -> Directions:
     """
     if not path.is_file():
         raise InputError(f"no directions file {path}: `jaxdepth probe` makes one")
-    arrays, header = open_arrays(path)
-    if header is None:
-        raise InputError(f"{path} is not a directions file of jaxdepth (of the format {FORMAT})")
+    arrays, said = read_arrays(path, "a directions file", FORMAT)
     try:
-        said = json.loads(header)
-        if said["format"] != FORMAT:
-            raise InputError(f"{path} has the format {said['format']!r}, expected {FORMAT}")
         found = Directions(arrays, said["base"], said["adapter"], said["made"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: its header is damaged ({error})") from None
+    except KeyError as error:
+        raise damaged_header(path, error) from None
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2:
         raise InputError(f"{path}: its arrays are not all of one shape (J, D): it is damaged")

@@ -7,7 +7,6 @@ Source: the early exit classifier of Schuster et al. 2022 (arXiv:2207.07061); he
 its own, fitted for itself.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +22,7 @@ from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.fit import fit_logistic
-from jaxdepth.weights.headed import open_arrays, save_arrays
+from jaxdepth.weights.headed import damaged_header, read_arrays, save_arrays
 
 FORMAT = "jaxdepth-exit-classifier-1"
 _ALWAYS = 100.0  # log-odds that are probability 1 in every floating type
@@ -140,16 +139,11 @@ def read_exit_classifier(path: Path, base_fingerprint: str) -> ExitClassifier:
     """
     if not path.is_file():
         raise InputError(f"no exit classifier {path}")
-    arrays, header = open_arrays(path)
-    if header is None:
-        raise InputError(f"{path} is not an exit classifier of jaxdepth (of the format {FORMAT})")
+    arrays, said = read_arrays(path, "an exit classifier", FORMAT)
     try:
-        said = json.loads(header)
-        if said["format"] != FORMAT:
-            raise InputError(f"{path} has the format {said['format']!r}, expected {FORMAT}")
         base = str(said["base"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: its header is damaged ({error})") from None
+    except KeyError as error:
+        raise damaged_header(path, error) from None
     if base != base_fingerprint:
         raise InputError(
             f"{path} was made for the base {base[:12]}, this checkpoint is"
