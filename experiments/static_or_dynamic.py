@@ -17,6 +17,7 @@ import pyarrow as pa
 from jaxdepth.cli import guarded, parse, print_places
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError
+from jaxdepth.processes import first_sees
 from jaxdepth.progress import progress_bar
 from jaxdepth.refusal.prompts import read_prompts
 from jaxdepth.settings import PolicySweep, StaticOrDynamic
@@ -48,7 +49,7 @@ def with_classifier(s: StaticOrDynamic) -> StaticOrDynamic:
     if not asked or s.classifier is not None:
         return s
     path = s.out.with_name(f"{s.out.name}_classifier.safetensors")
-    if not path.is_file():
+    if not first_sees(path):
         subject = Subject.open(replace(s, prompts=s.validation))
         write_exit_classifier(path, subject, s.max_new_tokens, s.batch_size, s.seed, s.memory_gb)
     return replace(s, classifier=path)
@@ -77,7 +78,7 @@ def main() -> int:
     print("\n".join(calibration_findings(read_table(run.path, CALIBRATION).to_pylist())))
     if s.draft_depths:
         print("\n".join(speculated(s, run, prompts, tuned_on, depth)))
-    print_places(run.path, draw_policies(run.path))
+    print_places(run.path, draw_policies(run.path, held_out.ids))
     return 0
 
 

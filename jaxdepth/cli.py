@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 
 import tyro
 
+from jaxdepth import processes, running, stopping
 from jaxdepth.errors import InputError, nearest
 from jaxdepth.settings import (
     Bench,
@@ -48,16 +49,34 @@ jaxdepth: what happens to a language model's safety when it is cut short
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0 done, 2 bad input, 130 interrupted."""
+    """Runs a command; returns the exit status.
+
+    0 done, 2 bad input, 130 interrupted, 143 stopped by SIGTERM between two
+    chunks.
+    """
     return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Runs a command; what a user can mend becomes one line and an exit status."""
+    """Runs a command; what a user can mend becomes one line and an exit status.
+
+    Of several processes the first one prints.
+    """
     # transformers says at every import that there is no torch; none is needed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
-        return command()
+        processes.start()
+        with stopping.listening(), processes.silenced():
+            try:
+                return command()
+            finally:
+                running.end_profile()
+    except stopping.Stopped:
+        if processes.is_first():
+            print("stopped as asked; run the same command again to go on", file=sys.stderr)
+        return 143
+    except processes.AgreedError as error:
+        return _fail(" ".join(str(error).split())) if processes.is_first() else 2
     except InputError as error:
         return _fail(" ".join(str(error).split()))
     except OSError as error:
@@ -100,7 +119,9 @@ def parse(command: type, argv: list[str], program: str, config: str | None = Non
     start = {f.name: tyro.MISSING if f.default is MISSING else f.default for f in fields(command)}
     start |= read_settings(command, name) if name else {}
     about = f"{command.__doc__} Settings can also come from a file: --config NAME."
-    return tyro.cli(command, args=argv, default=command(**start), prog=program, description=about)
+    found = tyro.cli(command, args=argv, default=command(**start), prog=program, description=about)
+    running.start_profile(getattr(found, "profile", None))
+    return found
 
 
 def _take_config(argv: list[str]) -> tuple[list[str], str | None]:

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxdepth.processes import is_first
+
 # Of what, in what unit: a block that yields a function of how much is done and how much there is
 ProgressBar = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -19,6 +21,9 @@ def silent(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Shows a bar while the block runs; yields a function of what is done and what there is."""
+    if not is_first():
+        yield lambda done, total: None
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -9,6 +9,9 @@ import tyro
 from jaxdepth.model.tuned import MATRICES
 from jaxdepth.refusal.tokens import DEFAULT_OPENERS
 
+Mesh = Annotated[str | None, tyro.conf.arg(metavar="SIZES")]
+Profile = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+
 
 @dataclass(frozen=True)
 class Convert:
@@ -51,6 +54,11 @@ class OnModel:
     """Of weights and activations; by default that of the checkpoint."""
     seed: int = 0
     """Of draws and of the bootstrap intervals."""
+    mesh: Mesh = None
+    """Devices that share the work, such as data=4,model=2: prompts over data, heads and MLP over
+    model, the width of all weights over fsdp."""
+    profile: Profile = None
+    """Write a profile of the devices' work there, for TensorBoard or Perfetto."""
 
 
 @dataclass(frozen=True)
@@ -367,6 +375,10 @@ class Tune:
     """Of the base and of activations; what is trained is always float32."""
     seed: int = 0
     """Of the factors, the batches and the exits."""
+    mesh: Mesh = None
+    """Devices that share the work, as for sweep."""
+    profile: Profile = None
+    """Write a profile of the devices' work there."""
 
 
 @dataclass(frozen=True)
@@ -401,3 +413,7 @@ class Bench:
     """How often each program is run."""
     loop: bool = True
     """Also time the loops over single exits, which take long."""
+    mesh: Mesh = None
+    """Devices that share the work, as for sweep."""
+    profile: Profile = None
+    """Write a profile of the devices' work there."""

@@ -1,5 +1,6 @@
 import gc
 import importlib.util
+import json
 import os
 import sys
 from pathlib import Path
@@ -136,3 +137,22 @@ def run_experiment(monkeypatch):
         return module.main()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def protocol(tiny_path, tmp_path_factory) -> str:
+    """A protocol whose verdict words the tiny tokenizer has."""
+    from test_protocol import words_of
+
+    import jaxdepth
+    from jaxdepth.refusal.chat import PromptEncoder
+
+    _, tokenizer = jaxdepth.load(tiny_path)
+    words = words_of(PromptEncoder(tokenizer))
+    file = tmp_path_factory.mktemp("protocol") / "tiny.toml"
+    file.write_text(
+        f'instruction = "Think, then {{close}} {{refuse}}"\nagain = "Once more"\nopen = "I"\n'
+        f'close = "\\nVerdict:"\nverdicts = [{json.dumps(list(words))}]\n'
+        "thought_tokens = 5\nanswer_tokens = 4\n"
+    )
+    return str(file)

@@ -17,7 +17,7 @@ from jaxdepth.depth.generation import split
 from jaxdepth.depth.lanes import Segment, describe, lane_layers, memory, plan_segments
 from jaxdepth.depth.sampling import Sampling, argmax, filter_logits, lane_keys
 from jaxdepth.depth.talk import Speak
-from jaxdepth.model.attention import attend, attend_part, causal_mask, merge_parts
+from jaxdepth.model.attention import attend, attend_part, merge_parts
 
 CASES = covering_set() | special_cases()
 T = NEW_TOKENS
@@ -122,12 +122,11 @@ def test_batches_fit_the_budget(model):
             return memory(model.config, plan_segments(part), prompts, 64, 6, samples, 4).total
 
         groups = split(bytes_of, [1, 2, 3, 4], 3, 5, budget)
-        lanes = [
-            (b, p, m) for rows, part, chosen in groups for b in rows for p in part for m in chosen
-        ]
+        lanes = [(b, p, m) for g in groups for b in g.rows for p in g.places for m in g.samples]
         assert sorted(lanes) == list(itertools.product(range(3), range(4), range(5)))
-        for rows, part, chosen in groups:
-            assert bytes_of(len(rows), [p + 1 for p in part], len(chosen)) <= budget
+        for rows, full, part, chosen in groups:
+            assert set(full) == set(rows)
+            assert bytes_of(len(full), [p + 1 for p in part], len(chosen)) <= budget
 
 
 def test_draws_depend_on_the_lane_alone(model):
@@ -294,8 +293,9 @@ def test_merged_parts_equal_whole_attention(cut, window):
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((2, 10, 3, 8)).astype(np.float32) * 4 for _ in "qkv")
     places = jnp.arange(10)
-    mask = causal_mask(places, places, window)
-    whole = attend(q, k, v, mask)
+    away = places[:, None] - places
+    mask = (away >= 0) & (away < (window or 10))
+    whole = attend(q, k, v, window)
     heads_first = [jnp.asarray(x).swapaxes(1, 2) for x in (q, k, v)]
     q, k, v = heads_first
     first = attend_part(q, k[..., :cut, :], v[..., :cut, :], mask[:, :cut]) if cut else None

@@ -14,7 +14,8 @@ import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.depth import dynamic, policies
 from jaxdepth.depth.decode import prefill
-from jaxdepth.depth.dynamic import decode_dynamic, generate_dynamic, layers_computed
+from jaxdepth.depth.dynamic import generate_dynamic, layers_computed
+from jaxdepth.depth.dynamic_loop import decode_dynamic
 from jaxdepth.depth.generation import split
 from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
 from jaxdepth.depth.sampling import Sampling, lane_keys
@@ -386,7 +387,7 @@ def test_every_lane_alone_gives_the_same(model, drawn, monkeypatch):
         return groups
 
     monkeypatch.setattr(dynamic, "split", watched)
-    budget = dynamic._bytes(model.config, DRAWN[-1:], 1, 64, 8, 1, 4)
+    budget = dynamic._bytes(model, DRAWN[-1:], 1, 64, 8, 1)
     alone = generate_dynamic(
         model, *prompts(), DRAWN, [1, 2, 3], 8, memory_budget=budget, **DRAWING
     )
@@ -441,7 +442,7 @@ def test_the_planned_bytes_hold_what_xla_reports():
     report = compiled.memory_analysis()
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
     held = report.temp_size_in_bytes + report.argument_size_in_bytes - weights
-    planned = dynamic._bytes(model.config, rules, 8, 64, 64, 1, 4)
+    planned = dynamic._bytes(model, rules, 8, 64, 64, 1)
     assert 0.8 * planned < held < planned
     assert "scatter(" not in compiled.as_text()
 

@@ -1,6 +1,9 @@
 """`jaxdepth sweep --policy`: tables by plain code, rates by hand, and what is refused."""
 
+import itertools
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import jaxdepth
@@ -12,8 +15,9 @@ from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.settings import PolicySweep, Sweep
 from jaxdepth.study import dynamic
 from jaxdepth.study.dynamic import dynamic_sweep, name_of, parse_rules
-from jaxdepth.study.policy_rates import RuleRun, matched_rows, rate_rows
-from jaxdepth.study.run import read_table
+from jaxdepth.study.policy_figures import draw_policies
+from jaxdepth.study.policy_rates import RuleRun, matched_rows, rate_rows, write_policies
+from jaxdepth.study.run import Run, read_table
 from jaxdepth.study.sweep import sweep
 from jaxdepth.weights.checkpoint import end_tokens
 
@@ -148,6 +152,27 @@ def test_rates_and_matched_depth_by_hand(made_up):
     some = made_up.some(made_up.sources_N == "a")
     assert len(some.ids) == len(some.clusters) == len(some.labels_N) == 20
     assert some.values["refuse"].shape == (20, 4)
+
+
+def test_the_exit_map_shows_those_prompts_alone(tmp_path):
+    """Three refusals: two held out, one that thresholds were chosen on."""
+    run = Run.open(tmp_path / "run", {}, {})
+    ids, rules = ("held", "out", "tuned"), (("fixed 4", "fixed", 4.0), ("top1 0.5", "top1", 0.5))
+    prompts = [{"prompt_id": i, "label": "harmful", "pair_id": None, "source": "s"} for i in ids]
+    said, steps = [], []
+    for (rule, policy, threshold), i in itertools.product(rules, ids):
+        named = {"prompt_id": i, "rule": rule, "sample": 0}
+        measured = {"mean_exit": 3.0, "mean_layers": 3.0, "agreement": 1.0, "outcome": "refuse"}
+        said.append(named | measured | {"policy": policy, "threshold": threshold})
+        steps.append(named | {"place": 0, "exit": 3, "confidence": 0.5})
+    run.write_table("prompts", pa.Table.from_pylist(prompts))
+    run.write_table("dynamic", pa.Table.from_pylist(said))
+    run.write_table("tokens", pa.Table.from_pylist(steps))
+    write_policies(run, 0)
+    for only, count in ((None, 3), (ids[:2], 2)):
+        draw_policies(run.path, only)
+        drawn = (run.path / "figures" / "exit_map.svg").read_text()
+        assert f"harmful, refused (n={count})" in drawn
 
 
 def test_rules_that_are_read():

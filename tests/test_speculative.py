@@ -18,7 +18,6 @@ from jaxdepth.depth.speculative import (
     Speculation,
     _bytes,
     _run_layers,
-    layers_spent,
     passes_spent,
     run_rounds,
     speculate,
@@ -247,17 +246,14 @@ def test_bad_arguments(model, changes, says):
     assert "\n" not in str(error.value)
 
 
-def test_layers_and_passes_by_hand():
+def test_passes_by_hand():
     # Of 8 layers 2 and 6 draft. One prompt: lanes of 3 rounds with 4 + 4 + 1 and 4 + 2 + 0 drafted.
     rounds, drafted = np.array([[3, 3]]), np.array([[9, 6]])
-    # Tokens that were run: 5 + 5 + 2 and 5 + 3 + 1, each through 8 layers.
-    assert layers_spent(rounds, drafted, 8).tolist() == [[96, 72]]
     # One by one through the first: (5 + 5 + 2) * 2 and (5 + 3 + 1) * 6; then 3 * 6 and 3 * 2.
     assert passes_spent([2, 6], rounds, drafted, 8).tolist() == [[42, 60]]
     # Rounds that draft nothing are steps of full depth.
     nothing = np.zeros((1, 2), int)
     assert passes_spent([2, 6], rounds, nothing, 8).tolist() == [[24, 24]]
-    assert layers_spent(rounds, nothing, 8).tolist() == [[24, 24]]
 
 
 @pytest.mark.slow

@@ -5,7 +5,10 @@ import pyarrow as pa
 import pytest
 
 from jaxdepth import InputError
+from jaxdepth.refusal.prompts import read_prompts
+from jaxdepth.study import policy_figures
 from jaxdepth.study.calibration import calibration_findings, calibration_rows
+from jaxdepth.study.policy_figures import draw_policies
 from jaxdepth.study.policy_rates import RuleRun
 from jaxdepth.study.run import Run, read_table
 from jaxdepth.study.speculation import (
@@ -77,7 +80,14 @@ def test_acceptance_by_hand(tmp_path):
     assert "0.67" in acceptance_findings(list(found.values()))[0]
 
 
-def test_the_study(tiny_path, tmp_path, run_experiment, capsys):
+def test_the_study(tiny_path, tmp_path, run_experiment, capsys, monkeypatch):
+    mapped = []
+
+    def draw(run_path, only=None):
+        mapped.append(only)
+        return draw_policies(run_path, only)
+
+    monkeypatch.setattr(policy_figures, "draw_policies", draw)
     args = [tiny_path, "--out", tmp_path / "s", "--exits", "2-4", "--max-new-tokens", 4]
     args += ["--validation", "builtin:pairs/validation[:6]", "--prompts", "builtin:pairs/test[:4]"]
     args += ["--policy", "classifier=0.2,0.9", "fixed=2,3", "--draft-depths", "2-3"]
@@ -91,4 +101,6 @@ def test_the_study(tiny_path, tmp_path, run_experiment, capsys):
     assert len(told) == 10
     rates = read_table(tmp_path / "s", "policies").to_pylist()
     assert {r["n"] for r in rates} == {2}  # the held-out ones only
+    held_out = {p.prompt_id for p in read_prompts(["builtin:pairs/test[:4]"])}
+    assert [set(only) for only in mapped] == [held_out]
     assert (tmp_path / "s_classifier.safetensors").is_file()

@@ -111,7 +111,7 @@ def test_run_json_tells_the_run(tiny_path, tmp_path):
     assert record["settings"]["exits"] == [1, 2, 3, 4]
     assert list(record["settings"]["openers"]) == ["I"]
     assert record["settings"]["seed"] == 0
-    places = {"model", "out", "adapter", "reference", "directions"}
+    places = {"model", "out", "adapter", "reference", "directions", "mesh", "profile"}
     decided = {f.name for f in fields(Sweep)} - places
     assert decided <= set(record["settings"])
     assert len(record["settings"]["prompts_sha256"]) == 64

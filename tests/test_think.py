@@ -1,6 +1,5 @@
 """`jaxdepth decide`: tables, their numbers by plain code, and runs that are killed or refused."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,7 +9,6 @@ from collections import Counter
 import numpy as np
 import pytest
 from scipy.special import softmax
-from test_protocol import words_of
 
 import jaxdepth
 from jaxdepth import InputError
@@ -32,20 +30,6 @@ from jaxdepth.weights.checkpoint import end_tokens
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
 TABLES = ("verdicts", "texts", "cuts", "forced", "swapped", "series")
-
-
-@pytest.fixture(scope="module")
-def protocol(tiny_path, tmp_path_factory) -> str:
-    """A protocol whose verdict words the tiny tokenizer has."""
-    _, tokenizer = jaxdepth.load(tiny_path)
-    words = words_of(PromptEncoder(tokenizer))
-    file = tmp_path_factory.mktemp("protocol") / "tiny.toml"
-    file.write_text(
-        f'instruction = "Think, then {{close}} {{refuse}}"\nagain = "Once more"\nopen = "I"\n'
-        f'close = "\\nVerdict:"\nverdicts = [{json.dumps(list(words))}]\n'
-        "thought_tokens = 5\nanswer_tokens = 4\n"
-    )
-    return str(file)
 
 
 def settings(tiny_path, out, protocol, **changes) -> Decide:

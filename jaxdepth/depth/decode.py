@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.lanes import Plan
 from jaxdepth.depth.talk import Talk
+from jaxdepth.mesh import constrain, fetch, place
 from jaxdepth.model.attention import merge_parts
 from jaxdepth.model.cache import (
     LaneCache,
@@ -60,17 +61,17 @@ class Order:
 
     def __init__(self, exits: Sequence[int]):
         self._order = np.argsort(-np.asarray(exits), kind="stable")
-        self.exits_E = jnp.asarray(exits, jnp.int32)[self._order]
+        self.exits_E = np.asarray(exits, np.int32)[self._order]
 
-    def streams(self, array_EM: Array) -> Array:
+    def streams(self, array_EM):
         """(E, M, ...) as (X, ...)."""
-        array_EM = jnp.asarray(array_EM)[self._order]
+        array_EM = array_EM[self._order]
         return array_EM.reshape(-1, *array_EM.shape[2:])
 
     def back(self, array_X: Array) -> np.ndarray:
         """(X, ...) as (E, M, ...)."""
         shape = (len(self._order), -1, *array_X.shape[1:])
-        return np.asarray(array_X).reshape(shape)[np.argsort(self._order)]
+        return fetch(array_X).reshape(shape)[np.argsort(self._order)]
 
 
 def run_lanes(
@@ -85,16 +86,15 @@ def run_lanes(
 ) -> Found:
     """One batch that fits: prefill and decode, the talk's arrays being in the order of streams."""
     order, samples = Order(exits), keys_EMB.shape[1]
-    lengths_B = jnp.asarray(lengths_B, jnp.int32)
-    cache, picked_EBD = prefill(
-        model, jnp.asarray(tokens_BS), lengths_B, order.exits_E, plan[-1].last
-    )
+    lengths_B = place(np.asarray(lengths_B, np.int32), "B", model.mesh)
+    tokens_BS = place(tokens_BS, "BS", model.mesh)
+    cache, picked_EBD = prefill(model, tokens_BS, lengths_B, order.exits_E, plan[-1].last)
     said = decode(
         model,
         cache,
         jnp.repeat(picked_EBD, samples, axis=0),
         lengths_B,
-        jnp.repeat(order.exits_E, samples),
+        np.repeat(order.exits_E, samples),
         order.streams(keys_EMB),
         talk,
         plan=plan,
@@ -131,7 +131,8 @@ def prefill(
 
     picked_EBD = jnp.full((len(exits_E), B, h_BSD.shape[-1]), jnp.nan, h_BSD.dtype)
     (_, picked_EBD), cache = jax.lax.scan(layer, (h_BSD, picked_EBD), jnp.arange(depth))
-    return PromptCache(*cache), picked_EBD
+    held = (constrain(part, "LBKSH", model.mesh) for part in cache)
+    return PromptCache(*held), constrain(picked_EBD, "EBD", model.mesh)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "samples", "max_new_tokens", "keep_caches"))
@@ -173,13 +174,15 @@ def decode(
     def empty(segment):
         layers, streams = segment.last - segment.first, segment.exits * samples
         shape = (layers, streams, B, c.num_key_value_heads, T, c.head_dim)
-        return LaneCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+        zeros = constrain(jnp.zeros(shape, dtype), "LXBKTH", model.mesh)
+        return LaneCache(zeros, zeros)
 
     def say(known, picked_XBD, tokens_XBT, step):
-        logits_XBV = model.unembed(picked_XBD)
-        return talk.next(known, logits_XBV, tokens_XBT, step, keys_XB)
+        logits_XBV = constrain(model.unembed(picked_XBD), "XBV", model.mesh)
+        with jax.named_scope("choose"):
+            return talk.next(known, logits_XBV, tokens_XBT, step, keys_XB)
 
-    tokens_XBT = jnp.zeros((X, B, T), jnp.int32)
+    tokens_XBT = constrain(jnp.zeros((X, B, T), jnp.int32), "XBT", model.mesh)
     first_XB, done_XB, known = say(talk.start(X, B), picked_XBD, tokens_XBT, jnp.int32(0))
     state = (
         jnp.int32(0),
@@ -226,7 +229,7 @@ def forward(
 ) -> tuple[Float[Array, "X B D"], tuple[LaneCache, ...]]:
     """One new token of every lane through the staircase: each lane's stream at its exit."""
     c, window = model.config, model.config.sliding_window
-    h_XBD = model.embed_tokens(tokens_XB)
+    h_XBD = constrain(model.embed_tokens(tokens_XB), "XBD", model.mesh)
     positions_XB = (lengths_B + step)[None]
     if parent is not None:
         positions_XB = positions_XB + parent.cuts_XB
@@ -244,16 +247,19 @@ def forward(
             block = model.layer(i)
             q_XBQH, k_XBKH, v_XBKH = block.project(h_XBD, *rotation)
             q = q_XBQH.reshape(*k_XBKH.shape[:3], -1, c.head_dim)
-            parts = [
-                attend_prompt(q, cache.k_LBKSH[i], cache.v_LBKSH[i], lengths_B, here_XB, window),
-                attend_lane(q, k_XBKTH, v_XBKTH, step, window),
-                attend_self(q, k_XBKH, v_XBKH),
-            ]
+            with jax.named_scope("attend_prompt"):
+                of_prompt = cache.k_LBKSH[i], cache.v_LBKSH[i]
+                parts = [attend_prompt(q, *of_prompt, lengths_B, here_XB, window)]
+            with jax.named_scope("attend_lane"):
+                parts.append(attend_lane(q, k_XBKTH, v_XBKTH, step, window))
+                parts.append(attend_self(q, k_XBKH, v_XBKH))
             if of_parent is not None:
                 cuts_XB = parent.cuts_XB[: q.shape[0]]
-                parts.append(attend_parent(q, *of_parent, cuts_XB, step, window))
+                with jax.named_scope("attend_parent"):
+                    parts.append(attend_parent(q, *of_parent, cuts_XB, step, window))
             mixed = merge_parts(*parts)
             h_XBD = block.finish(h_XBD, mixed.reshape(q_XBQH.shape).astype(h_XBD.dtype))
+            h_XBD = constrain(h_XBD, "XBD", model.mesh)
             here = (i + 1 == exits_here)[:, None, None]
             return (h_XBD, jnp.where(here, h_XBD, picked_XBD)), (k_XBKH, v_XBKH)
 

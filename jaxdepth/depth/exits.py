@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdepth.errors import InputError
+from jaxdepth.mesh import place
 from jaxdepth.model.mistral import Mistral
 
 
@@ -43,7 +44,10 @@ def exit_logits(
     check_tokens(model, tokens_BS, lengths_B)
     check_exits(exit, model.config.num_hidden_layers)
     return _exit_logits(
-        model, jnp.asarray(tokens_BS), jnp.asarray(lengths_B), jnp.asarray(exit, jnp.int32)
+        model,
+        place(tokens_BS, "BS", model.mesh),
+        place(lengths_B, "B", model.mesh),
+        jnp.asarray(exit, jnp.int32),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jaxdepth.config import ModelConfig
@@ -17,6 +18,7 @@ from jaxdepth.depth.lanes import Plan, memory, plan_segments
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.depth.talk import Speak
 from jaxdepth.errors import InputError, at_least
+from jaxdepth.mesh import rows_of
 from jaxdepth.model.mistral import Mistral
 
 # What decoding may hold besides the weights, if the caller does not say.
@@ -58,8 +60,8 @@ def generate(
             on what else is in the batch. By default 0..B-1.
         stop_tokens: token ids that end a lane, besides none.
         segments: how many segments of layers the staircase has; chosen by default.
-        memory_budget: bytes that caches and logits may hold; prompts, then samples, then exits are
-            split so that they do.
+        memory_budget: bytes that caches and logits may hold on a device; prompts, then samples,
+            then exits are split so that they do.
 
     Returns:
         Tokens and lengths as numpy arrays, in the order of `exits`.
@@ -78,12 +80,12 @@ def generate(
 
     def bytes_of(prompts: int, part: Sequence[int], samples: int) -> int:
         plan, itemsize = _plan(part, segments), model.embed[...].dtype.itemsize
-        return memory(model.config, plan, prompts, tokens_BS.shape[1], T, samples, itemsize).total
+        shape = prompts, tokens_BS.shape[1], T, samples, itemsize
+        return memory(model.config, plan, *shape, model.mesh).total
 
-    groups = split(bytes_of, exits, B, M, memory_budget)
-    for rows, places, chosen in groups:
+    for group in split(bytes_of, exits, B, M, memory_budget, model.mesh):
+        rows, full, places, chosen = group
         part = [exits[p] for p in places]
-        full = np.resize(rows, groups[0][0].size)  # one program for all batches of prompts
         keys = lane_keys(seeds_B[full], part, chosen)
         plan = _plan(part, segments)
         found = run_lanes(model, tokens_BS[full], lengths_B[full], part, T, talk, keys, plan)
@@ -93,19 +95,31 @@ def generate(
     return said if samples else Generation(said.tokens[:, :, 0], said.lengths[:, :, 0])
 
 
+class Group(NamedTuple):
+    """Lanes that run at once."""
+
+    rows: Int[np.ndarray, " b"]  # which prompts
+    full: Int[np.ndarray, " B"]  # the same, and repeated ones that fill the batch
+    places: list[int]  # which exits, by their places
+    samples: list[int]
+
+
 def split(
     bytes_of: Callable[[int, Sequence[int], int], int],
     exits: Sequence[int],
     prompts: int,
     samples: int,
     budget: int,
-) -> list[tuple[np.ndarray, list[int], list[int]]]:
-    """Batches that fit the budget: prompts, places in `exits`, and samples of each.
+    mesh: Mesh | None = None,
+) -> list[Group]:
+    """Batches that fit the budget of every device, all of as many prompts: one program serves all.
 
     Prompts are split first: they share nothing. `bytes_of` says what some prompts, exits and
     samples of each need. Raises InputError if one lane does not fit.
     """
     every, B, M = list(range(len(exits))), prompts, samples
+    devices = rows_of(mesh)
+    prompts = -(-prompts // devices)  # of one device
 
     def worst_of(parts):
         return max(bytes_of(prompts, [exits[p] for p in part], samples) for part in parts)
@@ -125,9 +139,11 @@ def split(
             f"one lane needs {worst:,} bytes of caches and logits, the memory budget is "
             f"{budget:,}: shorten prompts or answers, or raise it"
         )
+    size = prompts * devices
+    batches = [np.arange(B)[b : b + size] for b in range(0, B, size)]
     return [
-        (np.arange(B)[b : b + prompts], part, list(range(M))[m : m + samples])
-        for b in range(0, B, prompts)
+        Group(rows, np.resize(rows, size), part, list(range(M))[m : m + samples])
+        for rows in batches
         for part in parts
         for m in range(0, M, samples)
     ]

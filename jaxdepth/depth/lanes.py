@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from jax.sharding import Mesh
+
 from jaxdepth.config import ModelConfig
 from jaxdepth.errors import InputError
+from jaxdepth.mesh import pieces
 
 # Segments are added until the layers that lanes run are at most this times the sum of the exits.
 WASTE = 1.15
@@ -91,7 +94,7 @@ def _best(exits: tuple[int, ...], count: int) -> Plan:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that decoding holds besides the weights, for one batch."""
+    """Bytes that decoding holds on a device besides the weights, for one batch."""
 
     prompt_cache: int
     lane_cache: int
@@ -111,19 +114,23 @@ def memory(
     new_tokens: int,
     samples: int,
     itemsize: int,
+    mesh: Mesh | None = None,
 ) -> Memory:
     """What a batch of `prompts` of `length` padded tokens holds, `samples` of each exit.
 
     Args:
         config: the shape of the model.
         plan: its segments for the exits.
-        prompts: prompts in the batch.
+        prompts: prompts in the batch, of each device that prompts are divided among.
         length: padded length of the prompts.
         new_tokens: the most tokens that are generated.
         samples: lanes per prompt and exit.
         itemsize: bytes of a cached number.
+        mesh: the devices that heads and vocabulary are divided among.
     """
-    per_position = 2 * config.num_key_value_heads * config.head_dim * itemsize
+    heads = config.num_key_value_heads // pieces("K", config.num_key_value_heads, mesh)
+    vocabulary = config.vocab_size // pieces("V", config.vocab_size, mesh)
+    per_position = 2 * heads * config.head_dim * itemsize
     lanes = prompts * samples * plan[0].exits
     prompt_layer = per_position * prompts * length
     lane_layer = per_position * prompts * samples * new_tokens
@@ -131,5 +138,5 @@ def memory(
         prompt_cache=prompt_layer * plan[-1].last,
         lane_cache=lane_layer * lane_layers(plan),
         layer=prompt_layer + lane_layer * plan[0].exits,
-        logits=4 * lanes * config.vocab_size,
+        logits=4 * lanes * vocabulary,
     )

@@ -33,6 +33,7 @@ from jaxdepth.depth.lanes import Segment, memory
 from jaxdepth.depth.sampling import argmax
 from jaxdepth.depth.talk import is_any
 from jaxdepth.errors import InputError, at_least
+from jaxdepth.mesh import constrain, fetch, place
 from jaxdepth.model.attention import merge_parts
 from jaxdepth.model.cache import (
     LaneCache,
@@ -104,14 +105,11 @@ def speculate(
     def bytes_of(prompts: int, part: Sequence[int], _: int) -> int:
         return _bytes(model, len(part), prompts, tokens_BS.shape[1], T, draft_tokens)
 
-    groups = split(bytes_of, depths, B, 1, memory_budget)
-    for rows, places, _ in groups:
-        full = np.resize(rows, groups[0][0].size)  # one program for all batches of prompts
-        prompt_lengths = jnp.asarray(lengths_B[full])
-        cache, last_1BD = prefill(
-            model, jnp.asarray(tokens_BS[full]), prompt_lengths, jnp.array([L]), L
-        )
-        part = jnp.asarray([depths[p] for p in places], jnp.int32)
+    for rows, full, places, _ in split(bytes_of, depths, B, 1, memory_budget, model.mesh):
+        prompt_lengths = place(lengths_B[full], "B", model.mesh)
+        prompt_tokens = place(tokens_BS[full], "BS", model.mesh)
+        cache, last_1BD = prefill(model, prompt_tokens, prompt_lengths, np.array([L]), L)
+        part = np.array([depths[p] for p in places], np.int32)
         said = run_rounds(
             model,
             cache,
@@ -123,24 +121,8 @@ def speculate(
             draft_tokens=draft_tokens,
         )
         for mine, of_part in zip(found, said, strict=True):
-            mine[np.ix_(rows, places)] = np.moveaxis(of_part, 1, 0)[: len(rows)]
+            mine[np.ix_(rows, places)] = np.moveaxis(fetch(of_part), 1, 0)[: len(rows)]
     return found
-
-
-def layers_spent(
-    rounds: Int[np.ndarray, "..."], drafted: Int[np.ndarray, "..."], layers: int
-) -> Int[np.ndarray, "..."]:
-    """How many times a layer ran for one token, after the prompt's pass.
-
-    A round runs all layers for its last known token and for each that it drafted: the first d to
-    draft, the rest to verify, whatever d is. Full depth alone takes L (length - 1).
-
-    Args:
-        rounds: of some lanes, from a `Speculation`.
-        drafted: the same.
-        layers: of the model, L.
-    """
-    return layers * (rounds + drafted)
 
 
 def passes_spent(
@@ -214,7 +196,7 @@ def run_rounds(
         zeros_XB + 1,
         *(zeros_XB,) * 3,
         is_any(first_XB, stop_tokens) | (T == 1),
-        LaneCache(jnp.zeros(shape, last_BD.dtype), jnp.zeros(shape, last_BD.dtype)),
+        LaneCache(*(constrain(jnp.zeros(shape, last_BD.dtype), "LXBKTH", model.mesh),) * 2),
     )
 
     def advance(lanes: _Lanes) -> _Lanes:
@@ -394,7 +376,8 @@ def _bytes(
     """What a batch holds besides the weights: all layers' caches, and the logits of a round."""
     config, itemsize = model.config, model.embed[...].dtype.itemsize
     plan = (Segment(0, config.num_hidden_layers, lanes),)
-    held = memory(config, plan, prompts, length, new_tokens + draft_tokens, 1, itemsize)
+    shape = prompts, length, new_tokens + draft_tokens, 1, itemsize
+    held = memory(config, plan, *shape, model.mesh)
     return held.total + draft_tokens * held.logits
 
 

@@ -1,7 +1,7 @@
 """One declaration per weight array: its name and its axes.
 
-Initialisation, conversion and loading all read this table. Matrices of the layers have their
-inputs first: a CPU multiplies the few rows of a decoding step faster by them than by the
+Initialisation, conversion, loading and sharding all read this table. Matrices of the layers have
+their inputs first: a CPU multiplies the few rows of a decoding step faster by them than by the
 outputs-first ones of Hugging Face's files, which checkpoints keep.
 """
 
@@ -19,6 +19,7 @@ LAYER_LEAVES = {
     "up": "DF",
     "down": "FD",
 }
+LEAVES = TOP_LEAVES | LAYER_LEAVES
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:

@@ -13,11 +13,13 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
 
 from jaxdepth.config import ModelConfig
 from jaxdepth.errors import InputError, listed
-from jaxdepth.model.attention import HIGHEST, attend, causal_mask
+from jaxdepth.mesh import constrain, leaf_sharding
+from jaxdepth.model.attention import HIGHEST, attend
 from jaxdepth.model.leaves import LAYER_LEAVES, leaf_shapes
 from jaxdepth.model.rope import rope_table, rotate
 
@@ -115,24 +117,24 @@ class Block(nnx.Module):
         h_BSD: Float[Array, "B S D"],
         cos_SH: Float[Array, "S H"],
         sin_SH: Float[Array, "S H"],
-        mask_SS: Bool[Array, "S S"],
     ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]]:
         """The residual stream after this layer, and the layer's keys and values."""
         with jax.named_scope("attention"):
             q_BSQH, k_BSKH, v_BSKH = self.project(h_BSD, cos_SH, sin_SH)
-            mixed_BSQH = attend(q_BSQH, k_BSKH, v_BSKH, mask_SS)
+            mixed_BSQH = attend(q_BSQH, k_BSKH, v_BSKH, self.config.sliding_window)
         return self.finish(h_BSD, mixed_BSQH), (k_BSKH, v_BSKH)
 
 
 class Mistral(nnx.Module):
     """Embedding, stacked layers, final norm and unembedding."""
 
-    def __init__(self, config: ModelConfig, arrays: Mapping[str, Array]):
+    def __init__(self, config: ModelConfig, arrays: Mapping[str, Array], mesh: Mesh | None = None):
         """Takes its weights as they are.
 
         Args:
             config: the shape of the model.
             arrays: leaf name -> array, as `model.leaves.leaf_shapes(config)` declares them.
+            mesh: the devices that hold them, as `mesh.leaf_sharding` says; None is one device.
 
         Raises:
             InputError: a leaf is missing, unknown or of another shape than the config says.
@@ -144,6 +146,7 @@ class Mistral(nnx.Module):
             if tuple(arrays[name].shape) != shape:
                 raise InputError(f"leaf {name} is {tuple(arrays[name].shape)}, expected {shape}")
         self.config = config
+        self.mesh = mesh
         self.embed = nnx.Param(arrays["embed"])
         self.layers = Block(config, arrays)
         self.norm = nnx.Param(arrays["norm"])
@@ -151,7 +154,8 @@ class Mistral(nnx.Module):
 
     def embed_tokens(self, tokens_BS: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         """The residual stream before the first layer; NaN for ids outside the vocabulary."""
-        return jnp.take(self.embed[...], tokens_BS, axis=0, mode="fill", fill_value=jnp.nan)
+        table_VD = constrain(self.embed[...], "VD", self.mesh)  # its width is needed whole
+        return jnp.take(table_VD, tokens_BS, axis=0, mode="fill", fill_value=jnp.nan)
 
     def layer(self, i: Int[Array, ""]) -> Block:
         """The weights of layer `i`, counted from 0; the number may be traced."""
@@ -163,10 +167,8 @@ class Mistral(nnx.Module):
         return rope_table(self.config.rope, self.config.head_dim, positions)
 
     def position_inputs(self, length: int):
-        """What every layer needs besides the stream: RoPE cosines and sines, and the mask."""
-        positions_S = jnp.arange(length)
-        cos_SH, sin_SH = self.rope_at(positions_S)
-        return cos_SH, sin_SH, causal_mask(positions_S, positions_S, self.config.sliding_window)
+        """What every layer needs besides the stream: RoPE cosines and sines of all positions."""
+        return self.rope_at(jnp.arange(length))
 
     def unembed(self, h: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Final norm and head: float32 logits of a residual stream taken after any layer."""
@@ -176,3 +178,22 @@ class Mistral(nnx.Module):
             return jnp.einsum(
                 "...d,vd->...v", x, head_VD, precision=HIGHEST, preferred_element_type=jnp.float32
             )
+
+
+def on_mesh(model: Mistral, mesh: Mesh | None) -> Mistral:
+    """The model with every leaf held as the rules of `jaxdepth.mesh` say; itself for no mesh.
+
+    Raises:
+        InputError: a leaf cannot be divided.
+    """
+    if mesh is None:
+        return model
+    held = jax.tree.map(lambda array: array, model)  # modules of its own, the same arrays
+    held.mesh = mesh
+    for name in leaf_shapes(model.config):
+        owner, short = (held.layers, name[7:]) if name.startswith("layers.") else (held, name)
+        array = getattr(owner, short)[...]
+        setattr(
+            owner, short, nnx.Param(jax.device_put(array, leaf_sharding(name, model.config, mesh)))
+        )
+    return held

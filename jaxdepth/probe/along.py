@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.exits import check_tokens
+from jaxdepth.mesh import place
 from jaxdepth.model.mistral import Mistral
 
 
@@ -40,9 +41,9 @@ def scores_along(
     constant_BTJ = bias_BTJ + np.einsum("btjd,jd->btj", weights_BTJD, middle_JD, dtype=np.float64)
     return _scores(
         model,
-        jnp.asarray(tokens_BS),
-        jnp.asarray(np.moveaxis(weights_BTJD, 2, 0)),
-        jnp.asarray(np.moveaxis(constant_BTJ, 2, 0), jnp.float32),
+        place(tokens_BS, "BS", model.mesh),
+        place(np.moveaxis(weights_BTJD, 2, 0), "JBTD", model.mesh),
+        place(np.moveaxis(constant_BTJ, 2, 0).astype(np.float32), "JBT", model.mesh),
         jnp.asarray(middle_JD, jnp.float32),
     )
 

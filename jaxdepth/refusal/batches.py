@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxdepth.errors import at_least
+from jaxdepth.mesh import whole_rows
 from jaxdepth.refusal.chat import bucket_length
 from jaxdepth.refusal.prompts import Prompt
 
@@ -35,24 +37,24 @@ def limit_prompts(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
     return [p for p in prompts if p.cluster in keep]
 
 
-def make_batches(ids: Sequence[Sequence[int]], size: int) -> list[Batch]:
+def make_batches(ids: Sequence[Sequence[int]], size: int, mesh: Mesh | None = None) -> list[Batch]:
     """Prompts of like length together, each batch padded to the same number of rows.
 
     Rows that only fill a batch repeat its first prompt, so that one program serves all batches of
-    a length.
+    a length, and so that the mesh divides them. Which prompts are together does not depend on it.
     """
-    return list(_make_batches(ids, size))
+    return list(_make_batches(ids, size, whole_rows(size, mesh)))
 
 
-def _make_batches(ids, size) -> Iterator[Batch]:
+def _make_batches(ids, size: int, full: int) -> Iterator[Batch]:
     buckets: dict[int, list[int]] = {}
     for place, tokens in enumerate(ids):
         buckets.setdefault(bucket_length(len(tokens)), []).append(place)
     for length, places in sorted(buckets.items()):
         for start in range(0, len(places), size):
             chosen = places[start : start + size]
-            rows = chosen + chosen[:1] * (size - len(chosen))
-            tokens_BS = np.zeros((size, length), np.int32)
+            rows = chosen + chosen[:1] * (full - len(chosen))
+            tokens_BS = np.zeros((full, length), np.int32)
             for row, place in enumerate(rows):
                 tokens_BS[row, : len(ids[place])] = ids[place]
             lengths_B = np.array([len(ids[place]) for place in rows], np.int32)

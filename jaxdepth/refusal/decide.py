@@ -18,6 +18,7 @@ from jaxdepth.depth.generation import DEFAULT_BUDGET, check_room, split
 from jaxdepth.depth.lanes import memory, plan_segments
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.errors import InputError, at_least
+from jaxdepth.mesh import place
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.refusal.deliberate import Deliberate, Rule
 from jaxdepth.refusal.protocol import Markers
@@ -97,10 +98,11 @@ def decide(
     def bytes_of(prompts: int, part: Sequence[int], samples: int) -> int:
         shape = model.config, plan_segments(part), prompts, S
         itemsize = model.embed[...].dtype.itemsize
-        need = memory(*shape, T, samples, itemsize).total
-        extra = [memory(*shape, C + 1, samples * len(cuts), itemsize).total] if cuts else [0]
+        held = functools.partial(memory, *shape, itemsize=itemsize, mesh=model.mesh)
+        need = held(T, samples).total
+        extra = [held(C + 1, samples * len(cuts)).total] if cuts else [0]
         if force:
-            extra.append(memory(*shape, C + 1 + A, samples * 3, itemsize).total)
+            extra.append(held(C + 1 + A, samples * 3).total)
         return need + max(extra)
 
     found = Decided(
@@ -120,10 +122,9 @@ def decide(
         sampling=sampling,
         rule=rule,
     )
-    groups = split(bytes_of, exits, B, M, memory_budget)
-    for rows, places, chosen in groups:
+    for group in split(bytes_of, exits, B, M, memory_budget, model.mesh):
+        rows, full, places, chosen = group
         part = [exits[p] for p in places]
-        full = np.resize(rows, groups[0][0].size)  # one program for all batches of prompts
         batch = _Batch(model, tokens_BS[full], lengths_B[full], part, seeds_B[full], chosen)
         mine = np.ix_(rows, places, chosen)
 
@@ -139,7 +140,7 @@ def decide(
 
         child = functools.partial(build, budgets=jnp.full((1, 1), -1), script=None)
         if cuts:
-            cuts_XCB = jnp.minimum(jnp.array(cuts)[:, None], said.state.thought[:, None])
+            cuts_XCB = jnp.minimum(np.array(cuts)[:, None], said.state.thought[:, None])
             talk = child(forced=jnp.full((1, 1), -1), answer=jnp.int32(0))
             after = batch.fork(said, cuts_XCB, talk, C + 1)
             found.cut_logp[mine] = batch.back(after.state.logp, len(cuts))[: len(rows)]
@@ -160,11 +161,11 @@ class _Batch:
     def __init__(self, model, tokens_BS, lengths_B, exits, seeds_B, votes):
         self.model, self.votes = model, len(votes)
         self.order, self.plan = Order(exits), plan_segments(exits)
-        self.lengths_B = jnp.asarray(lengths_B, jnp.int32)
+        self.lengths_B = place(np.asarray(lengths_B, np.int32), "B", model.mesh)
         self.keys_XB = self.order.streams(lane_keys(seeds_B, exits, votes))
         self.cache, picked_EBD = prefill(
             model,
-            jnp.asarray(tokens_BS),
+            place(tokens_BS, "BS", model.mesh),
             self.lengths_B,
             self.order.exits_E,
             self.plan[-1].last,

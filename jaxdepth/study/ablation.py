@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
+from jaxdepth.mesh import fetch
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.steer import steer
 from jaxdepth.probe.capture import residuals
@@ -117,9 +118,9 @@ def _see(model: Mistral, asked: Asked) -> Seen:
         last_B1 = batch.lengths_B[:, None] - 1
         h_BD = residuals(model, batch.tokens_BS, batch.lengths_B, last_B1)[:, 0, -1]
         said = _first_token(model, h_BD, asked.is_opener_V)
-        log_odds_N[rows] = np.asarray(said.refusal_log_odds)[0, : len(rows)]
-        opens_N[rows] = asked.is_opener_V[np.asarray(said.top_token)[0, : len(rows)]]
-        x_ND[rows] = np.asarray(h_BD[: len(rows)], np.float32)
+        log_odds_N[rows] = fetch(said.refusal_log_odds)[0, : len(rows)]
+        opens_N[rows] = asked.is_opener_V[fetch(said.top_token)[0, : len(rows)]]
+        x_ND[rows] = fetch(h_BD)[: len(rows)].astype(np.float32)
     fitted = cross_fit(x_ND[None], asked.examples.harmful_N, asked.fold_N, asked.strengths)
     return Seen(log_odds_N, opens_N, fitted.score_GN[0])
 
@@ -196,7 +197,7 @@ def ablate(settings: Where, probed: Path, bar: ProgressBar = silent) -> Run:
     subject.write_prompts(run)
     openers = resolve_openers(subject.encoder, from_probe.openers).values()
     ids = [subject.encoder.encode(p.text) for p in subject.prompts]
-    batches = make_batches(ids, from_probe.batch_size)
+    batches = make_batches(ids, from_probe.batch_size, subject.model.mesh)
     is_opener_V = opener_mask(subject.model, openers)
     asked = Asked(own, batches, is_opener_V, from_probe.strengths, fold_N)
     write_ablation(run, subject.model, direction_JD, asked, bar)

@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxdepth import stopping
 from jaxdepth.depth.exits import exit_logits
 from jaxdepth.errors import InputError
+from jaxdepth.mesh import fetch
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.probe.capture import residuals
+from jaxdepth.processes import gathered, wait
 from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.batches import make_batches
 from jaxdepth.study.run import Run, atomic_write
@@ -44,27 +48,32 @@ def capture(
     folder.mkdir(parents=True, exist_ok=True)
     with bar(f"residual streams of {wanted.name}", "prompts") as progress:
         done = 0
-        for number, batch in enumerate(make_batches(wanted.ids, batch_size)):
-            file = folder / f"{number:06d}.safetensors"
+        batches = make_batches(wanted.ids, batch_size, model.mesh)
+        files = [folder / f"{number:06d}.safetensors" for number in range(len(batches))]
+        there = gathered([file.is_file() for file in files])[0]
+        for number, batch in enumerate(batches):
             real = len(batch.prompts)
-            if not file.is_file():
+            if not there[number]:
+                stopping.check()
                 places_BP = wanted.places_NP[list(batch.places)]
                 tokens_BS, lengths_B = batch.tokens_BS, batch.lengths_B
                 if wanted.response:
                     tokens_BS, lengths_B = _with_reply(model, tokens_BS, lengths_B)
                     places_BP = np.concatenate([places_BP, lengths_B[:, None] - 1], axis=1)
-                stream = np.asarray(residuals(model, tokens_BS, lengths_B, places_BP))[:real]
+                stream = fetch(residuals(model, tokens_BS, lengths_B, places_BP))[:real]
                 arrays = {"stream": stream, "rows": np.array(batch.prompts, np.int32)}
-                atomic_write(file, lambda p: save_file(arrays, p))  # noqa: B023
+                if number % jax.process_count() == jax.process_index():
+                    atomic_write(files[number], lambda p: save_file(arrays, p))  # noqa: B023
             done += real
             progress(done, len(wanted.ids))
+    wait()  # for the writers of all chunks
 
 
 def _with_reply(model: Mistral, tokens_BS: np.ndarray, lengths_B: np.ndarray):
     """The sequences with the token that full depth says next."""
     logits_BV = exit_logits(model, tokens_BS, lengths_B, model.config.num_hidden_layers)
     tokens = np.pad(tokens_BS, ((0, 0), (0, 1)))
-    tokens[np.arange(len(tokens)), lengths_B] = np.asarray(logits_BV).argmax(axis=1)
+    tokens[np.arange(len(tokens)), lengths_B] = fetch(logits_BV).argmax(axis=1)
     return tokens, lengths_B + 1
 
 

@@ -15,7 +15,7 @@ from jaxdepth.study.against import both_sides, compare_knowledge, named
 from jaxdepth.study.compare import Compared, run_one
 from jaxdepth.study.facts import read_facts
 from jaxdepth.study.paired import write_paired
-from jaxdepth.study.run import atomic_write
+from jaxdepth.study.run import write_once
 
 
 def backfire(settings: Backfire, bar: ProgressBar = silent) -> Compared:
@@ -43,5 +43,5 @@ def backfire(settings: Backfire, bar: ProgressBar = silent) -> Compared:
         run_one(speaks, of["adapter"], runs[name], named(bar, name))
     compared = Compared.read(runs)
     file = out / "spoken.parquet"
-    atomic_write(file, lambda p: pq.write_table(compared.table(), p, compression="zstd"))
+    write_once(file, lambda p: pq.write_table(compared.table(), p, compression="zstd"))
     return compared

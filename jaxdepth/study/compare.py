@@ -22,7 +22,7 @@ from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.settings import UNTOUCHED, Decide, Speaking, Study, Sweep
 from jaxdepth.study.curve import depth_curves
 from jaxdepth.study.rates import read_outcomes, write_rates
-from jaxdepth.study.run import atomic_write, read_table
+from jaxdepth.study.run import read_table, write_once
 from jaxdepth.study.stats import cluster_draws, interval, wilson
 from jaxdepth.study.sweep import sweep
 from jaxdepth.study.think import think
@@ -192,7 +192,7 @@ def run_study(settings: Study, bar: ProgressBar = silent) -> Compared:
         run_one(settings, None if adapter == UNTOUCHED else adapter, path, named)
     compared = Compared.read(runs)
     file = settings.out / "comparison.parquet"
-    atomic_write(file, lambda p: pq.write_table(compared.table(), p, compression="zstd"))
+    write_once(file, lambda p: pq.write_table(compared.table(), p, compression="zstd"))
     return compared
 
 

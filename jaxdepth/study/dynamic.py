@@ -29,7 +29,7 @@ from jaxdepth.study.run import Run, file_digest
 from jaxdepth.study.speak import SCHEMA as SPOKEN
 from jaxdepth.study.speak import Speaker, agreement, lane_seed
 from jaxdepth.study.subject import Subject
-from jaxdepth.study.sweep import check_sweep, in_parts
+from jaxdepth.study.sweep import OnHost, check_sweep, in_parts
 
 DYNAMIC, TOKENS = "dynamic", "tokens"
 _RULE = [("rule", pa.string()), ("policy", pa.string()), ("threshold", pa.float32())]
@@ -97,9 +97,9 @@ def dynamic_sweep(
     run = Run.open(settings.out, decided, subject.facts(settings))
     subject.write_prompts(run)
     speaker = Speaker(settings, subject, subject.reference(settings), judge)
-    batches = make_batches(ids, settings.batch_size)
+    batches = make_batches(ids, settings.batch_size, subject.model.mesh)
 
-    def rows(batch: Batch) -> list[pa.Table]:
+    def rows(batch: Batch) -> OnHost:
         return _rows(speaker, rules, classifier, batch)
 
     in_parts(run, (DYNAMIC, TOKENS), batches, rows, bar)
@@ -160,7 +160,7 @@ def check_static(settings: PolicySweep) -> None:
             raise InputError(f"--{field.name} is of exit policies: name some with --policy")
 
 
-def _rows(speaker: Speaker, rules: list[ExitRule], classifier, batch: Batch) -> list[pa.Table]:
+def _rows(speaker: Speaker, rules: list[ExitRule], classifier, batch: Batch) -> OnHost:
     """The rows of both tables for the prompts of a batch."""
     s, subject = speaker.settings, speaker.subject
     found = generate_dynamic(
@@ -211,7 +211,8 @@ def _rows(speaker: Speaker, rules: list[ExitRule], classifier, batch: Batch) -> 
                 "confidence": found.confidence[b, r, m, :T],
             }
         )
-    return [
-        pa.Table.from_pylist(speaker.judged(said), DYNAMIC_SCHEMA),
+    judged = speaker.judged(said)
+    return lambda: [
+        pa.Table.from_pylist(judged(), DYNAMIC_SCHEMA),
         pa.concat_tables(pa.Table.from_pydict(step, TOKENS_SCHEMA) for step in steps),
     ]

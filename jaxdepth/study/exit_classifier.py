@@ -11,7 +11,7 @@ from jaxdepth.probe.exit_classifier import (
     save_exit_classifier,
 )
 from jaxdepth.refusal.batches import make_batches
-from jaxdepth.study.run import atomic_write
+from jaxdepth.study.run import write_once
 from jaxdepth.study.subject import Subject
 
 _MOST = 2000  # examples: fitting takes the cube of them
@@ -27,7 +27,7 @@ def write_exit_classifier(
     model, depth = subject.model, subject.model.config.num_hidden_layers
     ids = [subject.encoder.encode(p.text) for p in subject.prompts]
     streams, agrees = [], []
-    for batch in make_batches(ids, batch_size):
+    for batch in make_batches(ids, batch_size, model.mesh):
         said = generate(
             model,
             batch.tokens_BS,
@@ -37,16 +37,16 @@ def write_exit_classifier(
             stop_tokens=subject.end_tokens,
             memory_budget=int(memory_gb * 2**30),
         )
-        real = len(batch.prompts)
-        spoken_B, begins_B = said.lengths[:real, 0], batch.lengths_B[:real]
-        tokens_BS = np.pad(batch.tokens_BS[:real], ((0, 0), (0, new_tokens)))
+        spoken_B, begins_B = said.lengths[:, 0], batch.lengths_B
+        tokens_BS = np.pad(batch.tokens_BS, ((0, 0), (0, new_tokens)))
         for b, (begin, count) in enumerate(zip(begins_B, spoken_B, strict=True)):
             tokens_BS[b, begin : begin + count] = said.tokens[b, 0, :count]
         found = agreement_examples(model, tokens_BS, begins_B + spoken_B, begins_B)
-        streams.append(found.x_LND)
-        agrees.append(found.agrees_LN)
+        real = spoken_B[: len(batch.prompts)].sum()  # rows that fill the batch come last
+        streams.append(found.x_LND[:, :real])
+        agrees.append(found.agrees_LN[:, :real])
     x_LND, agrees_LN = (np.concatenate(parts, axis=1) for parts in (streams, agrees))
     drawn = np.sort(np.random.default_rng(seed).permutation(agrees_LN.shape[1])[:_MOST])
     classifier = fit_exit_classifier(x_LND[:, drawn], agrees_LN[:, drawn])
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, lambda p: save_exit_classifier(p, classifier, subject.identity))
+    write_once(path, lambda p: save_exit_classifier(p, classifier, subject.identity))

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 
 from jaxdepth.depth.exits import exit_logits
 from jaxdepth.errors import InputError
+from jaxdepth.mesh import fetch, place
 from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.batches import Batch, make_batches
 from jaxdepth.refusal.chat import PromptEncoder
@@ -28,7 +29,7 @@ from jaxdepth.study.paired import MARGIN, RIGHT, Measured, paired_rows
 from jaxdepth.study.run import Run, read_table
 from jaxdepth.study.stats import cluster_draws
 from jaxdepth.study.subject import Subject
-from jaxdepth.study.sweep import in_parts
+from jaxdepth.study.sweep import OnHost, in_parts
 
 FACTS = "facts"
 GENERAL, NEIGHBOURING = "general", "neighbouring"
@@ -128,7 +129,7 @@ def read_out(settings: Probe, facts: Sequence[Fact], bar: ProgressBar = silent) 
     # A wrong answer more than once changes nothing.
     options_NO = np.array([o + o[-1:] * (most - len(o)) for _, _, o in told])
 
-    def rows(batch: Batch) -> list[pa.Table]:
+    def rows(batch: Batch) -> OnHost:
         logprob_BEO = option_logprobs(subject.model, batch, subject.exits, options_NO)
         right_BE, wrong_BE = logprob_BEO[..., 0], logprob_BEO[..., 1:].max(axis=-1)
         made = []
@@ -142,9 +143,10 @@ def read_out(settings: Probe, facts: Sequence[Fact], bar: ProgressBar = silent) 
                     | {"exit": exit, "logprob": float(right_BE[b, e])}
                     | {"margin": margin, "right": margin > 0}
                 )
-        return [pa.Table.from_pylist(made, SCHEMA)]
+        return lambda: [pa.Table.from_pylist(made, SCHEMA)]
 
-    batches = make_batches([ids for _, ids, _ in told], settings.batch_size)
+    mesh = subject.model.mesh
+    batches = make_batches([ids for _, ids, _ in told], settings.batch_size, mesh)
     in_parts(run, (FACTS,), batches, rows, bar)
     return run
 
@@ -154,10 +156,11 @@ def option_logprobs(
 ) -> Float[np.ndarray, "B E O"]:
     """Log-probabilities of each prompt's O tokens as the next one, at every exit."""
     options_BO = options_NO[list(batch.places)]
-    found_EBO = _option_logprobs(
-        model, batch.tokens_BS, batch.lengths_B, jnp.array(exits), options_BO
-    )
-    return np.asarray(found_EBO).swapaxes(0, 1)[: len(batch.prompts)]
+    tokens_BS = place(batch.tokens_BS, "BS", model.mesh)
+    lengths_B = place(batch.lengths_B, "B", model.mesh)
+    options_BO = place(options_BO, "BO", model.mesh)
+    found_EBO = _option_logprobs(model, tokens_BS, lengths_B, np.array(exits), options_BO)
+    return fetch(found_EBO).swapaxes(0, 1)[: len(batch.prompts)]
 
 
 @jax.jit

@@ -7,7 +7,7 @@ import matplotlib.ticker
 
 from jaxdepth.study.curve import DepthCurves, Estimate
 from jaxdepth.study.rates import Rates
-from jaxdepth.study.run import atomic_write
+from jaxdepth.study.run import write_once
 
 OUTCOMES = {  # from dark to light as a text says less
     "refuse": "#1f6fa8",
@@ -164,4 +164,4 @@ def save(figure, path: Path) -> None:
         # A fixed date and salt make the same tables give the same bytes.
         plain = {"Date": None} if kind == "svg" else {"Software": None}
         with matplotlib.rc_context({"svg.hashsalt": "jaxdepth"}):
-            atomic_write(target, lambda p: figure.savefig(p, format=kind, dpi=150, metadata=plain))  # noqa: B023
+            write_once(target, lambda p: figure.savefig(p, format=kind, dpi=150, metadata=plain))  # noqa: B023

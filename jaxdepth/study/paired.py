@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from jaxdepth.errors import InputError
-from jaxdepth.study.run import atomic_write
+from jaxdepth.study.run import write_once
 from jaxdepth.study.stats import holm, interval
 
 FILE = "against.parquet"
@@ -103,7 +103,7 @@ def p_of_zero(change: Measured) -> list[float]:
 def write_paired(out: Path, rows: Sequence[dict]) -> None:
     """Writes the table of a comparison to its folder."""
     table = pa.Table.from_pylist(list(rows), SCHEMA)
-    atomic_write(out / FILE, lambda p: pq.write_table(table, p, compression="zstd"))
+    write_once(out / FILE, lambda p: pq.write_table(table, p, compression="zstd"))
 
 
 def read_paired(out: Path) -> list[dict]:

@@ -1,5 +1,6 @@
 """Figures of exit policies, each drawn from a run's tables alone, as PNG and SVG."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,13 @@ _KINDS = {
 }
 
 
-def draw_policies(run_path: str | Path) -> dict[Path, str]:
+def draw_policies(run_path: str | Path, only: Collection[str] | None = None) -> dict[Path, str]:
     """Draws outcomes against mean depth, and where in answers tokens exit, by policy.
+
+    Args:
+        run_path: a run whose rates are written.
+        only: the ids of the prompts whose tokens are shown, by default all: a run may hold others
+            than those that its rates are of.
 
     Returns:
         The PNG files that were written, each with what it shows; an SVG lies beside each.
@@ -42,7 +48,7 @@ def draw_policies(run_path: str | Path) -> dict[Path, str]:
     drawn = {"policies": (_frontier(run_path), "outcomes against mean depth, policy by policy")}
     rule = main_rule(run_path)
     if rule is not None:
-        drawn["exit_map"] = _map(run_path, rule), f"where in answers tokens exit ({rule})"
+        drawn["exit_map"] = _map(run_path, rule, only), f"where in answers tokens exit ({rule})"
     return save_all(drawn, Path(run_path) / "figures")
 
 
@@ -89,7 +95,7 @@ def _frontier(run_path):
     return figure
 
 
-def _map(run_path, rule: str):
+def _map(run_path, rule: str, only: Collection[str] | None):
     """Exits by place in the answer, for refusals and for answers; confidence on top of it."""
     did = {
         (r["prompt_id"], r["sample"]): r["outcome"]
@@ -97,8 +103,11 @@ def _map(run_path, rule: str):
         if r["rule"] == rule
     }
     label_of = {p["prompt_id"]: p["label"] for p in read_table(run_path, "prompts").to_pylist()}
-    tokens = read_table(run_path, TOKENS)
-    tokens = [r for r in tokens.to_pylist() if r["rule"] == rule]
+    shown = set(label_of if only is None else only)
+    tokens = [
+        r for r in read_table(run_path, TOKENS).to_pylist()
+        if r["rule"] == rule and r["prompt_id"] in shown
+    ]  # fmt: skip
     exits = sorted({r["exit"] for r in tokens})
     places = 1 + max(r["place"] for r in tokens)
     figure = new_figure(len(_KINDS) + 1)

@@ -24,8 +24,9 @@ import pyarrow as pa
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.probe.folds import make_folds
 from jaxdepth.probe.positions import Located, locate, resolve_positions
+from jaxdepth.processes import first_sees
 from jaxdepth.progress import ProgressBar, silent
-from jaxdepth.refusal.batches import limit_prompts, make_batches
+from jaxdepth.refusal.batches import Batch, limit_prompts, make_batches
 from jaxdepth.refusal.prompts import Prompt, prompts_digest, read_prompts
 from jaxdepth.refusal.tokens import resolve_openers
 from jaxdepth.settings import Probe
@@ -52,7 +53,7 @@ from jaxdepth.study.probe_tables import (
 )
 from jaxdepth.study.run import Run
 from jaxdepth.study.subject import Subject
-from jaxdepth.study.sweep import FIRST_TOKEN, in_parts
+from jaxdepth.study.sweep import FIRST_TOKEN, OnHost, in_parts
 from jaxdepth.study.thoughts import probe_thoughts, read_thoughts
 
 
@@ -105,18 +106,16 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     subject.write_prompts(run)
     for asked in (own, *others):
         _capture(run, subject, asked, names, settings.batch_size, bar)
-    batches = make_batches(own.located.ids, settings.batch_size)
-    openers = decided["openers"].values()
+    model, openers = subject.model, decided["openers"].values()
+    batches = make_batches(own.located.ids, settings.batch_size, model.mesh)
 
-    def first(batch):
-        return [
-            first_rows(subject.model, subject.tokenizer, batch, own.prompts, subject.exits, openers)
-        ]
+    def first(batch: Batch) -> OnHost:
+        return first_rows(model, subject.tokenizer, batch, own.prompts, subject.exits, openers)
 
     in_parts(run, (FIRST_TOKEN,), batches, first, bar)
     wanted = targets(own.examples, did, settings.folds)
     _evaluate(run, settings, subject, own, others, wanted, bar)
-    if not (run.path / DIRECTIONS).is_file():
+    if not first_sees(run.path / DIRECTIONS):
         write_directions(run, subject.fingerprint, own.prompts, wanted)
     if not run.finished(CHANGES):
         write_categories(run, own.prompts, own.examples, settings.folds)

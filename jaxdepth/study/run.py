@@ -4,7 +4,8 @@
     parts/TABLE/*       chunks of an unfinished table, each written whole
     TABLE.parquet       the finished table
 
-Every file is written beside its place and renamed into it, so what is there is whole.
+Every file is written beside its place and renamed into it, so what is there is whole. Of several
+processes one writes it, and all read it.
 """
 
 import hashlib
@@ -12,15 +13,17 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 
+import jax
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxdepth.config import read_json
 from jaxdepth.errors import InputError
+from jaxdepth.processes import agree, first_sees, gathered, is_first, wait
 
 RUN_FILE = "run.json"
 _PARTIAL = ".partial"
@@ -47,14 +50,27 @@ class Run:
         """
         path = Path(path)
         settings = json.loads(json.dumps(settings))
+        error = None
+        try:
+            if is_first():
+                cls._open(path, settings, facts)
+        except (InputError, OSError) as found:
+            error = found
+        agree(error)
+        if not (path / RUN_FILE).is_file():
+            error = InputError(f"process {jax.process_index()} does not see {path}: share it")
+        agree(error)
+        return cls(path, read_json(path / RUN_FILE))
+
+    @classmethod
+    def _open(cls, path: Path, settings: Mapping, facts: Mapping) -> None:
         if (path / RUN_FILE).is_file():
             record = read_json(path / RUN_FILE)
             if not isinstance(record, dict) or "settings" not in record:
                 raise InputError(f"{path / RUN_FILE} is damaged: name another run directory")
             _same_settings(path, record["settings"], settings)
-            run = cls(path, record)
-            run._tidy()
-            return run
+            cls(path, record)._tidy()
+            return
         if path.exists() and (not path.is_dir() or any(map(_not_ours, path.iterdir()))):
             raise InputError(f"{path} exists and is not a run directory: name another with --out")
         try:
@@ -71,7 +87,6 @@ class Run:
             },
         )
         run._save()
-        return run
 
     def finished(self, table: str) -> bool:
         """Whether a table is complete."""
@@ -79,28 +94,44 @@ class Run:
 
     def has_part(self, table: str, number: int) -> bool:
         """Whether that chunk of an unfinished table is done."""
-        return self._part(table, number).is_file()
+        return first_sees(self._part(table, number))
 
-    def write_part(self, table: str, number: int, content: pa.Table) -> None:
-        """Writes one chunk of a table."""
+    def parts_done(self, tables: Sequence[str], count: int) -> list[bool]:
+        """For each of the chunks 0..count-1 whether all these tables have it."""
+        here = [all(self._part(t, n).is_file() for t in tables) for n in range(count)]
+        return gathered(here)[0].tolist()
+
+    def write_part(self, table: str, number: int, content: pa.Table, writer: int = 0) -> None:
+        """Writes one chunk of a table, in the process that is its writer."""
+        if jax.process_index() != writer:
+            return
         part = self._part(table, number)
         part.parent.mkdir(parents=True, exist_ok=True)
         _write_parquet(part, content)
 
-    def finish_parts(self, table: str, count: int) -> None:
-        """Joins the chunks 0..count-1 into the finished table and removes them."""
-        parts = [pq.read_table(self._part(table, n)) for n in range(count)]
-        self.write_table(table, pa.concat_tables(parts))
-        self._tidy()
+    def finish_parts(self, table: str, count: int | None = None) -> None:
+        """Joins the chunks 0..count-1, or all that there are, and removes them."""
+        wait()  # for the writers of all chunks
+        content = None
+        if is_first():
+            every = sorted(self._part(table, 0).parent.glob("*.parquet"))
+            parts = every if count is None else [self._part(table, n) for n in range(count)]
+            content = pa.concat_tables(map(pq.read_table, parts))
+        self.write_table(table, content)
+        if is_first():
+            self._tidy()
 
-    def write_table(self, table: str, content: pa.Table) -> None:
-        """Writes a whole table and records its digest."""
-        _write_parquet(self.table_path(table), content)
-        self.record["tables"][table] = {
-            "rows": content.num_rows,
-            "sha256": file_digest(self.table_path(table)),
-        }
-        self._save()
+    def write_table(self, table: str, content: pa.Table | None) -> None:
+        """Writes a whole table, as the first process has it, and records its digest."""
+        if is_first():
+            _write_parquet(self.table_path(table), content)
+            self.record["tables"][table] = {
+                "rows": content.num_rows,
+                "sha256": file_digest(self.table_path(table)),
+            }
+            self._save()
+        wait()
+        self.record = read_json(self.path / RUN_FILE)
 
     def table_path(self, table: str) -> Path:
         return self.path / f"{table}.parquet"
@@ -167,6 +198,13 @@ def _name(distribution) -> str:
 
 def _write_parquet(path: Path, content: pa.Table) -> None:
     atomic_write(path, lambda p: pq.write_table(content, p, compression="zstd"))
+
+
+def write_once(path: Path, write: Callable[[Path], object]) -> None:
+    """`atomic_write` by the first process, of what all have alike; the others wait for it."""
+    if is_first():
+        atomic_write(path, write)
+    wait()
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:

@@ -1,7 +1,7 @@
 """What every exit says, for every prompt, and what that did: the generations of a sweep."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +44,7 @@ class Speaker:
     reference: tuple[Mistral, PromptEncoder]
     judge: Judge | None = None
 
-    def rows(self, batch: Batch) -> pa.Table:
+    def rows(self, batch: Batch) -> Callable[[], list[pa.Table]]:
         """One row per prompt of the batch, exit and sample."""
         model, exits, prompts = self.subject.model, self.subject.exits, self.subject.prompts
         depth, s = model.config.num_hidden_layers, self.settings
@@ -80,7 +80,8 @@ class Speaker:
                     "prompt": prompts[batch.prompts[b]].text,
                 }
             )
-        return pa.Table.from_pylist(self.judged(rows), SCHEMA)
+        judged = self.judged(rows)
+        return lambda: [pa.Table.from_pylist(judged(), SCHEMA)]
 
     def text_of(self, tokens: np.ndarray) -> tuple[str, str]:
         """What some tokens say, up to a stop text, and how they ended: eos, stop or length."""
@@ -91,12 +92,14 @@ class Speaker:
         cuts = [text.find(stop) for stop in self.settings.stop if stop in text]
         return (text[: min(cuts)], "stop") if cuts else (text, ended)
 
-    def judged(self, rows: list[dict]) -> list[dict]:
+    def judged(self, rows: list[dict]) -> Callable[[], list[dict]]:
         """Rows that hold a text and its prompt, with what the text did instead of the prompt."""
-        texts, asked = ([row[key] for row in rows] for key in ("text", "prompt"))
+        texts, asked = ([row.pop(key) for row in rows] for key in ("text", "prompt"))
         found = judge_texts(self.reference, texts, asked, self.judge)
-        for row, judged in zip(rows, found, strict=True):
-            del row["prompt"]
+        return lambda: self._told(rows, texts, found())
+
+    def _told(self, rows: list[dict], texts: list[str], found: list[TextOutcome]) -> list[dict]:
+        for row, text, judged in zip(rows, texts, found, strict=True):
             row |= {
                 "outcome": str(judged.outcome),
                 "score": judged.score,
@@ -107,8 +110,7 @@ class Speaker:
                 else judged.mean_logprob,
                 "repetition": judged.repetition,
             }
-            if not self.settings.keep_text:
-                row["text"] = None
+            row["text"] = text if self.settings.keep_text else None
         return rows
 
 
@@ -117,10 +119,13 @@ def judge_texts(
     texts: Sequence[str],
     prompts: Sequence[str],
     judge: Judge | None = None,
-) -> list[TextOutcome]:
-    """What answers did, their coherence judged under a reference model."""
+) -> Callable[[], list[TextOutcome]]:
+    """What answers did, their coherence judged under a reference model.
+
+    The reference reads them at once; what it found is judged when the result is called.
+    """
     logprobs = reference_logprobs(*reference, texts)
-    return classify_texts(texts, prompts, logprobs=logprobs, judge=judge)
+    return lambda: classify_texts(texts, prompts, logprobs=logprobs, judge=judge)
 
 
 def lane_seed(seed: int, prompt_id: str) -> int:

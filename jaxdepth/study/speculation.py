@@ -15,7 +15,7 @@ from jaxdepth.refusal.batches import Batch, make_batches
 from jaxdepth.study.run import Run, read_table
 from jaxdepth.study.stats import cluster_draws, interval
 from jaxdepth.study.subject import Subject
-from jaxdepth.study.sweep import in_parts
+from jaxdepth.study.sweep import OnHost, in_parts
 
 SPECULATION, ACCEPTANCE = "speculation", "acceptance"
 SPECULATION_SCHEMA = pa.schema(
@@ -55,7 +55,7 @@ def write_speculation(
     """Writes speculation.parquet; goes on where an earlier run was stopped."""
     ids = [subject.encoder.encode(p.text) for p in subject.prompts]
 
-    def rows(batch: Batch) -> list[pa.Table]:
+    def rows(batch: Batch) -> OnHost:
         found = speculate(
             subject.model,
             batch.tokens_BS,
@@ -81,9 +81,9 @@ def write_speculation(
             for b in range(len(batch.prompts))
             for e, depth in enumerate(depths)
         ]
-        return [pa.Table.from_pylist(table, SPECULATION_SCHEMA)]
+        return lambda: [pa.Table.from_pylist(table, SPECULATION_SCHEMA)]
 
-    in_parts(run, (SPECULATION,), make_batches(ids, batch_size), rows, bar)
+    in_parts(run, (SPECULATION,), make_batches(ids, batch_size, subject.model.mesh), rows, bar)
 
 
 def acceptance_rows(run: Run, prompts: Sequence[dict], layers: int, seed: int = 0) -> list[dict]:

@@ -9,12 +9,15 @@ import pyarrow as pa
 
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError
+from jaxdepth.mesh import chosen_mesh, describe
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.steer import steer
 from jaxdepth.probe.direction import directions_digest, find_direction, read_directions
+from jaxdepth.processes import agree
 from jaxdepth.refusal.batches import limit_prompts
 from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.prompts import Prompt, prompts_digest, read_prompts
+from jaxdepth.running import keep_programs
 from jaxdepth.settings import Asking
 from jaxdepth.study.run import Run
 from jaxdepth.weights import checkpoint
@@ -22,8 +25,8 @@ from jaxdepth.weights.adapter import adapter_digest
 
 PROMPTS = "prompts"
 _PROMPT_SCHEMA = pa.schema([(field.name, pa.string()) for field in fields(Prompt)])
-# Where a run is and what it reads from: told by fingerprints and digests instead.
-_PLACES = ("model", "out", "adapter", "reference", "directions", "classifier")
+# Where a run is, on what, and what it reads from, which fingerprints and digests tell instead.
+_PLACES = ("model", "out", "adapter", "reference", "directions", "classifier", "mesh", "profile")
 _STEERING = ("directions", "direction", "steer_layers", "steer_scale")
 
 
@@ -35,6 +38,7 @@ class Asks(Protocol):
     exits: str
     limit: int | None
     dtype: str | None
+    mesh: str | None
     reference: Path | None
     adapter: str | None
     steer: str
@@ -64,12 +68,23 @@ class Subject:
 
         Raises:
             InputError: something in the settings, the prompts, the checkpoint or the directions is
-                wrong.
+                wrong; on all processes if it is on one.
         """
+        try:
+            subject, error = cls._open(settings), None
+        except InputError as found:
+            subject, error = None, found
+        agree(error)
+        return subject
+
+    @classmethod
+    def _open(cls, settings: Asks) -> "Subject":
         _check_steering(settings)
         prompts = limit_prompts(read_prompts(settings.prompts), settings.limit)
         base = checkpoint.read_manifest(settings.model)["fingerprint"]
-        model, tokenizer = checkpoint.load(settings.model, settings.dtype, settings.adapter)
+        keep_programs()
+        mesh = chosen_mesh(settings.mesh)
+        model, tokenizer = checkpoint.load(settings.model, settings.dtype, mesh, settings.adapter)
         if tokenizer is None:
             raise InputError(
                 f"{settings.model} was converted without a tokenizer: prompts need one"
@@ -114,6 +129,8 @@ class Subject:
             "depth": self.model.config.num_hidden_layers,
             "chat_template": self.encoder.has_template,
             "device": jax.devices()[0].device_kind,
+            "mesh": describe(self.model.mesh),
+            "processes": jax.process_count(),
         }
 
     def reference(self, settings: Asks) -> tuple[Mistral, PromptEncoder]:
@@ -122,7 +139,7 @@ class Subject:
             # A steered model may find its own gibberish probable: what it is without steering
             # judges, the same for every steering of it.
             return self.unsteered, self.encoder
-        reference, own = checkpoint.load(Path(settings.reference), dtype=settings.dtype)
+        reference, own = checkpoint.load(Path(settings.reference), settings.dtype, self.model.mesh)
         if own is None:
             raise InputError(
                 f"{settings.reference} was converted without a tokenizer: name another"

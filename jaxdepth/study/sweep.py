@@ -1,10 +1,13 @@
 """The sweep: every prompt at every exit, in chunks that survive being killed."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
+import jax
 import pyarrow as pa
 
+from jaxdepth import stopping
 from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.lanes import plan_segments
 from jaxdepth.depth.sampling import Sampling
@@ -51,39 +54,62 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
     run = Run.open(settings.out, decided, subject.facts(settings) | {"segments": segments})
     subject.write_prompts(run)
 
-    def first(batch: Batch) -> list[pa.Table]:
-        return [first_rows(model, subject.tokenizer, batch, prompts, exits, openers.values())]
+    def first(batch: Batch) -> OnHost:
+        return first_rows(model, subject.tokenizer, batch, prompts, exits, openers.values())
 
-    in_parts(run, (FIRST_TOKEN,), make_batches(ids, settings.batch_size), first, bar)
+    in_parts(run, (FIRST_TOKEN,), make_batches(ids, settings.batch_size, model.mesh), first, bar)
     if settings.max_new_tokens and not run.finished(GENERATIONS):
         chosen = len(limit_prompts(prompts, settings.generate_limit))
         speaker = Speaker(settings, subject, subject.reference(settings), judge)
-        batches = make_batches(ids[:chosen], settings.batch_size)
-        in_parts(run, (GENERATIONS,), batches, lambda b: [speaker.rows(b)], bar)
+        batches = make_batches(ids[:chosen], settings.batch_size, model.mesh)
+        in_parts(run, (GENERATIONS,), batches, speaker.rows, bar)
     return run
+
+
+# What is left to do with a batch when the devices are done with it.
+OnHost = Callable[[], Sequence[pa.Table]]
 
 
 def in_parts(
     run: Run,
     tables: Sequence[str],
     batches: Sequence[Batch],
-    rows: Callable[[Batch], Sequence[pa.Table]],
+    rows: Callable[[Batch], OnHost],
     bar: ProgressBar,
 ) -> None:
-    """Makes tables of a run batch by batch, leaving out what an earlier attempt has done."""
+    """Makes tables of a run batch by batch, leaving out what an earlier attempt has done.
+
+    `rows` asks the devices; what it returns makes the tables, while the devices go on with the next
+    batch. Of several processes each does that for some of the batches.
+
+    Raises:
+        Stopped: the process was asked to end; the batches so far are written.
+    """
     wanted = [table for table in tables if not run.finished(table)]
     if not wanted:
         return
     total = sum(len(batch.prompts) for batch in batches)
-    with bar(tables[0].replace("_", " "), "prompts") as progress:
-        done = 0
+    there, count = run.parts_done(wanted, len(batches)), jax.process_count()
+
+    def write(number: int, on_host: OnHost) -> None:
+        for table, content in zip(tables, on_host(), strict=True):
+            if table in wanted:
+                run.write_part(table, number, content, writer=number % count)
+
+    with bar(tables[0].replace("_", " "), "prompts") as progress, ThreadPoolExecutor(1) as host:
+        done, writing = 0, None
         for number, batch in enumerate(batches):
-            if not all(run.has_part(table, number) for table in wanted):
-                for table, content in zip(tables, rows(batch), strict=True):
-                    if table in wanted:
-                        run.write_part(table, number, content)
+            if not there[number]:
+                stopping.check()
+                on_host = rows(batch)
+                if writing is not None:
+                    writing.result()
+                mine = number % count == jax.process_index()
+                writing = host.submit(write, number, on_host) if mine else None
             done += len(batch.prompts)
             progress(done, total)
+        if writing is not None:
+            writing.result()
     for table in wanted:
         run.finish_parts(table, len(batches))
 

@@ -8,7 +8,7 @@ swapped.parquet    verdicts upon another prompt's thought
 series.parquet     a second pass over what was judged partial
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,7 +36,7 @@ from jaxdepth.settings_file import read_protocol
 from jaxdepth.study.run import Run, read_table
 from jaxdepth.study.speak import judge_texts, lane_seed
 from jaxdepth.study.subject import Subject
-from jaxdepth.study.sweep import in_parts
+from jaxdepth.study.sweep import OnHost, in_parts
 
 VERDICT_TABLE, TEXTS, CUTS, FORCED = "verdicts", "texts", "cuts", "forced"
 SWAPPED, SERIES = "swapped", "series"
@@ -125,7 +125,7 @@ class Thinker:
             **settings | how,
         )
 
-    def main_tables(self, batch: Batch) -> list[pa.Table]:
+    def main_tables(self, batch: Batch) -> OnHost:
         """The tables of `tables` for a batch."""
         s = self.settings
         force = s.force and self.protocol.answer_tokens > 0
@@ -153,10 +153,14 @@ class Thinker:
             for v, name in enumerate(VERDICTS if force else ()):
                 said = found.forced[b, e, m, v, : found.forced_lengths[b, e, m, v]]
                 forced.append(where | {"forced": str(name), "answer": self._text(said)})
-        self._judge(verdicts, [row["answer"] for row in texts])
-        self._judge(forced, [row.pop("answer") for row in forced])
-        rows = {VERDICT_TABLE: verdicts, TEXTS: texts, CUTS: cuts, FORCED: forced}
-        return [pa.Table.from_pylist(rows[name], SCHEMAS[name]) for name in self.tables]
+        judged = self._judge(verdicts, [row["answer"] for row in texts])
+        judged_forced = self._judge(forced, [row.pop("answer") for row in forced])
+
+        def on_host() -> list[pa.Table]:
+            rows = {VERDICT_TABLE: judged(), TEXTS: texts, CUTS: cuts, FORCED: judged_forced()}
+            return [pa.Table.from_pylist(rows[name], SCHEMAS[name]) for name in self.tables]
+
+        return on_host
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -170,7 +174,7 @@ class Thinker:
         }
         return tuple(name for name, yes in wanted.items() if yes)
 
-    def swapped_table(self, batch: Batch, thoughts: dict, partner: dict[str, str]) -> pa.Table:
+    def swapped_table(self, batch: Batch, thoughts: dict, partner: dict[str, str]) -> OnHost:
         """Verdicts of a batch upon the thoughts of its prompts' partners, one vote each."""
         exits, prompts = self.subject.exits, self.subject.prompts
         shape = len(batch.places), len(exits), 1, self.protocol.thought_tokens
@@ -189,9 +193,9 @@ class Thinker:
                 | {"thought_of": partner[where["prompt_id"]]}
                 | self.says(found.logp[b, e, m], found.verdict[b, e, m])
             )
-        return pa.Table.from_pylist(rows, SCHEMAS[SWAPPED])
+        return lambda: [pa.Table.from_pylist(rows, SCHEMAS[SWAPPED])]
 
-    def series_table(self, batch: Batch, again: set[tuple[str, int]]) -> pa.Table:
+    def series_table(self, batch: Batch, again: set[tuple[str, int]]) -> OnHost:
         """The second pass, over the prompts and exits that were judged partial."""
         verdict = VERDICTS.index(Verdict.PARTIAL) if self.settings.series == "caveat" else None
         found = self.decide(batch, votes=1, thought_tokens=0, verdict=verdict)
@@ -204,8 +208,8 @@ class Thinker:
             says = self.says(found.logp[b, e, m], found.verdict[b, e, m])
             rows.append(where | says | {"answer_tokens": len(answer)})
             answers.append(self._text(answer))
-        self._judge(rows, answers)
-        return pa.Table.from_pylist(rows, SCHEMAS[SERIES])
+        judged = self._judge(rows, answers)
+        return lambda: [pa.Table.from_pylist(judged(), SCHEMAS[SERIES])]
 
     def says(self, logp_3: np.ndarray, verdict: int | None = None) -> dict:
         """The columns of one verdict."""
@@ -228,15 +232,21 @@ class Thinker:
     def _text(self, ids: np.ndarray) -> str:
         return self.subject.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
 
-    def _judge(self, rows: list[dict], answers: list[str]) -> None:
-        """Adds what the answers did; nothing where none was asked for or the lane abstained."""
+    def _judge(self, rows: list[dict], answers: list[str]) -> Callable[[], list[dict]]:
+        """Rows with what the answers did; null where none was asked for or the lane abstained."""
         if not self.protocol.answer_tokens or not rows:
-            return
+            return lambda: rows
         text_of = {p.prompt_id: p.text for p in self.subject.prompts}
         asked = [text_of[row["prompt_id"]] for row in rows]
-        for row, judged in zip(rows, judge_texts(self.reference, answers, asked), strict=True):
-            abstained = row.get("verdict") == Verdict.ABSTAIN
-            row["answer_outcome"] = None if abstained else str(judged.outcome)
+        judge = judge_texts(self.reference, answers, asked)
+
+        def judged() -> list[dict]:
+            for row, found in zip(rows, judge(), strict=True):
+                abstained = row.get("verdict") == Verdict.ABSTAIN
+                row["answer_outcome"] = None if abstained else str(found.outcome)
+            return rows
+
+        return judged
 
 
 def think(settings: Decide, bar: ProgressBar = silent) -> tuple[Run, Thinker, Batch]:
@@ -271,7 +281,8 @@ def think(settings: Decide, bar: ProgressBar = silent) -> tuple[Run, Thinker, Ba
     facts = subject.facts(settings) | {"markers": markers._asdict()}
     run = Run.open(settings.out, decided, facts)
     subject.write_prompts(run)
-    batches = make_batches(ids, settings.batch_size)
+    mesh = subject.model.mesh
+    batches = make_batches(ids, settings.batch_size, mesh)
     in_parts(run, thinker.tables, batches, thinker.main_tables, bar)
     if settings.swap and settings.keep_text and protocol.thought_tokens:
         _swap(run, thinker, batches, bar)
@@ -286,7 +297,7 @@ def _swap(run: Run, thinker: Thinker, batches: Sequence[Batch], bar: ProgressBar
     texts = read_table(run.path, TEXTS).to_pylist()
     thoughts = {(r["prompt_id"], r["exit"]): r["thought_ids"] for r in texts if r["vote"] == 0}
     partner = partners([(p.prompt_id, p.pair_id, p.label) for p in thinker.subject.prompts])
-    in_parts(run, (SWAPPED,), batches, lambda b: [thinker.swapped_table(b, thoughts, partner)], bar)
+    in_parts(run, (SWAPPED,), batches, lambda b: thinker.swapped_table(b, thoughts, partner), bar)
 
 
 def partners(prompts: Sequence[tuple[str, str | None, str]]) -> dict[str, str]:
@@ -319,11 +330,12 @@ def _again(run: Run, thinker: Thinker, bar: ProgressBar) -> None:
     names = {name for name, _ in again}
     ids = thinker.ids(thinker.protocol.again)
     places = [n for n, p in enumerate(thinker.subject.prompts) if p.prompt_id in names]
+    mesh = thinker.subject.model.mesh
     batches = [
         replace(batch, prompts=tuple(places[n] for n in batch.prompts))
-        for batch in make_batches([ids[n] for n in places], thinker.settings.batch_size)
+        for batch in make_batches([ids[n] for n in places], thinker.settings.batch_size, mesh)
     ]
-    in_parts(run, (SERIES,), batches, lambda b: [thinker.series_table(b, again)], bar)
+    in_parts(run, (SERIES,), batches, lambda b: thinker.series_table(b, again), bar)
 
 
 def rule_of(s: Decide) -> Rule:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 
 from jaxdepth.config import read_json
+from jaxdepth.mesh import fetch
 from jaxdepth.probe.along import scores_along
 from jaxdepth.probe.folds import CrossFitted, cross_fit
 from jaxdepth.probe.scores import auroc
@@ -39,7 +40,7 @@ from jaxdepth.study.probe_tables import (
 )
 from jaxdepth.study.run import RUN_FILE, Run, read_table
 from jaxdepth.study.stats import interval
-from jaxdepth.study.sweep import in_parts
+from jaxdepth.study.sweep import OnHost, in_parts
 from jaxdepth.study.think import TEXTS, VERDICT_TABLE
 
 OPENED, CLOSED, VERDICT = POSITIONS = "opened", "closed", "verdict"
@@ -162,10 +163,10 @@ def probe_thoughts(
             for name in FITTED_AT
         ]
         middle_JD = np.mean([x_JND.mean(axis=1) for x_JND in streams.values()], axis=0)
-        batches = make_batches(thoughts.ids, batch_size)
+        batches = make_batches(thoughts.ids, batch_size, model.mesh)
 
-        def rows_of(batch: Batch) -> list[pa.Table]:
-            return [_follow(model, batch, thoughts, own, probes, middle_JD)]
+        def rows_of(batch: Batch) -> OnHost:
+            return _follow(model, batch, thoughts, own, probes, middle_JD)
 
         in_parts(run, (SCORES,), batches, rows_of, bar)
     _write_along(run, own)
@@ -193,7 +194,7 @@ class _Followed:
         return int(found[0]) if len(found) else None
 
 
-def _follow(model, batch: Batch, thoughts: Thoughts, own: Examples, probes, middle_JD) -> pa.Table:
+def _follow(model, batch: Batch, thoughts: Thoughts, own: Examples, probes, middle_JD) -> OnHost:
     """What each prompt's probes say of a batch: those of the fold that it was tested in."""
     rows_BT = [[probe.row_of(n) for probe in probes] for n in batch.places]
     folds_BT = [
@@ -207,7 +208,7 @@ def _follow(model, batch: Batch, thoughts: Thoughts, own: Examples, probes, midd
              for folds_T in folds_BT]
         )  # fmt: skip
 
-    score_BTJS = np.asarray(
+    score_BTJS = fetch(
         scores_along(
             model,
             batch.tokens_BS,
@@ -234,7 +235,7 @@ def _follow(model, batch: Batch, thoughts: Thoughts, own: Examples, probes, midd
                         "scores": score_S[thoughts.begins_N[n] : batch.lengths_B[b]],
                     }
                 )
-    return pa.Table.from_pylist(rows, SCORES_SCHEMA)
+    return lambda: [pa.Table.from_pylist(rows, SCORES_SCHEMA)]
 
 
 def _write_along(run: Run, own: Examples) -> None:

@@ -8,16 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
+from jaxdepth import stopping
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, at_least
+from jaxdepth.mesh import chosen_mesh, describe, fetch, on_every_device
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.protocol import Protocol
+from jaxdepth.running import keep_programs
 from jaxdepth.settings import Tune
 from jaxdepth.settings_file import read_protocol
-from jaxdepth.study.run import Run, atomic_write
+from jaxdepth.study.run import Run, write_once
 from jaxdepth.tune.data import KINDS, Batches, read_tasks, tasks_digest, writer
 from jaxdepth.tune.recipe import Where
 from jaxdepth.tune.train import (
@@ -41,7 +44,8 @@ _SCHEMA = pa.schema(
     + [(name, pa.float32()) for name in Losses._fields]
     + [("learning_rate", pa.float32()), ("exits", pa.list_(pa.int32()))]
 )
-_PLACES = ("model", "out")  # told by the fingerprint instead, or no matter
+# Told by the fingerprint instead, or no matter.
+_PLACES = ("model", "out", "mesh", "profile")
 
 
 def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
@@ -57,7 +61,9 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
         if count and not tasks[kind]:
             raise InputError(f"{kind} = {count}, but there are no such prompts")
     manifest = checkpoint.read_manifest(settings.model)
-    base, tokenizer = checkpoint.load(settings.model, dtype=settings.dtype)
+    keep_programs()
+    mesh = chosen_mesh(settings.mesh)
+    base, tokenizer = checkpoint.load(settings.model, settings.dtype, mesh)
     if tokenizer is None:
         raise InputError(f"{settings.model} was converted without a tokenizer: prompts need one")
     depth = base.config.num_hidden_layers
@@ -77,15 +83,21 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
         "protocol": None if protocol is None else asdict(protocol),
         "dtype": str(base.embed[...].dtype),
     }
-    facts = {"model": str(settings.model), "device": jax.devices()[0].device_kind}
+    facts = {
+        "model": str(settings.model),
+        "device": jax.devices()[0].device_kind,
+        "mesh": describe(mesh),
+        "processes": jax.process_count(),
+    }
     run = Run.open(settings.out, decided, facts)
     write = writer(PromptEncoder(tokenizer), tokenizer.eos_token_id, protocol)
     batches = Batches(tasks, mix, write, settings.answer_tokens, settings.seed)
     state = _train(run, settings, base, form, where, batches, len(tokens), bar)
     made = {"settings": run.record["settings"], "versions": _versions(run), "losses": _digest(run)}
-    adapter = Adapter(form, state.params, manifest["fingerprint"], tokens, made)
+    params = {name: fetch(array) for name, array in state.params.items()}
+    adapter = Adapter(form, params, manifest["fingerprint"], tokens, made)
     stored = "bfloat16" if form.rank else decided["dtype"]
-    atomic_write(run.path / ADAPTER, lambda p: save_adapter(p, adapter, stored))
+    write_once(run.path / ADAPTER, lambda p: save_adapter(p, adapter, stored))
     return run
 
 
@@ -106,10 +118,11 @@ def _train(
         if prefers
         else supervised(where.distills, s.remat)
     )
-    step_fn = make_step(form, loss_of, optimizer)
     params = init_params(base, form, new_tokens, jax.random.key(s.seed))
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    state = on_every_device(state, base.mesh)
     state = checkpoint.load_state(run.path / _STATE, state) or state
+    step_fn = make_step(form, loss_of, optimizer, jax.tree.map(lambda x: x.sharding, state))
     rate = schedule(s.learning_rate, s.warmup, s.steps)
     rows, at = [], int(state.step)
     with bar("tuning", "steps") as progress:
@@ -126,14 +139,17 @@ def _train(
                 )
             rows.append({"step": at, **found, "learning_rate": float(rate(at)), "exits": exits})
             at += 1
-            if at % s.save_every == 0 or at == s.steps:
+            stop = stopping.asked()
+            if stop or at % s.save_every == 0 or at == s.steps:
                 # The rows first: were the state there without them, they would never be made.
-                run.write_part(LOSS, (at - 1) // s.save_every, _table(rows))
+                run.write_part(LOSS, rows[0]["step"], _table(rows))
                 checkpoint.save_state(run.path / _STATE, at, state)
                 rows = []
             progress(at, s.steps)
+            if stop and at < s.steps:
+                raise stopping.Stopped
     if not run.finished(LOSS):
-        run.finish_parts(LOSS, -(-s.steps // s.save_every))
+        run.finish_parts(LOSS)
     return state
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from jaxdepth.mesh import constrain
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.tuned import Form, Params, attach
 from jaxdepth.tune.loss import Targets, Weights, answer_logprobs, dpo_loss, supervised_loss
@@ -102,8 +103,11 @@ def preference(beta: float, chosen_weight: float, remat: bool) -> LossOf:
     return loss_of
 
 
-def make_step(form: Form, loss_of: LossOf, optimizer: optax.GradientTransformation):
-    """One compiled step: (state, base, micros stacked) -> (state, losses)."""
+def make_step(form: Form, loss_of: LossOf, optimizer: optax.GradientTransformation, shardings=None):
+    """One compiled step: (state, base, micros stacked) -> (state, losses).
+
+    `shardings` has the form of a state: where it is, before and after; None lets it be chosen.
+    """
 
     def objective(params: Params, base: Mistral, micro: Micro):
         return loss_of(attach(base, params, form), base, micro)
@@ -115,12 +119,14 @@ def make_step(form: Form, loss_of: LossOf, optimizer: optax.GradientTransformati
         parts = jnp.stack([loss, text_E[-1], jnp.sum(text_E[:-1]), jnp.sum(distill_E)])
         return grads, parts
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
     def step(state: State, base: Mistral, micros: Micro) -> tuple[State, Losses]:
         count = micros.targets.tokens_BS.shape[0]
         zero = jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(4)
 
         def add(total, micro):
+            tokens_BS = constrain(micro.targets.tokens_BS, "BS", base.mesh)
+            micro = micro._replace(targets=micro.targets._replace(tokens_BS=tokens_BS))
             return jax.tree.map(jnp.add, total, one(state.params, base, micro)), None
 
         (grads, parts), _ = jax.lax.scan(add, zero, micros)

@@ -17,10 +17,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdepth.config import ModelConfig, read_config, read_json
 from jaxdepth.errors import InputError, listed
-from jaxdepth.model.mistral import Mistral
+from jaxdepth.mesh import fetch, leaf_sharding, weight_spec
+from jaxdepth.model.mistral import Mistral, on_mesh
+from jaxdepth.processes import agree, gathered, is_first, wait
 from jaxdepth.weights.adapter import apply_adapter, read_adapter
 from jaxdepth.weights.plan import HF_NAMES, Piece, plan
 
@@ -67,24 +70,26 @@ def read_manifest(path: Path) -> dict:
 
 
 def load(
-    path: str | Path, dtype=None, adapter: str | Path | None = None
+    path: str | Path, dtype=None, mesh: Mesh | None = None, adapter: str | Path | None = None
 ) -> tuple[Mistral, object | None]:
     """A converted checkpoint: the model and its tokenizer.
 
-    Every array is held against the digest that was taken when it was converted.
+    Every array is held against the digest that was taken when it was converted. On a mesh, weights
+    go straight into their shards: a host never holds more than one array of one layer.
 
     Args:
         path: a folder made by `jaxdepth convert`.
         dtype: of the weights and of the residual stream; None keeps that of the embedding on disk.
             Norms, softmax and RoPE are computed in float32 whatever the dtype.
+        mesh: from `jaxdepth.mesh.make_mesh`: the devices that hold the model; None is one device.
         adapter: merged in: `builtin:NAME`, a file from `jaxdepth tune`, or a PEFT folder.
 
     Returns:
         The model, and a transformers fast tokenizer (None if the source had none).
 
     Raises:
-        InputError: nothing converted at `path`, an array is damaged or missing, or the adapter is
-            for another base.
+        InputError: nothing converted at `path`, an array is damaged or missing, the mesh does not
+            divide an array, or the adapter is for another base.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -100,12 +105,15 @@ def load(
     if wanted != set(leaves):
         wrong = listed(sorted(wanted ^ set(leaves)))
         raise InputError(f"{path}: {MANIFEST} and config.json differ in {wrong}: convert again")
-    arrays = {name: _stack(path, pieces, leaves, stored) for name, pieces in groups.items()}
-    model, tokenizer = Mistral(config, arrays), load_tokenizer(path)
+    if mesh is None:
+        arrays = {name: _stack(path, pieces, leaves, stored) for name, pieces in groups.items()}
+    else:
+        arrays = _sharded(path, config, groups, leaves, stored, mesh)
+    model, tokenizer = Mistral(config, arrays, mesh), load_tokenizer(path)
     if adapter is not None:
         found = read_adapter(str(adapter), config)
         model = apply_adapter(model, tokenizer, manifest["fingerprint"], found, str(adapter))
-        model = jax.tree.map(lambda array: array.astype(dtype), model)
+        model = on_mesh(jax.tree.map(lambda array: array.astype(dtype), model), mesh)
     return model, tokenizer
 
 
@@ -142,9 +150,10 @@ def save_state(folder: Path, step: int, state) -> None:
 
     place = (folder / f"{step:08d}").absolute()
     ocp.save(place, _flat(state))
-    for other in folder.iterdir():
+    for other in folder.iterdir() if is_first() else ():
         if other.name != place.name:
             shutil.rmtree(other)
+    wait()
 
 
 def load_state(folder: Path, like):
@@ -155,16 +164,18 @@ def load_state(folder: Path, like):
     """
     from orbax.checkpoint import v1 as ocp
 
-    kept = sorted(p for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
-    if not kept:
+    kept = [int(p.name) for p in folder.glob("*") if p.name.isdecimal()]
+    last = int(gathered(max(kept, default=-1))[0])
+    if last < 0:
         return None
+    place = folder / f"{last:08d}"
     wanted = _flat(like)
     try:
-        found = ocp.load(kept[-1].absolute(), wanted)
+        found = ocp.load(place.absolute(), wanted)
     except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
         reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"{kept[-1]} cannot be read ({reason}): remove {folder} to begin anew"
+            f"{place} cannot be read ({reason}): remove {folder} to begin anew"
         ) from None
     return jax.tree.unflatten(jax.tree.structure(like), [found[key] for key in wanted])
 
@@ -177,12 +188,7 @@ def _stack(path: Path, pieces: list[Piece], leaves: Mapping, dtype) -> jax.Array
     """One leaf: its layers read, checked and stacked, in `dtype`."""
     found = _read_arrays(path, [p.key for p in pieces])
     for piece in pieces:
-        array, said = found[piece.key], leaves[piece.key]
-        if tuple(array.shape) != piece.shape or digest(array) != said["sha256"]:
-            raise InputError(
-                f"{path}: array {piece.key} is not what was converted: the files are damaged, "
-                "convert again"
-            )
+        _check_digest(path, piece, found[piece.key], leaves)
     if pieces[0].layer_and_leaf[0] is None:
         return jnp.asarray(found[pieces[0].key], dtype)
     first = pieces[0].turn(found[pieces[0].key])
@@ -192,7 +198,50 @@ def _stack(path: Path, pieces: list[Piece], leaves: Mapping, dtype) -> jax.Array
     return jnp.asarray(stack)
 
 
-def _read_arrays(path: Path, keys: list[str]) -> dict[str, np.ndarray]:
+def _check_digest(path: Path, piece: Piece, array: np.ndarray, leaves: Mapping) -> None:
+    if tuple(array.shape) != piece.shape or digest(array) != leaves[piece.key]["sha256"]:
+        raise InputError(
+            f"{path}: array {piece.key} is not what was converted: the files are damaged, "
+            "convert again"
+        )
+
+
+def _sharded(
+    path: Path, config: ModelConfig, groups: Mapping, leaves: Mapping, dtype, mesh: Mesh
+) -> dict[str, jax.Array]:
+    """Every leaf in its shards; of each array one process sees the whole, to check it."""
+    shardings = {name: leaf_sharding(name, config, mesh) for name in groups}  # refuses first
+    arrays, errors = {}, []
+    for name, pieces in groups.items():
+        spec = weight_spec(name.removeprefix("layers."), config, mesh)
+        single = pieces[0].layer_and_leaf[0] is None
+        # On disk the outputs of a layer's matrix come first.
+        held = NamedSharding(mesh, spec if single else PartitionSpec(*spec[::-1]))
+        found = _read_arrays(path, [p.key for p in pieces], held)
+        for number, piece in enumerate(pieces):
+            whole = fetch(found[piece.key])
+            if number % jax.process_count() == jax.process_index():
+                try:
+                    _check_digest(path, piece, whole, leaves)
+                except InputError as error:
+                    errors.append(error)
+        parts = [found.pop(piece.key) for piece in pieces]
+        arrays[name] = _joined(parts, dtype, single, shardings[name])
+    agree(errors[0] if errors else None)
+    return arrays
+
+
+def _joined(parts: list[jax.Array], dtype, single: bool, sharding: NamedSharding) -> jax.Array:
+    def join(parts):
+        return (parts[0] if single else jnp.stack([part.T for part in parts])).astype(dtype)
+
+    return jax.jit(join, out_shardings=sharding)(parts)
+
+
+def _read_arrays(
+    path: Path, keys: list[str], sharding: NamedSharding | None = None
+) -> dict[str, np.ndarray | jax.Array]:
+    """Arrays of a checkpoint, on the host or in their shards."""
     from orbax.checkpoint import v1 as ocp
 
     folder = (path / WEIGHTS).absolute()
@@ -201,7 +250,13 @@ def _read_arrays(path: Path, keys: list[str]) -> dict[str, np.ndarray]:
     try:
         with context:
             on_disk = ocp.metadata(folder).metadata
-            return dict(ocp.load(folder, {key: on_disk[key] for key in keys}))
+            wanted = {key: on_disk[key] for key in keys}
+            if sharding is not None:
+                wanted = {
+                    key: jax.ShapeDtypeStruct(said.shape, said.dtype, sharding=sharding)
+                    for key, said in wanted.items()
+                }
+            return dict(ocp.load(folder, wanted))
     except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{folder} cannot be read ({reason}): convert again") from None
