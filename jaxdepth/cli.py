@@ -1,4 +1,4 @@
-"""The command line: `jaxdepth convert | export | sweep | decide | probe | tune | bench`."""
+"""The command line: `jaxdepth convert | export | sweep | decide | probe | tune | plan | bench`."""
 
 import os
 import sys
@@ -14,6 +14,7 @@ from jaxdepth.settings import (
     Convert,
     Decide,
     Export,
+    Plan,
     PolicySweep,
     Probe,
     ProbeAgainst,
@@ -29,6 +30,7 @@ COMMANDS = {
     "decide": Decide,
     "probe": ProbeAgainst,
     "tune": Tune,
+    "plan": Plan,
     "bench": Bench,
 }
 
@@ -42,6 +44,7 @@ jaxdepth: what happens to a language model's safety when it is cut short
   jaxdepth probe MODEL              what every layer knows, beside what it does -> tables
   jaxdepth tune MODEL               refusals at full depth or at every exit -> adapter
   jaxdepth bench MODEL              what all exits cost against one run
+  jaxdepth plan MODEL               what a study needs on devices that are not there
 
   --config NAME    settings from a TOML file, or one in configs/ by its name
   --help           after a command: its options
@@ -51,7 +54,7 @@ jaxdepth: what happens to a language model's safety when it is cut short
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status.
 
-    0 done, 2 bad input, 130 interrupted, 143 stopped by SIGTERM between two
+    0 done, 2 bad input, 3 a plan does not fit, 130 interrupted, 143 stopped by SIGTERM between two
     chunks.
     """
     return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
@@ -108,6 +111,7 @@ def _run(argv: list[str]) -> int:
         ProbeAgainst: run_probe,
         Tune: run_tune,
         Bench: run_bench,
+        Plan: run_plan,
     }
     return runs[command](settings)
 
@@ -290,3 +294,13 @@ def run_bench(settings: Bench) -> int:
             flush=True,
         )
     return 0
+
+
+def run_plan(settings: Plan) -> int:
+    from jaxdepth.study.plan import no_accelerator, plan
+    from jaxdepth.study.plan_summary import plan_lines
+
+    no_accelerator(settings)
+    planned = plan(settings)
+    print("\n".join(plan_lines(settings, planned)))
+    return 0 if planned.fits else 3

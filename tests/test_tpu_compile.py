@@ -1,7 +1,10 @@
-"""The decode step as a TPU compiler sees it, at 7B shapes (`make test-tpu-compile`, no TPU needed).
+"""Programs as a TPU compiler sees them, at 7B shapes (`make test-tpu-compile`, no TPU needed).
 
-Eight layers of a 7B model: what is copied per layer shows, and one chip of v5e holds it.
+Eight layers of a 7B model on one chip: what is copied per layer shows. All of them on slices: what
+chips hold and send each other is what the rules of `jaxdepth.mesh` imply.
 """
+
+import json
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +16,13 @@ from jaxdepth.depth import decode as engine
 from jaxdepth.depth.lanes import memory, plan_segments
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.depth.talk import Speak
+from jaxdepth.depth.traffic import held_bytes
 from jaxdepth.model.cache import LaneCache
 from jaxdepth.model.leaves import leaf_shapes
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.refusal.deliberate import Deliberate, Rule
+from jaxdepth.settings import Plan
+from jaxdepth.study.plan import programs_of, shapes_of
 
 pytestmark = pytest.mark.tpu
 
@@ -104,3 +110,65 @@ def test_a_step_holds_its_caches_and_no_copy_of_them(compiled):
 @pytest.mark.parametrize("compiled", ["generate", "children"], indirect=True)
 def test_a_step_scatters_nothing(compiled):
     assert "scatter(" not in compiled[0].as_text()
+
+
+# On slices
+
+MISTRAL_7B = {
+    "model_type": "mistral", "vocab_size": 32768, "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+    "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 1e6, "sliding_window": None,
+    "tie_word_embeddings": False, "max_position_embeddings": 32768,
+}  # fmt: skip
+SLICES = {
+    "v5e:2x4": "data=2,model=4",
+    "v5e:4x4": "data=4,model=4",
+    "v5e:16x16": "data=64,model=4",
+    "v5p:4x4x4": "data=16,model=4",
+}
+
+
+def shapes(folder, topology: str, mesh: str, **changes):
+    layers = changes.pop("layers", 32)
+    file = folder / "config.json"
+    file.write_text(json.dumps(MISTRAL_7B | {"num_hidden_layers": layers}))
+    return shapes_of(Plan(file, topology=topology, mesh=mesh, sequences=0, **changes))
+
+
+@pytest.mark.parametrize("topology", SLICES)
+def test_a_sweep_of_all_exits_on_slices(tmp_path, topology):
+    made = shapes(tmp_path, topology, SLICES[topology])
+    rows = made.mesh.shape["data"] * 8  # 8 prompts a chip
+    first, prefill, decode = programs_of(made, rows)
+    c, segments = made.config, plan_segments(made.exits)
+    lanes = sum((s.last - s.first) * s.exits for s in segments)
+    X, B, D, S, T = 32, 8, c.hidden_size, 256, 64
+
+    # Arguments: heads, MLP and vocabulary in four, prompts by data, nothing else divided.
+    per_layer = (D * 4096 * 2 + D * 1024 * 2 + 3 * D * c.intermediate_size) / 4 + 2 * D
+    weights = 2 * (32 * per_layer + 2 * c.vocab_size * D / 4 + D)
+    assert held_bytes(made.model) == weights
+    cache = 2 * 2 * 32 * B * 2 * S * 128
+    assert first.arguments == pytest.approx(weights, rel=0.05)
+    assert decode.arguments == pytest.approx(weights + cache + 2 * X * B * D, rel=0.05)
+    assert decode.caches == pytest.approx(cache + 2 * 2 * lanes * B * 2 * T * 128)
+
+    # Sent: after `o` and after `down` a sum of the lanes that run, and one at the embedding; an
+    # argmax over the vocabulary asks for little.
+    step = 2 * (2 * lanes * B * D + X * B * D)
+    sent = sum(decode.collectives.values()) / (T - 1)
+    assert sent == pytest.approx(step, rel=0.02)
+    assert sum(prefill.collectives.values()) == pytest.approx(
+        2 * (2 * 32 * B * S * D + B * S * D), rel=0.05
+    )
+    assert all(program.fits for program in (first, prefill, decode))
+
+
+def test_a_program_does_not_grow_with_the_layers(tmp_path):
+    """Four exits at the same shares of the depth: as many instructions at 16 layers and at 64."""
+    counts = []
+    for layers in (16, 64):
+        exits = ",".join(str(layers * k // 4) for k in (1, 2, 3, 4))
+        made = shapes(tmp_path, "v5e:4x4", "data=4,model=4", layers=layers, exits=exits)
+        counts.append([program.instructions for program in programs_of(made, 32)])
+    assert counts[0] == counts[1]

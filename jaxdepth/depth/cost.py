@@ -14,6 +14,9 @@ _SHAPE = re.compile(r"^\w+\[([\d,]*)\]")
 _DOT = re.compile(r"\bdot\(%?([\w.\-]+)[,)].*?lhs_contracting_dims=\{([\d,]*)\}")
 _DOT_TYPED = re.compile(r"\bdot\(\w+\[([\d,]*)\].*?lhs_contracting_dims=\{([\d,]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
+_BELOW = re.compile(r"\bcompare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT")
+_CONSTANT = re.compile(r"\bconstant\((\d+)\)")
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
 _CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
@@ -29,7 +32,7 @@ def matmul_flops(program: str) -> int:
         ValueError: a loop with matrix products has no known trip count, or a product is hidden in
             a library call.
     """
-    computations, entry = _split(program)
+    computations, entry = split_program(program)
     totals: dict[str, int] = {}
 
     def total(name: str) -> int:
@@ -39,18 +42,40 @@ def matmul_flops(program: str) -> int:
         return totals[name]
 
     def called(line: str) -> int:
-        body = _BODY.search(line)
-        if body:
-            inner, trips = total(body[1]), _TRIPS.search(line)
-            if inner and not trips:
-                raise ValueError(f"loop over {body[1]} has matrix products but no trip count")
-            return inner * int(trips[1]) if inner else 0
-        names = _CALLED.findall(line)
-        for branches in _BRANCHES.findall(line):
-            names += [name.strip().lstrip("%") for name in branches.split(",")]
-        return sum(total(name) for name in names)
+        found = 0
+        for inner, trips in called_in(line, computations):
+            if total(inner) and trips is None:
+                raise ValueError(f"loop over {inner} has matrix products but no trip count")
+            found += total(inner) * (trips or 0)
+        return found
 
     return total(entry)
+
+
+def called_in(line: str, computations: dict[str, dict[str, str]]) -> list[tuple[str, int | None]]:
+    """The computations that an instruction runs, and how often; None if a loop does not say."""
+    body = _BODY.search(line)
+    if body:
+        trips = _TRIPS.search(line)
+        return [(body[1], int(trips[1]) if trips else _counted_to(line, computations))]
+    names = _CALLED.findall(line)
+    for branches in _BRANCHES.findall(line):
+        names += [name.strip().lstrip("%") for name in branches.split(",")]
+    return [(name, 1) for name in names]
+
+
+def _counted_to(line: str, computations: dict[str, dict[str, str]]) -> int | None:
+    """The trips of a loop whose condition is that its counter, from 0, is below a constant.
+
+    So a TPU's programs have the loops of `lax.scan`.
+    """
+    condition = _CONDITION.search(line)
+    lines = computations.get(condition[1], {}) if condition else {}
+    compared = [_BELOW.search(text) for text in lines.values()]
+    limits = [lines.get(found[1], "") for found in compared if found]
+    constants = [_CONSTANT.search(text) for text in limits]
+    alone = len(lines) == 4  # the state, its counter, the constant and their comparison
+    return int(constants[0][1]) if alone and constants and constants[0] else None
 
 
 def _own(lines: dict[str, str], name: str) -> int:
@@ -73,7 +98,7 @@ def _dims(text: str) -> list[int]:
     return [int(n) for n in text.split(",") if n]
 
 
-def _split(program: str) -> tuple[dict[str, dict[str, str]], str]:
+def split_program(program: str) -> tuple[dict[str, dict[str, str]], str]:
     """Computation -> instruction -> its text after the equals sign, and the entry's name."""
     computations: dict[str, dict[str, str]] = {}
     entry, current = None, None

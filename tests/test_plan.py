@@ -1,0 +1,183 @@
+"""`jaxdepth plan`: what is counted, against arithmetic and programs of known cost; and its errors.
+
+What a TPU's compiler says is in test_tpu_compile.py.
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tiny import model_of, prompts, raw_config
+
+import jaxdepth
+from jaxdepth import InputError
+from jaxdepth.cli import main
+from jaxdepth.depth.cost import matmul_flops
+from jaxdepth.depth.traffic import collective_bytes, product_flops
+from jaxdepth.settings import Plan
+from jaxdepth.study.chips import GPUS, TPUS
+from jaxdepth.study.plan import Planned, Program, shapes_of
+from jaxdepth.study.plan_summary import plan_lines
+
+CHIP = GPUS["H100"]
+
+
+@pytest.fixture
+def config_file(tmp_path) -> Path:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(raw_config()))
+    return file
+
+
+# A chip's program, in the words of XLA: a loop of 5, in it a sum of 2 x 3 float32 and, twice, a
+# gather that was started; outside a loop that does not say how often it runs.
+PROGRAM = """
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %r = f32[] add(%a, %b)
+}
+%body (p: (s32[], f32[2,3])) -> (s32[], f32[2,3]) {
+  %sum = f32[2,3]{1,0} all-reduce(%x), to_apply=%add
+  %call = f32[2,3]{1,0} call(%sum), to_apply=%inner
+}
+%inner (p: f32[2,3]) -> f32[2,3] {
+  %g0 = (bf16[2,3]{1,0}, bf16[4,3]{1,0}) all-gather-start(%y), dimensions={0}
+  %g1 = bf16[4,3]{1,0} all-gather-done(%g0)
+  %g2 = bf16[4,3]{1,0} all-gather(%y), dimensions={0}
+}
+%less (p: (s32[], f32[2,3])) -> pred[] {
+  %n = s32[]{:T(128)} constant(5)
+  %p = (s32[], f32[2,3]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+%going (p: (s32[], pred[])) -> pred[] {
+  ROOT %and = pred[] and(%a, %b)
+}
+%outer (p: (s32[], pred[])) -> (s32[], pred[]) {
+  %w = (s32[], f32[2,3]) while(%s), condition=%less, body=%body
+  %m = pred[7]{0} collective-permute(%z), source_target_pairs={{0,1}}
+}
+ENTRY %main (a: f32[2,3]) -> f32[2,3] {
+  %once = f32[] all-reduce(%a), to_apply=%add
+  %o = (s32[], pred[]) while(%t), condition=%going, body=%outer
+}
+"""
+
+
+def test_collectives_by_hand():
+    assert collective_bytes(PROGRAM, 3) == {
+        "all-reduce": 4 + 3 * 5 * 24, "all-gather": 3 * 5 * 2 * 24, "collective-permute": 3 * 7
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="loop over outer has collectives but no trip count"):
+        collective_bytes(PROGRAM)
+
+
+def test_products_are_those_of_the_compiled_program():
+    model = model_of(raw_config())
+    tokens, lengths = prompts()
+    every = jax.vmap(jaxdepth.exit_logits, in_axes=(None, None, None, 0))
+    jitted = jax.jit(every)
+    args = model, tokens, lengths, jnp.arange(1, 5)
+    counted = matmul_flops(jitted.lower(*args).compile().as_text())
+    assert product_flops(jitted.trace(*args).jaxpr) == counted
+
+
+def test_products_in_loops_and_branches():
+    x = jnp.ones((4, 8))
+    one = 2 * 4 * 8 * 4
+
+    def function(x):
+        _, ys = jax.lax.scan(lambda c, _: (c, x @ x.T), 0, None, length=3)
+        z = jax.lax.while_loop(lambda i: i[0] < 9, lambda i: (i[0] + 1, x @ x.T), (0, ys[0]))[1]
+        return jax.lax.cond(z[0, 0] > 0, lambda: x @ x.T, lambda: z)
+
+    assert product_flops(jax.jit(function).trace(x).jaxpr, trips=7) == (3 + 7 + 1) * one
+
+
+def program(**changes) -> Program:
+    plain = Program(
+        "decode", 10, 4, 6, 2e12, 10**9, {"all-reduce": 10**9, "all-gather": 1}, 9, CHIP
+    )
+    return replace(plain, **changes)
+
+
+def test_roofline_by_hand():
+    found = program()
+    assert (found.held, found.fits) == (16, True)
+    assert found.times == pytest.approx(
+        {"products": 2e12 / 989e12, "memory": 1e9 / 3350e9, "links": (2e9 + 1) / 900e9}
+    )
+    assert (found.bound, found.seconds) == ("links", pytest.approx(0.0022222, rel=1e-4))
+    assert program(flops=989e12).bound == "products"
+    assert not program(arguments=int(77e9)).fits
+    settings = Plan(Path("m"), gpus=8)
+    said = "\n".join(plan_lines(settings, Planned([program(arguments=int(77e9))], 0, None, 1.0)))
+    assert "does not fit" in said
+    assert "take more, or a smaller model" in said
+
+
+def test_weights_are_held_as_the_rules_say(config_file):
+    """On one device all of them; what a device of a mesh holds is seen in the subprocess below."""
+    shapes = shapes_of(Plan(config_file, gpus=1, dtype="float32"))
+    wanted = sum(math.prod(a.shape) for a in jax.tree.leaves(shapes.model))
+    from jaxdepth.depth.traffic import held_bytes
+
+    assert held_bytes(shapes.model) == 4 * wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({}, "name what to plan for"),
+        ({"gpus": 1, "topology": "v5e:4x4"}, "name what to plan for"),
+        ({"gpus": 1, "gpu": "H10"}, "no figures for 'H10'; did you mean 'H100'"),
+        ({"topology": "v9:4x4"}, "no figures for 'v9'"),
+        ({"gpus": 1, "mesh": "data=2"}, "mesh data=2 is of 2 devices"),
+        ({"gpus": 1, "prompts": 0}, "prompts is 0"),
+        ({"gpus": 10_000}, "begun with"),
+    ],
+)
+def test_what_cannot_be_planned(config_file, changes, what):
+    with pytest.raises(InputError, match=what):
+        shapes_of(Plan(config_file, **changes))
+
+
+def test_no_config_there(tmp_path, capsys):
+    assert main(["plan", str(tmp_path), "--gpus", "1"]) == 2
+    assert "config.json is missing" in capsys.readouterr().err
+
+
+def run(config_file, *words) -> tuple[int, str]:
+    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    command = [sys.executable, "-m", "jaxdepth", "plan", config_file, "--gpus", "8", *words]
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_plan_that_does_not_fit(config_file):
+    """Memory for 24 prompts at most: asked for 64, told how many do."""
+    small = ("--mesh", "data=4,model=2", "--length", 32, "--new-tokens", 4, "--sequences", 0)
+    status, said = run(config_file, *small, "--prompts", 64, "--gpu-memory", 1e-3)
+    assert status == 3, said
+    assert "**does not fit**" in said
+    best = int(re.search(r"nearest that does: --prompts (\d+)", said)[1])
+    assert 4 <= best < 64
+    assert best % 4 == 0
+    status, said = run(config_file, *small, "--prompts", best, "--gpu-memory", 1e-3)
+    assert status == 0, said
+    assert f"The largest sweep that fits has {best} prompts at once" in said
+
+
+@pytest.mark.parametrize("chip", [*TPUS.values(), *GPUS.values()])
+def test_chips_are_in_one_unit(chip):
+    assert 16e9 <= chip.memory <= 200e9
+    assert 100 <= chip.flops / chip.bandwidth <= 700  # operations per byte
+    assert chip.links < chip.bandwidth
