@@ -5,6 +5,7 @@ from jaxdepth.depth.exits import exit_logits
 from jaxdepth.depth.generation import generate
 from jaxdepth.depth.speculative import speculate
 from jaxdepth.errors import InputError
+from jaxdepth.mesh import make_mesh
 from jaxdepth.refusal.outcome import classify_texts
 from jaxdepth.weights.checkpoint import load
 
@@ -15,5 +16,6 @@ __all__ = [
     "generate",
     "generate_dynamic",
     "load",
+    "make_mesh",
     "speculate",
 ]

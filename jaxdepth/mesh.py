@@ -172,16 +172,40 @@ def place(array, axes: str, mesh: Mesh | None) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def on_every_device(tree, mesh: Mesh | None):
-    """A tree of arrays, those that are on no mesh yet whole on every device of it."""
-    if mesh is None:
-        return tree
+def state_shardings(state, config: ModelConfig, mesh: Mesh):
+    """How a training state is held: what belongs to a weight as that weight is, the rest whole.
 
-    def held(array):
-        on_mesh = isinstance(array.sharding, NamedSharding) and array.sharding.mesh == mesh
-        return array if on_mesh else place(np.asarray(array), "-" * array.ndim, mesh)
+    Args:
+        state: arrays, or their shapes; what is trained, and its moments, in dicts by the names of
+            `model.tuned.Params`: of low-rank factors one axis is that of their matrix.
+        config: of the model.
+        mesh: its devices.
+    """
 
-    return jax.tree.map(held, tree)
+    def of(path, array) -> NamedSharding:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        short, _, factor = (names[-1] if names else "").removeprefix("layers.").partition(".")
+        if short not in LEAVES:
+            return NamedSharding(mesh, PartitionSpec())
+        spec = weight_spec(short, config, mesh)
+        if factor:
+            spec = {"a": (spec[0], None), "b": (None, spec[1])}[factor]
+        stacked = names[-1].startswith("layers.")
+        return NamedSharding(mesh, PartitionSpec(*((None,) if stacked else ()), *spec))
+
+    return jax.tree_util.tree_map_with_path(of, state)
+
+
+def hold(tree, shardings):
+    """A tree of arrays, held so; what is on one device only must be the same in every process."""
+
+    def held(array, sharding):
+        if isinstance(array.sharding, NamedSharding):
+            return jax.device_put(array, sharding)
+        host = np.asarray(array)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(held, tree, shardings)
 
 
 def fetch(array) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from tiny import model_of, raw_config
 
-from jaxdepth.mesh import make_mesh, on_every_device
+from jaxdepth.mesh import hold, make_mesh, state_shardings
 from jaxdepth.model.mistral import on_mesh
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.tune.loss import Targets, Weights
@@ -44,13 +44,13 @@ def gradients(base, form: Form, loss_of, mesh) -> dict[str, np.ndarray]:
         params = {name: array + 0.05 for name, array in params.items()}
     optimizer = optax.sgd(1.0)
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    state = on_every_device(state, mesh)
+    held = None if mesh is None else state_shardings(state, base.config, mesh)
+    state = state if mesh is None else hold(state, held)
     before = jax.tree.map(np.array, state.params)
-    held = jax.tree.map(lambda a: a.sharding, state)
     after, _ = make_step(form, loss_of, optimizer, held)(
         state, plain, micro(np.random.default_rng(0))
     )
-    assert jax.tree.map(lambda a: a.sharding, after) == held
+    assert mesh is None or jax.tree.map(lambda a: a.sharding, after) == held
     return {name: before[name] - np.asarray(after.params[name]) for name in before}
 
 

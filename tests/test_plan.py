@@ -38,7 +38,8 @@ def config_file(tmp_path) -> Path:
 
 
 # A chip's program, in the words of XLA: a loop of 5, in it a sum of 2 x 3 float32 and, twice, a
-# gather that was started; outside a loop that does not say how often it runs.
+# gather that was started; outside a loop that does not say how often it runs. What only a TPU's
+# compiler writes: a gather in two fusions of a chain, and a reduce-scatter that is a fusion.
 PROGRAM = """
 %add (a: f32[], b: f32[]) -> f32[] {
   ROOT %r = f32[] add(%a, %b)
@@ -65,8 +66,25 @@ PROGRAM = """
   %w = (s32[], f32[2,3]) while(%s), condition=%less, body=%body
   %m = pred[7]{0} collective-permute(%z), source_target_pairs={{0,1}}
 }
+%chain.1 (p: bf16[5]) -> (bf16[10], u32[]) {
+  %c1 = bf16[10]{0} all-gather(%p), channel_id=2, frontend_attributes={chain_id="0"}
+  ROOT %s1 = (bf16[10]{0}, u32[]) custom-call(%c1), custom_call_target="AsyncCollectiveStart"
+}
+%chain.2 (p: bf16[5]) -> bf16[10] {
+  %c2 = bf16[10]{0} all-gather(%p), channel_id=2, frontend_attributes={chain_id="0"}
+  ROOT %s2 = bf16[10]{0} custom-call(%c2), custom_call_target="AsyncCollectiveDone"
+}
+%all-reduce-scatter.1 (p: f32[8]) -> f32[4] {
+  %whole = f32[8]{0} all-reduce(%p), channel_id=3, to_apply=%add
+  ROOT %part = f32[4]{0} dynamic-slice(%whole, %i), dynamic_slice_sizes={4}
+}
 ENTRY %main (a: f32[2,3]) -> f32[2,3] {
   %once = f32[] all-reduce(%a), to_apply=%add
+  %f1 = (bf16[10]{0}, u32[]) fusion(%b), kind=kCustom, calls=%chain.1
+  %f2 = bf16[10]{0} fusion(%f1), kind=kCustom, calls=%chain.2
+  %f3 = f32[4]{0} fusion(%d), kind=kCustom, calls=%all-reduce-scatter.1
+  %e = f32[6,3]{1,0} parameter(1)
+  %plain = f32[2,3]{1,0} reduce-scatter(%e), dimensions={0}, to_apply=%add
   %o = (s32[], pred[]) while(%t), condition=%going, body=%outer
 }
 """
@@ -74,8 +92,11 @@ ENTRY %main (a: f32[2,3]) -> f32[2,3] {
 
 def test_collectives_by_hand():
     assert collective_bytes(PROGRAM, 3) == {
-        "all-reduce": 4 + 3 * 5 * 24, "all-gather": 3 * 5 * 2 * 24, "collective-permute": 3 * 7
-    }  # fmt: skip
+        "all-reduce": 4 + 3 * 5 * 24,
+        "all-gather": 20 + 3 * 5 * 2 * 24,
+        "reduce-scatter": 8 * 4 + 18 * 4,
+        "collective-permute": 3 * 7,
+    }
     with pytest.raises(ValueError, match="loop over outer has collectives but no trip count"):
         collective_bytes(PROGRAM)
 
@@ -143,9 +164,11 @@ def test_weights_are_held_as_the_rules_say(config_file):
         ({"gpus": 1, "mesh": "data=2"}, "mesh data=2 is of 2 devices"),
         ({"gpus": 1, "prompts": 0}, "prompts is 0"),
         ({"gpus": 10_000}, "begun with"),
+        ({"topology": "v5e:4x4"}, r"pip install 'jaxdepth\[tpu\]'"),
     ],
 )
-def test_what_cannot_be_planned(config_file, changes, what):
+def test_what_cannot_be_planned(config_file, changes, what, monkeypatch):
+    monkeypatch.setattr("jaxdepth.study.plan.find_spec", lambda name: None)
     with pytest.raises(InputError, match=what):
         shapes_of(Plan(config_file, **changes))
 
@@ -174,6 +197,15 @@ def test_a_plan_that_does_not_fit(config_file):
     status, said = run(config_file, *small, "--prompts", best, "--gpu-memory", 1e-3)
     assert status == 0, said
     assert f"The largest sweep that fits has {best} prompts at once" in said
+
+
+def test_data_alone_sends_nothing(config_file):
+    status, said = run(config_file, "--mesh", "data=8", "--prompts", 16, "--sequences", 0)
+    assert status == 0, said
+    rows = [
+        line.split("|") for line in said.splitlines() if re.match(r"\| (first|prefill|dec)", line)
+    ]
+    assert [row[7].strip() for row in rows] == ["nothing"] * 3
 
 
 @pytest.mark.parametrize("chip", [*TPUS.values(), *GPUS.values()])

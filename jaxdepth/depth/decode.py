@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxdepth.depth.exits import at_places
 from jaxdepth.depth.lanes import Plan
 from jaxdepth.depth.talk import Talk
 from jaxdepth.mesh import constrain, fetch, place
@@ -120,13 +121,12 @@ def prefill(
     B, S = tokens_BS.shape
     h_BSD = model.embed_tokens(tokens_BS)
     inputs = model.position_inputs(S)
-    last = (jnp.arange(B), lengths_B - 1)
 
     def layer(carry, i):
         h_BSD, picked_EBD = carry
         h_BSD, (k_BSKH, v_BSKH) = model.layer(i)(h_BSD, *inputs)
         here_E11 = (i + 1 == exits_E)[:, None, None]
-        picked_EBD = jnp.where(here_E11, h_BSD[last], picked_EBD)
+        picked_EBD = jnp.where(here_E11, at_places(h_BSD, lengths_B - 1), picked_EBD)
         return (h_BSD, picked_EBD), (k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2))
 
     picked_EBD = jnp.full((len(exits_E), B, h_BSD.shape[-1]), jnp.nan, h_BSD.dtype)

@@ -67,13 +67,13 @@ def exit_hidden(
     L = model.config.num_hidden_layers
     h_BSD = model.embed_tokens(tokens_BS)
     position_inputs = model.position_inputs(S)
-    last = (jnp.arange(B), jnp.clip(lengths_B - 1, 0, S - 1))
+    last_B = jnp.clip(lengths_B - 1, 0, S - 1)
 
     def layer(carry, step):
         h_BSD, picked_BD = carry
         block, number = step
         h_BSD, _ = block(h_BSD, *position_inputs)
-        picked_BD = jnp.where(number == exit, h_BSD[last], picked_BD)
+        picked_BD = jnp.where(number == exit, at_places(h_BSD, last_B), picked_BD)
         return (h_BSD, picked_BD), None
 
     nothing_BD = jnp.full((B, h_BSD.shape[-1]), jnp.nan, h_BSD.dtype)
@@ -81,6 +81,11 @@ def exit_hidden(
     (_, picked_BD), _ = jax.lax.scan(layer, (h_BSD, nothing_BD), (model.layers, numbers_L))
     valid_B = (lengths_B >= 1) & (lengths_B <= S)
     return jnp.where(valid_B[:, None], picked_BD, jnp.nan)
+
+
+def at_places(h_BSD: Float[Array, "B S D"], places_B: Int[Array, " B"]) -> Float[Array, "B D"]:
+    """The stream at one place of every sequence, each on the device that has the sequence."""
+    return jnp.take_along_axis(h_BSD, places_B[:, None, None], axis=1)[:, 0]
 
 
 def parse_exits(text: str, depth: int, what: str = "exit") -> list[int]:

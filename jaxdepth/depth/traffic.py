@@ -16,13 +16,22 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxdepth.depth.cost import called_in, split_program
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_COLLECTIVE = re.compile(rf"^(.+?) ({'|'.join(KINDS)})(-start)?\(")
+_COLLECTIVE = re.compile(
+    rf"^(.+?) ({'|'.join(KINDS)})(-start)?\((?:\w+\[[\d,]*\]\S* )?%?([\w.\-]+)"
+)
 _ARRAY = re.compile(r"\b([a-z]\w*?)(\d+)?\[([\d,]*)\]")
 _BYTES = {"pred": 1}
+# A TPU runs a collective beside products: every fusion of a chain names it again. Its
+# reduce-scatter is a computation of this name, in which an all-reduce is cut.
+_CHAINED, _CHAIN_STARTS = 'chain_id="', 'custom_call_target="AsyncCollectiveStart"'
+_SCATTERS = "all-reduce-scatter"
 
 
 def collective_bytes(program: str, trips: int | None = None) -> dict[str, int]:
-    """Bytes of the arrays that one chip gets from collectives, by kind, over one run.
+    """Bytes of the arrays that one chip gathers, sums or passes on, by kind, over one run.
+
+    Counted are whole arrays: what it gets from an all-gather or an all-reduce, and what it gives
+    to a reduce-scatter, of which it gets a part.
 
     Args:
         program: text of an optimised program, from `.compile().as_text()`.
@@ -36,11 +45,16 @@ def collective_bytes(program: str, trips: int | None = None) -> dict[str, int]:
 
     def total(name: str) -> Counter:
         if name not in totals:
-            found = Counter()
-            for text in computations[name].values():
+            found, lines = Counter(), computations[name]
+            starts = any(_CHAIN_STARTS in text for text in lines.values())
+            for text in lines.values():
                 own = _COLLECTIVE.match(text)
-                if own:
-                    found[own[2]] += _received(own[1], started=own[3] is not None)
+                if own and (starts or _CHAINED not in text):
+                    shapes, kind, started, operand = own.groups()
+                    if kind == "reduce-scatter":
+                        shapes, started = lines[operand].partition(" ")[0], None
+                    kind = "reduce-scatter" if name.startswith(_SCATTERS) else kind
+                    found[kind] += _size(shapes, started is not None)
                 for inner, times in called_in(text, computations):
                     of_inner = total(inner)
                     if of_inner and times is None and trips is None:
@@ -54,7 +68,7 @@ def collective_bytes(program: str, trips: int | None = None) -> dict[str, int]:
     return dict(total(entry))
 
 
-def _received(shapes: str, started: bool) -> int:
+def _size(shapes: str, started: bool) -> int:
     """Bytes of the result; a started one names its operands too, before its results."""
     sizes = [
         math.prod(int(n) for n in dims.split(",") if n) * _BYTES.get(kind, int(bits or 8) // 8)

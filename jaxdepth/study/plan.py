@@ -8,9 +8,11 @@ bound.
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -30,6 +32,7 @@ from jaxdepth.mesh import (
     make_mesh,
     parse_mesh,
     rows_of,
+    state_shardings,
     stream_sharding,
     whole_rows,
 )
@@ -44,6 +47,10 @@ from jaxdepth.tune.train import Micro, State, make_optimizer, make_step, supervi
 
 # What a chip's own runtime keeps, and what does not fit between buffers.
 USABLE = 0.95
+TUNING = "tuning step"
+_INSTRUCTION = re.compile(r" = .*?[\]\})] ?([a-z][\w\-]*)\(")
+# What names values and moves them into the chip's fast memory, which depends on their sizes.
+_PLUMBING = {"copy-start", "copy-done", "get-tuple-element", "tuple", "constant", "parameter"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Program:
     flops: float
     traffic: int  # bytes read from the chip's memory: weights and caches, once a pass
     collectives: dict[str, int]
-    instructions: int  # how large the program is: not more for more layers
+    instructions: int  # that compute or send: not more for more layers
     chip: Chip
 
     @property
@@ -162,7 +169,7 @@ class Shapes:
             product_flops(traced.jaxpr, trips) / self.mesh.size,
             reads * (held_bytes(self.model) + caches),
             collective_bytes(text, trips),
-            text.count(" = "),
+            sum(name not in _PLUMBING for name in _INSTRUCTION.findall(text)),
             self.chip,
         )
 
@@ -183,7 +190,7 @@ def programs_of(shapes: Shapes, prompts: int, only: str | None = None) -> list[P
         "decode, all exits": lambda: _decode(shapes, prompts),
     }
     if shapes.settings.sequences and only is None:
-        makers["tuning step"] = lambda: _tuning(shapes)
+        makers[TUNING] = lambda: _tuning(shapes)
     return [make() for name, make in makers.items() if only in (None, name)]
 
 
@@ -268,19 +275,19 @@ def _tuning(shapes: Shapes) -> Program:
         params = init_params(model, form, 0, jax.random.key(0))
         return State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
+    state = jax.eval_shape(begin, shapes.model)
+    held = state_shardings(state, shapes.config, shapes.mesh)
     state = jax.tree.map(
-        lambda a: shapes.array(a.shape, a.dtype, "-" * len(a.shape)),
-        jax.eval_shape(begin, shapes.model),
+        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state, held
     )
     of_rows = [shapes.array((1, rows), jnp.int32, "--")] * 3
     targets = Targets(shapes.array((1, B, S), jnp.int32, "-BS"), *of_rows)
     share = shapes.array((1, 4, rows), jnp.float32, "---")
     micros = Micro(targets, Weights(shapes.array((1, 4), jnp.int32, "--"), share, share), None)
-    held = jax.tree.map(lambda a: a.sharding, state)
     step = make_step(form, supervised(True, True), optimizer, held)
     args = (state, shapes.model, micros)
     # Forward, again for the gradient (remat), and backward.
-    return shapes.program("tuning step", step, *args, caches=0, trips=1, reads=3)
+    return shapes.program(TUNING, step, *args, caches=0, trips=1, reads=3)
 
 
 def largest_batch(shapes: Shapes, known: Program | None, prompts: int) -> int:
@@ -320,6 +327,7 @@ def largest_batch(shapes: Shapes, known: Program | None, prompts: int) -> int:
 def no_accelerator(settings: Plan) -> None:
     """Makes the process plan on its CPU; to be called before devices are touched."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no slice of ours answers
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # it only compiles
     with contextlib.suppress(RuntimeError):  # devices were touched: they serve if there are enough
         jax.config.update("jax_platforms", "cpu")
         if settings.gpus is not None:
@@ -342,26 +350,29 @@ def plan(settings: Plan) -> Planned:
     known = next((p for p in programs if p.name.startswith("decode")), None)
     largest = largest_batch(shapes, known, prompts)
     batches = -(-settings.study_prompts // prompts)
-    seconds = batches * sum(p.seconds for p in programs if p.name != "tuning step")
+    seconds = batches * sum(p.seconds for p in programs if p.name != TUNING)
     found = Planned(programs, largest, None, seconds)
-    return found if found.fits else replace(found, nearest=_nearest(shapes, largest))
+    return found if found.fits else replace(found, nearest=_nearest(shapes, found))
 
 
-def _nearest(shapes: Shapes, largest: int) -> str | None:
-    """Fewer prompts; or where none fit, more devices for each copy of the model."""
-    if largest:
-        return f"--prompts {largest}"
+def _nearest(shapes: Shapes, found: Planned) -> str | None:
+    """Fewer prompts; or where that does not help, more devices for each copy of the model."""
+    if found.largest and all(p.fits for p in found.programs if p.name == TUNING):
+        return f"--prompts {found.largest}"
     sizes, s = parse_mesh(shapes.settings.mesh), shapes.settings
     while sizes["data"] % 2 == 0:
         sizes = sizes | {"data": sizes["data"] // 2, "model": sizes["model"] * 2}
         text = ",".join(f"{name}={size}" for name, size in sizes.items() if size > 1)
         try:
             other = replace(shapes, settings=replace(s, mesh=text), mesh=_mesh(s, text)[0])
-            fitting = largest_batch(other, None, 0)
+            fits = s.sequences == 0 or _tuning(other).fits
+            fitting = largest_batch(other, None, 0) if fits else 0
         except InputError:  # heads that so many devices do not divide
             return None
+        except Exhausted:
+            continue
         if fitting:
-            return f"--mesh {text} --prompts {fitting}"
+            return f"--mesh {text} --prompts {min(fitting, whole_rows(s.prompts, other.mesh))}"
     return None
 
 
@@ -392,16 +403,16 @@ def _mesh(s: Plan, text: str) -> tuple[Mesh, Chip, str]:
             )
         return _whole(text, jax.devices()[: s.gpus]), chip, "cpu"
     chip = find_chip(s.topology.partition(":")[0], TPUS)
+    if find_spec("libtpu") is None:
+        raise InputError("programs for TPUs need their compiler: pip install 'jaxdepth[tpu]'")
     from jax.experimental import topologies
 
     try:
         named = {"platform": "tpu", "topology_name": s.topology}
         devices = topologies.get_topology_desc(**named).devices
     except Exception as error:  # jaxlib raises several kinds
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"no programs for {s.topology} can be compiled ({reason}): pip install 'jaxdepth[tpu]'"
-        ) from None
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"no programs for {s.topology} can be compiled: {reason}") from None
     return _whole(text, devices), chip, "tpu"
 
 

@@ -26,7 +26,10 @@ def plan_lines(settings: Plan, planned: Planned) -> list[str]:
         "",
     ]
     if s.gpus is not None:
-        lines.append("Memory is what XLA plans for virtual CPU devices; on GPUs it may differ.")
+        lines.append(
+            "Memory is what XLA plans for virtual CPU devices, which keep a float32 copy of 16-bit "
+            "weights: on GPUs temporaries are smaller."
+        )
     if planned.fits:
         worst = max(planned.programs, key=lambda p: p.held)
         room = USABLE * worst.chip.memory
@@ -63,4 +66,6 @@ def _bytes(count: float) -> str:
 def _seconds(seconds: float) -> str:
     if seconds >= 120:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1e3:.2g} ms"
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.0f} ms" if seconds >= 1e-2 else f"{seconds * 1e3:.2g} ms"

@@ -11,7 +11,7 @@ import pyarrow as pa
 from jaxdepth import stopping
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, at_least
-from jaxdepth.mesh import chosen_mesh, describe, fetch, on_every_device
+from jaxdepth.mesh import chosen_mesh, describe, fetch, hold, state_shardings
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.progress import ProgressBar, silent
@@ -120,9 +120,10 @@ def _train(
     )
     params = init_params(base, form, new_tokens, jax.random.key(s.seed))
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    state = on_every_device(state, base.mesh)
+    held = None if base.mesh is None else state_shardings(state, base.config, base.mesh)
+    state = state if held is None else hold(state, held)
     state = checkpoint.load_state(run.path / _STATE, state) or state
-    step_fn = make_step(form, loss_of, optimizer, jax.tree.map(lambda x: x.sharding, state))
+    step_fn = make_step(form, loss_of, optimizer, held)
     rate = schedule(s.learning_rate, s.warmup, s.steps)
     rows, at = [], int(state.step)
     with bar("tuning", "steps") as progress:

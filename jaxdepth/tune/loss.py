@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdepth.mesh import constrain
 from jaxdepth.model.mistral import Mistral
 
 
@@ -46,13 +47,13 @@ def row_hidden(
             the stream on (layer dropout).
         remat: compute each layer again for its gradient, which holds less and takes longer.
     """
-    h_BSD = model.embed_tokens(targets.tokens_BS)
+    h_BSD = constrain(model.embed_tokens(targets.tokens_BS), "BSD", model.mesh)
     inputs = model.position_inputs(targets.tokens_BS.shape[1])
     rows = (targets.sequence_R, targets.place_R)
 
     def layer(h_BSD, step):
         block, keep_B = step
-        after_BSD, _ = block(h_BSD, *inputs)
+        after_BSD = constrain(block(h_BSD, *inputs)[0], "BSD", model.mesh)
         if keep_B is not None:
             after_BSD = jnp.where(keep_B[:, None, None], after_BSD, h_BSD)
         return after_BSD, after_BSD[rows]
