@@ -24,7 +24,15 @@ from jaxdepth.depth.cost import matmul_flops
 from jaxdepth.depth.traffic import collective_bytes, product_flops
 from jaxdepth.settings import Plan
 from jaxdepth.study.chips import GPUS, TPUS
-from jaxdepth.study.plan import Planned, Program, shapes_of
+from jaxdepth.study.plan import (
+    TUNING,
+    Exhausted,
+    Planned,
+    Program,
+    largest_batch,
+    plan,
+    shapes_of,
+)
 from jaxdepth.study.plan_summary import plan_lines
 
 CHIP = GPUS["H100"]
@@ -133,6 +141,7 @@ def program(**changes) -> Program:
 def test_roofline_by_hand():
     found = program()
     assert (found.held, found.fits) == (16, True)
+    assert program(outputs=5).held == 21
     assert found.times == pytest.approx(
         {"products": 2e12 / 989e12, "memory": 1e9 / 3350e9, "links": (2e9 + 1) / 900e9}
     )
@@ -143,6 +152,39 @@ def test_roofline_by_hand():
     said = "\n".join(plan_lines(settings, Planned([program(arguments=int(77e9))], 0, None, 1.0)))
     assert "does not fit" in said
     assert "take more, or a smaller model" in said
+
+
+def fakes(sizes, refuse=()):
+    """Programs in place of compiled ones: what each holds for n prompts, bytes; over 60 refused."""
+
+    def make(name, n):
+        if n > 60 or name in refuse:
+            raise Exhausted
+        return program(name=name, arguments=sizes[name](n), temporaries=0)
+
+    return lambda shapes, n: {name: lambda name=name: make(name, n) for name in sizes}
+
+
+def test_the_largest_batch_fits_in_every_program(config_file, monkeypatch):
+    """950 bytes are usable: 85 prompts decode, 62 are prefilled, and over 60 are refused."""
+    shapes = shapes_of(Plan(config_file, gpus=1, gpu_memory=1e-6))
+    sizes = {"prefill": lambda n: 20 + 15 * n, "decode": lambda n: 100 + 10 * n}
+    monkeypatch.setattr("jaxdepth.study.plan.makers", fakes(sizes))
+    assert 58 <= largest_batch(shapes, [], 0) <= 60
+    sizes["prefill"] = lambda n: 20 + 17 * n + 300 * (n > 8)  # beside the line of 1 and 2
+    assert largest_batch(shapes, [], 0) == 37
+    sizes["prefill"] = lambda n: 1000
+    assert largest_batch(shapes, [], 0) == 0
+
+
+def test_fewer_prompts_do_not_help_a_tuning_step(config_file, monkeypatch):
+    sizes = {"prefill": lambda n: n, TUNING: lambda n: 1}
+    monkeypatch.setattr("jaxdepth.study.plan.makers", fakes(sizes, [TUNING]))
+    settings = Plan(config_file, gpus=1, prompts=4)
+    found = plan(settings)
+    assert (found.fits, found.refused, found.nearest) == (False, (TUNING,), None)
+    assert 57 <= found.largest <= 60
+    assert f"| {TUNING} | the compiler refuses it" in "\n".join(plan_lines(settings, found))
 
 
 def test_weights_are_held_as_the_rules_say(config_file):

@@ -66,10 +66,11 @@ class Program:
     collectives: dict[str, int]
     instructions: int  # that compute or send: not more for more layers
     chip: Chip
+    outputs: int = 0  # besides arguments that are given back changed
 
     @property
     def held(self) -> int:
-        return self.arguments + self.temporaries
+        return self.arguments + self.temporaries + self.outputs
 
     @property
     def fits(self) -> bool:
@@ -102,10 +103,11 @@ class Planned:
     largest: int  # prompts at once that fit; 0 if not even one per device does
     nearest: str | None  # the nearest setting that fits, where this one does not
     study_seconds: float
+    refused: tuple[str, ...] = ()  # programs that the compiler refuses: they do not fit
 
     @property
     def fits(self) -> bool:
-        return bool(self.programs) and all(program.fits for program in self.programs)
+        return not self.refused and all(program.fits for program in self.programs)
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ class Shapes:
             collective_bytes(text, trips),
             sum(name not in _PLUMBING for name in _INSTRUCTION.findall(text)),
             self.chip,
+            memory.output_size_in_bytes - memory.alias_size_in_bytes,
         )
 
 
@@ -178,20 +181,23 @@ class Exhausted(Exception):
     """A program that the compiler refuses because it does not fit."""
 
 
-def programs_of(shapes: Shapes, prompts: int, only: str | None = None) -> list[Program]:
-    """The programs of a sweep of so many prompts at once, and a tuning step; or one of them.
-
-    Raises:
-        Exhausted: one does not fit.
-    """
-    makers: dict[str, Callable[[], Program]] = {
+def makers(shapes: Shapes, prompts: int) -> dict[str, Callable[[], Program]]:
+    """What compiles each program of a sweep of so many prompts at once, and of a tuning step."""
+    made = {
         "first token, all exits": lambda: _first(shapes, prompts),
         "prefill": lambda: _prefill(shapes, prompts),
         "decode, all exits": lambda: _decode(shapes, prompts),
     }
-    if shapes.settings.sequences and only is None:
-        makers[TUNING] = lambda: _tuning(shapes)
-    return [make() for name, make in makers.items() if only in (None, name)]
+    return made | ({TUNING: lambda: _tuning(shapes)} if shapes.settings.sequences else {})
+
+
+def programs_of(shapes: Shapes, prompts: int) -> list[Program]:
+    """All of them, compiled.
+
+    Raises:
+        Exhausted: one does not fit.
+    """
+    return [make() for make in makers(shapes, prompts).values()]
 
 
 def _batch(shapes: Shapes, prompts: int):
@@ -290,38 +296,51 @@ def _tuning(shapes: Shapes) -> Program:
     return shapes.program(TUNING, step, *args, caches=0, trips=1, reads=3)
 
 
-def largest_batch(shapes: Shapes, known: Program | None, prompts: int) -> int:
-    """The most prompts at once whose decoding fits: memory is affine in them, one compile checks.
+def largest_batch(shapes: Shapes, known: list[Program], prompts: int) -> int:
+    """The most prompts at once whose sweep fits: memory is affine in them, one more compile checks.
 
     Args:
         shapes: what is planned.
-        known: decoding of so many `prompts`, if that compiles.
+        known: the programs for so many `prompts`, as far as they compile.
         prompts: see `known`.
     """
-    unit = rows_of(shapes.mesh)
+    unit, room = rows_of(shapes.mesh), USABLE * shapes.chip.memory
 
-    def held(count: int) -> int | None:
+    def held(count: int) -> list[int] | None:
+        sweep = [make for name, make in makers(shapes, count).items() if name != TUNING]
         try:
-            return programs_of(shapes, count, "decode, all exits")[0].held
+            return [make().held for make in sweep]
         except Exhausted:
             return None
 
-    low, at = unit, held(unit)
-    if at is None or at > USABLE * shapes.chip.memory:
+    at = held(unit)
+    if at is None or max(at) > room:
         return 0
-    other, there = (
-        (prompts, known.held) if known and prompts != unit else (2 * unit, held(2 * unit))
-    )
+    other, there = prompts, [p.held for p in known if p.name != TUNING]
+    if len(there) < len(at) or other == unit:
+        other, there = 2 * unit, held(2 * unit)
     if there is None:
-        return low
-    slope = max((there - at) / (other - low), 1)
-    guess = int((USABLE * shapes.chip.memory - at) / slope + low) // unit * unit
-    while guess > unit:
+        return unit
+
+    def on_line(other: int, there: list[int]) -> int:
+        both = zip(at, there, strict=True)
+        fitting = (unit + (room - a) * (other - unit) / max(b - a, 1) for a, b in both)
+        return int(min(fitting)) // unit * unit
+
+    best, refused, guess = unit, None, on_line(other, there)
+    while guess > best:
         found = held(guess)
-        if found is not None and found <= USABLE * shapes.chip.memory:
-            return guess
-        guess = int(guess * 0.95) // unit * unit
-    return unit
+        if found is not None and max(found) > room:
+            guess = min(on_line(guess, found), guess - unit)  # small ones may lie beside the line
+            continue
+        if found is None:
+            refused = guess
+        else:
+            best = guess
+        if refused is None or refused - best <= max(unit, refused // 20):
+            break
+        guess = (best + refused) // 2 // unit * unit
+    return best
 
 
 def no_accelerator(settings: Plan) -> None:
@@ -343,36 +362,40 @@ def plan(settings: Plan) -> Planned:
     """
     shapes = shapes_of(settings)
     prompts = whole_rows(settings.prompts, shapes.mesh)
-    try:
-        programs = programs_of(shapes, prompts)
-    except Exhausted:
-        programs = []
-    known = next((p for p in programs if p.name.startswith("decode")), None)
-    largest = largest_batch(shapes, known, prompts)
+    programs, refused = [], []
+    for name, make in makers(shapes, prompts).items():
+        try:
+            programs.append(make())
+        except Exhausted:
+            refused.append(name)
+    largest = largest_batch(shapes, programs, prompts)
     batches = -(-settings.study_prompts // prompts)
     seconds = batches * sum(p.seconds for p in programs if p.name != TUNING)
-    found = Planned(programs, largest, None, seconds)
+    found = Planned(programs, largest, None, seconds, tuple(refused))
     return found if found.fits else replace(found, nearest=_nearest(shapes, found))
 
 
 def _nearest(shapes: Shapes, found: Planned) -> str | None:
     """Fewer prompts; or where that does not help, more devices for each copy of the model."""
-    if found.largest and all(p.fits for p in found.programs if p.name == TUNING):
+    tunes = TUNING not in found.refused and all(p.fits for p in found.programs if p.name == TUNING)
+    if found.largest and tunes:
         return f"--prompts {found.largest}"
-    sizes, s = parse_mesh(shapes.settings.mesh), shapes.settings
-    while sizes["data"] % 2 == 0:
-        sizes = sizes | {"data": sizes["data"] // 2, "model": sizes["model"] * 2}
-        text = ",".join(f"{name}={size}" for name, size in sizes.items() if size > 1)
-        try:
-            other = replace(shapes, settings=replace(s, mesh=text), mesh=_mesh(s, text)[0])
-            fits = s.sequences == 0 or _tuning(other).fits
-            fitting = largest_batch(other, None, 0) if fits else 0
-        except InputError:  # heads that so many devices do not divide
-            return None
-        except Exhausted:
-            continue
-        if fitting:
-            return f"--mesh {text} --prompts {min(fitting, whole_rows(s.prompts, other.mesh))}"
+    s = shapes.settings
+    for axis in ("model", "fsdp"):
+        sizes = parse_mesh(s.mesh)
+        while sizes["data"] % 2 == 0:
+            sizes = sizes | {"data": sizes["data"] // 2, axis: sizes[axis] * 2}
+            text = ",".join(f"{name}={size}" for name, size in sizes.items() if size > 1)
+            try:
+                other = replace(shapes, settings=replace(s, mesh=text), mesh=_mesh(s, text)[0])
+                fits = s.sequences == 0 or _tuning(other).fits
+                fitting = largest_batch(other, [], 0) if fits else 0
+            except InputError:  # heads or a width that so many devices do not divide
+                break
+            except Exhausted:
+                continue
+            if fitting:
+                return f"--mesh {text} --prompts {min(fitting, whole_rows(s.prompts, other.mesh))}"
     return None
 
 

@@ -23,6 +23,7 @@ def plan_lines(settings: Plan, planned: Planned) -> list[str]:
         "| " + " | ".join(_HEAD) + " |",
         "|" + "---|" * len(_HEAD),
         *map(_row, planned.programs),
+        *(f"| {name} | the compiler refuses it: **does not fit** |" for name in planned.refused),
         "",
     ]
     if s.gpus is not None:
