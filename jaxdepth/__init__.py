@@ -7,7 +7,7 @@ from jaxdepth.depth.speculative import speculate
 from jaxdepth.errors import InputError
 from jaxdepth.mesh import make_mesh
 from jaxdepth.refusal.outcome import classify_texts
-from jaxdepth.weights.checkpoint import load
+from jaxdepth.weights.load import load
 
 __all__ = [
     "InputError",

@@ -15,10 +15,10 @@ Profile = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert a Hugging Face folder or a GGUF file to a checkpoint."""
+    """Convert a Hugging Face folder, a GGUF file or a model on the hub to a checkpoint."""
 
     source: tyro.conf.Positional[Path]
-    """Folder with config.json and *.safetensors, or a .gguf file."""
+    """Folder with config.json and *.safetensors, a .gguf file, or a model's id on the hub."""
     target: tyro.conf.Positional[Path]
     """Folder to make. If it already holds this source, nothing is done."""
     tokenizer: bool = True

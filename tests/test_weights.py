@@ -14,9 +14,11 @@ from tiny import hf_tensors, leaves_of, model_of, prompts, raw_config, write_fol
 import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.config import ModelConfig
+from jaxdepth.stopping import Stopped
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights import convert as convert_module
 from jaxdepth.weights.convert import convert
+from jaxdepth.weights.plan import HF_NAMES, plan
 from jaxdepth.weights.sources import _unpermute
 
 RAW = raw_config()
@@ -76,13 +78,13 @@ def test_chunks_are_written_piece_by_piece(tmp_path, monkeypatch):
     largest = max(t.nbytes for t in TENSORS.values())
     monkeypatch.setattr(convert_module, "CHUNK_BYTES", 1)
     sizes = []
-    real = checkpoint.write_arrays
+    real = checkpoint.write_chunk
 
-    def spy(folder, arrays):
+    def spy(folder, number, arrays, said):
         sizes.append(sum(a.nbytes for a in arrays.values()))
-        real(folder, arrays)
+        real(folder, number, arrays, said)
 
-    monkeypatch.setattr(checkpoint, "write_arrays", spy)
+    monkeypatch.setattr(checkpoint, "write_chunk", spy)
     convert(source, tmp_path / "target")
     assert len(sizes) == len(TENSORS)
     assert max(sizes) == largest
@@ -93,21 +95,119 @@ def test_an_interrupted_conversion_never_looks_finished(tmp_path, monkeypatch):
     source = write_folder(tmp_path / "source", RAW, TENSORS)
     monkeypatch.setattr(convert_module, "CHUNK_BYTES", 1)
     calls = []
-    real = checkpoint.write_arrays
+    real = checkpoint.write_chunk
 
-    def killed(folder, arrays):
+    def killed(folder, number, arrays, said):
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        real(folder, arrays)
+        real(folder, number, arrays, said)
 
-    monkeypatch.setattr(checkpoint, "write_arrays", killed)
+    monkeypatch.setattr(checkpoint, "write_chunk", killed)
     with pytest.raises(KeyboardInterrupt):
         convert(source, tmp_path / "target")
     assert not (tmp_path / "target").exists()
-    monkeypatch.setattr(checkpoint, "write_arrays", real)
+    monkeypatch.setattr(checkpoint, "write_chunk", real)
     assert convert(source, tmp_path / "target")
     assert_holds(tmp_path / "target")
+
+
+def written(monkeypatch):
+    """The numbers of the chunks that are written from now on."""
+    numbers, real = [], checkpoint.write_chunk
+
+    def spy(folder, number, arrays, said):
+        numbers.append(number)
+        real(folder, number, arrays, said)
+
+    monkeypatch.setattr(checkpoint, "write_chunk", spy)
+    return numbers
+
+
+def test_a_conversion_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    source = write_folder(tmp_path / "source", RAW, TENSORS)
+    monkeypatch.setattr(convert_module, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(convert_module.stopping, "check", raise_after(5, Stopped))
+    with pytest.raises(Stopped):
+        convert(source, tmp_path / "target")
+    monkeypatch.undo()
+    monkeypatch.setattr(convert_module, "CHUNK_BYTES", 1)
+    # One tensor that was converted already, and one that was not, change in the meantime.
+    again = TENSORS | {name: TENSORS[name] + 1 for name in ("model.norm.weight", Q3)}
+    write_folder(source, RAW, again)
+    numbers = written(monkeypatch)
+    assert convert(source, tmp_path / "target")
+    norm = [p.key for p in plan(CONFIG, HF_NAMES)].index("norm")
+    assert numbers == [norm, *range(5, len(TENSORS))]
+    assert_holds(tmp_path / "target", again)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source", "target"]
+
+
+def raise_after(calls, error):
+    left = [calls]
+
+    def check():
+        left[0] -= 1
+        if not left[0]:
+            raise error
+
+    return check
+
+
+def test_what_an_older_conversion_left_does_not_get_in(tmp_path):
+    partial = tmp_path / ".target.partial"
+    (partial / "weights" / "00077").mkdir(parents=True)
+    (partial / "weights" / "00000.orbax-checkpoint-tmp").mkdir()
+    (partial / "tokenizer.json").write_text("{}")
+    convert(write_folder(tmp_path / "source", RAW, TENSORS), tmp_path / "target")
+    assert sorted(p.name for p in (tmp_path / "target").iterdir()) == [
+        "config.json",
+        "jaxdepth.json",
+        "weights",
+    ]
+    assert [p.name for p in (tmp_path / "target" / "weights").iterdir()] == ["00000"]
+    assert_holds(tmp_path / "target")
+
+
+def test_too_little_space_is_found_before_anything_is_written(tmp_path, monkeypatch):
+    source = write_folder(tmp_path / "source", RAW, TENSORS)
+    usage = convert_module.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda path: usage)
+    numbers = written(monkeypatch)
+    with pytest.raises(InputError, match=r"needs .* GB, there are 1e-06 GB"):
+        convert(source, tmp_path / "target")
+    assert not numbers
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
+
+
+def hub_cache(monkeypatch, tmp_path, files):
+    """A cache as the hub's client keeps it: snapshots of links to blobs."""
+    from huggingface_hub import constants
+
+    place = tmp_path / "hub" / "models--some--model"
+    (place / "refs").mkdir(parents=True)
+    (place / "blobs").mkdir()
+    snapshot = place / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    for number, file in enumerate(files):
+        blob = place / "blobs" / str(number)
+        blob.write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_model_in_the_hubs_cache(tmp_path, monkeypatch, shards):
+    source = write_folder(tmp_path / "source", RAW, TENSORS, shards, index=shards > 1)
+    hub_cache(monkeypatch, tmp_path, source.iterdir())
+    convert("some/model", tmp_path / "target")
+    assert_holds(tmp_path / "target")
+    said = checkpoint.read_manifest(tmp_path / "target")["source"]
+    assert said["path"] == "some/model"
+    with pytest.raises(InputError, match=r"some/other is no folder or file here"):
+        convert("some/other", tmp_path / "other")
 
 
 def test_killed_at_any_point_the_target_is_absent_or_whole(tmp_path):
@@ -118,13 +218,13 @@ import os, signal, sys
 from jaxdepth.weights import checkpoint, convert
 convert.CHUNK_BYTES = 1
 left = [int(sys.argv[3])]
-real = checkpoint.write_arrays
-def write(folder, arrays):
-    real(folder, arrays)
+real = checkpoint.write_chunk
+def write(folder, number, arrays, said):
+    real(folder, number, arrays, said)
     left[0] -= 1
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-checkpoint.write_arrays = write
+checkpoint.write_chunk = write
 finish = checkpoint.finish
 def last(folder, manifest):
     finish(folder, manifest)
@@ -333,26 +433,51 @@ def test_load_refuses_what_is_no_checkpoint(tmp_path):
         jaxdepth.load(tmp_path / "nothing")
 
 
+def rewrite_manifest(path, change):
+    """Changes jaxdepth.json as one would who also knows its digest."""
+    content = json.loads((path / checkpoint.MANIFEST).read_text())
+    change(content)
+    del content["sha256"]
+    content["sha256"] = checkpoint._own_digest(content)
+    (path / checkpoint.MANIFEST).write_text(json.dumps(content))
+
+
 def test_load_notices_damage(tmp_path):
-    convert(write_folder(tmp_path / "source", RAW, TENSORS), tmp_path / "target")
-    manifest = tmp_path / "target" / checkpoint.MANIFEST
+    target = tmp_path / "target"
+    convert(write_folder(tmp_path / "source", RAW, TENSORS), target)
+    manifest = target / checkpoint.MANIFEST
     good = manifest.read_text()
-    content = json.loads(good)
-    content["leaves"]["layers.2.q"]["sha256"] = "0" * 64
-    manifest.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"layers.2.q is not what was converted"):
-        jaxdepth.load(tmp_path / "target")
-    del content["leaves"]["layers.2.q"]
-    manifest.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"layers.2.q"):
-        jaxdepth.load(tmp_path / "target")
+    manifest.write_text(good.replace('"chunk": 0', '"chunk": 1', 1))
+    with pytest.raises(InputError, match=r"jaxdepth.json is damaged"):
+        jaxdepth.load(target)
     manifest.write_text(good)
-    data = max((tmp_path / "target" / "weights").rglob("*"), key=lambda p: p.stat().st_size)
+    rewrite_manifest(target, lambda c: c["leaves"]["layers.2.q"].update(sha256="0" * 64))
+    with pytest.raises(InputError, match=r"layers.2.q is not what was converted"):
+        jaxdepth.load(target)
+    rewrite_manifest(target, lambda c: c["leaves"].pop("layers.2.q"))
+    with pytest.raises(InputError, match=r"layers.2.q"):
+        jaxdepth.load(target)
+    manifest.write_text(good)
+    data = max((target / "weights").rglob("*"), key=lambda p: p.stat().st_size)
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
     with pytest.raises(InputError, match="convert again"):
-        jaxdepth.load(tmp_path / "target")
+        jaxdepth.load(target)
+
+
+def test_load_notices_changed_small_files(tmp_path):
+    target = tmp_path / "target"
+    convert(write_folder(tmp_path / "source", RAW, TENSORS), target)
+    config = (target / "config.json").read_text()
+    (target / "config.json").write_text(config.replace("10000.0", "10001.0"))
+    assert (target / "config.json").read_text() != config
+    with pytest.raises(InputError, match=r"config.json is not what was converted"):
+        jaxdepth.load(target)
+    (target / "config.json").write_text(config)
+    (target / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    with pytest.raises(InputError, match=r"chat_template.jinja is not what was converted"):
+        jaxdepth.load(target)
 
 
 def test_unpermute_undoes_what_llama_cpp_does():
@@ -371,7 +496,7 @@ def write_gguf(path, raw=RAW, tensors=TENSORS, architecture="llama", **metadata)
     """A float32 GGUF of a tiny model, q and k permuted as llama.cpp does."""
     from gguf import GGUFWriter
 
-    from jaxdepth.weights.plan import GGUF_NAMES, HF_NAMES, plan
+    from jaxdepth.weights.plan import GGUF_NAMES
 
     config = ModelConfig.from_hf(raw)
     writer = GGUFWriter(path, architecture)

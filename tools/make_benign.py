@@ -16,11 +16,12 @@ from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.prompts import HARMLESS, read_prompts
 from jaxdepth.tune.benign import Answered, answer, make_benign
 from jaxdepth.weights import checkpoint
+from jaxdepth.weights.load import load
 
 
 def main() -> int:
     path, out, count = Path(sys.argv[1]), Path(sys.argv[2]), int((sys.argv[3:] or ["3160"])[0])
-    model, tokenizer = checkpoint.load(path)
+    model, tokenizer = load(path)
     speaker = (model, PromptEncoder(tokenizer), tokenizer, checkpoint.end_tokens(path, tokenizer))
     with progress_bar("answered", "prompts") as progress, out.open("w", encoding="utf-8") as file:
         for number, (kind, found) in enumerate(_every(speaker, count)):

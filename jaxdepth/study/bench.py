@@ -18,7 +18,7 @@ from jaxdepth.mesh import chosen_mesh
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.running import keep_programs
 from jaxdepth.settings import Bench
-from jaxdepth.weights import checkpoint
+from jaxdepth.weights.load import load
 from jaxdepth.weights.plan import HF_NAMES, plan
 
 FULL, ALL, LOOP, HF_FULL, HF_LOOP = (
@@ -52,7 +52,7 @@ def bench(settings: Bench) -> Iterator[Row]:
     at_least(1, length=settings.length, new_tokens=settings.new_tokens, rounds=settings.rounds)
     at_least(1, batches=min(settings.batches, default=0))
     keep_programs()
-    model, _ = checkpoint.load(settings.model, mesh=chosen_mesh(settings.mesh))
+    model, _ = load(settings.model, mesh=chosen_mesh(settings.mesh))
     hf = _hugging_face(model, settings) if find_spec("torch") else None
     for prompts in settings.batches:
         tokens, lengths = random_prompts(model, prompts, settings.length)

@@ -22,6 +22,7 @@ from jaxdepth.settings import Asking
 from jaxdepth.study.run import Run
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.adapter import adapter_digest
+from jaxdepth.weights.load import load
 
 PROMPTS = "prompts"
 _PROMPT_SCHEMA = pa.schema([(field.name, pa.string()) for field in fields(Prompt)])
@@ -84,7 +85,7 @@ class Subject:
         base = checkpoint.read_manifest(settings.model)["fingerprint"]
         keep_programs()
         mesh = chosen_mesh(settings.mesh)
-        model, tokenizer = checkpoint.load(settings.model, settings.dtype, mesh, settings.adapter)
+        model, tokenizer = load(settings.model, settings.dtype, mesh, settings.adapter)
         if tokenizer is None:
             raise InputError(
                 f"{settings.model} was converted without a tokenizer: prompts need one"
@@ -139,7 +140,7 @@ class Subject:
             # A steered model may find its own gibberish probable: what it is without steering
             # judges, the same for every steering of it.
             return self.unsteered, self.encoder
-        reference, own = checkpoint.load(Path(settings.reference), settings.dtype, self.model.mesh)
+        reference, own = load(Path(settings.reference), settings.dtype, self.model.mesh)
         if own is None:
             raise InputError(
                 f"{settings.reference} was converted without a tokenizer: name another"

@@ -35,6 +35,8 @@ from jaxdepth.tune.train import (
 )
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.adapter import Adapter, add_tokens, save_adapter
+from jaxdepth.weights.load import load
+from jaxdepth.weights.state import load_state, save_state
 
 LOSS = "loss"
 ADAPTER = "adapter.safetensors"
@@ -63,7 +65,7 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
     manifest = checkpoint.read_manifest(settings.model)
     keep_programs()
     mesh = chosen_mesh(settings.mesh)
-    base, tokenizer = checkpoint.load(settings.model, settings.dtype, mesh)
+    base, tokenizer = load(settings.model, settings.dtype, mesh)
     if tokenizer is None:
         raise InputError(f"{settings.model} was converted without a tokenizer: prompts need one")
     depth = base.config.num_hidden_layers
@@ -122,7 +124,7 @@ def _train(
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     held = None if base.mesh is None else state_shardings(state, base.config, base.mesh)
     state = state if held is None else hold(state, held)
-    state = checkpoint.load_state(run.path / _STATE, state) or state
+    state = load_state(run.path / _STATE, state) or state
     step_fn = make_step(form, loss_of, optimizer, held)
     rate = schedule(s.learning_rate, s.warmup, s.steps)
     rows, at = [], int(state.step)
@@ -144,7 +146,7 @@ def _train(
             if stop or at % s.save_every == 0 or at == s.steps:
                 # The rows first: were the state there without them, they would never be made.
                 run.write_part(LOSS, rows[0]["step"], _table(rows))
-                checkpoint.save_state(run.path / _STATE, at, state)
+                save_state(run.path / _STATE, at, state)
                 rows = []
             progress(at, s.steps)
             if stop and at < s.steps:

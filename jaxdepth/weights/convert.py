@@ -1,30 +1,32 @@
-"""Conversion: source files in, checkpoint out, one chunk in memory at a time."""
+"""Conversion: source files in, checkpoint out, two chunks in memory at a time.
 
-import hashlib
+While one chunk is written the next is read, and the source's files are digested beside that. What a
+conversion that was cut short has written is kept: the next one reads the source again, and writes
+only what is not there yet.
+"""
+
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
+from jaxdepth import stopping
 from jaxdepth.config import read_json
 from jaxdepth.errors import InputError
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.gguf_tokenizer import gguf_tokenizer
-from jaxdepth.weights.plan import check_plan, plan
+from jaxdepth.weights.plan import Piece, check_depth, check_plan, plan
 from jaxdepth.weights.sources import GGUFSource, SafetensorsSource, open_source
 from jaxdepth.weights.whole import whole_folder
 
 # Written together: as much as this, or one tensor if that is larger.
 CHUNK_BYTES = 128 * 2**20
-_SIDECARS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
 def convert(
@@ -36,11 +38,13 @@ def convert(
 ) -> bool:
     """Converts a Hugging Face folder or a GGUF file to a checkpoint for `jaxdepth.load`.
 
-    Everything that can be wrong with names, shapes and sidecar files is found before anything is
-    written. The target appears by one rename at the end.
+    Everything that can be wrong with names, shapes, sidecar files and space is found before
+    anything is written. The target appears by one rename at the end; cut short, the conversion goes
+    on where it was.
 
     Args:
-        source: folder with config.json and safetensors, or a .gguf file.
+        source: folder with config.json and safetensors, a .gguf file, or the id of a model on the
+            Hugging Face hub.
         target: folder to make; its parents are made too.
         with_tokenizer: False leaves the tokenizer out.
         progress: called with pieces done and pieces in all.
@@ -52,59 +56,99 @@ def convert(
     Raises:
         InputError: the source is not whole or not supported, or the target cannot be written.
     """
-    source, target = Path(source), Path(target)
+    target = Path(target)
     _check_target_place(target)
     opened = open_source(source)
-    pieces = plan(opened.config, opened.names)
-    check_plan(pieces, opened.shapes, opened.where)
+    pieces = planned(opened)
     tokenizer = _read_tokenizer(opened, with_tokenizer)
-    files = {f.name: {"bytes": f.stat().st_size, "sha256": _file_digest(f)} for f in opened.files}
-    called = called or opened.where
-    origin = {"files": files, "config": opened.raw_config, "tokenizer": tokenizer is not None}
+    origin = {"config": opened.raw_config, "tokenizer": tokenizer is not None}
     if target.exists():
-        _check_same(target, origin)
+        _check_same(target, {"files": {f.name: _file_said(f) for f in opened.files}, **origin})
         return False
 
-    with whole_folder(target) as partial:
-        _write(opened, pieces, tokenizer, {"path": called, **origin}, partial, progress)
+    chunks = list(_chunks(pieces, opened))
+    with whole_folder(target, resume=True) as partial:
+        checkpoint.clear(partial, len(chunks))
+        _check_space(partial, sum(map(opened.nbytes, pieces)))
+        with _thread() as reading, _thread() as digesting:
+            files = {f.name: digesting.submit(_file_said, f) for f in opened.files}
+            leaves = {}
+            ready = reading.submit(_read_chunk, opened, chunks[0])
+            for number in range(len(chunks)):
+                arrays, said = ready.result()
+                if number + 1 < len(chunks):
+                    ready = reading.submit(_read_chunk, opened, chunks[number + 1])
+                if checkpoint.chunk_said(partial, number) != said:
+                    _write_chunk(partial, number, arrays, said)
+                leaves |= {key: {**of, "chunk": number} for key, of in said.items()}
+                progress(len(leaves), len(pieces))
+                stopping.check()
+            _write_sidecars(opened, tokenizer, partial)
+            files = {name: said.result() for name, said in files.items()}
+            origin = {"path": called or opened.where, "files": files, **origin}
+        checkpoint.finish(
+            partial,
+            {
+                "jaxdepth": version("jaxdepth"),
+                "fingerprint": checkpoint.fingerprint(opened.config, leaves),
+                "source": origin,
+                "leaves": leaves,
+            },
+        )
     return True
 
 
-def _write(opened, pieces, tokenizer, origin, folder: Path, progress) -> None:
-    leaves, chunk, size = {}, {}, 0
-    for number, piece in enumerate(pieces, start=1):
-        array = opened.read(piece)
-        leaves[piece.key] = {
+def planned(opened: SafetensorsSource | GGUFSource) -> list[Piece]:
+    """What is to be read from a source, held against what it has.
+
+    Raises:
+        InputError: tensors are missing, extra or wrongly shaped.
+    """
+    check_depth(opened.config, opened.shapes, opened.where)
+    pieces = plan(opened.config, opened.names)
+    check_plan(pieces, opened.shapes, opened.where)
+    return pieces
+
+
+def _chunks(pieces: Sequence[Piece], opened) -> Iterator[list[Piece]]:
+    chunk, size = [], 0
+    for piece in pieces:
+        chunk.append(piece)
+        size += opened.nbytes(piece)
+        if size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _read_chunk(opened, chunk: Sequence[Piece]) -> tuple[dict[str, np.ndarray], dict]:
+    arrays = {piece.key: opened.read(piece) for piece in chunk}
+    said = {
+        key: {
             "shape": list(array.shape),
             "dtype": str(array.dtype),
             "sha256": checkpoint.digest(array),
         }
-        chunk[piece.key] = array
-        size += array.nbytes
-        del array
-        if size >= CHUNK_BYTES or number == len(pieces):
-            _write_chunk(folder, chunk)
-            chunk, size = {}, 0
-        progress(number, len(pieces))
-    _write_sidecars(opened, tokenizer, folder)
-    checkpoint.finish(
-        folder,
-        {
-            "format": checkpoint.FORMAT,
-            "jaxdepth": version("jaxdepth"),
-            "fingerprint": checkpoint.fingerprint(opened.config, leaves),
-            "source": origin,
-            "leaves": leaves,
-        },
-    )
+        for key, array in arrays.items()
+    }
+    return arrays, said
 
 
-def _write_chunk(folder: Path, chunk) -> None:
-    _reserve(folder / ".room", sum(array.nbytes for array in chunk.values()))
+def _write_chunk(folder: Path, number: int, arrays, said) -> None:
+    _reserve(folder / ".room", sum(array.nbytes for array in arrays.values()))
     try:
-        checkpoint.write_arrays(folder, chunk)
+        checkpoint.write_chunk(folder, number, arrays, said)
     except Exception as error:  # TensorStore reports a full disk as a ValueError
         raise OSError(" ".join(str(error).split())[:160]) from None
+
+
+def _check_space(partial: Path, needed: int) -> None:
+    """Finds out before anything is written whether there is room for the weights."""
+    kept = sum(f.stat().st_size for f in partial.rglob("*") if f.is_file())
+    free = shutil.disk_usage(partial).free
+    if needed - kept > free:
+        raise OSError(f"needs {(needed - kept) / 1e9:.3g} GB, there are {free / 1e9:.3g} GB")
 
 
 def _reserve(scratch: Path, size: int) -> None:
@@ -127,7 +171,7 @@ def _write_sidecars(opened, tokenizer, folder: Path) -> None:
     if isinstance(opened, GGUFSource):
         tokenizer.save_pretrained(folder)
         return
-    for name in _SIDECARS:
+    for name in checkpoint.SIDECARS:
         if (opened.folder / name).is_file():
             shutil.copyfile(opened.folder / name, folder / name)
 
@@ -144,7 +188,7 @@ def _read_tokenizer(opened: SafetensorsSource | GGUFSource, wanted: bool):
                 f"{folder} has tokenizer.model but no tokenizer.json, which is what is read: "
                 "add it, or pass --no-tokenizer"
             )
-        for name in _SIDECARS:
+        for name in checkpoint.SIDECARS:
             if name.endswith(".json") and (folder / name).is_file():
                 read_json(folder / name)
         tokenizer = checkpoint.load_tokenizer(folder)
@@ -176,6 +220,15 @@ def _check_same(target: Path, origin) -> None:
         )
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _file_said(file: Path) -> dict:
+    return {"bytes": file.stat().st_size, "sha256": checkpoint.file_digest(file)}
+
+
+@contextmanager
+def _thread() -> Iterator[ThreadPoolExecutor]:
+    """A thread whose waiting work is dropped when the block ends early."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

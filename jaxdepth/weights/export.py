@@ -10,8 +10,8 @@ import numpy as np
 from jaxdepth.config import read_json
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.weights.checkpoint import load
 from jaxdepth.weights.convert import convert
+from jaxdepth.weights.load import load
 from jaxdepth.weights.plan import HF_NAMES, Piece, plan
 from jaxdepth.weights.whole import whole_folder
 

@@ -93,6 +93,20 @@ def plan(config: ModelConfig, names: Mapping[str, str]) -> list[Piece]:
     ]
 
 
+def check_depth(config: ModelConfig, found: Mapping[str, object], where: str) -> None:
+    """Refuses a config of more layers than a source can hold, before a plan for them is made.
+
+    Raises:
+        InputError: there are fewer tensors than layers.
+    """
+    if config.num_hidden_layers > len(found):
+        raise InputError(
+            f"{where}: config.json says num_hidden_layers = {config.num_hidden_layers}, but the "
+            f"files hold {len(found)} tensors: config.json belongs to another model, or the "
+            "download is incomplete"
+        )
+
+
 def check_plan(pieces: list[Piece], found: Mapping[str, tuple[int, ...]], where: str) -> None:
     """Holds the shapes found in a source against the plan.
 

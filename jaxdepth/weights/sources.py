@@ -1,36 +1,43 @@
 """Weight files of other tools, opened without reading them: names, shapes, one tensor at a time.
 
 A source offers `.shapes` (tensor name -> shape), `.files` (what it reads from), `.where` (its name
-in messages), `.names` (its naming scheme) and `.read(piece)` (one array, checked to be finite).
+in messages), `.names` (its naming scheme), `.nbytes(piece)` and `.read(piece)` (one array, checked
+to be finite).
 Only safetensors and GGUF are read; formats that can run code on loading are not.
 """
 
-from pathlib import Path, PurePosixPath, PureWindowsPath
+import math
+from pathlib import Path, PurePosixPath
 
 import ml_dtypes
 import numpy as np
 
 from jaxdepth.config import ModelConfig, read_config, read_json
 from jaxdepth.errors import InputError, listed
+from jaxdepth.weights.hub import fetch_model, is_hub_id
 from jaxdepth.weights.plan import GGUF_NAMES, HF_NAMES, Piece
+from jaxdepth.weights.shards import INDEX_NAME, find_shards
 
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
 # Buffers that old files carry and that RoPE computes anew.
 _RECOMPUTED = ("rotary_emb.inv_freq",)
-_FLOATS = ("F32", "F16", "BF16")
+_FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # and the bytes of each
 
 
-def open_source(path: Path) -> "SafetensorsSource | GGUFSource":
-    """The weights at `path`: a Hugging Face folder, or a GGUF file.
+def open_source(source: str | Path) -> "SafetensorsSource | GGUFSource":
+    """The weights of a Hugging Face folder, a GGUF file, or a model that the hub names.
 
     Raises:
         InputError: there is nothing there that can be read.
     """
+    path = Path(source)
+    if not path.exists():
+        if not is_hub_id(str(source)):
+            raise InputError(
+                f"{path} does not exist: expected a Hugging Face folder or a .gguf file"
+            )
+        return SafetensorsSource(fetch_model(str(source)), str(source))
     if path.is_dir():
         return SafetensorsSource(path)
-    if not path.exists():
-        raise InputError(f"{path} does not exist: expected a Hugging Face folder or a .gguf file")
     if path.suffix.lower() == ".gguf":
         return GGUFSource(path)
     raise InputError(f"{path} is neither a folder with safetensors nor a .gguf file")
@@ -41,12 +48,13 @@ class SafetensorsSource:
 
     names = HF_NAMES
 
-    def __init__(self, folder: Path):
-        self.where = str(folder)
+    def __init__(self, folder: Path, called: str | None = None):
+        self.where = called or str(folder)
         self.folder = folder
         self.config, self.raw_config = read_config(folder / "config.json")
-        self.files = _shards(folder)
+        self.files = find_shards(folder)
         self._file_of: dict[str, Path] = {}
+        self._itemsize: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file in self.files:
             self._read_header(file)
@@ -64,6 +72,10 @@ class SafetensorsSource:
             array = handle.get_tensor(piece.source)
         _check_finite(array, piece.source, file)
         return array
+
+    def nbytes(self, piece: Piece) -> int:
+        """The bytes of the piece's array, by the file's header."""
+        return math.prod(piece.shape) * self._itemsize[piece.source]
 
     def _read_header(self, file: Path) -> None:
         with _open_safetensors(file) as handle:
@@ -83,6 +95,7 @@ class SafetensorsSource:
                     )
                 self._file_of[name] = file
                 self.shapes[name] = tuple(view.get_shape())
+                self._itemsize[name] = _FLOATS[view.get_dtype()]
 
     def _check_index(self, index: Path) -> None:
         if not index.exists():
@@ -169,6 +182,10 @@ class GGUFSource:
             array = _unpermute(array, piece.heads)
         return np.ascontiguousarray(array)
 
+    def nbytes(self, piece: Piece) -> int:
+        """The bytes of the piece's array, dequantised."""
+        return math.prod(piece.shape) * 4
+
 
 def _unpermute(matrix: np.ndarray, heads: int) -> np.ndarray:
     """Undoes llama.cpp's reordering of q and k rows.
@@ -178,40 +195,6 @@ def _unpermute(matrix: np.ndarray, heads: int) -> np.ndarray:
     rows, columns = matrix.shape
     pairs = matrix.reshape(heads, rows // heads // 2, 2, columns)
     return pairs.swapaxes(1, 2).reshape(rows, columns)
-
-
-def _shards(folder: Path) -> list[Path]:
-    """The safetensors of a folder: those that the index names, else the only file."""
-    index = folder / INDEX_NAME
-    if index.exists():
-        content = read_json(index)
-        shards = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(shards, dict) or not shards:
-            raise InputError(f"{index} has no weight_map: fetch it again")
-        files = [folder / _inside(name, index) for name in sorted(set(shards.values()), key=str)]
-        missing = [f.name for f in files if not f.is_file()]
-        if missing:
-            raise InputError(f"{folder} lacks shard {listed(missing)} that {INDEX_NAME} names")
-        return files
-    files = sorted(folder.glob("*.safetensors"))
-    if (folder / SINGLE_NAME) in files:
-        return [folder / SINGLE_NAME]
-    if not files:
-        other = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-        hint = f" ({listed(sorted(other))} can run code when loaded and is not read)"
-        raise InputError(f"{folder} has no *.safetensors{hint if other else ''}")
-    return files
-
-
-def _inside(name, index: Path) -> str:
-    """A shard's name, if it stays in the index's folder; judged by its letters, so links work."""
-    bad = not isinstance(name, str) or not name or "\0" in name
-    if not bad:
-        posix, windows = PurePosixPath(name), PureWindowsPath(name)
-        bad = posix.is_absolute() or bool(windows.anchor) or ".." in (*posix.parts, *windows.parts)
-    if bad:
-        raise InputError(f"{index} names the shard {name!r}, which leaves its folder: refused")
-    return name
 
 
 def _open_safetensors(file: Path):

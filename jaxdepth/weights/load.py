@@ -1,0 +1,143 @@
+"""A checkpoint into memory: array by array, straight to where each belongs."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdepth.config import ModelConfig, read_config
+from jaxdepth.errors import InputError, listed
+from jaxdepth.mesh import fetch, leaf_sharding, weight_spec
+from jaxdepth.model.leaves import leaf_shapes
+from jaxdepth.model.mistral import Mistral, on_mesh
+from jaxdepth.processes import agree
+from jaxdepth.weights.adapter import apply_adapter, read_adapter
+from jaxdepth.weights.checkpoint import (
+    MANIFEST,
+    digest,
+    load_tokenizer,
+    read_chunk,
+    read_manifest,
+)
+from jaxdepth.weights.plan import HF_NAMES, Piece, plan
+
+
+def load(
+    path: str | Path, dtype=None, mesh: Mesh | None = None, adapter: str | Path | None = None
+) -> tuple[Mistral, object | None]:
+    """A converted checkpoint: the model and its tokenizer.
+
+    Every array is held against the digest that was taken when it was converted. Beyond the model
+    itself a host needs room for a few of its arrays; on a mesh, where weights go straight into
+    their shards, for nothing else.
+
+    Args:
+        path: a folder made by `jaxdepth convert`.
+        dtype: of the weights and of the residual stream; None keeps that of the embedding on disk.
+            Norms, softmax and RoPE are computed in float32 whatever the dtype.
+        mesh: from `jaxdepth.mesh.make_mesh`: the devices that hold the model; None is one device.
+        adapter: merged in: `builtin:NAME`, a file from `jaxdepth tune`, or a PEFT folder.
+
+    Returns:
+        The model, and a transformers fast tokenizer (None if the source had none).
+
+    Raises:
+        InputError: nothing converted at `path`, an array is damaged or missing, the mesh does not
+            divide an array, or the adapter is for another base.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    config, _ = read_config(path / "config.json")
+    leaves = manifest["leaves"]
+    if config.num_hidden_layers > len(leaves):  # before a plan for as many is made
+        raise InputError(f"{path}: {MANIFEST} and config.json differ: convert again")
+    pieces = {p.key: p for p in plan(config, HF_NAMES)}
+    if set(pieces) != set(leaves):
+        wrong = listed(sorted(set(pieces) ^ set(leaves)))
+        raise InputError(f"{path}: {MANIFEST} and config.json differ in {wrong}: convert again")
+    dtype = jnp.dtype(dtype or leaves["embed"]["dtype"])
+    # An adapter goes into the weights as they are on disk: rounding comes last.
+    stored = dtype if adapter is None else jnp.dtype(leaves["embed"]["dtype"])
+    arrays = _read(path, config, pieces, leaves, stored, mesh)
+    model, tokenizer = Mistral(config, arrays, mesh), load_tokenizer(path)
+    if adapter is not None:
+        found = read_adapter(str(adapter), config)
+        model = apply_adapter(model, tokenizer, manifest["fingerprint"], found, str(adapter))
+        model = on_mesh(jax.tree.map(lambda array: array.astype(dtype), model), mesh)
+    return model, tokenizer
+
+
+def _read(
+    path: Path,
+    config: ModelConfig,
+    pieces: Mapping[str, Piece],
+    leaves: Mapping[str, Mapping],
+    dtype,
+    mesh: Mesh | None,
+) -> dict[str, jax.Array]:
+    """Every leaf, filled layer by layer in the place where it stays."""
+    shapes, held, on_disk = leaf_shapes(config), {}, None
+    if mesh is not None:
+        held = {name: leaf_sharding(name, config, mesh) for name in shapes}
+        on_disk = {key: _held_on_disk(piece, config, mesh) for key, piece in pieces.items()}
+    chunks: dict[int, list[str]] = {}
+    for key in pieces:
+        chunks.setdefault(leaves[key]["chunk"], []).append(key)
+    arrays, error = {}, None
+    for number, keys in chunks.items():
+        found = read_chunk(path, number, on_disk)
+        if set(found) != set(keys):
+            raise InputError(f"{path}: chunk {number} holds other arrays than {MANIFEST} says")
+        for turn, key in enumerate(keys):
+            error = error or _damage(path, pieces[key], found[key], leaves, turn)
+            layer, name = pieces[key].layer_and_leaf
+            part, sharding = found.pop(key), held.get(name)
+            if layer is None:
+                arrays[name] = _cast(part, dtype, sharding)
+                continue
+            if name not in arrays:
+                arrays[name] = jnp.zeros(shapes[name], dtype, device=sharding)
+            arrays[name] = _put(arrays[name], part, np.int32(layer), sharding)
+        if mesh is None and error:
+            raise error
+    agree(error)
+    return arrays
+
+
+def _held_on_disk(piece: Piece, config: ModelConfig, mesh: Mesh) -> NamedSharding:
+    """How the devices divide an array as it is on disk, where the outputs come first."""
+    layer, name = piece.layer_and_leaf
+    spec = weight_spec(name.removeprefix("layers."), config, mesh)
+    return NamedSharding(mesh, spec if layer is None else PartitionSpec(*spec[::-1]))
+
+
+def _damage(path: Path, piece: Piece, array, leaves: Mapping, turn: int) -> InputError | None:
+    """What is wrong with an array; of several processes one sees it whole, and says."""
+    whole = fetch(array)
+    if turn % jax.process_count() != jax.process_index():
+        return None
+    if tuple(whole.shape) == piece.shape and digest(whole) == leaves[piece.key]["sha256"]:
+        return None
+    return InputError(
+        f"{path}: array {piece.key} is not what was converted: the files are damaged, convert again"
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("dtype", "sharding"))
+def _cast(part, dtype, sharding):
+    return _kept(part.astype(dtype), sharding)
+
+
+@functools.partial(jax.jit, donate_argnums=0, static_argnames="sharding")
+def _put(stack, part, layer, sharding):
+    """The stack with a layer's array, inputs first, in its place: no second stack is made."""
+    part = part.T.astype(stack.dtype)
+    return _kept(jax.lax.dynamic_update_index_in_dim(stack, part, layer, 0), sharding)
+
+
+def _kept(array, sharding):
+    return array if sharding is None else jax.lax.with_sharding_constraint(array, sharding)
