@@ -1,6 +1,12 @@
 """Chat templates: the ids of Hugging Face for ordinary text, no control token from a user."""
 
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +14,8 @@ from hypothesis import strategies as st
 from tiny_tokenizers import KINDS, TEXTS, build, byte_level, wrap
 
 from jaxdepth import InputError
-from jaxdepth.refusal.chat import PromptEncoder, bucket_length
+from jaxdepth.refusal import template
+from jaxdepth.refusal.chat import _CONVERSATIONS, PromptEncoder, bucket_length
 from jaxdepth.refusal.tokens import resolve_openers
 
 MARKERS = (
@@ -151,19 +158,153 @@ def test_without_a_template(tokenizers):
     assert not set(encoder.encode("a<s>b")) & encoder.control_ids
 
 
+BAD = {
+    "{{ messages[0].content }}{{ messages[0].content }}": "2 times",
+    "nothing": "0 times",
+    "{% for %}": "cannot be rendered",
+    "{{ 'a' * 10**11 }}": "more than 512 MiB",
+    "{{ 'a' * 10**9 }}": "more than 512 MiB",  # which the machine has
+    "{{ 'a' * 10**6 }}{{ messages[0].content }}": "more than 1,000,000 characters",
+}
+NESTED = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+ENDLESS = (NESTED, "{{ 10**(10**10) }}")  # the second in one operation
+
+
+@pytest.fixture
+def children(monkeypatch):
+    """The processes that a test starts to render templates."""
+    started = []
+
+    class Recorded(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    return started
+
+
+def assert_gone(children):
+    assert all(child.returncode is not None for child in children)
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.killpg(child.pid, 0)
+
+
+def refusals(templates):
+    """What each of them says, rendered two at a time in threads."""
+    backend = byte_level(["<s>"])
+
+    def refusal(text):
+        with pytest.raises(InputError) as caught:
+            PromptEncoder(wrap(backend, text, "<s>", "<s>"))
+        return str(caught.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(refusal, templates))
+
+
+def test_bad_templates(children):
+    for line, says in zip(refusals(BAD), BAD.values(), strict=True):
+        assert says in line
+        assert len(line) < 200
+    assert len(children) == len(BAD)
+    assert_gone(children)
+
+
+def test_endless_templates_are_ended(monkeypatch, children):
+    monkeypatch.setattr(template, "_SECONDS", 1)
+    assert refusals(ENDLESS) == ["the chat template took longer than 1 seconds"] * 2
+    assert len(children) == len(ENDLESS)
+    assert_gone(children)
+
+
+def test_a_template_that_nobody_waits_for_ends():
+    """The process that waits may be killed: then the limit on processor time is what ends it."""
+    pytest.importorskip("resource")
+    request = {"template": NESTED, "variables": {}, "conversations": [[[], True]]}
+    request |= {"seconds": 0, "bytes": 1 << 29, "characters": 9}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    child = subprocess.Popen([sys.executable, "-P", template._CHILD], **pipes)
+    try:
+        child.communicate(json.dumps(request).encode(), timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
-    ("template", "says"),
-    [
-        ("{{ messages[0].content }}{{ messages[0].content }}", "2 times"),
-        ("nothing", "0 times"),
-        ("{{ raise_exception('no') }}", "cannot be rendered"),
-        ("{% for %}", "cannot be rendered"),
-        ("{{ ''.__class__.__mro__ }}{{ messages[0].content }}", "cannot be rendered"),
-    ],
+    ("does", "ends"),
+    [("__import__('time').sleep(20)", {-signal.SIGKILL}), ("print(1)", {0, -signal.SIGKILL})],
 )
-def test_bad_templates(template, says):
-    with pytest.raises(InputError, match=says):
-        PromptEncoder(wrap(byte_level(["<s>"]), template, "<s>", "<s>"))
+def test_a_renderer_that_is_never_ready(tmp_path, monkeypatch, children, does, ends):
+    script = tmp_path / "child.py"
+    script.write_text(does)
+    monkeypatch.setattr(template, "_CHILD", script)
+    monkeypatch.setattr(template, "_START_SECONDS", 0.5)
+    with pytest.raises(InputError, match="was not ready"):
+        PromptEncoder(wrap(byte_level(["<s>"]), "never {{ rendered }}", "<s>", "<s>"))
+    assert {child.returncode for child in children} <= ends
+    assert_gone(children)
+
+
+def in_process(tokenizer, conversations):
+    return [
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        for messages, prompt in conversations
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rendered_apart_as_in_transformers_itself(tokenizers, kind):
+    mine = template.render(tokenizers[kind], _CONVERSATIONS)
+    assert mine == [(text, None) for text in in_process(tokenizers[kind], _CONVERSATIONS)]
+
+
+# A template that does what the first message says.
+OBEDIENT = (
+    "{{ bos_token }}{{ strftime_now('%Y') }}{% set seen = namespace(any=false) %}\n"
+    "{%- macro again() %}{{ again() }}{% endmacro %}{% set what = messages[0].content %}"
+    "{% if what == 'refuse' %}{{ raise_exception('no \x1b[31m\n more' + 'x' * 999) }}"
+    "{% elif what == 'escape' %}{{ ''.__class__.__mro__ }}"
+    "{% elif what == 'recurse' %}{{ again() }}"
+    "{% elif what == 'surrogate' %}\ud800{% endif %}"
+    "{% for m in messages %}{% set seen.any = true %}{{ m | tojson }}{% if loop.index > 9 %}"
+    "{% break %}{% endif %}{% endfor %}\n"
+    "   {% if add_generation_prompt %}{{ tools }}{% endif %}\n\n"
+)
+REASONS = {
+    "refuse": "no [31m morexxx",
+    "escape": "access to attribute '__class__' of 'str' object is unsafe",
+    "recurse": "maximum recursion depth",
+    "surrogate": "surrogates not allowed",
+}
+
+
+def test_a_refused_conversation_does_not_fail_the_others(children):
+    """And of several templates the default one is taken, with all that transformers gives it."""
+    named = {"default": OBEDIENT, "tool_use": "{{ 'another' }}"}
+    tokenizer = wrap(byte_level(["<s>"]), named, "<s>", "<s>")
+    bad = [([{"role": "user", "content": what}], True) for what in REASONS]
+    messages = [{"role": "user", "content": "naïve <b> 你好 😀 \ue000"}] * 12
+    good = [(messages, False), (messages, True)]
+    first, *refused, last = template.render(tokenizer, [good[0], *bad, good[1]])
+    for (text, reason), says in zip(refused, REASONS.values(), strict=True):
+        assert text is None
+        assert says in reason
+        assert reason.isprintable()
+        assert len(reason) <= 120
+    assert [first.text, last.text] == in_process(tokenizer, good)
+    assert len(children) == 1
+    with pytest.raises(InputError, match="with no default"):
+        PromptEncoder(wrap(byte_level(["<s>"]), {"tool_use": OBEDIENT}, "<s>", "<s>"))
+
+
+def test_many_encoders_of_a_tokenizer_render_once(tokenizers, children):
+    PromptEncoder(tokenizers["chatml"])
+    before = len(children)
+    PromptEncoder(build("chatml"))
+    assert len(children) == before <= 1
 
 
 def test_bucket_length():

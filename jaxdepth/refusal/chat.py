@@ -1,6 +1,7 @@
 """A user's text as the model is meant to see it: inside its chat template, once, and as text only.
 
-The template is rendered with a placeholder, so what the user typed never passes through it. Its
+The template is rendered with a placeholder, so what the user typed never passes through it; and in
+a process of its own with limits (template.py), since it is a program from a stranger's file. Its
 control tokens are looked up in the template's own parts; the user's part is tokenised without any
 control tokens, so that nothing a user types becomes one. Text between two control tokens is
 tokenised together, which gives the very ids that Hugging Face gives for harmless text.
@@ -12,10 +13,16 @@ there a typed marker has the tokens of a real one.
 import json
 
 from jaxdepth.errors import InputError
+from jaxdepth.refusal.template import render
 
 # Private-use characters: no template or prompt has them.
 _PLACEHOLDER = "\ue000user\ue001"
 _ANSWER = "\ue000assistant\ue001"
+_USER = {"role": "user", "content": _PLACEHOLDER}
+_SPACED = {"role": "user", "content": f" {_PLACEHOLDER} "}
+_REPLY = {"role": "assistant", "content": _ANSWER}
+# What the template is asked for, each with a generation prompt or without.
+_CONVERSATIONS = (([_USER], True), ([_SPACED], True), ([_USER, _REPLY], False))
 
 
 class PromptEncoder:
@@ -29,7 +36,8 @@ class PromptEncoder:
         """Takes a transformers fast tokenizer.
 
         Raises:
-            InputError: the chat template cannot be rendered, or does not show the user's text.
+            InputError: the chat template cannot be rendered, takes too long or too much memory, or
+                does not show the user's text.
         """
         from tokenizers import Tokenizer
 
@@ -41,7 +49,7 @@ class PromptEncoder:
         named = tokenizer.added_tokens_decoder.items()
         self._control_of = {str(token): i for i, token in named if i in self.control_ids}
         self.has_template = bool(tokenizer.chat_template)
-        self._before, self._after, self._trims = _render_parts(tokenizer)
+        self._before, self._after, self._trims, lead = _render_parts(tokenizer)
         # Everything up to the template's last control token before the text, and from its first
         # one after: those are tokenised once, as the template means them.
         cut = self._last_control_end(backend, self._before)
@@ -50,7 +58,6 @@ class PromptEncoder:
         cut = self._first_control_start(backend, self._after)
         self._tail = self._after[:cut]
         self._suffix_ids = backend.encode(self._after[cut:], add_special_tokens=False).ids
-        lead = _answer_lead(tokenizer, self._after)
         self._answer_lead = lead[self._last_control_end(backend, lead) :]
         # What of that lead the generation prompt already has.
         self._opened = self._after[self._last_control_end(backend, self._after) :]
@@ -181,43 +188,24 @@ def bucket_length(length: int, step: int = 16) -> int:
     return -(-length // step) * step
 
 
-def _render_parts(tokenizer) -> tuple[str, str, bool]:
-    """The template before and after the user's text, and whether it trims that text."""
+def _render_parts(tokenizer) -> tuple[str, str, bool, str]:
+    """The template before and after the user's text, whether it trims that text, and what stands
+    between the text and a reply to it in a finished conversation."""
     if not tokenizer.chat_template:
-        return "", "", False
-    renders = []
-    for content in (_PLACEHOLDER, f" {_PLACEHOLDER} "):
-        try:
-            text = tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # a template can raise anything
-            reason = " ".join(str(error).split())[:120]
-            raise InputError(f"the chat template cannot be rendered ({reason})") from None
+        return "", "", False, " "  # a base model goes on with the text
+    *prompts, finished = render(tokenizer, _CONVERSATIONS)
+    for text, reason in prompts:
+        if text is None:
+            raise InputError(f"the chat template cannot be rendered ({reason})")
         if text.count(_PLACEHOLDER) != 1:
             raise InputError(
                 f"the chat template shows the user's text {text.count(_PLACEHOLDER)} times, "
                 "expected once"
             )
-        renders.append(text)
-    before, _, after = renders[0].partition(_PLACEHOLDER)
-    return before, after, renders[1] == renders[0]
-
-
-def _answer_lead(tokenizer, generation_prompt: str) -> str:
-    """What stands between the user's text and a reply to it, in a finished conversation."""
-    if not tokenizer.chat_template:
-        return " "  # a base model goes on with the text
-    messages = [
-        {"role": "user", "content": _PLACEHOLDER},
-        {"role": "assistant", "content": _ANSWER},
-    ]
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-    except Exception:  # a template that takes no replies: they follow the generation prompt
-        text = ""
-    lead, found, _ = text.partition(_PLACEHOLDER)[2].partition(_ANSWER)
-    return lead if found else generation_prompt
+    before, _, after = prompts[0].text.partition(_PLACEHOLDER)
+    lead, found, _ = (finished.text or "").partition(_PLACEHOLDER)[2].partition(_ANSWER)
+    # Of a template that takes no replies: they follow the generation prompt.
+    return before, after, prompts[1] == prompts[0], lead if found else after
 
 
 def _adds_bos(tokenizer) -> bool:

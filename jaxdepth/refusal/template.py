@@ -1,0 +1,133 @@
+"""Renders chat templates, which are programs by strangers, in a process of their own.
+
+The sandbox of transformers keeps a template from the machine, but not from its time and memory:
+`{{ 10**10**10 }}` is one operation that nothing in its own process can interrupt. So a child
+(template_child.py) renders, with limits, and is killed if it takes too long.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxdepth.errors import InputError
+
+# For all conversations of one call, after the child's imports: those can be slow, where the
+# machine is busy, and are not the template's doing.
+_SECONDS = 10
+_START_SECONDS = 120
+_MEBIBYTES = 512
+_CHARACTERS = 1_000_000
+
+_CHILD = Path(__file__).with_name("template_child.py")
+
+
+class Rendered(NamedTuple):
+    """What a template made of one conversation: a text, or None and the reason why not."""
+
+    text: str | None
+    reason: str | None
+
+
+def render(tokenizer, conversations: Sequence[tuple[list[dict], bool]]) -> list[Rendered]:
+    """Renders conversations with a tokenizer's chat template.
+
+    Args:
+        tokenizer: A transformers tokenizer that has a chat template.
+        conversations: The messages of each, and whether the generation prompt comes after them.
+
+    Returns:
+        One item per conversation. A text is that of
+        `tokenizer.apply_chat_template(..., tokenize=False)`. A conversation that the template
+        refuses does not keep the others from being rendered.
+
+    Raises:
+        InputError: the template took too long, too much memory or too many characters, or cannot
+            be rendered at all.
+    """
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as error:  # several templates, and none of them the default
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"the chat template cannot be rendered ({reason})") from None
+    request = {
+        "template": template,
+        "variables": tokenizer.special_tokens_map,
+        "conversations": conversations,
+        "seconds": _SECONDS,
+        "bytes": _MEBIBYTES << 20,
+        "characters": _CHARACTERS,
+    }
+    return list(_answer(json.dumps(request)))
+
+
+@lru_cache(maxsize=128)
+def _answer(request: str) -> tuple[Rendered, ...]:
+    """What a new child answers."""
+    # The child must find the very transformers of this process. -P: its own folder is no place for
+    # imports.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-P", _CHILD],
+            env=environment,
+            bufsize=0,  # so that nothing after the first line is read with it
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a signal to this process's group is not for the child
+        )
+    except OSError as error:
+        reason = f"no process can be started to render the chat template ({error})"
+        raise InputError(reason) from None
+    with child:
+        try:
+            return _exchange(child, request)
+        finally:
+            _kill(child)
+
+
+def _exchange(child: subprocess.Popen, request: str) -> tuple[Rendered, ...]:
+    timer = threading.Timer(_START_SECONDS, _kill, [child])
+    timer.start()
+    try:
+        ready = any(line.split() == [b"ready"] for line in child.stdout)
+    finally:
+        timer.cancel()
+    if not ready:
+        raise InputError(
+            "the process that renders the chat template ended, or was not ready in "
+            f"{_START_SECONDS} seconds: is the machine out of memory?"
+        )
+    try:
+        answer, _ = child.communicate(request.encode("ascii"), timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"the chat template took longer than {_SECONDS} seconds") from None
+    if child.returncode:
+        raise InputError(
+            f"the chat template cannot be rendered (its process ended with {child.returncode})"
+        )
+    found = json.loads(answer)
+    if found == "memory":
+        raise InputError(f"the chat template takes more than {_MEBIBYTES} MiB of memory")
+    if found == "characters":
+        raise InputError(f"the chat template writes more than {_CHARACTERS:,} characters")
+    return tuple(Rendered(**one) for one in found)
+
+
+def _kill(child: subprocess.Popen) -> None:
+    """Ends the child, and what it may have started."""
+    if child.poll() is not None:
+        return
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):  # it has just ended by itself
+            os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()

@@ -1,0 +1,71 @@
+"""The process that renders a chat template: template.py runs this file as a script.
+
+It imports nothing of jaxdepth, which would start JAX. Its first line of output says that it is
+ready; then it reads one request and writes one answer, both JSON.
+"""
+
+import json
+import math
+import sys
+
+
+def main() -> None:
+    """Answers with the rendered conversations, or with the name of the limit that was reached."""
+    sys.modules["torch"] = None  # some transformers would import it here, for nothing
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    print("ready", flush=True)
+    request = json.load(sys.stdin)
+    _limit(request["seconds"], request["bytes"])
+
+    def render(messages: list[dict], generation_prompt: bool) -> dict:
+        try:
+            (text,), _ = render_jinja_template(
+                [messages],
+                chat_template=request["template"],
+                add_generation_prompt=generation_prompt,
+                **request["variables"],
+            )
+            text.encode()  # half a surrogate pair: no tokenizer takes it
+        except MemoryError:
+            raise
+        except Exception as error:  # a template can raise anything
+            line = " ".join(str(error).split())
+            return {"text": None, "reason": "".join(filter(str.isprintable, line))[:120]}
+        return {"text": text, "reason": None}
+
+    try:
+        answer = [render(*conversation) for conversation in request["conversations"]]
+        if sum(len(one["text"] or "") for one in answer) > request["characters"]:
+            answer = "characters"
+    except MemoryError:
+        answer = "memory"
+    print(json.dumps(answer))
+
+
+def _limit(seconds: int, more_bytes: int) -> None:
+    """Limits what this process may use from here on, where the platform can."""
+    try:
+        import resource
+    except ImportError:
+        return
+
+    def at_most(kind: int, value: int) -> None:
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+
+    at_most(resource.RLIMIT_CORE, 0)
+    # Holds even if nobody is left to end this process. Otherwise the one who waits does, before.
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    at_most(resource.RLIMIT_CPU, math.ceil(usage.ru_utime + usage.ru_stime + 2 * seconds))
+    try:
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[0])
+    except OSError:
+        return  # only Linux says what is used, and only there does the next limit hold
+    at_most(resource.RLIMIT_AS, pages * resource.getpagesize() + more_bytes)
+
+
+if __name__ == "__main__":
+    main()
