@@ -13,14 +13,33 @@ from typing import Any
 
 from jaxdepth.errors import InputError, listed
 
-FAMILIES = ("mistral", "llama")
+# model_type -> what an absent key means there: num_key_value_heads (None: as many as query heads),
+# sliding_window, max_position_embeddings. Source: the configuration classes of transformers.
+FAMILIES = {
+    "mistral": (8, 4096, 131072),
+    "ministral": (8, 4096, 131072),
+    "llama": (None, None, 2048),
+    "qwen2": (32, 4096, 32768),
+}
+# Families that are often asked for, and why the block would not stay simple with them.
+_WHY_NOT = {
+    "gemma": "it scales the embedding, and norms by 1 + weight",
+    "gemma2": "it caps its logits softly and norms every layer four times",
+    "gemma3": "it norms every layer four times, and queries and keys",
+    "gemma3_text": "it norms every layer four times, and queries and keys",
+    "mistral3": "it is a text model inside an image model",
+    "mixtral": "it routes tokens to experts",
+    "phi3": "it fuses its projections",
+    "qwen3": "it norms queries and keys",
+}
 
 # Keys that do not change what a forward pass computes.
 _HARMLESS = frozenset(
     """
     architectures attention_dropout bad_words_ids bos_token_id chunk_size_feed_forward
     decoder_start_token_id do_sample dtype eos_token_id finetuning_task generation_config
-    hidden_dropout id2label initializer_range is_llama_config label2id max_length min_length
+    hidden_dropout id2label initializer_range is_llama_config label2id max_length
+    max_sequence_length min_length
     model_type num_beams output_attentions output_hidden_states pad_token_id prefix pretraining_tp
     problem_type repetition_penalty return_dict sep_token_id task_specific_params temperature
     tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config transformers_version
@@ -40,6 +59,7 @@ _ONLY = {
     "pruned_heads": {},
     "rope_interleaved": False,
     "tie_encoder_decoder": False,
+    "use_mrope": False,
 }
 
 _SIZES = (
@@ -57,9 +77,13 @@ _OTHER = (
     "rope_scaling",
     "rope_parameters",
     "sliding_window",
+    "layer_types",
     "tie_word_embeddings",
     "max_position_embeddings",
 )
+_QWEN2 = ("use_sliding_window", "max_window_layers")
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_MOST_LAYERS = 10_000  # a list is made of as many; no model comes near
 
 
 @dataclass(frozen=True)
@@ -82,7 +106,7 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything about a Mistral-family model that its numbers depend on.
+    """Everything about a model that its numbers depend on.
 
     Names are those of Hugging Face; the axis letter of each size is in brackets.
     """
@@ -99,12 +123,20 @@ class ModelConfig:
     sliding_window: int | None  # keys that a query sees, itself included; None: all before it
     tie_word_embeddings: bool  # the unembedding is the embedding
     max_position_embeddings: int  # longer inputs are refused
+    sliding_layers: tuple[bool, ...] | None = None  # those that have the window; None: all
+    qkv_bias: bool = False  # queries, keys and values are projected with a bias
 
     def __post_init__(self):
         for name in (*_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings"):
             _positive_int(name, getattr(self, name))
         if self.sliding_window is not None:
             _positive_int("sliding_window", self.sliding_window)
+        slides = self.sliding_layers
+        if slides and (self.sliding_window is None or len(slides) != self.num_hidden_layers):
+            raise InputError(
+                f"sliding_layers {slides} with sliding_window {self.sliding_window}: expected a "
+                f"window, and one of true and false for each of {self.num_hidden_layers} layers"
+            )
         if self.num_attention_heads % self.num_key_value_heads:
             raise InputError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
@@ -126,10 +158,11 @@ class ModelConfig:
         if not isinstance(raw, Mapping):
             raise InputError(f"config.json holds a {type(raw).__name__}, expected an object")
         family = raw.get("model_type")
-        if family not in FAMILIES:
+        if not isinstance(family, str) or family not in FAMILIES:
+            why = f" ({_WHY_NOT[family]})" if str(family) in _WHY_NOT else ""
             raise InputError(
-                f"unsupported architecture: model_type {family!r}; supported are "
-                f"{' and '.join(FAMILIES)}"
+                f"unsupported architecture: model_type {family!r}{why}; supported are "
+                f"{', '.join(FAMILIES)}"
             )
         _refuse_unknown(raw, family)
         missing = [name for name in _SIZES if raw.get(name) is None]
@@ -139,11 +172,11 @@ class ModelConfig:
         def value(name: str, default):
             return default if raw.get(name) is None else raw[name]
 
-        mistral = family == "mistral"
         heads = _positive_int("num_attention_heads", raw["num_attention_heads"])
+        kv_heads, _, positions = FAMILIES[family]
         # A null means "as many as query heads"; an absent key means the class default.
-        kv_default = 8 if mistral and "num_key_value_heads" not in raw else heads
-        window = raw.get("sliding_window", 4096 if mistral else None)
+        kv_default = heads if "num_key_value_heads" in raw or kv_heads is None else kv_heads
+        window, sliding = _windows(raw, family)
         return cls(
             **{name: raw[name] for name in _SIZES},
             num_key_value_heads=value("num_key_value_heads", kv_default),
@@ -151,8 +184,10 @@ class ModelConfig:
             rms_norm_eps=_number("rms_norm_eps", value("rms_norm_eps", 1e-6)),
             rope=_rope(raw),
             sliding_window=window,
+            sliding_layers=sliding,
+            qkv_bias=family == "qwen2",
             tie_word_embeddings=_boolean(raw, "tie_word_embeddings", False),
-            max_position_embeddings=value("max_position_embeddings", 131072 if mistral else 2048),
+            max_position_embeddings=value("max_position_embeddings", positions),
         )
 
 
@@ -180,7 +215,7 @@ def read_json(path: Path) -> Any:
 
 
 def _refuse_unknown(raw: Mapping[str, Any], family: str) -> None:
-    known = {*_SIZES, *_OTHER, *_ONLY} | _HARMLESS
+    known = {*_SIZES, *_OTHER, *_ONLY, *(_QWEN2 if family == "qwen2" else ())} | _HARMLESS
     unknown = [k for k in raw if k not in known and not k.startswith("_")]
     if unknown:
         raise InputError(
@@ -195,6 +230,43 @@ def _refuse_unknown(raw: Mapping[str, Any], family: str) -> None:
             f"sliding_window = {raw['sliding_window']!r} in a llama config is ignored by "
             "transformers; set it to null, or model_type to mistral"
         )
+
+
+def _windows(raw: Mapping[str, Any], family: str) -> tuple[int | None, tuple[bool, ...] | None]:
+    """The window, and which layers have it if not all do: None of all is no window."""
+    layers = _positive_int("num_hidden_layers", raw["num_hidden_layers"])
+    window = raw.get("sliding_window", FAMILIES[family][1])
+    if window is not None:
+        _positive_int("sliding_window", window)
+    first = 0
+    if family == "qwen2":
+        window = window if _boolean(raw, "use_sliding_window", False) else None
+        first = raw.get("max_window_layers", 28)
+        if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+            raise InputError(f"max_window_layers is {first!r}, expected a whole number")
+    kinds = raw.get("layer_types")
+    if kinds is None and (window is None or first == 0):
+        return window, None
+    if layers > _MOST_LAYERS:
+        raise InputError(f"num_hidden_layers is {layers}, expected at most {_MOST_LAYERS}")
+    if kinds is None:
+        kinds = [_SLIDING if i >= first else _FULL for i in range(layers)]
+    known = isinstance(kinds, list) and all(k in (_FULL, _SLIDING) for k in kinds)
+    if not known or len(kinds) != layers:
+        raise InputError(
+            f"layer_types is {str(kinds)[:80]}, expected a list of {layers}, each {_FULL!r} or "
+            f"{_SLIDING!r}"
+        )
+    if family in ("mistral", "llama") and set(kinds) != {_FULL if window is None else _SLIDING}:
+        raise InputError(
+            f"layer_types differ from sliding_window = {window!r} in a {family} config, where "
+            "transformers ignores them; remove them, or set model_type to ministral"
+        )
+    if _SLIDING not in kinds:
+        return None, None
+    if window is None:
+        raise InputError(f"layer_types has {_SLIDING!r}, but there is no sliding_window")
+    return window, tuple(k == _SLIDING for k in kinds) if _FULL in kinds else None
 
 
 def _rope(raw: Mapping[str, Any]) -> RopeConfig:

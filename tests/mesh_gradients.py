@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tiny import model_of, raw_config
+from parity_grid import families
+from tiny import model_of
 
 from jaxdepth.mesh import hold, make_mesh, state_shardings
 from jaxdepth.model.mistral import on_mesh
@@ -17,7 +18,9 @@ from jaxdepth.tune.train import Micro, State, make_step, preference, supervised
 B, S, R = 8, 12, 24
 FORMS = {
     "factors": Form(layers=(0, 1, 2, 3), rank=2),
-    "weights": Form(layers=(1, 3), rank=None, leaves=("q", "k", "down", "mlp_norm", "embed")),
+    "weights": Form(
+        layers=(1, 3), rank=None, leaves=("q", "k", "k_bias", "down", "mlp_norm", "embed")
+    ),
 }
 LOSSES = {
     "text": supervised(False, False),
@@ -55,7 +58,7 @@ def gradients(base, form: Form, loss_of, mesh) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    base = model_of(raw_config())
+    base = model_of(families()["qwen2.5-window"] | {"sliding_window": 4})
     for names in ("factors text", "factors distilled", "factors preferred", "weights distilled"):
         form, loss_of = (
             kind[name] for kind, name in zip((FORMS, LOSSES), names.split(), strict=True)

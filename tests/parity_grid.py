@@ -1,9 +1,9 @@
-"""The grid of configs on which our numbers are held against Hugging Face's."""
+"""The grid of configs, and the families, on which our numbers are held against Hugging Face's."""
 
 from itertools import combinations, product
 
 import pytest
-from tiny import LENGTH, raw_config
+from tiny import LENGTH, VOCAB, raw_config
 
 AXES = {
     "heads": {"mha": 4, "gqa": 2, "mqa": 1},
@@ -61,11 +61,67 @@ def some_now(cases: dict[str, dict], count: int = 4) -> list:
     return [n if k < count else pytest.param(n, marks=slow) for k, n in enumerate(cases)]
 
 
-def special_cases() -> dict[str, dict]:
-    """What the grid does not vary: the llama family, scaled RoPE, a large epsilon."""
-    llama = {"model_type": "llama", "sliding_window": None}
+LLAMA = {"model_type": "llama", "sliding_window": None}
+QWEN2 = {
+    "model_type": "qwen2",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "use_sliding_window": False,  # so that these two mean nothing
+    "sliding_window": 16,
+    "max_window_layers": 2,
+}
+
+
+def families() -> dict[str, dict]:
+    """Tiny configs with the shape and the quirks of each supported family, as docs/families.md."""
+    smaller_heads = {"head_dim": 12}  # their sizes do not add up to the width
     return {
-        "llama": raw_config(**llama),
-        "llama3-rope": raw_config(**llama, rope_scaling=LLAMA3),
-        "large-epsilon": raw_config(rms_norm_eps=0.1),
+        "mistral-7b-v0.1": raw_config(num_key_value_heads=1, sliding_window=16),
+        "mistral-7b-v0.2": raw_config(num_key_value_heads=1, rope_theta=1e6),
+        "mistral-7b-v0.3": raw_config(num_key_value_heads=1, rope_theta=1e6, vocab_size=VOCAB + 8),
+        "zephyr": raw_config(sliding_window=16, vocab_size=VOCAB + 1, pad_token_id=2),
+        "mistral-nemo": raw_config(**smaller_heads, rope_theta=1e6, vocab_size=VOCAB + 32),
+        "mistral-small-3": raw_config(**smaller_heads, rope_theta=1e8, hidden_size=60),
+        "ministral": raw_config(
+            model_type="ministral",
+            rope_theta=1e8,
+            sliding_window=16,
+            layer_types=["full_attention"] + ["sliding_attention"] * 3,
+        ),
+        "llama-1": raw_config(
+            **LLAMA, num_key_value_heads=None, rms_norm_eps=1e-6, max_sequence_length=2048
+        ),
+        "llama-2": raw_config(**LLAMA, num_key_value_heads=1, pretraining_tp=1, rope_scaling=None),
+        "llama-3": raw_config(**LLAMA, rope_theta=5e5, vocab_size=VOCAB + 32),
+        "llama-3.1": raw_config(**LLAMA, rope_theta=5e5, rope_scaling=LLAMA3),
+        "llama-3.2": raw_config(
+            **LLAMA,
+            rope_theta=5e5,
+            rope_scaling=LLAMA3 | {"factor": 32.0},
+            tie_word_embeddings=True,
+        ),
+        "smollm2": raw_config(
+            **LLAMA,
+            hidden_size=48,
+            num_attention_heads=3,
+            num_key_value_heads=1,
+            rope_theta=1e5,
+            rope_interleaved=False,
+            tie_word_embeddings=True,
+        ),
+        "tinyllama": raw_config(**LLAMA, num_attention_heads=8, num_key_value_heads=1, head_dim=8),
+        "qwen2": raw_config(**QWEN2),
+        "qwen2.5": raw_config(**QWEN2, tie_word_embeddings=True, num_key_value_heads=1),
+        "qwen2.5-window": raw_config(**QWEN2 | {"use_sliding_window": True}),
     }
+
+
+def special_cases() -> dict[str, dict]:
+    """What the grid does not vary: families, and a large epsilon."""
+    return families() | {"large-epsilon": raw_config(rms_norm_eps=0.1)}
+
+
+def spoken_cases() -> dict[str, dict]:
+    """On which loops that decode are tried; first the one with biases and two kinds of layers."""
+    first, *others = ({n: families()[n]} for n in ("qwen2.5-window", "ministral", "llama-3.1"))
+    return first | covering_set() | others[0] | others[1]

@@ -9,7 +9,7 @@ from parity_grid import LLAMA3
 from tiny import hf_tensors, leaves_of, model_of, prompts, raw_config
 
 from jaxdepth import InputError, exit_logits
-from jaxdepth.config import Llama3Scaling, ModelConfig, RopeConfig
+from jaxdepth.config import FAMILIES, Llama3Scaling, ModelConfig, RopeConfig
 from jaxdepth.model.mistral import Mistral
 
 BASE = ModelConfig.from_hf(raw_config(rope_scaling=LLAMA3, sliding_window=16))
@@ -24,7 +24,9 @@ MOVES = {
     "rms_norm_eps": 1e-2,
     "rope": None,  # field by field below
     "sliding_window": 17,
+    "sliding_layers": (True, False, True, True),
     "tie_word_embeddings": True,
+    "qkv_bias": True,
 }
 REFUSES = {"vocab_size": 97, "hidden_size": 65, "intermediate_size": 113}
 LIMITS = {"max_position_embeddings": 63}
@@ -37,12 +39,19 @@ SCALING_MOVES = {
 }
 
 
+MIXED = {
+    "model_type": "ministral",
+    "sliding_window": 16,
+    "layer_types": ["full_attention", "sliding_attention"] * 2,
+}
+
+
 def logits_of(config: ModelConfig, tensors) -> np.ndarray:
     """Logits of the same source tensors under another config, cut to what that config asks for."""
     wanted = hf_tensors(config)  # for the shapes
     cut = {}
     for name, array in wanted.items():
-        source = tensors[name]
+        source = tensors.get(name, array)  # biases: BASE has none
         if source.size < array.size:  # other head layout: repeat what is there
             source = np.tile(
                 source, [-(-n // m) for n, m in zip(array.shape, source.shape, strict=True)]
@@ -106,22 +115,59 @@ def test_old_and_new_rope_forms_are_one():
     )
 
 
-@pytest.mark.parametrize("family", ["mistral", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_absent_keys_mean_what_they_mean_to_transformers(family):
     from transformers import AutoConfig
 
     sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
     raw = {k: raw_config()[k] for k in (*sizes, "num_attention_heads")}
-    raw["num_attention_heads"] = 16
+    raw["num_attention_heads"] = 32
+    raw["hidden_size"] = 256
+    if family == "ministral":  # its class has no default that its own model could use
+        raw["head_dim"] = 8
     hf = AutoConfig.for_model(family, **raw)
     ours = ModelConfig.from_hf({"model_type": family, **raw})
-    for name in (*raw, "num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings"):
+    for name in (*raw, "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings"):
         assert getattr(ours, name) == getattr(hf, name), name
+    assert ours.head_dim == getattr(hf, "head_dim", 8)
     assert ours.max_position_embeddings == hf.max_position_embeddings
     assert ours.rope == RopeConfig(hf.rope_parameters["rope_theta"])
     assert ours.sliding_window == getattr(hf, "sliding_window", None)
     # and what transformers itself writes out is read as the same
     assert ModelConfig.from_hf(hf.to_dict()) == ours
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"use_sliding_window": True, "max_window_layers": 2},
+        {"use_sliding_window": True, "max_window_layers": 0},
+        {"use_sliding_window": True},  # 28: beyond the last layer
+        {"use_sliding_window": False, "max_window_layers": 2},
+        {"use_sliding_window": True, "sliding_window": None},
+        {"use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    ],
+    ids=str,
+)
+def test_which_layers_have_the_window_is_as_in_transformers(keys):
+    from transformers import AutoConfig
+
+    raw = raw_config(**{"model_type": "qwen2", "sliding_window": 16} | keys)
+    settings = {k: v for k, v in raw.items() if k != "model_type"}
+    kinds = AutoConfig.for_model("qwen2", **settings).layer_types
+    ours = ModelConfig.from_hf(raw)
+    slides = ours.sliding_layers or (ours.sliding_window is not None,) * 4
+    assert [k == "sliding_attention" for k in kinds] == list(slides)
+    assert ours.sliding_window == (16 if any(slides) else None)
+
+
+@pytest.mark.parametrize(
+    ("family", "window"), [("mistral", None), ("mistral", 16), ("llama", None)]
+)
+def test_layer_types_that_say_what_the_window_says(family, window):
+    raw = raw_config(model_type=family, sliding_window=window)
+    kind = "sliding_attention" if window else "full_attention"
+    assert ModelConfig.from_hf(raw | {"layer_types": [kind] * 4}) == ModelConfig.from_hf(raw)
 
 
 def test_nulls():
@@ -139,7 +185,27 @@ def test_nulls():
         ({"model_type": "gpt2"}, "gpt2"),
         ({"model_type": None}, "None"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
-        ({"layer_types": ["full_attention"] * 4}, "layer_types"),
+        ({"model_type": ["llama"]}, "llama"),
+        ({"model_type": "gemma2"}, "gemma2.*caps its logits.*mistral, ministral, llama, qwen2"),
+        ({"model_type": "mistral3", "text_config": {}}, "mistral3.*image model.*supported are"),
+        ({"model_type": "mixtral"}, "mixtral.*experts"),
+        ({"layer_types": ["sliding_attention"] * 4}, "layer_types differ.*mistral config"),
+        ({**MIXED, "model_type": "llama", "sliding_window": None}, "layer_types differ.*llama"),
+        ({**MIXED, "model_type": "mistral"}, "layer_types differ.*set model_type to ministral"),
+        ({**MIXED, "layer_types": ["full_attention"] * 3}, "expected a list of 4"),
+        ({**MIXED, "layer_types": ["chunked_attention"] * 4}, "layer_types.*chunked"),
+        ({**MIXED, "layer_types": [None] * 4}, "layer_types is"),
+        ({**MIXED, "layer_types": [["full_attention"]] * 4}, "layer_types is"),
+        ({**MIXED, "layer_types": "full_attention"}, "layer_types is"),
+        ({**MIXED, "sliding_window": None}, "there is no sliding_window"),
+        ({"use_sliding_window": False}, "use_sliding_window"),
+        ({"model_type": "qwen2", "use_sliding_window": 1}, "use_sliding_window is 1"),
+        ({"model_type": "qwen2", "max_window_layers": -1}, "max_window_layers is -1"),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4}
+            | {"max_window_layers": 1, "num_hidden_layers": 10**12},
+            "num_hidden_layers is 1000000000000, expected at most",
+        ),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"attention_bias": True}, "attention_bias"),
         ({"mlp_bias": True}, "mlp_bias"),

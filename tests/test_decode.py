@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity_grid import covering_set, special_cases
+from parity_grid import spoken_cases
 from tiny import NEW_TOKENS, VOCAB, hf_tensors, model_of, prompts, raw_config
 
 import jaxdepth
@@ -19,7 +19,7 @@ from jaxdepth.depth.sampling import Sampling, argmax, filter_logits, lane_keys
 from jaxdepth.depth.talk import Speak
 from jaxdepth.model.attention import attend, attend_part, merge_parts
 
-CASES = covering_set() | special_cases()
+CASES = spoken_cases()
 T = NEW_TOKENS
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from parity_grid import covering_set, some_now
+from parity_grid import some_now, spoken_cases
 from tiny import NEW_TOKENS, model_of, prompts, raw_config
 
 import jaxdepth
@@ -21,11 +21,11 @@ from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.depth.talk import Speak
 from jaxdepth.model.cache import PromptCache
-from jaxdepth.model.leaves import LAYER_LEAVES
+from jaxdepth.model.leaves import LAYER_LEAVES, present
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
-CASES = covering_set()
+CASES = spoken_cases()
 T = NEW_TOKENS
 LATE, PROPAGATE = Caching.LATE, Caching.PROPAGATE
 # Those whose scores are probabilities or a cosine.
@@ -82,9 +82,10 @@ class Slow:
     """One lane in plain numpy, float64: token by token, and a layer at a time."""
 
     def __init__(self, model, classifier):
-        self.config, self.classifier = model.config, classifier
+        c = self.config = model.config
+        self.classifier = classifier
         self.layers = [
-            {name: np.float64(getattr(model.layers, name)[i]) for name in LAYER_LEAVES}
+            {n: np.float64(getattr(model.layers, n)[i]) for n in LAYER_LEAVES if present(n, c)}
             for i in range(4)
         ]
         self.embed, self.final = np.float64(model.embed[...]), np.float64(model.norm[...])

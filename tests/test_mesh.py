@@ -19,6 +19,7 @@ import numpy as np
 import pod
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
+from parity_grid import families
 from tiny import hf_tensors, raw_config, write_folder
 from tiny_tokenizers import build
 
@@ -31,6 +32,7 @@ from jaxdepth.refusal.batches import make_batches
 from jaxdepth.settings import Sweep
 from jaxdepth.study.run import read_table
 from jaxdepth.study.sweep import sweep
+from jaxdepth.weights import checkpoint
 from jaxdepth.weights.convert import convert
 
 MESHES = ("data=8", "model=4", "data=4,model=2", "data=2,fsdp=2,model=2")
@@ -43,10 +45,13 @@ def abstract(**sizes):
 
 @pytest.fixture(scope="module")
 def tiny_path(tmp_path_factory):
-    """A tiny model whose every axis 2 and 4 divide, but for its two key/value heads."""
+    """A tiny model whose every axis 2 and 4 divide, but for its two key/value heads.
+
+    It has biases and two kinds of layers.
+    """
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = build("chatml")
-    raw = raw_config(vocab_size=-(-len(tokenizer) // 8) * 8)
+    raw = families()["qwen2.5-window"] | {"vocab_size": -(-len(tokenizer) // 8) * 8}
     source = write_folder(folder / "source", raw, hf_tensors(ModelConfig.from_hf(raw)))
     tokenizer.save_pretrained(source)
     convert(source, folder / "tiny")
@@ -63,6 +68,7 @@ def test_rules_by_hand():
         "attn_norm": ("fsdp",), "mlp_norm": ("fsdp",), "q": ("fsdp", "model"),
         "k": ("fsdp", "model"), "v": ("fsdp", "model"), "o": ("model", "fsdp"),
         "gate": ("fsdp", "model"), "up": ("fsdp", "model"), "down": ("model", "fsdp"),
+        "q_bias": ("model",), "k_bias": ("model",), "v_bias": ("model",),
     }  # fmt: skip
     # two key/value heads on four devices: each has them whole
     assert weight_spec("k", config, abstract(model=4)) == PartitionSpec("fsdp", None)
@@ -281,6 +287,8 @@ def test_what_one_process_finds_damaged_all_refuse(tiny_path, tmp_path):
     shutil.copytree(tiny_path, damaged)
     manifest = json.loads((damaged / "jaxdepth.json").read_text())
     manifest["leaves"]["layers.1.q"]["sha256"] = "0" * 64  # an array that the second one checks
+    del manifest["sha256"]
+    manifest["sha256"] = checkpoint._own_digest(manifest)
     (damaged / "jaxdepth.json").write_text(json.dumps(manifest))
     words = ["sweep", damaged, "--out", tmp_path / "run", "--limit", 1]
     started = pod.start([words], tmp_path, processes=2)

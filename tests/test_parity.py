@@ -1,16 +1,19 @@
 """Every exit, on a grid of configs, against Hugging Face: golden files, and live with torch."""
 
+import re
 from itertools import combinations, product
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity_grid import AXES, covering_set, full_product, special_cases
-from tiny import hf_tensors, model_of, prompts, raw_config
+from parity_grid import AXES, QWEN2, covering_set, families, full_product, special_cases
+from tiny import hf_tensors, leaves_of, model_of, prompts, raw_config
 
 import jaxdepth
 from jaxdepth.config import ModelConfig
+from jaxdepth.model.mistral import Mistral
 
 TOLERANCE = 1e-5
 IN_SUITE = covering_set() | special_cases()
@@ -49,6 +52,26 @@ def test_live(name, torch):
     assert_close(all_exits(raw), hf_exit_logits(model, *prompts(), range(1, 5)))
 
 
+def test_every_family_has_its_row():
+    text = (Path(__file__).parents[1] / "docs" / "families.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|", text, re.MULTILINE)
+    assert rows == [(name, raw["model_type"]) for name, raw in families().items()]
+
+
+# Each must reach the logits, in every layer.
+@pytest.mark.parametrize("name", ["q_bias", "k_bias", "v_bias"])
+def test_a_bias_that_is_dropped_is_noticed(name):
+    config = ModelConfig.from_hf(families()["qwen2"])
+    leaves = leaves_of(config, hf_tensors(config))
+    found = []
+    for layer in range(4):
+        without = {n: array.copy() for n, array in leaves.items()}
+        without[f"layers.{name}"][layer] = 0
+        found.append(jaxdepth.exit_logits(Mistral(config, without), *prompts(), 4))
+    right = jaxdepth.exit_logits(Mistral(config, leaves), *prompts(), 4)
+    assert all(np.abs(right - wrong).max() > 2 * TOLERANCE for wrong in found)
+
+
 def test_covering_set_covers_every_pair():
     chosen = [name.split("-") for name in covering_set()]
     assert len(chosen) <= 12
@@ -66,6 +89,7 @@ def test_covering_set_covers_every_pair():
         ({"sliding_window": 16}, {"sliding_window": 17}),
         ({"sliding_window": 16}, {"sliding_window": 15}),
         ({"sliding_window": 16}, {"sliding_window": None}),
+        (QWEN2 | {"use_sliding_window": True}, QWEN2),
         ({"rms_norm_eps": 1e-5}, {"rms_norm_eps": 1e-6}),
     ],
     ids=str,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from parity_grid import families
 from tiny import hf_tensors, model_of, prompts, raw_config
 from tiny_tokenizers import KINDS, TEXTS, build
 
@@ -66,9 +67,9 @@ def test_unknown_positions_are_named():
         choose_positions(["templat2"], located)
 
 
-@pytest.mark.parametrize("window", [None, 16])
-def test_what_is_captured_is_what_exits_unembed(window):
-    model = model_of(raw_config(sliding_window=window))
+@pytest.mark.parametrize("name", ["mistral-7b-v0.1", "qwen2.5-window"])
+def test_what_is_captured_is_what_exits_unembed(name):
+    model = model_of(families()[name])
     tokens_BS, lengths_B = prompts()
     places_BP = np.stack([lengths_B - 1, lengths_B // 2], axis=1)
     got_BPJD = residuals(model, tokens_BS, lengths_B, places_BP)

@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from tiny import model_of, prompts, raw_config
+from parity_grid import families
+from tiny import model_of, prompts
 
 import jaxdepth
 from jaxdepth.depth.score import token_logprobs
@@ -11,7 +12,7 @@ from jaxdepth.depth.score import token_logprobs
 
 @pytest.mark.parametrize("length", [64, 33, 16, 1])
 def test_equals_the_slow_twin(length):
-    model = model_of(raw_config(sliding_window=16))
+    model = model_of(families()["ministral"])
     tokens, lengths = prompts()
     tokens, lengths = tokens[:, :length], np.minimum(lengths, length)
     found = token_logprobs(model, tokens, lengths)

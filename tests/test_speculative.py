@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity_grid import covering_set, some_now, special_cases
+from parity_grid import some_now, spoken_cases
 from tiny import LENGTH, NEW_TOKENS, hf_tensors, leaves_of, model_of, prompts, raw_config
 
 import jaxdepth
@@ -27,7 +27,7 @@ from jaxdepth.model.mistral import Mistral
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
-CASES = covering_set() | special_cases()
+CASES = spoken_cases()
 DEPTHS = [1, 2, 3]
 T = 19  # 18 tokens after the first: whole rounds of 2 and of 6, but not of 4
 

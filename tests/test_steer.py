@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parity_grid import families
 from test_decode import slow_twin, spoken
-from tiny import model_of, prompts, raw_config
+from tiny import model_of, prompts
 
 import jaxdepth
 from jaxdepth import InputError, exit_logits
@@ -44,7 +45,7 @@ DIRECTION = np.random.default_rng(5).standard_normal(64) * 0.3
 
 @pytest.fixture(scope="module")
 def model():
-    return model_of(raw_config(sliding_window=16))
+    return model_of(families()["qwen2.5-window"])
 
 
 def logits_of(model) -> np.ndarray:
@@ -58,7 +59,7 @@ def slow_streams(model, direction, layers, how, scale) -> list[np.ndarray]:
     h = model.embed_tokens(jnp.asarray(tokens_BS))
     found = []
     for number in EVERY:
-        block = jax.tree.map(lambda leaf, n=number: leaf[n - 1], model.layers)
+        block = jax.tree.map(lambda leaf, n=number: leaf[n - 1], model.blocks())
         h = np.asarray(block(jnp.asarray(h), *model.position_inputs(tokens_BS.shape[1]))[0])
         if number in layers and how == "ablate":
             along = np.einsum("bsd,d->bs", h.astype(np.float64), unit)

@@ -1,15 +1,17 @@
 """Losses at exits: against twins that truncate the model, finite differences, formulas by hand."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from parity_grid import families
 from scipy.special import log_softmax
-from tiny import VOCAB, hf_tensors, leaves_of, model_of, raw_config
+from tiny import VOCAB, hf_tensors, leaves_of, model_of
 
 from jaxdepth import exit_logits
-from jaxdepth.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.tuned import Form, attach, init_params
 from jaxdepth.tune.loss import (
@@ -31,7 +33,7 @@ FORM = Form(layers=(0, 1, 2, 3), rank=2)
 
 @pytest.fixture(scope="module")
 def model():
-    return model_of(raw_config())
+    return model_of(families()["qwen2.5-window"] | {"sliding_window": 4})
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +107,11 @@ def test_layers_that_are_left_out_pass_the_stream_on(model, targets):
     tensors = hf_tensors(model.config)
     for b in range(B):
         kept = np.flatnonzero(keep_LB[:, b])
-        raw = raw_config(num_hidden_layers=len(kept))
+        slides = tuple(model.config.sliding_layers[i] for i in kept)
+        config = replace(model.config, num_hidden_layers=len(kept), sliding_layers=slides)
         arrays = leaves_of(model.config, tensors)
         arrays = {k: v[kept] if k.startswith("layers.") else v for k, v in arrays.items()}
-        fewer = Mistral(ModelConfig.from_hf(raw), arrays)
+        fewer = Mistral(config, arrays)
         mine = targets.sequence_R == b
         np.testing.assert_allclose(
             found_LRD[-1][mine], row_hidden(fewer, targets)[-1][mine], atol=1e-5

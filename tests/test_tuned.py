@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parity_grid import families
 from tiny import model_of, prompts, raw_config
 
 import jaxdepth
@@ -45,12 +46,13 @@ def logits_of(model):
         Form((1, 3), ("q", "down"), rank=2, alpha=1.0),
         Form(EVERY, rank=2, first_new=96),
         Form((2,), rank=None),
-        Form((0, 2), ("gate", "mlp_norm", "embed", "norm"), rank=None),
+        Form((0, 2), ("gate", "k_bias", "mlp_norm", "embed", "norm"), rank=None),
     ],
     ids=["all", "some", "tokens", "weights", "top"],
 )
 def test_apart_and_merged_are_the_same_model(form, tied):
-    base = model_of(raw_config(tie_word_embeddings=tied))
+    raw = raw_config() if form.layers == EVERY else families()["qwen2.5-window"]
+    base = model_of(raw | {"tie_word_embeddings": tied})
     new = 2 if form.first_new else 0
     begun = init_params(base, form, new, jax.random.key(0))
     same = logits_of(attach(base, begun, form))
@@ -63,6 +65,13 @@ def test_apart_and_merged_are_the_same_model(form, tied):
     below = min(form.layers)  # what is below the first trained layer stays as it is
     if below and not new:
         np.testing.assert_array_equal(apart[:below], logits_of(base)[:below])
+
+
+@pytest.mark.parametrize("leaf", ["k_bias", "head"])
+def test_what_a_model_does_not_have_cannot_be_trained(leaf):
+    base, form = model_of(raw_config(tie_word_embeddings=True)), Form((1,), (leaf,), rank=None)
+    with pytest.raises(InputError, match=f"this model has no '{leaf}' of its own to train"):
+        init_params(base, form, 0, jax.random.key(0))
 
 
 def test_merged_by_hand():
@@ -91,6 +100,7 @@ def test_new_tokens_take_free_rows_of_a_padded_table():
         ({"layers": ()}, "nothing to train"),
         ({"leaves": ("qq",)}, "'qq' cannot be trained"),
         ({"leaves": ("mlp_norm",)}, "cannot be trained"),
+        ({"leaves": ("q_bias",)}, "cannot be trained"),
     ],
 )
 def test_forms_that_make_no_sense(args, says):

@@ -43,7 +43,7 @@ def hf_tensors(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     tensors = {}
     for piece in plan(config, HF_NAMES):
         array = rng.standard_normal(piece.shape) * 0.1
-        tensors[piece.source] = (array + (len(piece.shape) == 1)).astype(np.float32)
+        tensors[piece.source] = (array + piece.key.endswith("norm")).astype(np.float32)
     return tensors
 
 
@@ -52,6 +52,8 @@ def leaves_of(config: ModelConfig, tensors) -> dict[str, np.ndarray]:
     pieces = {p.key: p.turn(tensors[p.source]) for p in plan(config, HF_NAMES)}
     arrays = {k: v for k, v in pieces.items() if not k.startswith("layers.")}
     for name in LAYER_LEAVES:
+        if f"layers.0.{name}" not in pieces:
+            continue
         layers = [pieces[f"layers.{i}.{name}"] for i in range(config.num_hidden_layers)]
         arrays[f"layers.{name}"] = np.stack(layers)
     return arrays

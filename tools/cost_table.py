@@ -8,6 +8,7 @@ programs run in turn in one process, and medians of their times are compared.
 
 import sys
 import time
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,10 @@ def truncated(model: Mistral, depth: int) -> Mistral:
     """The model cut to its first layers: what a loop over depths runs."""
     short = jax.tree.map(lambda leaf: leaf, model)
     short.layers = jax.tree.map(lambda leaf: leaf[:depth], model.layers)
+    slides = model.config.sliding_layers
+    short.config = short.layers.config = replace(
+        model.config, num_hidden_layers=depth, sliding_layers=slides and slides[:depth]
+    )
     return short
 
 
@@ -33,7 +38,7 @@ def full_pass(model, tokens_BS):
     """A plain forward pass: no exit to pick, logits at the last position."""
     inputs = model.position_inputs(tokens_BS.shape[1])
     h_BSD, _ = jax.lax.scan(
-        lambda h, block: (block(h, *inputs)[0], None), model.embed_tokens(tokens_BS), model.layers
+        lambda h, block: (block(h, *inputs)[0], None), model.embed_tokens(tokens_BS), model.blocks()
     )
     return model.unembed(h_BSD[:, -1])
 

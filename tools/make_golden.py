@@ -27,7 +27,7 @@ QUESTIONS = (
 
 
 def tiny() -> None:
-    from parity_grid import covering_set, full_product, special_cases
+    from parity_grid import full_product, special_cases, spoken_cases
     from reference import hf_exit_logits, hf_generate, hf_model
     from tiny import NEW_TOKENS, hf_tensors, prompts
 
@@ -35,7 +35,7 @@ def tiny() -> None:
 
     tokens, lengths = prompts()
     out, said = {}, {}
-    spoken = covering_set() | special_cases()
+    spoken = spoken_cases()
     for name, raw in (full_product() | special_cases()).items():
         model = hf_model(raw, hf_tensors(ModelConfig.from_hf(raw)))
         exits = range(1, raw["num_hidden_layers"] + 1)

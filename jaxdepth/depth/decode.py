@@ -228,7 +228,7 @@ def forward(
     parent: Parent | None = None,
 ) -> tuple[Float[Array, "X B D"], tuple[LaneCache, ...]]:
     """One new token of every lane through the staircase: each lane's stream at its exit."""
-    c, window = model.config, model.config.sliding_window
+    c = model.config
     h_XBD = constrain(model.embed_tokens(tokens_XB), "XBD", model.mesh)
     positions_XB = (lengths_B + step)[None]
     if parent is not None:
@@ -245,6 +245,7 @@ def forward(
             h_XBD, picked_XBD = carry
             i, (k_XBKTH, v_XBKTH), of_parent = step_in
             block = model.layer(i)
+            window = block.window
             q_XBQH, k_XBKH, v_XBKH = block.project(h_XBD, *rotation)
             q = q_XBQH.reshape(*k_XBKH.shape[:3], -1, c.head_dim)
             with jax.named_scope("attend_prompt"):

@@ -191,7 +191,7 @@ def _forward(
 
     Once every lane has ended or is frozen, layers only make keys and values.
     """
-    c, window = model.config, model.config.sliding_window
+    c = model.config
     positions_1B = (lengths_B + step)[None]
     rotation = model.rope_at(positions_1B)
 
@@ -199,6 +199,7 @@ def _forward(
         h_XBD, watch = carry
         i, (k_XBKTH, v_XBKTH) = step_in
         block = model.layer(i)
+        window = block.window
         q_XBQH, k_XBKH, v_XBKH = block.project(h_XBD, *rotation)
         # The stream of a lane that has exited stays as it was: deeper layers cache what they make
         # of it, which is CALM's state propagation.

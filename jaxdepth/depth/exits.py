@@ -78,7 +78,7 @@ def exit_hidden(
 
     nothing_BD = jnp.full((B, h_BSD.shape[-1]), jnp.nan, h_BSD.dtype)
     numbers_L = jnp.arange(1, L + 1)
-    (_, picked_BD), _ = jax.lax.scan(layer, (h_BSD, nothing_BD), (model.layers, numbers_L))
+    (_, picked_BD), _ = jax.lax.scan(layer, (h_BSD, nothing_BD), (model.blocks(), numbers_L))
     valid_B = (lengths_B >= 1) & (lengths_B <= S)
     return jnp.where(valid_B[:, None], picked_BD, jnp.nan)
 

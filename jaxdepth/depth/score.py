@@ -43,7 +43,7 @@ def _token_logprobs(model, tokens_BS):
     B, S = tokens_BS.shape
     inputs = model.position_inputs(S)
     h_BSD, _ = jax.lax.scan(
-        lambda h, block: (block(h, *inputs)[0], None), model.embed_tokens(tokens_BS), model.layers
+        lambda h, block: (block(h, *inputs)[0], None), model.embed_tokens(tokens_BS), model.blocks()
     )
     # The last position predicts nothing; padding makes whole chunks.
     chunks = -(-S // CHUNK)

@@ -300,7 +300,7 @@ def _run_layers(
 
     The tokens of a lane lie beside each other: token r of lane x is Y = x * R + r.
     """
-    c, window = model.config, model.config.sliding_window
+    c = model.config
     X, slots = cache.k_LXBKTH.shape[1], cache.k_LXBKTH.shape[4]
     Y, B, _ = h_YBD.shape
     lanes_Y1, prompts_B = jnp.repeat(jnp.arange(X), Y // X)[:, None], jnp.arange(B)
@@ -311,6 +311,7 @@ def _run_layers(
         h_YBD, cache = carry
         runs_Y1 = ((first_Y <= i) & (i < last_Y))[:, None]
         block = model.layer(i)
+        window = block.window
         q_YBQH, k_YBKH, v_YBKH = block.project(h_YBD, *rotation)
         places_YB = jnp.where(runs_Y1, slots_YB, slots)  # there is no such slot: it is dropped
 

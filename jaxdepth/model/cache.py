@@ -38,7 +38,7 @@ def attend_prompt(
     v_BKSH: Float[Array, "B K S H"],
     lengths_B: Int[Array, " B"],
     positions_XB: Int[Array, "#X B"],
-    window: int | None,
+    window: int | Int[Array, ""] | None,
 ) -> Part:
     """The streams' queries, at some positions, over their prompt, which all streams share."""
     keys = jnp.arange(k_BKSH.shape[2])
@@ -54,7 +54,7 @@ def attend_parent(
     v_PBKNH: Float[Array, "P B K N H"],
     cuts_XB: Int[Array, "X B"],
     step: Int[Array, ""],
-    window: int | None,
+    window: int | Int[Array, ""] | None,
 ) -> Part:
     """The children's queries over the first tokens of their parent, which its children share.
 
@@ -98,7 +98,7 @@ def attend_lane(
     k_XBKTH: Float[Array, "X B K T H"],
     v_XBKTH: Float[Array, "X B K T H"],
     step: Int[Array, ""],
-    window: int | None,
+    window: int | Int[Array, ""] | None,
 ) -> Part:
     """The streams' queries over what each has said before: the slots below `step`."""
     slots = jnp.arange(k_XBKTH.shape[3])

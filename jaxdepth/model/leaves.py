@@ -13,6 +13,9 @@ LAYER_LEAVES = {
     "q": "DA",
     "k": "DC",
     "v": "DC",
+    "q_bias": "A",  # biases: absent unless the config has them
+    "k_bias": "C",
+    "v_bias": "C",
     "o": "AD",
     "mlp_norm": "D",
     "gate": "DF",
@@ -34,14 +37,16 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
     }
 
 
+def present(name: str, config: ModelConfig) -> bool:
+    """Whether a model of this config has the leaf: not all have a head of their own, or biases."""
+    if name == "head":
+        return not config.tie_word_embeddings
+    return config.qkv_bias or not name.endswith("_bias")
+
+
 def leaf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every leaf of a model and its shape; leaves of layers are stacked on a leading L axis."""
     size = axis_sizes(config)
-    shapes = {
-        name: tuple(size[a] for a in axes)
-        for name, axes in TOP_LEAVES.items()
-        if not (name == "head" and config.tie_word_embeddings)
-    }
-    return shapes | {
-        f"layers.{name}": tuple(size[a] for a in "L" + axes) for name, axes in LAYER_LEAVES.items()
-    }
+    top = {n: axes for n, axes in TOP_LEAVES.items() if present(n, config)}
+    layers = {f"layers.{n}": "L" + axes for n, axes in LAYER_LEAVES.items() if present(n, config)}
+    return {name: tuple(size[a] for a in axes) for name, axes in (top | layers).items()}

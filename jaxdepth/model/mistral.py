@@ -1,10 +1,10 @@
-"""Mistral and Llama in Flax: nnx modules used as plain pytrees.
+"""Mistral, Llama and Qwen2 in Flax: nnx modules used as plain pytrees.
 
-`Mistral.layers` is one `Block` whose arrays carry a leading L axis, so that `jax.lax.scan` over it
-hands each step the weights of one layer. Nothing here knows how many layers will be run.
+`Mistral.layers` is one `Block` whose arrays carry a leading L axis; `jax.lax.scan` over
+`Mistral.blocks()` hands each step one layer. Nothing here knows how many layers will be run.
 
 Source of the block: Jiang et al. 2023 (arXiv:2310.06825); numbers follow transformers'
-`models/mistral/modeling_mistral.py`.
+`models/mistral/modeling_mistral.py`, and of `ministral` and `qwen2` where those differ.
 """
 
 import functools
@@ -12,16 +12,20 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.config import ModelConfig
 from jaxdepth.errors import InputError, listed
 from jaxdepth.mesh import constrain, leaf_sharding
 from jaxdepth.model.attention import HIGHEST, attend
-from jaxdepth.model.leaves import LAYER_LEAVES, leaf_shapes
+from jaxdepth.model.int8 import Int8
+from jaxdepth.model.leaves import LAYER_LEAVES, leaf_shapes, present
 from jaxdepth.model.rope import rope_table, rotate
+
+_ALL = np.iinfo(np.int32).max  # the window of a layer that sees all keys: none is so far away
 
 
 def rms_norm(
@@ -45,7 +49,9 @@ class LowRank(nnx.Module):
         self.b = nnx.Param(b)
 
 
-def _times(x: Float[Array, "... I"], matrix: nnx.Param | LowRank) -> Float[Array, "... O"]:
+def _times(x: Float[Array, "... I"], matrix: nnx.Param | LowRank | Int8) -> Float[Array, "... O"]:
+    if isinstance(matrix, Int8):
+        return matrix.times(x)
     if isinstance(matrix, LowRank):
         return _times(x, matrix.weight) + _times(_times(x, matrix.a), matrix.b)
     return jnp.matmul(x, matrix[...], precision=HIGHEST)
@@ -76,25 +82,46 @@ class Block(nnx.Module):
 
     # Of the class: only a model from `steer` has one of its own, and others stay as they are.
     steering: Steering | None = None
+    # Of a model whose layers differ, given by `Mistral.blocks`: whether this layer has the window.
+    slides: nnx.Variable | None = None
+    q_bias: nnx.Param | None = None
+    k_bias: nnx.Param | None = None
+    v_bias: nnx.Param | None = None
 
-    def __init__(self, config: ModelConfig, arrays: Mapping[str, Array]):
+    def __init__(self, config: ModelConfig, arrays: Mapping[str, Array | Int8]):
         self.config = config
         for name in LAYER_LEAVES:
-            setattr(self, name, nnx.Param(arrays[f"layers.{name}"]))
+            if present(name, config):
+                leaf = arrays[f"layers.{name}"]
+                setattr(self, name, leaf if isinstance(leaf, Int8) else nnx.Param(leaf))
+
+    @property
+    def window(self) -> int | Int[Array, ""] | None:
+        """Keys that a query of this layer sees, itself included; traced where layers differ."""
+        if self.config.sliding_layers is None:
+            return self.config.sliding_window
+        return jnp.where(self._slides, self.config.sliding_window, _ALL)
+
+    @property
+    def _slides(self) -> Bool[Array, ""]:
+        if self.slides is None:
+            raise ValueError("layers of this model differ: take them from `Mistral.blocks`")
+        return self.slides[...]
 
     def project(
         self, h: Float[Array, "... D"], cos: Float[Array, "... H"], sin: Float[Array, "... H"]
     ) -> tuple[Float[Array, "... Q H"], Float[Array, "... K H"], Float[Array, "... K H"]]:
         """Queries, keys and values of the residual stream; queries and keys are rotated."""
         x = rms_norm(h, self.attn_norm[...], self.config.rms_norm_eps)
-        # The barrier keeps the split into heads out of the product: a TPU would store a second copy
-        # of all weights for it, in another layout.
-        q, k, v = (
-            jax.lax.optimization_barrier(_times(x, leaf)).reshape(
-                *x.shape[:-1], -1, self.config.head_dim
-            )
-            for leaf in (self.q, self.k, self.v)
-        )
+
+        def heads(matrix, bias):
+            flat = _times(x, matrix) if bias is None else _times(x, matrix) + bias[...]
+            # The barrier keeps the split into heads out of the product: a TPU would store a second
+            # copy of all weights for it, in another layout.
+            flat = jax.lax.optimization_barrier(flat)
+            return flat.reshape(*x.shape[:-1], -1, self.config.head_dim)
+
+        q, k, v = heads(self.q, self.q_bias), heads(self.k, self.k_bias), heads(self.v, self.v_bias)
         return rotate(q, cos, sin), rotate(k, cos, sin), v
 
     def finish(
@@ -121,19 +148,35 @@ class Block(nnx.Module):
         """The residual stream after this layer, and the layer's keys and values."""
         with jax.named_scope("attention"):
             q_BSQH, k_BSKH, v_BSKH = self.project(h_BSD, cos_SH, sin_SH)
-            mixed_BSQH = attend(q_BSQH, k_BSKH, v_BSKH, self.config.sliding_window)
+            mixed_BSQH = self._attend(q_BSQH, k_BSKH, v_BSKH)
         return self.finish(h_BSD, mixed_BSQH), (k_BSKH, v_BSKH)
+
+    def _attend(
+        self, q: Float[Array, "B S Q H"], k: Float[Array, "B S K H"], v: Float[Array, "B S K H"]
+    ) -> Float[Array, "B S Q H"]:
+        window = self.config.sliding_window
+        if self.config.sliding_layers is None:
+            return attend(q, k, v, window)
+        # Each branch knows its window, so that fused attention leaves out what is not seen.
+        branches = (functools.partial(attend, window=w) for w in (window, None))
+        return jax.lax.cond(self._slides, *branches, q, k, v)
 
 
 class Mistral(nnx.Module):
     """Embedding, stacked layers, final norm and unembedding."""
 
-    def __init__(self, config: ModelConfig, arrays: Mapping[str, Array], mesh: Mesh | None = None):
+    def __init__(
+        self,
+        config: ModelConfig,
+        arrays: Mapping[str, Array | Int8],
+        mesh: Mesh | None = None,
+    ):
         """Takes its weights as they are.
 
         Args:
             config: the shape of the model.
-            arrays: leaf name -> array, as `model.leaves.leaf_shapes(config)` declares them.
+            arrays: leaf name -> array, as `model.leaves.leaf_shapes(config)` declares them;
+                matrices of layers may be Int8.
             mesh: the devices that hold them, as `mesh.leaf_sharding` says; None is one device.
 
         Raises:
@@ -157,10 +200,18 @@ class Mistral(nnx.Module):
         table_VD = constrain(self.embed[...], "VD", self.mesh)  # its width is needed whole
         return jnp.take(table_VD, tokens_BS, axis=0, mode="fill", fill_value=jnp.nan)
 
+    def blocks(self) -> Block:
+        """All layers, stacked, as `jax.lax.scan` takes them: with what is no weight but differs."""
+        if self.config.sliding_layers is None:
+            return self.layers
+        blocks = jax.tree.map(lambda array: array, self.layers)  # a module of its own
+        blocks.slides = nnx.Variable(np.array(self.config.sliding_layers))
+        return blocks
+
     def layer(self, i: Int[Array, ""]) -> Block:
-        """The weights of layer `i`, counted from 0; the number may be traced."""
+        """Layer `i`, counted from 0; the number may be traced."""
         pick = functools.partial(jax.lax.dynamic_index_in_dim, index=i, keepdims=False)
-        return jax.tree.map(pick, self.layers)
+        return jax.tree.map(pick, self.blocks())
 
     def rope_at(self, positions: Int[Array, "..."]):
         """RoPE cosines and sines of some positions, float32 (..., H) each."""

@@ -132,7 +132,7 @@ def _key(name: str) -> str:
 def _array(model: Mistral, name: str) -> Array:
     leaf = getattr(model.layers if name in LAYER_LEAVES else model, name)
     if leaf is None:
-        raise InputError("this model has no head of its own to train: it is tied to embed")
+        raise InputError(f"this model has no {name!r} of its own to train")
     return jnp.asarray(leaf[...])
 
 

@@ -66,5 +66,5 @@ def _scores(model, tokens_BS, weights_JBTD, constant_JBT, middle_JD):
     probes = weights_JBTD, constant_JBT, middle_JD
     h_BSD = model.embed_tokens(tokens_BS)
     first_BTS = read(h_BSD, *(a[0] for a in probes))
-    _, after_LBTS = jax.lax.scan(layer, h_BSD, (model.layers, *(a[1:] for a in probes)))
+    _, after_LBTS = jax.lax.scan(layer, h_BSD, (model.blocks(), *(a[1:] for a in probes)))
     return jnp.moveaxis(jnp.concatenate([first_BTS[None], after_LBTS]), 0, 2)

@@ -55,5 +55,5 @@ def _residuals(model, tokens_BS, positions_BP):
         return h_BSD, at(h_BSD)
 
     h_BSD = model.embed_tokens(tokens_BS)
-    _, after_LBPD = jax.lax.scan(layer, h_BSD, model.layers)
+    _, after_LBPD = jax.lax.scan(layer, h_BSD, model.blocks())
     return jnp.moveaxis(jnp.concatenate([at(h_BSD)[None], after_LBPD]), 0, 2)

@@ -59,7 +59,7 @@ def row_hidden(
         return after_BSD, after_BSD[rows]
 
     layer = jax.checkpoint(layer) if remat else layer
-    return jax.lax.scan(layer, h_BSD, (model.layers, keep_LB))[1]
+    return jax.lax.scan(layer, h_BSD, (model.blocks(), keep_LB))[1]
 
 
 def supervised_loss(

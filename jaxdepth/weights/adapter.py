@@ -17,9 +17,9 @@ import numpy as np
 
 from jaxdepth.config import ModelConfig, read_json
 from jaxdepth.errors import InputError, listed, nearest
-from jaxdepth.model.leaves import LAYER_LEAVES, leaf_shapes
+from jaxdepth.model.leaves import leaf_shapes
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.tuned import Form, Params, merge
+from jaxdepth.model.tuned import MATRICES, Form, Params, merge
 from jaxdepth.weights.headed import open_arrays, save_arrays
 from jaxdepth.weights.plan import HF_NAMES
 
@@ -194,7 +194,7 @@ def _read_peft(path: Path, config: ModelConfig) -> Adapter:
         raise InputError(f"{path}: only plain LoRA is read, this one has {listed(odd or ['type'])}")
     arrays, _ = _open(path / PEFT_WEIGHTS)
     found: dict[str, dict[int, dict[str, np.ndarray]]] = {}
-    for name in LAYER_LEAVES:
+    for name in MATRICES:
         for layer in range(config.num_hidden_layers):
             stem = "base_model.model." + HF_NAMES[name].format(i=layer).removesuffix(".weight")
             pair = {end: arrays.pop(f"{stem}.lora_{end}.weight", None) for end in "AB"}

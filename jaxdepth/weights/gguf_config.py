@@ -1,6 +1,7 @@
 """The `config.json` that a GGUF file's metadata stands for.
 
-Keys: the GGUF specification's `llama.*` section. A key that is not known is refused by name.
+Keys: the GGUF specification's `llama.*` section, which `qwen2.*` shares. A key that is not known is
+refused by name.
 """
 
 from collections.abc import Mapping
@@ -28,15 +29,23 @@ def gguf_config(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     """A Hugging Face config for the metadata `fields` of a GGUF file with tensors of `shapes`.
 
     Raises:
-        InputError: another architecture than llama, or metadata that is not implemented.
+        InputError: another architecture than llama and qwen2, or metadata that is not implemented.
     """
     architecture = fields.get("general.architecture")
-    if architecture != "llama":
-        raise InputError(f"unsupported architecture {architecture!r}; supported is 'llama'")
-    own = {k.removeprefix("llama."): v for k, v in fields.items() if k.startswith("llama.")}
-    unknown = sorted(set(own) - set(_KEYS) - set(_CHECKED))
+    if architecture not in ("llama", "qwen2"):
+        raise InputError(
+            f"unsupported architecture {architecture!r}; supported are 'llama' and 'qwen2'"
+        )
+    start = f"{architecture}."
+    own = {k.removeprefix(start): v for k, v in fields.items() if k.startswith(start)}
+    known = {*_KEYS, *_CHECKED}
+    if (
+        architecture == "qwen2"
+    ):  # its window is of some layers only, and the file does not say which
+        known -= {"attention.sliding_window"}
+    unknown = sorted(set(own) - known)
     if unknown:
-        raise InputError(f"metadata llama.{listed(unknown)} is not implemented")
+        raise InputError(f"metadata {start}{listed(unknown)} is not implemented")
     if "rope_freqs.weight" in shapes or own.get("rope.scaling.type", "none") != "none":
         raise InputError(
             "scaled RoPE in GGUF is not implemented: convert the safetensors of this model"
@@ -46,7 +55,7 @@ def gguf_config(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     raw = {hf: own[key] for key, hf in _KEYS.items() if key in own}
     raw = {k: float(v) if isinstance(v, float) else v for k, v in raw.items()}
     raw |= {
-        "model_type": "mistral" if raw.get("sliding_window") else "llama",
+        "model_type": "mistral" if raw.get("sliding_window") else architecture,
         "vocab_size": shapes[_EMBED][0],
         "tie_word_embeddings": "output.weight" not in shapes,
     }
@@ -58,7 +67,7 @@ def gguf_config(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
         head = raw.get("head_dim", raw["hidden_size"] // raw["num_attention_heads"])
         for key in ("rope.dimension_count", "attention.value_length"):
             if own.get(key, head) != head:
-                raise InputError(f"llama.{key} = {own[key]} differs from the head size {head}")
+                raise InputError(f"{start}{key} = {own[key]} differs from the head size {head}")
     for name, field in (
         ("bos", "bos_token_id"),
         ("eos", "eos_token_id"),

@@ -1,7 +1,7 @@
 """The tokenizer inside a GGUF file, rebuilt with the `tokenizers` library (no torch).
 
 Byte-level BPE only. `tokenizer.ggml.pre` names how text is cut before the merges; transformers'
-own GGUF reader ignores it, so a run of spaces before a digit differs there from the model's real
+own GGUF reader ignores "smollm", so a run of spaces before a digit differs there from the real
 tokenizer. Source: llama.cpp `src/llama-vocab.cpp` (the regular expressions behind each name).
 """
 
@@ -13,6 +13,20 @@ from jaxdepth.errors import InputError
 # token types of the GGUF specification
 _CONTROL, _USER_DEFINED = 3, 4
 _PREFIX = "tokenizer.ggml."
+
+# Regular expressions that cut text, as the models' own tokenizer.json have them.
+_START = r"[^\r\n\p{L}\p{N}]"
+_WORDS = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{_START}?\p{{L}}+"
+_REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_LOWER, _UPPER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_CUTS = {
+    "qwen2": _WORDS + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _REST,
+    "llama-bpe": _WORDS + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _REST,
+    "tekken": rf"{_START}?{_UPPER}*{_LOWER}+|{_START}?{_UPPER}+{_LOWER}*|"
+    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _REST,
+}
+# These take a word of the vocabulary whole, without merges, and begin a text with BOS.
+_WHOLE = ("llama-bpe", "tekken")
 
 
 def gguf_tokenizer(fields: Mapping[str, Any]):
@@ -29,7 +43,7 @@ def gguf_tokenizer(fields: Mapping[str, Any]):
             f"GGUF tokenizer of kind {kind!r} is not implemented, only 'gpt2' (byte-level BPE): "
             "convert the safetensors of this model, or pass --no-tokenizer"
         )
-    from tokenizers import AddedToken, Tokenizer, decoders, models
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
     from transformers import PreTrainedTokenizerFast
 
     try:
@@ -39,11 +53,13 @@ def gguf_tokenizer(fields: Mapping[str, Any]):
         vocab = {token: i for i, token in enumerate(tokens)}
         if len(vocab) != len(tokens) or len(kinds) != len(tokens):
             raise ValueError("tokens repeat, or their types are not as many")
-        backend = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+        backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre in _WHOLE))
     except Exception as error:  # tokenizers raises plain Exception for bad merges
         raise InputError(f"the GGUF tokenizer is damaged ({error}): fetch it again") from None
     backend.pre_tokenizer = _pre_tokenizer(pre)
     backend.decoder = decoders.ByteLevel()
+    if pre == "qwen2":
+        backend.normalizer = normalizers.NFC()
     for token, token_kind in zip(tokens, kinds, strict=True):
         if token_kind in (_CONTROL, _USER_DEFINED):
             control = token_kind == _CONTROL
@@ -58,6 +74,11 @@ def gguf_tokenizer(fields: Mapping[str, Any]):
         )
         if f"{_PREFIX}{key}_token_id" in fields
     }
+    if fields.get(f"{_PREFIX}add_bos_token", pre in _WHOLE) and "bos_token" in special:
+        bos, number = special["bos_token"], int(fields[f"{_PREFIX}bos_token_id"])
+        backend.post_processor = processors.TemplateProcessing(
+            single=[bos, "$A"], special_tokens=[(bos, number)]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         chat_template=fields.get("tokenizer.chat_template"),
@@ -67,7 +88,7 @@ def gguf_tokenizer(fields: Mapping[str, Any]):
 
 
 def _pre_tokenizer(name: str):
-    from tokenizers import pre_tokenizers
+    from tokenizers import Regex, pre_tokenizers
 
     words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if name in ("default", "gpt-2"):
@@ -75,7 +96,12 @@ def _pre_tokenizer(name: str):
     if name == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)
         return pre_tokenizers.Sequence([digits, words])
+    if name in _CUTS:
+        cut = pre_tokenizers.Split(Regex(_CUTS[name]), behavior="isolated")
+        spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        return pre_tokenizers.Sequence([cut, spell])
+    known = ("smollm", "gpt-2", "default", *_CUTS)
     raise InputError(
-        f"GGUF pre-tokenizer {name!r} is not implemented, only 'smollm', 'gpt-2' and 'default': "
-        "convert the safetensors of this model, or pass --no-tokenizer"
+        f"GGUF pre-tokenizer {name!r} is not implemented, only {', '.join(known)}: convert the "
+        "safetensors of this model, or pass --no-tokenizer"
     )

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxdepth.config import ModelConfig
 from jaxdepth.errors import InputError, listed
-from jaxdepth.model.leaves import LAYER_LEAVES, TOP_LEAVES, axis_sizes
+from jaxdepth.model.leaves import LAYER_LEAVES, TOP_LEAVES, axis_sizes, present
 
 # leaf -> tensor name, {i} being the layer
 HF_NAMES = {
@@ -18,6 +18,9 @@ HF_NAMES = {
     "q": "model.layers.{i}.self_attn.q_proj.weight",
     "k": "model.layers.{i}.self_attn.k_proj.weight",
     "v": "model.layers.{i}.self_attn.v_proj.weight",
+    "q_bias": "model.layers.{i}.self_attn.q_proj.bias",
+    "k_bias": "model.layers.{i}.self_attn.k_proj.bias",
+    "v_bias": "model.layers.{i}.self_attn.v_proj.bias",
     "o": "model.layers.{i}.self_attn.o_proj.weight",
     "mlp_norm": "model.layers.{i}.post_attention_layernorm.weight",
     "gate": "model.layers.{i}.mlp.gate_proj.weight",
@@ -32,6 +35,9 @@ GGUF_NAMES = {
     "q": "blk.{i}.attn_q.weight",
     "k": "blk.{i}.attn_k.weight",
     "v": "blk.{i}.attn_v.weight",
+    "q_bias": "blk.{i}.attn_q.bias",
+    "k_bias": "blk.{i}.attn_k.bias",
+    "v_bias": "blk.{i}.attn_v.bias",
     "o": "blk.{i}.attn_output.weight",
     "mlp_norm": "blk.{i}.ffn_norm.weight",
     "gate": "blk.{i}.ffn_gate.weight",
@@ -47,7 +53,7 @@ class Piece:
     key: str  # in the checkpoint: "embed", or "layers.3.q"
     source: str  # the tensor's name in the source
     shape: tuple[int, ...]  # of the source tensor, and of the checkpoint's array
-    heads: int | None  # of q and k, whose rows a GGUF file permutes
+    heads: int | None  # of q and k, whose rows most GGUF files permute
 
     @property
     def layer_and_leaf(self) -> tuple[int | None, str]:
@@ -81,15 +87,12 @@ def plan(config: ModelConfig, names: Mapping[str, str]) -> list[Piece]:
             heads=heads.get(name),
         )
 
-    top = [
-        piece(name, axes, None)
-        for name, axes in TOP_LEAVES.items()
-        if not (name == "head" and config.tie_word_embeddings)
-    ]
+    top = [piece(name, axes, None) for name, axes in TOP_LEAVES.items() if present(name, config)]
     return top + [
         piece(name, axes, layer)
         for layer in range(config.num_hidden_layers)
         for name, axes in LAYER_LEAVES.items()
+        if present(name, config)
     ]
 
 

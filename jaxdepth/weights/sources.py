@@ -13,7 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxdepth.config import ModelConfig, read_config, read_json
-from jaxdepth.errors import InputError, listed
+from jaxdepth.errors import InputError
+from jaxdepth.weights.gguf_parts import check_parts, find_parts
 from jaxdepth.weights.hub import fetch_model, is_hub_id
 from jaxdepth.weights.plan import GGUF_NAMES, HF_NAMES, Piece
 from jaxdepth.weights.shards import INDEX_NAME, find_shards
@@ -129,29 +130,24 @@ class SafetensorsSource:
 
 
 class GGUFSource:
-    """A GGUF file of the llama architecture, dequantised to float32."""
+    """A GGUF file of the llama or qwen2 architecture, or its parts, dequantised to float32."""
 
     names = GGUF_NAMES
 
     def __init__(self, file: Path):
-        from gguf import GGUFReader
-
         from jaxdepth.weights.gguf_config import gguf_config
 
         self.where = str(file)
-        self.files = [file]
-        try:
-            reader = GGUFReader(file)
-            self.fields = {k: f.contents() for k, f in reader.fields.items()}
-            tensors = reader.tensors
-        except Exception as error:  # the reader fails in many ways on a damaged file
-            raise InputError(
-                f"{file} is not a readable GGUF file ({_one_line(error)}): fetch it again"
-            ) from None
-        repeated = {t.name for t in tensors if sum(u.name == t.name for u in tensors) > 1}
-        if repeated:
-            raise InputError(f"{file} holds tensor {listed(repeated)} more than once")
-        self._tensors = {t.name: t for t in tensors}
+        self.files = find_parts(file)
+        parts = [_open_gguf(part) for part in self.files]
+        check_parts(self.files, [of for of, _ in parts], [len(held) for _, held in parts])
+        self.fields = parts[0][0]
+        self._tensors, self._file_of = {}, {}
+        for part, (_, held) in zip(self.files, parts, strict=True):
+            for tensor in held:
+                if tensor.name in self._tensors:
+                    raise InputError(f"{part} holds tensor {tensor.name} a second time")
+                self._tensors[tensor.name], self._file_of[tensor.name] = tensor, part
         # GGUF lists the fastest axis first.
         self.shapes = {n: tuple(int(d) for d in t.shape[::-1]) for n, t in self._tensors.items()}
         try:
@@ -168,23 +164,36 @@ class GGUFSource:
         """
         from gguf import dequantize
 
-        tensor = self._tensors[piece.source]
+        tensor, file = self._tensors[piece.source], self._file_of[piece.source]
         try:
             array = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         except (ValueError, NotImplementedError) as error:
             kind = tensor.tensor_type.name
             raise InputError(
-                f"{self.where}: tensor {piece.source} of type {kind} cannot be dequantised "
+                f"{file}: tensor {piece.source} of type {kind} cannot be dequantised "
                 f"({_one_line(error)})"
             ) from None
-        _check_finite(array, piece.source, self.files[0])
-        if piece.heads is not None:
+        _check_finite(array, piece.source, file)
+        if piece.heads is not None and self.fields["general.architecture"] == "llama":
             array = _unpermute(array, piece.heads)
         return np.ascontiguousarray(array)
 
     def nbytes(self, piece: Piece) -> int:
         """The bytes of the piece's array, dequantised."""
         return math.prod(piece.shape) * 4
+
+
+def _open_gguf(file: Path) -> tuple[dict, list]:
+    """The metadata of a GGUF file, and its tensors as the reader gives them: mapped, not read."""
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(file)
+        return {k: f.contents() for k, f in reader.fields.items()}, reader.tensors
+    except Exception as error:  # the reader fails in many ways on a damaged file
+        raise InputError(
+            f"{file} is not a readable GGUF file ({_one_line(error)}): fetch it again"
+        ) from None
 
 
 def _unpermute(matrix: np.ndarray, heads: int) -> np.ndarray:

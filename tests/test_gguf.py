@@ -1,0 +1,308 @@
+"""GGUF: every quantisation, parts, the qwen2 architecture, and how the tokenizers cut text."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, dequantize, quantize
+from gguf.constants import GGML_QUANT_SIZES
+from gguf_files import write_gguf
+from parity_grid import families
+from tiny import hf_tensors, raw_config
+
+from jaxdepth import InputError
+from jaxdepth.config import ModelConfig
+from jaxdepth.weights.gguf_tokenizer import gguf_tokenizer
+from jaxdepth.weights.plan import GGUF_NAMES, HF_NAMES, plan
+from jaxdepth.weights.sources import open_source
+
+RAW = raw_config(model_type="llama", num_hidden_layers=2, sliding_window=None)
+TENSORS = hf_tensors(ModelConfig.from_hf(RAW))
+
+
+def read_all(source) -> dict[str, np.ndarray]:
+    """Every tensor of a source by its name in a Hugging Face checkpoint."""
+    opened = open_source(source)
+    both = zip(plan(opened.config, HF_NAMES), plan(opened.config, GGUF_NAMES), strict=True)
+    return {hf.source: opened.read(gguf) for hf, gguf in both}
+
+
+# Quantisations
+
+BIG = raw_config(
+    model_type="llama",
+    num_hidden_layers=16,
+    vocab_size=32,
+    hidden_size=256,
+    intermediate_size=256,
+)
+
+
+def can_read(kind: GGMLQuantizationType) -> bool:
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
+READABLE = [kind for kind in GGMLQuantizationType if can_read(kind)]
+
+
+def blocks_of(kind: GGMLQuantizationType, array: np.ndarray, rng) -> tuple[np.ndarray, bool]:
+    """The array in a quantisation, or random valid blocks where `gguf` only dequantises it."""
+    try:
+        return quantize(array, kind), True
+    except NotImplementedError:
+        size, width = GGML_QUANT_SIZES[kind]
+        blocks = rng.integers(0, 256, (array.size // size, width)).astype(np.uint8)
+        with np.errstate(all="ignore"):
+            while True:  # random scales may be NaN or huge
+                values = np.abs(dequantize(blocks, kind))
+                bad = ~(values < 1e6).all(axis=-1)
+                if not bad.any():
+                    return blocks.reshape(len(array), -1), False
+                blocks[bad] = rng.integers(0, 256, (bad.sum(), width))
+
+
+def test_every_quantisation_that_gguf_reads(tmp_path):
+    assert len(READABLE) >= 24
+    rng, config = np.random.default_rng(0), ModelConfig.from_hf(BIG)
+    tensors, kinds, wanted, close = hf_tensors(config), {}, {}, {}
+    places = [n for n in tensors if n.endswith(("gate_proj.weight", "down_proj.weight"))]
+    for name, kind in zip(places, READABLE, strict=False):
+        blocks, from_values = blocks_of(kind, tensors[name], rng)
+        wanted[name], kinds[name] = dequantize(blocks, kind), kind
+        if from_values:
+            close[name] = tensors[name]
+        tensors[name] = blocks
+    assert len(kinds) == len(READABLE)
+    found = read_all(write_gguf(tmp_path / "m.gguf", BIG, tensors, kinds))
+    for name, array in wanted.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name], array, err_msg=kinds[name].name)
+    assert len(close) >= 6
+    for name, array in close.items():  # the values, not only the same reading of the same bytes
+        assert np.corrcoef(found[name].ravel(), array.ravel())[0, 1] > 0.65, kinds[name].name
+    for name, array in tensors.items():
+        if name not in kinds:
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_a_type_that_gguf_does_not_read_is_named(tmp_path):
+    name = "model.layers.1.mlp.up_proj.weight"
+    source = write_gguf(tmp_path / "m.gguf", RAW, TENSORS | {name: np.float64(TENSORS[name])})
+    with pytest.raises(InputError, match=r"blk.1.ffn_up.weight of type F64 cannot be dequantised"):
+        read_all(source)
+
+
+# Parts
+
+
+@pytest.fixture
+def parts(tmp_path):
+    found = write_gguf(tmp_path / "m.gguf", RAW, TENSORS, parts_of=8)
+    assert [p.name for p in found] == [f"m-{n:05d}-of-00003.gguf" for n in (1, 2, 3)]
+    return found
+
+
+@pytest.mark.parametrize("named", [0, 1, 2])
+def test_parts_are_one_model_whichever_is_named(parts, named):
+    opened = open_source(parts[named])
+    assert opened.files == parts
+    found = read_all(parts[named])
+    assert set(found) == set(TENSORS)
+    for name, array in TENSORS.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+# Each does some harm to the parts and gives the file that is then asked for.
+
+
+def lose(parts):
+    parts[1].unlink()
+    return parts[2]
+
+
+def add(parts):
+    (parts[0].parent / "m-00004-of-00003.gguf").write_bytes(parts[2].read_bytes())
+    return parts[0]
+
+
+def swap(parts):
+    between = parts[1].read_bytes()
+    parts[1].write_bytes(parts[2].read_bytes())
+    parts[2].write_bytes(between)
+    return parts[0]
+
+
+def rename(parts):
+    for part in parts[:2]:
+        part.rename(part.with_name(part.name.replace("-00003.", "-00002.")))
+    return parts[0].with_name("m-00001-of-00002.gguf")
+
+
+def alone(parts):
+    return parts[1].rename(parts[1].with_name("alone.gguf"))
+
+
+def foreign(parts):
+    raw = RAW | {"num_hidden_layers": 1}
+    tensors = hf_tensors(ModelConfig.from_hf(raw))
+    other = write_gguf(parts[0].parent / "n.gguf", raw, tensors, parts_of=5)
+    assert len(other) == 3
+    parts[1].write_bytes(other[1].read_bytes())
+    return parts[0]
+
+
+def truncate(parts):
+    parts[2].write_bytes(parts[2].read_bytes()[:-1000])
+    return parts[0]
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lose, "lacks m-00002-of-00003.gguf: fetch the missing"),
+        (add, "has m-00004-of-00003.gguf: there is no such part"),
+        (swap, r"m-00002-of-00003.gguf says that it is part 3 of 3, but by its name it is 2 of 3"),
+        (
+            alone,
+            r"alone.gguf says that it is part 2 of 3, but by its name it is 1 of 1.*NAME-00002",
+        ),
+        (
+            foreign,
+            r"m-00002-of-00003.gguf is of a model of 12 tensors, the first part of one of 21",
+        ),
+        (truncate, r"m-00003-of-00003.gguf is not a readable GGUF file"),
+        (rename, r"m-00001-of-00002.gguf says that it is part 1 of 3, but by its name it is 1 of"),
+    ],
+    ids=lambda v: v.__name__ if callable(v) else "",
+)
+def test_parts_that_do_not_fit(parts, harm, says):
+    source = harm(parts)
+    with pytest.raises(InputError, match=says) as caught:
+        open_source(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_part_of_a_like_model(parts):
+    """Of as many tensors in as many parts, but divided otherwise: one is there twice."""
+    other = write_gguf(parts[0].parent / "n.gguf", RAW, TENSORS, parts_of=8, order=-1)
+    parts[2].write_bytes(other[2].read_bytes())
+    with pytest.raises(InputError, match=r"m-00003-of-00003.gguf holds tensor .* a second time"):
+        open_source(parts[0])
+
+
+# Architectures
+
+
+def test_qwen2_keeps_its_rows_and_has_biases(tmp_path):
+    raw = families()["qwen2.5"]
+    config = ModelConfig.from_hf(raw)
+    tensors = hf_tensors(config)
+    source = write_gguf(tmp_path / "m.gguf", raw, tensors)
+    opened = open_source(source).config  # where numbers are in 32 bits
+    assert replace(opened, rms_norm_eps=config.rms_norm_eps) == config
+    assert np.float32(opened.rms_norm_eps) == np.float32(config.rms_norm_eps)
+    found = read_all(source)
+    assert "model.layers.3.self_attn.k_proj.bias" in found
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"qwen2__attention__sliding_window": "4"}, "qwen2.attention.sliding_window is not impl"),
+        ({"qwen2__rope__scaling__type": "yarn"}, "scaled RoPE"),
+    ],
+)
+def test_qwen2_refused_by_name(tmp_path, settings, says):
+    raw = families()["qwen2.5"]
+    tensors = hf_tensors(ModelConfig.from_hf(raw))
+    with pytest.raises(InputError, match=says):
+        open_source(write_gguf(tmp_path / "m.gguf", raw, tensors, **settings))
+
+
+# Tokenizers
+
+TEXT = "I'm HERE'S 12345 fooBar\r\n\n  x=  -1/2 //\n/ e\u0301t\u00e9 \u4f60\u597d!"
+
+
+def fields_of(pre: str, **more) -> dict:
+    """The fields of a byte-level BPE with a few merges, and a whole word that none makes."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    merges = ["f o", "fo o", "B a", "1 2", "Ġ 1", "e s"]
+    tokens = [*sorted(ByteLevel.alphabet()), *(m.replace(" ", "") for m in merges)]
+    tokens += ["ĠHERE", "<s>"]
+    p = "tokenizer.ggml."
+    return {
+        f"{p}model": "gpt2",
+        f"{p}pre": pre,
+        f"{p}tokens": tokens,
+        f"{p}merges": merges,
+        f"{p}token_type": [1] * (len(tokens) - 1) + [3],
+        f"{p}bos_token_id": len(tokens) - 1,
+        **{p + key: value for key, value in more.items()},
+    }
+
+
+def test_qwen2_cuts_as_transformers_own_class():
+    from transformers import Qwen2Tokenizer
+
+    fields = fields_of("qwen2")
+    tokens = fields["tokenizer.ggml.tokens"][:-1]
+    merges = [tuple(m.split()) for m in fields["tokenizer.ggml.merges"]]
+    vocab = {t: i for i, t in enumerate(tokens)}
+    theirs = Qwen2Tokenizer(vocab=vocab, merges=merges)
+    ours = gguf_tokenizer(fields)
+    assert ours(TEXT)["input_ids"] == theirs(TEXT)["input_ids"]
+    assert ours("e\u0301")["input_ids"] == ours("\u00e9")["input_ids"]  # one letter, either way
+
+
+def pieces(pre: str) -> list[str]:
+    """How the text is cut before the merges."""
+    cut = gguf_tokenizer(fields_of(pre)).backend_tokenizer.pre_tokenizer.pre_tokenize_str(TEXT)
+    return [TEXT[start:end] for _, (start, end) in cut]
+
+
+# By hand: llama-bpe takes up to three digits, tekken one, and cuts where a small letter meets a
+# capital; it takes a slash that begins a line to the marks before it.
+CUT = {
+    "llama-bpe": "I|'m| HERE|'S| |123|45| fooBar|\r\n\n| | x|=| | -|1|/|2| //\n|/| e|\u0301t\u00e9|"
+    " \u4f60\u597d|!",
+    "tekken": "I|'m| HERE|'S| |1|2|3|4|5| foo|Bar|\r\n\n| | x|=| | -|1|/|2| //\n/| e\u0301t\u00e9| "
+    "\u4f60\u597d|!",
+}
+
+
+@pytest.mark.parametrize("pre", CUT)
+def test_cuts_by_hand(pre):
+    assert "|".join(pieces(pre)) == CUT[pre]
+
+
+@pytest.mark.parametrize("pre", CUT)
+def test_words_of_the_vocabulary_are_whole_and_texts_begin_with_bos(pre):
+    tokenizer = gguf_tokenizer(fields_of(pre))
+    assert tokenizer.tokenize(" HERE") == ["ĠHERE"]
+    assert tokenizer.decode(tokenizer(" HERE")["input_ids"]) == "<s> HERE"
+    assert tokenizer(" HERE", add_special_tokens=False)["input_ids"] == [
+        tokenizer.convert_tokens_to_ids("ĠHERE")
+    ]
+    without = gguf_tokenizer(fields_of(pre, add_bos_token=False))
+    assert without.decode(without(" HERE")["input_ids"]) == " HERE"
+
+
+def test_others_take_words_apart_and_begin_with_bos_if_the_file_says_so():
+    assert len(gguf_tokenizer(fields_of("gpt-2")).tokenize(" HERE")) == 5
+    assert (
+        gguf_tokenizer(fields_of("gpt-2", add_bos_token=True))("f")["input_ids"][0]
+        == (fields_of("gpt-2")["tokenizer.ggml.bos_token_id"])
+    )
+
+
+def test_an_unknown_cut_is_refused():
+    with pytest.raises(InputError, match=r"'bloom' is not implemented, only smollm.*tekken"):
+        gguf_tokenizer(fields_of("bloom"))
