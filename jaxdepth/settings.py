@@ -23,6 +23,8 @@ class Convert:
     """Folder to make. If it already holds this source, nothing is done."""
     tokenizer: bool = True
     """Take the tokenizer along; without it, prompts cannot be read."""
+    verify: bool = False
+    """Then read both again: every array's digest, and the logits of every exit where they fit."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class OnModel:
     """Prompts per step. Changes speed and memory, not results."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of weights and activations; by default that of the checkpoint."""
+    int8: bool = False
+    """Hold the layers' matrices as 8-bit integers, each output with its scale."""
     seed: int = 0
     """Of draws and of the bootstrap intervals."""
     mesh: Mesh = None

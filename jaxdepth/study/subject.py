@@ -39,6 +39,7 @@ class Asks(Protocol):
     exits: str
     limit: int | None
     dtype: str | None
+    int8: bool
     mesh: str | None
     reference: Path | None
     adapter: str | None
@@ -85,7 +86,9 @@ class Subject:
         base = checkpoint.read_manifest(settings.model)["fingerprint"]
         keep_programs()
         mesh = chosen_mesh(settings.mesh)
-        model, tokenizer = load(settings.model, settings.dtype, mesh, settings.adapter)
+        model, tokenizer = load(
+            settings.model, settings.dtype, mesh, settings.adapter, settings.int8
+        )
         if tokenizer is None:
             raise InputError(
                 f"{settings.model} was converted without a tokenizer: prompts need one"

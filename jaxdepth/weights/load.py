@@ -12,8 +12,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxdepth.config import ModelConfig, read_config
 from jaxdepth.errors import InputError, listed
 from jaxdepth.mesh import fetch, leaf_sharding, weight_spec
+from jaxdepth.model.int8 import Int8, to_int8
 from jaxdepth.model.leaves import leaf_shapes
 from jaxdepth.model.mistral import Mistral, on_mesh
+from jaxdepth.model.tuned import MATRICES
 from jaxdepth.processes import agree
 from jaxdepth.weights.adapter import apply_adapter, read_adapter
 from jaxdepth.weights.checkpoint import (
@@ -27,7 +29,11 @@ from jaxdepth.weights.plan import HF_NAMES, Piece, plan
 
 
 def load(
-    path: str | Path, dtype=None, mesh: Mesh | None = None, adapter: str | Path | None = None
+    path: str | Path,
+    dtype=None,
+    mesh: Mesh | None = None,
+    adapter: str | Path | None = None,
+    int8: bool = False,
 ) -> tuple[Mistral, object | None]:
     """A converted checkpoint: the model and its tokenizer.
 
@@ -41,6 +47,8 @@ def load(
             Norms, softmax and RoPE are computed in float32 whatever the dtype.
         mesh: from `jaxdepth.mesh.make_mesh`: the devices that hold the model; None is one device.
         adapter: merged in: `builtin:NAME`, a file from `jaxdepth tune`, or a PEFT folder.
+        int8: hold the layers' matrices as 8-bit integers with a scale for each output; without an
+            adapter they are never held wider.
 
     Returns:
         The model, and a transformers fast tokenizer (None if the source had none).
@@ -62,12 +70,14 @@ def load(
     dtype = jnp.dtype(dtype or leaves["embed"]["dtype"])
     # An adapter goes into the weights as they are on disk: rounding comes last.
     stored = dtype if adapter is None else jnp.dtype(leaves["embed"]["dtype"])
-    arrays = _read(path, config, pieces, leaves, stored, mesh)
+    arrays = _read(path, config, pieces, leaves, stored, mesh, int8 and adapter is None)
     model, tokenizer = Mistral(config, arrays, mesh), load_tokenizer(path)
     if adapter is not None:
         found = read_adapter(str(adapter), config)
         model = apply_adapter(model, tokenizer, manifest["fingerprint"], found, str(adapter))
         model = on_mesh(jax.tree.map(lambda array: array.astype(dtype), model), mesh)
+        for name in MATRICES if int8 else ():
+            setattr(model.layers, name, jax.jit(to_int8)(getattr(model.layers, name)[...]))
     return model, tokenizer
 
 
@@ -78,7 +88,8 @@ def _read(
     leaves: Mapping[str, Mapping],
     dtype,
     mesh: Mesh | None,
-) -> dict[str, jax.Array]:
+    int8: bool,
+) -> dict[str, jax.Array | Int8]:
     """Every leaf, filled layer by layer in the place where it stays."""
     shapes, held, on_disk = leaf_shapes(config), {}, None
     if mesh is not None:
@@ -99,9 +110,12 @@ def _read(
             if layer is None:
                 arrays[name] = _cast(part, dtype, sharding)
                 continue
+            small = int8 and name.removeprefix("layers.") in MATRICES
             if name not in arrays:
-                arrays[name] = jnp.zeros(shapes[name], dtype, device=sharding)
-            part = _turned(part, dtype, None if mesh is None else _of_layer(sharding))
+                arrays[name] = _empty(shapes[name], jnp.int8 if small else dtype, sharding)
+            wide = part.dtype if small else dtype
+            part = _turned(part, wide, None if mesh is None else _of_layer(sharding))
+            part = jax.jit(to_int8)(part) if small else part
             # Waited for: arrays that are read faster than they are put would pile up.
             arrays[name] = jax.block_until_ready(_put(arrays[name], part, np.int32(layer)))
         if mesh is None and error:
@@ -129,7 +143,19 @@ def _damage(path: Path, piece: Piece, array, leaves: Mapping, turn: int) -> Inpu
     )
 
 
+def _empty(shape: tuple[int, ...], dtype, sharding: NamedSharding | None) -> jax.Array | Int8:
+    """A stack of a leaf's layers, to be filled."""
+    values = jnp.zeros(shape, dtype, device=sharding)
+    if dtype != jnp.int8:
+        return values
+    scale = None
+    if sharding is not None:  # as the outputs are
+        scale = NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[0], sharding.spec[2]))
+    return Int8(values, jnp.zeros((shape[0], shape[2]), jnp.float32, device=scale))
+
+
 def _of_layer(sharding: NamedSharding) -> NamedSharding:
+    """How one layer of a stack is held."""
     return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
 
 
@@ -146,8 +172,12 @@ def _turned(part, dtype, sharding):
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _put(stack, part, layer):
-    """The stack with a layer's array in its place; no second stack is made."""
-    return jax.lax.dynamic_update_index_in_dim(stack, part, layer, 0)
+    """The stack with a layer's arrays in their place; no second stack is made."""
+
+    def put(stack, part):
+        return jax.lax.dynamic_update_index_in_dim(stack, part, layer, 0)
+
+    return jax.tree.map(put, stack, part)
 
 
 def _kept(array, sharding):

@@ -1,0 +1,104 @@
+"""What fewer bits of weights do to outcomes and verdicts: bfloat16 and int8 against float32.
+
+    python tools/precision.py MODEL [--adapter builtin:spoken] [--exits 20,24,27-30] [--limit N]
+
+Sweeps held-out prompts and decides on them in each precision, MODEL as it is judging coherence, and
+compares prompt by prompt: differences with 95% intervals of a bootstrap that draws whole pairs.
+Runs that were cut short are continued.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from jaxdepth.progress import progress_bar
+from jaxdepth.refusal.outcome import Outcome
+from jaxdepth.settings import Decide, Sweep
+from jaxdepth.study.compare import Compared, Share
+from jaxdepth.study.run import read_table
+from jaxdepth.study.stats import cluster_draws, interval
+from jaxdepth.study.sweep import sweep
+from jaxdepth.study.think import VERDICT_TABLE, think
+
+BASE = "float32"
+PRECISIONS = {
+    BASE: {"dtype": "float32"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "int8": {"dtype": "float32", "int8": True},
+    "int8, bfloat16": {"dtype": "bfloat16", "int8": True},
+}
+PROMPTS = ("builtin:pairs/test", "builtin:pairs/unseen")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--adapter")
+    parser.add_argument("--exits", default="20,24,27-30")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--out", type=Path, default=Path("runs/precision"))
+    asked = parser.parse_args()
+    shared = {
+        "model": asked.model,
+        "adapter": asked.adapter,
+        "prompts": PROMPTS,
+        "exits": asked.exits,
+        "limit": asked.limit,
+        "reference": asked.model,
+    }
+    runs, verdicts = {}, {}
+    for name, how in PRECISIONS.items():
+        place = asked.out / name.replace(", ", "-")
+        settings = Sweep(**shared, **how, out=place / "sweep", max_new_tokens=24)
+        runs[name] = sweep(settings, progress_bar).path
+        settings = Decide(
+            **shared, **how, out=place / "decide", answer_tokens=0, thought_tokens=24, cuts=(),
+            swap=False, force=False, cost_rounds=0,
+        )  # fmt: skip
+        verdicts[name] = read_table(think(settings, progress_bar)[0].path, VERDICT_TABLE)
+    print_outcomes(Compared.read(runs))
+    print_verdicts(verdicts)
+
+
+def print_outcomes(c: Compared) -> None:
+    """Refusal shares, and how often an answer's outcome stays."""
+    full, early = c.exits[-1:], c.exits[:-1]
+    print("| weights | prompts | refused at full depth | less float32 | ", end="")
+    print("before full depth, less float32 | same outcome |\n|---|---|---|---|---|---|")
+    for name in c.models:
+        for group in ("harmful", "harmless"):
+            share = c.share(name, group, full[0], Outcome.REFUSE)
+            changes = [
+                points(c.difference(name, BASE, group, exits, Outcome.REFUSE))
+                for exits in (full, early)
+            ]
+            a, b = (c.outcome_MNE[c.models.index(m)][c.group(group)] for m in (name, BASE))
+            print(f"| {name} | {group} | {share} | {' | '.join(changes)} | {(a == b).mean():.0%} |")
+
+
+def print_verdicts(verdicts) -> None:
+    """How often the verdict stays, and by how much P(refuse) moves."""
+    order = [("prompt_id", "ascending"), ("exit", "ascending")]
+    rows = {name: table.sort_by(order) for name, table in verdicts.items()}
+    base = rows[BASE]
+    print("\n| weights | same verdict | P(refuse) less float32, mean | its size, mean |")
+    print("|---|---|---|---|")
+    for name, table in rows.items():
+        same = np.array(table["verdict"]) == np.array(base["verdict"])
+        change = np.array(table["p_refuse"]) - np.array(base["p_refuse"])
+        times_RN = cluster_draws(np.array(base["prompt_id"]))
+        draws_R = times_RN @ change / times_RN.sum(axis=1)
+        low, high = interval(draws_R[:, None])
+        print(
+            f"| {name} | {same.mean():.0%} | {change.mean():+.3f} [{low[0]:+.3f}, {high[0]:+.3f}] "
+            f"| {np.abs(change).mean():.3f} |"
+        )
+
+
+def points(share: Share) -> str:
+    return f"{100 * share.value:+.0f} [{100 * share.low:+.0f}, {100 * share.high:+.0f}]"
+
+
+if __name__ == "__main__":
+    main()
