@@ -151,6 +151,20 @@ def run_convert(settings: Convert) -> int:
     with progress_bar("converting", "tensors") as progress:
         done = convert(settings.source, settings.target, settings.tokenizer, progress)
     print(f"{settings.target}: {'converted' if done else 'already converted from this source'}")
+    return run_verify(settings) if settings.verify else 0
+
+
+def run_verify(settings: Convert) -> int:
+    from jaxdepth.progress import progress_bar
+    from jaxdepth.weights.verify import verify
+
+    with progress_bar("verifying", "arrays") as progress:
+        found = verify(settings.source, settings.target, progress)
+    print(f"verified: {found.arrays} arrays are those of {settings.source}")
+    if found.logits is None:
+        print(f"logits: {found.against}")
+    else:
+        print(f"logits of every exit: within {found.logits:.1g} of {found.against}")
     return 0
 
 

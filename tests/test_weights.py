@@ -13,13 +13,17 @@ from tiny import hf_tensors, leaves_of, model_of, prompts, raw_config, write_fol
 
 import jaxdepth
 from jaxdepth import InputError
+from jaxdepth.cli import main
 from jaxdepth.config import ModelConfig
+from jaxdepth.model.mistral import Mistral
 from jaxdepth.stopping import Stopped
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights import convert as convert_module
+from jaxdepth.weights import verify as verify_module
 from jaxdepth.weights.convert import convert
 from jaxdepth.weights.plan import HF_NAMES, plan
 from jaxdepth.weights.sources import _unpermute
+from jaxdepth.weights.verify import verify
 
 RAW = raw_config()
 CONFIG = ModelConfig.from_hf(RAW)
@@ -240,6 +244,61 @@ convert.convert(sys.argv[1], sys.argv[2])
     assert convert(source, target)
     assert_holds(target)
     assert [p.name for p in tmp_path.iterdir() if "target" in p.name] == ["target"]
+
+
+# Verifying
+
+
+def test_a_conversion_is_verified(tmp_path, capsys):
+    source = write_folder(tmp_path / "source", RAW, TENSORS)
+    assert main(["convert", str(source), str(tmp_path / "target"), "--verify"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"verified: {len(TENSORS)} arrays are those of {source}"
+    assert lines[2].startswith("logits of every exit: within ")
+    found = verify(source, tmp_path / "target")
+    assert found.arrays == len(TENSORS)
+    assert found.logits < 1e-5
+
+
+def test_flips_are_converted_as_they_are_and_named(tmp_path):
+    target = tmp_path / "target"
+    convert(write_folder(tmp_path / "source", RAW, TENSORS), target)
+    flipped = {name: array.copy() for name, array in TENSORS.items()}
+    for name in (Q3, "model.norm.weight"):
+        flipped[name].view(np.uint32).flat[7] ^= 1 << 20
+    source = write_folder(tmp_path / "flipped", RAW, flipped)
+    with pytest.raises(InputError, match=r"2 of 39 arrays .* differ from .*: layers.3.q, norm: "):
+        verify(source, target)
+    convert(source, tmp_path / "other")
+    assert_holds(tmp_path / "other", flipped)
+    with pytest.raises(InputError, match="another model"):
+        verify(write_folder(tmp_path / "third", raw_config(rms_norm_eps=1e-4), TENSORS), target)
+
+
+def test_what_a_digest_cannot_see_the_logits_do(tmp_path, monkeypatch):
+    """Arrays that are right on disk, and stacked in the wrong order."""
+    source, target = write_folder(tmp_path / "source", RAW, TENSORS), tmp_path / "target"
+    convert(source, target)
+    real = Mistral.__init__
+
+    def swapped(self, config, arrays, mesh=None):
+        real(self, config, arrays | {"layers.up": arrays["layers.up"][::-1]}, mesh)
+
+    monkeypatch.setattr(verify_module, "find_spec", lambda name: None)
+    wanted = verify_module._from_source(verify_module.open_source(source))
+    monkeypatch.setattr(verify_module, "_from_source", lambda opened: wanted)
+    monkeypatch.setattr(Mistral, "__init__", swapped)
+    with pytest.raises(InputError, match=r"logits of .* at exit 1 are off by"):
+        verify(source, target)
+
+
+def test_logits_are_left_out_where_two_models_do_not_fit(tmp_path, monkeypatch):
+    source, target = write_folder(tmp_path / "source", RAW, TENSORS), tmp_path / "target"
+    convert(source, target)
+    monkeypatch.setattr(verify_module, "_free_memory", lambda: 1000)
+    found = verify(source, target)
+    assert found.logits is None
+    assert "do not fit into memory" in found.against
 
 
 def damaged(tmp_path, change):
