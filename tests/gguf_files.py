@@ -6,8 +6,8 @@ from jaxdepth.config import ModelConfig
 from jaxdepth.weights.plan import GGUF_NAMES, HF_NAMES, plan
 
 
-def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, **metadata):
-    """Writes the model; `tensors` have their Hugging Face names.
+def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture=None, **metadata):
+    """Writes the model; `tensors` have their Hugging Face names, those of no model their own.
 
     Args:
         path: of the file, or of parts: then they lie beside it, and are given back in order.
@@ -16,12 +16,13 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, **metadata):
         types: by Hugging Face name, of tensors that are already quantised.
         parts_of: how many tensors go into each part; 0 writes one file.
         order: -1 writes the tensors from the last to the first.
+        architecture: as the file says; by default that of the model.
         **metadata: strings and booleans besides, with `__` for a dot.
     """
     from gguf import GGUFWriter
 
     config, types = ModelConfig.from_hf(raw), types or {}
-    architecture = "qwen2" if raw["model_type"] == "qwen2" else "llama"
+    architecture = architecture or ("qwen2" if raw["model_type"] == "qwen2" else "llama")
     writer = GGUFWriter(path, architecture, split_max_tensors=parts_of)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -35,14 +36,17 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, **metadata):
     for key, value in metadata.items():
         add = writer.add_bool if isinstance(value, bool) else writer.add_string
         add(key.replace("__", "."), value)
-    both = list(zip(plan(config, HF_NAMES), plan(config, GGUF_NAMES), strict=True))
-    for hf, gguf in both[::order]:
-        array = tensors[hf.source]
-        if hf.heads and architecture == "llama":
+    pieces = zip(plan(config, HF_NAMES), plan(config, GGUF_NAMES), strict=True)
+    both = {hf.source: (hf.heads, gguf.source) for hf, gguf in pieces}
+    for name in [*both, *(set(tensors) - set(both))][::order]:
+        if name not in tensors:
+            continue
+        array, (heads, called) = tensors[name], both.get(name, (None, name))
+        if heads and architecture != "qwen2":
             rows, columns = array.shape
-            array = array.reshape(hf.heads, 2, rows // hf.heads // 2, columns).swapaxes(1, 2)
+            array = array.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2)
             array = np.ascontiguousarray(array).reshape(rows, columns)
-        writer.add_tensor(gguf.source, array, raw_dtype=types.get(hf.source))
+        writer.add_tensor(called, array, raw_dtype=types.get(name))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

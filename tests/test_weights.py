@@ -8,6 +8,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
+from gguf_files import write_gguf
 from safetensors.numpy import load_file, save_file
 from tiny import hf_tensors, leaves_of, model_of, prompts, raw_config, write_folder
 
@@ -551,41 +552,6 @@ def test_unpermute_undoes_what_llama_cpp_does():
 # GGUF
 
 
-def write_gguf(path, raw=RAW, tensors=TENSORS, architecture="llama", **metadata):
-    """A float32 GGUF of a tiny model, q and k permuted as llama.cpp does."""
-    from gguf import GGUFWriter
-
-    from jaxdepth.weights.plan import GGUF_NAMES
-
-    config = ModelConfig.from_hf(raw)
-    writer = GGUFWriter(path, architecture)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope.theta)
-    for key, value in metadata.items():
-        writer.add_string(key.replace("__", "."), value)
-    both = zip(plan(config, HF_NAMES), plan(config, GGUF_NAMES), strict=True)
-    gguf_name = {hf.source: gguf.source for hf, gguf in both}
-    heads = {p.source: p.heads for p in plan(config, HF_NAMES)}
-    for name, array in tensors.items():
-        if heads.get(name):
-            n, (rows, columns) = heads[name], array.shape
-            array = array.reshape(n, 2, rows // n // 2, columns).swapaxes(1, 2)
-            array = np.ascontiguousarray(array).reshape(rows, columns)
-        writer.add_tensor(gguf_name.get(name, name), array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 @pytest.mark.parametrize("tied", [False, True])
 def test_gguf_gives_the_same_leaves(tmp_path, tied):
     raw = raw_config(tie_word_embeddings=tied, head_dim=24)
@@ -617,7 +583,7 @@ def without(tensors, name):
     ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_gguf_refused_by_name(tmp_path, settings, says):
-    source = write_gguf(tmp_path / "m.gguf", **settings)
+    source = write_gguf(tmp_path / "m.gguf", **{"raw": RAW, "tensors": TENSORS} | settings)
     with pytest.raises(InputError, match=says):
         convert(source, tmp_path / "target")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.gguf"]
@@ -625,7 +591,7 @@ def test_gguf_refused_by_name(tmp_path, settings, says):
 
 @pytest.mark.parametrize("keep", [0, 3, 100, 5000, -1000])
 def test_cut_gguf(tmp_path, keep):
-    source = write_gguf(tmp_path / "m.gguf")
+    source = write_gguf(tmp_path / "m.gguf", RAW, TENSORS)
     size = source.stat().st_size
     os.truncate(source, keep if keep >= 0 else size + keep)
     with pytest.raises(InputError, match=r"m.gguf.*fetch it again"):
