@@ -9,8 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from jaxdepth import stopping
 from jaxdepth.config import read_json
 from jaxdepth.errors import InputError
 from jaxdepth.weights import checkpoint
+from jaxdepth.weights.ahead import ahead, one_thread
 from jaxdepth.weights.gguf_tokenizer import gguf_tokenizer
 from jaxdepth.weights.plan import Piece, check_depth, check_plan, plan
 from jaxdepth.weights.sources import GGUFSource, SafetensorsSource, open_source
@@ -67,27 +67,24 @@ def convert(
         return False
 
     chunks = list(_chunks(pieces, opened))
-    with whole_folder(target, resume=True) as partial:
-        checkpoint.clear(partial, len(chunks))
-        _check_space(partial, sum(map(opened.nbytes, pieces)))
-        with _thread() as reading, _thread() as digesting:
+    with whole_folder(target, resume=True) as folder:
+        checkpoint.clear(folder, len(chunks))
+        _check_space(folder, sum(map(opened.nbytes, pieces)))
+        with one_thread() as digesting:
             files = {f.name: digesting.submit(_file_said, f) for f in opened.files}
             leaves = {}
-            ready = reading.submit(_read_chunk, opened, chunks[0])
-            for number in range(len(chunks)):
-                arrays, said = ready.result()
-                if number + 1 < len(chunks):
-                    ready = reading.submit(_read_chunk, opened, chunks[number + 1])
-                if checkpoint.chunk_said(partial, number) != said:
-                    _write_chunk(partial, number, arrays, said)
+            read = ahead(partial(_read_chunk, opened), chunks)
+            for number, (arrays, said) in enumerate(read):
+                if checkpoint.chunk_said(folder, number) != said:
+                    _write_chunk(folder, number, arrays, said)
                 leaves |= {key: {**of, "chunk": number} for key, of in said.items()}
                 progress(len(leaves), len(pieces))
                 stopping.check()
-            _write_sidecars(opened, tokenizer, partial)
+            _write_sidecars(opened, tokenizer, folder)
             files = {name: said.result() for name, said in files.items()}
             origin = {"path": called or opened.where, "files": files, **origin}
         checkpoint.finish(
-            partial,
+            folder,
             {
                 "jaxdepth": version("jaxdepth"),
                 "fingerprint": checkpoint.fingerprint(opened.config, leaves),
@@ -143,10 +140,10 @@ def _write_chunk(folder: Path, number: int, arrays, said) -> None:
         raise OSError(" ".join(str(error).split())[:160]) from None
 
 
-def _check_space(partial: Path, needed: int) -> None:
+def _check_space(folder: Path, needed: int) -> None:
     """Finds out before anything is written whether there is room for the weights."""
-    kept = sum(f.stat().st_size for f in partial.rglob("*") if f.is_file())
-    free = shutil.disk_usage(partial).free
+    kept = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    free = shutil.disk_usage(folder).free
     if needed - kept > free:
         raise OSError(f"needs {(needed - kept) / 1e9:.3g} GB, there are {free / 1e9:.3g} GB")
 
@@ -222,13 +219,3 @@ def _check_same(target: Path, origin) -> None:
 
 def _file_said(file: Path) -> dict:
     return {"bytes": file.stat().st_size, "sha256": checkpoint.file_digest(file)}
-
-
-@contextmanager
-def _thread() -> Iterator[ThreadPoolExecutor]:
-    """A thread whose waiting work is dropped when the block ends early."""
-    pool = ThreadPoolExecutor(1)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -18,6 +18,7 @@ from jaxdepth.model.mistral import Mistral, on_mesh
 from jaxdepth.model.tuned import MATRICES
 from jaxdepth.processes import agree
 from jaxdepth.weights.adapter import apply_adapter, read_adapter
+from jaxdepth.weights.ahead import ahead
 from jaxdepth.weights.checkpoint import (
     MANIFEST,
     digest,
@@ -98,13 +99,23 @@ def _read(
     chunks: dict[int, list[str]] = {}
     for key in pieces:
         chunks.setdefault(leaves[key]["chunk"], []).append(key)
-    arrays, error = {}, None
-    for number, keys in chunks.items():
+
+    def read(number: int) -> tuple[dict, InputError | None]:
         found = read_chunk(path, number, on_disk)
-        if set(found) != set(keys):
+        shaped = {key: tuple(array.shape) for key, array in found.items()}
+        if shaped != {key: pieces[key].shape for key in chunks[number]}:
             raise InputError(f"{path}: chunk {number} holds other arrays than {MANIFEST} says")
-        for turn, key in enumerate(keys):
-            error = error or _damage(path, pieces[key], found[key], leaves, turn)
+        checks = enumerate(chunks[number])
+        errors = [_damage(path, pieces[key], found[key], leaves, turn) for turn, key in checks]
+        return found, next(filter(None, errors), None)
+
+    arrays, error = {}, None
+    # Not ahead on a mesh: there processes do it together, step by step.
+    for found, wrong in (ahead if mesh is None else map)(read, chunks):
+        error = error or wrong
+        if mesh is None and error:
+            raise error
+        for key in list(found):
             layer, name = pieces[key].layer_and_leaf
             part, sharding = found.pop(key), held.get(name)
             if layer is None:
@@ -118,8 +129,6 @@ def _read(
             part = jax.jit(to_int8)(part) if small else part
             # Waited for: arrays that are read faster than they are put would pile up.
             arrays[name] = jax.block_until_ready(_put(arrays[name], part, np.int32(layer)))
-        if mesh is None and error:
-            raise error
     agree(error)
     return arrays
 
@@ -136,7 +145,7 @@ def _damage(path: Path, piece: Piece, array, leaves: Mapping, turn: int) -> Inpu
     whole = fetch(array)
     if turn % jax.process_count() != jax.process_index():
         return None
-    if tuple(whole.shape) == piece.shape and digest(whole) == leaves[piece.key]["sha256"]:
+    if digest(whole) == leaves[piece.key]["sha256"]:
         return None
     return InputError(
         f"{path}: array {piece.key} is not what was converted: the files are damaged, convert again"

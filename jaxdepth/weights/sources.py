@@ -19,6 +19,7 @@ from jaxdepth.weights.hub import fetch_model, is_hub_id
 from jaxdepth.weights.plan import GGUF_NAMES, HF_NAMES, Piece
 from jaxdepth.weights.shards import INDEX_NAME, find_shards
 
+_BLOCK = 2**17
 # Buffers that old files carry and that RoPE computes anew.
 _RECOMPUTED = ("rotary_emb.inv_freq",)
 _FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # and the bytes of each
@@ -218,11 +219,17 @@ def _open_safetensors(file: Path):
 
 
 def _check_finite(array: np.ndarray, name: str, file: Path) -> None:
+    flat = array.reshape(-1)
     if array.dtype == ml_dtypes.bfloat16:  # exponent bits all set: NaN or infinity
-        bad = (array.view(np.uint16) & 0x7F80) == 0x7F80
-    else:
-        bad = ~np.isfinite(array)
-    count = int(bad.sum())
+        flat = flat.view(np.uint16)
+
+    def bad(block: np.ndarray) -> int:
+        if array.dtype == ml_dtypes.bfloat16:
+            return int(((block & 0x7FFF) >= 0x7F80).sum())
+        return int((~np.isfinite(block)).sum())
+
+    # By blocks that stay in the processor's cache: several times faster.
+    count = sum(bad(flat[i : i + _BLOCK]) for i in range(0, flat.size, _BLOCK))
     if count:
         raise InputError(
             f"tensor {name} in {file} holds {count} values that are NaN or infinite: "
