@@ -1,4 +1,4 @@
-"""The command line: `jaxdepth convert | export | sweep | decide | probe | tune | plan | bench`."""
+"""The command line: `jaxdepth convert | inspect | export | sweep | decide | probe | ...`."""
 
 import os
 import sys
@@ -14,6 +14,7 @@ from jaxdepth.settings import (
     Convert,
     Decide,
     Export,
+    Inspect,
     Plan,
     PolicySweep,
     Probe,
@@ -25,6 +26,7 @@ from jaxdepth.settings_file import read_settings
 
 COMMANDS = {
     "convert": Convert,
+    "inspect": Inspect,
     "export": Export,
     "sweep": PolicySweep,
     "decide": Decide,
@@ -38,6 +40,7 @@ USAGE = """\
 jaxdepth: what happens to a language model's safety when it is cut short
 
   jaxdepth convert SOURCE TARGET    Hugging Face folder or GGUF file -> checkpoint
+  jaxdepth inspect PATH             what a checkpoint, run, adapter or source is
   jaxdepth export MODEL TARGET      checkpoint (and adapter) -> Hugging Face folder
   jaxdepth sweep MODEL              every prompt at every exit -> tables and figures
   jaxdepth decide MODEL             think, then decide, at every exit -> tables and figures
@@ -105,6 +108,7 @@ def _run(argv: list[str]) -> int:
     settings = parse(command, argv[1:], f"jaxdepth {argv[0]}")
     runs = {
         Convert: run_convert,
+        Inspect: run_inspect,
         Export: run_export,
         PolicySweep: run_sweep_or_policies,
         Decide: run_decide,
@@ -168,9 +172,20 @@ def run_verify(settings: Convert) -> int:
     return 0
 
 
+def run_inspect(settings: Inspect) -> int:
+    from jaxdepth.study.inspect import print_seen
+
+    print_seen(settings.path)
+    return 0
+
+
 def run_export(settings: Export) -> int:
+    from jaxdepth.study.run import check_file
+    from jaxdepth.weights.adapter import find_adapter
     from jaxdepth.weights.export import export, export_checkpoint
 
+    if settings.adapter is not None:
+        check_file(find_adapter(settings.adapter))
     what = settings.model, settings.target, settings.adapter, settings.dtype
     if settings.to == "checkpoint":
         export_checkpoint(*what)

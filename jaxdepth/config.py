@@ -5,10 +5,10 @@ refused by name. A key that is silently dropped is how ports go wrong without an
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short  # what a file says may be long
 from typing import Any
 
 from jaxdepth.errors import InputError, listed
@@ -84,6 +84,7 @@ _OTHER = (
 _QWEN2 = ("use_sliding_window", "max_window_layers")
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _MOST_LAYERS = 10_000  # a list is made of as many; no model comes near
+_MOST_JSON = 64 * 2**20  # bytes; the largest vocabularies take half of that
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class ModelConfig:
         if not isinstance(family, str) or family not in FAMILIES:
             why = f" ({_WHY_NOT[family]})" if str(family) in _WHY_NOT else ""
             raise InputError(
-                f"unsupported architecture: model_type {family!r}{why}; supported are "
+                f"unsupported architecture: model_type {short(family)}{why}; supported are "
                 f"{', '.join(FAMILIES)}"
             )
         _refuse_unknown(raw, family)
@@ -204,14 +205,22 @@ def read_config(path: Path) -> tuple[ModelConfig, dict]:
         raise InputError(f"{path}: {error}") from None
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file's content; a missing or broken file is an InputError that names it."""
+def read_json(path: Path, mend: str = "fetch it again") -> Any:
+    """A JSON file's content.
+
+    Raises:
+        InputError: the file is missing, too large, or broken; `mend` says what to do then.
+    """
+    if not path.is_file():
+        wrong = "is not a file" if path.exists() else "is missing"
+        raise InputError(f"{path} {wrong}: is this the folder of a model?")
+    size = path.stat().st_size
+    if size > _MOST_JSON:  # parsed, it would take many times as much memory
+        raise InputError(f"{path} has {size:,} bytes, expected at most {_MOST_JSON:,}: {mend}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: is this the folder of a model?") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}): fetch it again") from None
+        raise InputError(f"{path} is not valid JSON ({error}): {mend}") from None
 
 
 def _refuse_unknown(raw: Mapping[str, Any], family: str) -> None:
@@ -219,15 +228,16 @@ def _refuse_unknown(raw: Mapping[str, Any], family: str) -> None:
     unknown = [k for k in raw if k not in known and not k.startswith("_")]
     if unknown:
         raise InputError(
-            f"unknown key {unknown[0]!r} = {raw[unknown[0]]!r} may change the numbers and is not "
-            "implemented; if it does not matter to the forward pass, remove it from config.json"
+            f"unknown key {short(unknown[0])} = {short(raw[unknown[0]])} may change the numbers "
+            "and is not implemented; if it does not matter to the forward pass, remove it from "
+            "config.json"
         )
     for name, allowed in _ONLY.items():
         if raw.get(name) is not None and raw[name] != allowed:
-            raise InputError(f"{name} = {raw[name]!r} is not implemented, only {allowed!r}")
+            raise InputError(f"{name} = {short(raw[name])} is not implemented, only {allowed!r}")
     if family == "llama" and raw.get("sliding_window") is not None:
         raise InputError(
-            f"sliding_window = {raw['sliding_window']!r} in a llama config is ignored by "
+            f"sliding_window = {short(raw['sliding_window'])} in a llama config is ignored by "
             "transformers; set it to null, or model_type to mistral"
         )
 
@@ -243,7 +253,7 @@ def _windows(raw: Mapping[str, Any], family: str) -> tuple[int | None, tuple[boo
         window = window if _boolean(raw, "use_sliding_window", False) else None
         first = raw.get("max_window_layers", 28)
         if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-            raise InputError(f"max_window_layers is {first!r}, expected a whole number")
+            raise InputError(f"max_window_layers is {short(first)}, expected a whole number")
     kinds = raw.get("layer_types")
     if kinds is None and (window is None or first == 0):
         return window, None
@@ -254,7 +264,7 @@ def _windows(raw: Mapping[str, Any], family: str) -> tuple[int | None, tuple[boo
     known = isinstance(kinds, list) and all(k in (_FULL, _SLIDING) for k in kinds)
     if not known or len(kinds) != layers:
         raise InputError(
-            f"layer_types is {str(kinds)[:80]}, expected a list of {layers}, each {_FULL!r} or "
+            f"layer_types is {short(kinds)}, expected a list of {layers}, each {_FULL!r} or "
             f"{_SLIDING!r}"
         )
     if family in ("mistral", "llama") and set(kinds) != {_FULL if window is None else _SLIDING}:
@@ -271,14 +281,19 @@ def _windows(raw: Mapping[str, Any], family: str) -> tuple[int | None, tuple[boo
 
 def _rope(raw: Mapping[str, Any]) -> RopeConfig:
     new, scaling = raw.get("rope_parameters"), raw.get("rope_scaling")
+    for name in ("rope_parameters", "rope_scaling"):
+        if not isinstance(raw.get(name), Mapping | None):
+            raise InputError(f"{name} is {short(raw[name])}, expected an object")
     if new is not None and scaling is not None and dict(new) != dict(scaling):
         raise InputError("rope_parameters and rope_scaling disagree: keep one of them")
     rope = dict(new if new is not None else scaling or {})
-    thetas = {t for t in (rope.pop("rope_theta", None), raw.get("rope_theta")) if t is not None}
+    said = [t for t in (rope.pop("rope_theta", None), raw.get("rope_theta")) if t is not None]
+    thetas = {_number("rope_theta", theta) for theta in said}
     if len(thetas) > 1:
         raise InputError(f"two values of rope_theta: {sorted(thetas)}; keep one of them")
-    theta = _number("rope_theta", thetas.pop() if thetas else 10000.0)
-    kinds = {rope.pop(k) for k in ("rope_type", "type") if k in rope} - {None}
+    theta = thetas.pop() if thetas else 10000.0
+    named = (rope.pop(key, None) for key in ("rope_type", "type"))
+    kinds = {str(name) for name in named if name is not None}
     kind = kinds.pop() if len(kinds) == 1 else "default" if not kinds else sorted(kinds)
     if rope.pop("partial_rotary_factor", 1.0) != 1.0:
         raise InputError("partial_rotary_factor other than 1.0 is not implemented")
@@ -287,7 +302,7 @@ def _rope(raw: Mapping[str, Any]) -> RopeConfig:
     if kind != "llama3":
         extra = f" with {listed(rope)}" if rope else ""
         raise InputError(
-            f"RoPE type {kind!r}{extra} is not implemented, only 'default' and 'llama3'"
+            f"RoPE type {short(kind)}{extra} is not implemented, only 'default' and 'llama3'"
         )
     fields = tuple(Llama3Scaling.__dataclass_fields__)
     if set(rope) != set(fields):
@@ -302,18 +317,18 @@ def _rope(raw: Mapping[str, Any]) -> RopeConfig:
 
 def _positive_int(name: str, value) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} is {value!r}, expected a positive whole number")
+        raise InputError(f"{name} is {short(value)}, expected a positive whole number")
     return value
 
 
 def _number(name: str, value) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InputError(f"{name} is {value!r}, expected a positive number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e300:
+        raise InputError(f"{name} is {short(value)}, expected a positive number")
     return float(value)
 
 
 def _boolean(raw: Mapping[str, Any], name: str, default: bool) -> bool:
     value = raw.get(name, default)
     if not isinstance(value, bool):
-        raise InputError(f"{name} is {value!r}, expected true or false")
+        raise InputError(f"{name} is {short(value)}, expected true or false")
     return value

@@ -3,13 +3,27 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_MOST = 480  # characters of a message
+
 
 class InputError(ValueError):
     """Something that the user gave is wrong.
 
     The message is one line: what was found, what was expected, what to do. The command line prints
-    it without a traceback and exits with status 2.
+    it without a traceback and exits with status 2. Names and values in it may be a stranger's: what
+    is long loses its middle, and nothing but visible text is kept as it is.
     """
+
+    def __init__(self, message: str):
+        message = visible(message)
+        if len(message) > _MOST:
+            message = f"{message[: _MOST - 200]} ... {message[-195:]}"
+        super().__init__(message)
+
+
+def visible(text: str) -> str:
+    """A text with what a terminal would not show as itself, or obey, written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -28,6 +28,14 @@ class Convert:
 
 
 @dataclass(frozen=True)
+class Inspect:
+    """Say what lies at a path, and whether it is whole: checkpoint, run, adapter or source."""
+
+    path: tyro.conf.Positional[Path]
+    """A checkpoint, a run directory, an adapter, a Hugging Face folder or a .gguf file."""
+
+
+@dataclass(frozen=True)
 class OnModel:
     """A model, what it is asked, and how it is run."""
 

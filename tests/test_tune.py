@@ -237,7 +237,7 @@ def stop():
         os.kill(os.getpid(), signal.SIGKILL)
     left[0] -= 1
 for name in ("write_part", "save_state"):  # before and after each
-    place = tune.Run if name == "write_part" else tune.checkpoint
+    place = tune.Run if name == "write_part" else tune
     def wrapped(*args, real=getattr(place, name)):
         stop()
         real(*args)

@@ -412,6 +412,10 @@ DAMAGES = {
         "pytorch_model.bin.*can run code",
     ),
     "tokenizer broken": (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer"),
+    "generation config list": (
+        lambda f: (f / "generation_config.json").write_text("[]"),
+        "generation_config.json holds a list",
+    ),
     "tokenizer not json": (lambda f: (f / "tokenizer.json").write_text("}"), "not valid JSON"),
     "tokenizer.model only": (lambda f: (f / "tokenizer.model").write_bytes(b"x"), "no-tokenizer"),
 }

@@ -28,7 +28,7 @@ from jaxdepth.settings import Probe, Where
 from jaxdepth.study.first import opener_mask
 from jaxdepth.study.probe_directions import DIRECTIONS
 from jaxdepth.study.probe_tables import Examples
-from jaxdepth.study.run import Run, read_table
+from jaxdepth.study.run import Run, check_file, read_table
 from jaxdepth.study.stats import interval, wilson
 from jaxdepth.study.subject import Subject
 
@@ -182,7 +182,7 @@ def ablate(settings: Where, probed: Path, bar: ProgressBar = silent) -> Run:
         prompts=settings.transfer, limit=settings.limit, dtype=settings.dtype, seed=settings.seed,
     )  # fmt: skip
     subject = Subject.open(from_probe)
-    directions = read_directions(probed / DIRECTIONS)
+    directions = read_directions(check_file(probed / DIRECTIONS))
     direction_JD = np.stack(
         [directions.at(settings.direction, j) for j in range(len(subject.exits) + 1)]
     )

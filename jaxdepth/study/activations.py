@@ -1,8 +1,9 @@
 """Residual streams of a run on disk, chunk by chunk, so that memory is bounded by a chunk.
 
-    activations/SET/000000.safetensors    `stream` (B P J D) in the stream's dtype, `rows` (B,)
+    activations/SET/000000-DIGEST.safetensors   `stream` (B P J D) in its dtype, `rows` (B,)
 
-A chunk is a batch of prompts, written whole; what is there is not captured again.
+A chunk is a batch of prompts, written whole; what is there is not captured again, and is held
+against its digest when it is read.
 """
 
 from collections.abc import Sequence
@@ -19,12 +20,13 @@ from jaxdepth.errors import InputError
 from jaxdepth.mesh import fetch
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.probe.capture import residuals
-from jaxdepth.processes import gathered, wait
+from jaxdepth.processes import wait
 from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.batches import make_batches
-from jaxdepth.study.run import Run, atomic_write
+from jaxdepth.study.run import Run, check_chunk, chunks_done, find_chunks, write_chunk
 
 FOLDER = "activations"
+_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,18 @@ class Capture:
 def capture(
     run: Run, model: Mistral, wanted: Capture, batch_size: int, bar: ProgressBar = silent
 ) -> None:
-    """Writes the chunks that are not there yet."""
+    """Writes the chunks that are not there yet.
+
+    Raises:
+        InputError: one that is there was damaged since.
+    """
     from safetensors.numpy import save_file
 
     folder = run.path / FOLDER / wanted.name
-    folder.mkdir(parents=True, exist_ok=True)
     with bar(f"residual streams of {wanted.name}", "prompts") as progress:
         done = 0
         batches = make_batches(wanted.ids, batch_size, model.mesh)
-        files = [folder / f"{number:06d}.safetensors" for number in range(len(batches))]
-        there = gathered([file.is_file() for file in files])[0]
+        there = chunks_done(folder, range(len(batches)))
         for number, batch in enumerate(batches):
             real = len(batch.prompts)
             if not there[number]:
@@ -63,7 +67,7 @@ def capture(
                 stream = fetch(residuals(model, tokens_BS, lengths_B, places_BP))[:real]
                 arrays = {"stream": stream, "rows": np.array(batch.prompts, np.int32)}
                 if number % jax.process_count() == jax.process_index():
-                    atomic_write(files[number], lambda p: save_file(arrays, p))  # noqa: B023
+                    write_chunk(folder, number, _SUFFIX, lambda p: save_file(arrays, p))  # noqa: B023
             done += real
             progress(done, len(wanted.ids))
     wait()  # for the writers of all chunks
@@ -85,11 +89,12 @@ def read_stream(run_path: Path, name: str, position: int) -> Float[np.ndarray, "
     """
     from safetensors import SafetensorError, safe_open
 
-    files = sorted((run_path / FOLDER / name).glob("*.safetensors"))
+    files = find_chunks(run_path / FOLDER / name)
     if not files:
         raise InputError(f"{run_path / FOLDER / name} holds no residual streams: probe again")
     parts, rows = [], []
-    for file in files:
+    for number in sorted(files):
+        file = check_chunk(files[number])
         try:
             with safe_open(file, framework="np") as chunk:
                 parts.append(chunk.get_slice("stream")[:, position].astype(np.float32))

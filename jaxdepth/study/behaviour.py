@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from jaxdepth.config import read_json
 from jaxdepth.errors import InputError
 from jaxdepth.refusal.prompts import Prompt
-from jaxdepth.study.run import RUN_FILE, read_table
+from jaxdepth.study.run import read_record, read_table
 
 REFUSED, ANSWERED, NEITHER = 1, 0, -1
 _DID = {"refuse": REFUSED, "partial": REFUSED, "comply": ANSWERED}
@@ -49,7 +48,7 @@ def read_behaviour(run_path: Path, prompts: Sequence[Prompt], settings: dict) ->
             depth.
     """
     told = {p["prompt_id"]: p["text"] for p in read_table(run_path, "prompts").to_pylist()}
-    record = read_json(Path(run_path) / RUN_FILE)
+    record = read_record(run_path)
     for name in _SAME:
         theirs, ours = record["settings"].get(name), settings.get(name)
         if theirs != ours:

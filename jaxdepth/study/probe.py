@@ -24,7 +24,6 @@ import pyarrow as pa
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.probe.folds import make_folds
 from jaxdepth.probe.positions import Located, locate, resolve_positions
-from jaxdepth.processes import first_sees
 from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.batches import Batch, limit_prompts, make_batches
 from jaxdepth.refusal.prompts import Prompt, prompts_digest, read_prompts
@@ -115,7 +114,7 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     in_parts(run, (FIRST_TOKEN,), batches, first, bar)
     wanted = targets(own.examples, did, settings.folds)
     _evaluate(run, settings, subject, own, others, wanted, bar)
-    if not first_sees(run.path / DIRECTIONS):
+    if not run.has_file(DIRECTIONS):
         write_directions(run, subject.fingerprint, own.prompts, wanted)
     if not run.finished(CHANGES):
         write_categories(run, own.prompts, own.examples, settings.folds)

@@ -12,7 +12,7 @@ from jaxdepth.probe.folds import make_folds
 from jaxdepth.refusal.prompts import Prompt
 from jaxdepth.study.activations import read_stream
 from jaxdepth.study.probe_tables import CHOSEN, CONTENT, OWN, PROBES, Examples, Target
-from jaxdepth.study.run import Run, read_table, write_once
+from jaxdepth.study.run import Run, read_table
 from jaxdepth.study.sweep import FIRST_TOKEN
 
 DIRECTIONS = "directions.safetensors"
@@ -75,7 +75,7 @@ def write_directions(
         "jaxdepth": version("jaxdepth"),
     }
     found = Directions(arrays, base, s.get("adapter_sha256"), made)
-    write_once(run.path / DIRECTIONS, lambda path: save_directions(path, found))
+    run.write_file(DIRECTIONS, lambda path: save_directions(path, found))
 
 
 def categories_of(prompts: Sequence[Prompt]) -> tuple[list[str], np.ndarray]:

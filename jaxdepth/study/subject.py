@@ -19,9 +19,9 @@ from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.prompts import Prompt, prompts_digest, read_prompts
 from jaxdepth.running import keep_programs
 from jaxdepth.settings import Asking
-from jaxdepth.study.run import Run
+from jaxdepth.study.run import Run, check_file
 from jaxdepth.weights import checkpoint
-from jaxdepth.weights.adapter import adapter_digest
+from jaxdepth.weights.adapter import adapter_digest, find_adapter
 from jaxdepth.weights.load import load
 
 PROMPTS = "prompts"
@@ -84,6 +84,7 @@ class Subject:
         _check_steering(settings)
         prompts = limit_prompts(read_prompts(settings.prompts), settings.limit)
         base = checkpoint.read_manifest(settings.model)["fingerprint"]
+        _check_made(settings)
         keep_programs()
         mesh = chosen_mesh(settings.mesh)
         model, tokenizer = load(
@@ -164,6 +165,14 @@ def _steered(model: Mistral, settings: Asks, base: str) -> Mistral:
     layers = parse_exits(settings.steer_layers, model.config.num_hidden_layers, "layer")
     direction_D = find_direction(settings.directions, settings.direction, base)
     return steer(model, direction_D, layers, settings.steer, settings.steer_scale)
+
+
+def _check_made(settings: Asks) -> None:
+    """Holds what other runs have made for this one against their digests."""
+    if settings.adapter is not None:
+        check_file(find_adapter(settings.adapter))
+    if settings.directions is not None:
+        check_file(settings.directions)
 
 
 def _check_steering(settings: Asks) -> None:

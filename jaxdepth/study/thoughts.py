@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from jaxdepth.config import read_json
 from jaxdepth.mesh import fetch
 from jaxdepth.probe.along import scores_along
 from jaxdepth.probe.folds import CrossFitted, cross_fit
@@ -38,7 +37,7 @@ from jaxdepth.study.probe_tables import (
     evaluate,
     folds_of,
 )
-from jaxdepth.study.run import RUN_FILE, Run, read_table
+from jaxdepth.study.run import Run, read_record, read_table
 from jaxdepth.study.stats import interval
 from jaxdepth.study.sweep import OnHost, in_parts
 from jaxdepth.study.think import TEXTS, VERDICT_TABLE
@@ -106,7 +105,7 @@ def read_thoughts(
     Raises:
         InputError: a table of the run is unfinished or damaged.
     """
-    record = read_json(run_path / RUN_FILE)
+    record = read_record(run_path)
     if record["settings"]["command"] != "decide" or TEXTS not in record["tables"]:
         return None
     depth, protocol = record["facts"]["depth"], record["settings"]["protocol"]

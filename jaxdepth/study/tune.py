@@ -2,11 +2,13 @@
 
 import re
 from dataclasses import asdict, fields
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Array, Int
 
 from jaxdepth import stopping
 from jaxdepth.depth.exits import parse_exits
@@ -20,7 +22,7 @@ from jaxdepth.refusal.protocol import Protocol
 from jaxdepth.running import keep_programs
 from jaxdepth.settings import Tune
 from jaxdepth.settings_file import read_protocol
-from jaxdepth.study.run import Run, write_once
+from jaxdepth.study.run import Run
 from jaxdepth.tune.data import KINDS, Batches, read_tasks, tasks_digest, writer
 from jaxdepth.tune.recipe import Where
 from jaxdepth.tune.train import (
@@ -99,7 +101,7 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
     params = {name: fetch(array) for name, array in state.params.items()}
     adapter = Adapter(form, params, manifest["fingerprint"], tokens, made)
     stored = "bfloat16" if form.rank else decided["dtype"]
-    write_once(run.path / ADAPTER, lambda p: save_adapter(p, adapter, stored))
+    run.write_file(ADAPTER, lambda p: save_adapter(p, adapter, stored))
     return run
 
 
@@ -124,7 +126,7 @@ def _train(
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     held = None if base.mesh is None else state_shardings(state, base.config, base.mesh)
     state = state if held is None else hold(state, held)
-    state = load_state(run.path / _STATE, state) or state
+    state = _kept(run.path / _STATE, state) or state
     step_fn = make_step(form, loss_of, optimizer, held)
     rate = schedule(s.learning_rate, s.warmup, s.steps)
     rows, at = [], int(state.step)
@@ -146,7 +148,7 @@ def _train(
             if stop or at % s.save_every == 0 or at == s.steps:
                 # The rows first: were the state there without them, they would never be made.
                 run.write_part(LOSS, rows[0]["step"], _table(rows))
-                save_state(run.path / _STATE, at, state)
+                save_state(run.path / _STATE, at, (state, _sums(state)))
                 rows = []
             progress(at, s.steps)
             if stop and at < s.steps:
@@ -154,6 +156,35 @@ def _train(
     if not run.finished(LOSS):
         run.finish_parts(LOSS)
     return state
+
+
+def _kept(folder: Path, like: State) -> State | None:
+    """The last state that was saved, held against its sums; None if there is none."""
+    found = load_state(folder, (like, _sums(like)))
+    if found is None:
+        return None
+    state, sums = found
+    if (fetch(_sums(state)) != fetch(sums)).any():
+        raise InputError(f"{folder} is damaged: tune anew, to another run directory")
+    return state
+
+
+@jax.jit
+def _sums(state: State) -> Int[Array, " N"]:
+    """A number of each array, computed where it lies, that changes with any of its elements.
+
+    It is the sum of the elements' bits, each times an odd number, modulo 2^32.
+    """
+
+    def of(array):
+        place = jnp.zeros(array.shape, jnp.uint32)
+        for axis, size in enumerate(array.shape):
+            along = jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+            place = place * jnp.uint32(size) + along
+        words = jax.lax.bitcast_convert_type(array, jnp.uint32)
+        return (words * (2 * place + 1)).sum(dtype=jnp.uint32)
+
+    return jnp.stack([of(array) for array in jax.tree.leaves(state)])
 
 
 def _micros(s: Tune, where: Where, batches: Batches, exits: list[int], step: int) -> Micro:

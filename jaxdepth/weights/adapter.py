@@ -6,7 +6,6 @@ too.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -20,7 +19,7 @@ from jaxdepth.errors import InputError, listed, nearest
 from jaxdepth.model.leaves import leaf_shapes
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.tuned import MATRICES, Form, Params, merge
-from jaxdepth.weights.headed import open_arrays, save_arrays
+from jaxdepth.weights.headed import damaged_header, open_arrays, read_arrays, save_arrays
 from jaxdepth.weights.plan import HF_NAMES
 
 FORMAT = "jaxdepth-adapter-1"
@@ -164,23 +163,17 @@ def _shape(key: str, adapter: Adapter, shapes: Mapping) -> tuple[int, ...]:
 
 
 def _read_ours(path: Path) -> Adapter:
-    arrays, header = _open(path)
-    if header is None:
-        raise InputError(f"{path} is not an adapter of jaxdepth (of the format {FORMAT})")
+    arrays, said = read_arrays(path, "an adapter", FORMAT)
     try:
-        said = json.loads(header)
         form = said["form"] | {k: tuple(said["form"][k]) for k in ("layers", "leaves")}
-        found = Adapter(Form(**form), arrays, said["base"], tuple(said["tokens"]), said["made"])
+        tokens = tuple(said["tokens"])
+        return Adapter(Form(**form), _floats(arrays), said["base"], tokens, said["made"])
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its header is damaged ({error})") from None
-    if said["format"] != FORMAT:
-        raise InputError(f"{path} has the format {said['format']!r}, expected {FORMAT}: tune again")
-    return found
+        raise damaged_header(path, error) from None
 
 
-def _open(path: Path) -> tuple[Params, str | None]:
-    arrays, header = open_arrays(path)
-    return {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}, header
+def _floats(arrays: Mapping[str, np.ndarray]) -> Params:
+    return {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
 
 
 def _read_peft(path: Path, config: ModelConfig) -> Adapter:
@@ -192,7 +185,7 @@ def _read_peft(path: Path, config: ModelConfig) -> Adapter:
     odd = [k for k, v in said.items() if k not in _PEFT_TOLD and v not in _PEFT_OFF]
     if said.get("peft_type") != "LORA" or odd:
         raise InputError(f"{path}: only plain LoRA is read, this one has {listed(odd or ['type'])}")
-    arrays, _ = _open(path / PEFT_WEIGHTS)
+    arrays = _floats(open_arrays(path / PEFT_WEIGHTS)[0])
     found: dict[str, dict[int, dict[str, np.ndarray]]] = {}
     for name in MATRICES:
         for layer in range(config.num_hidden_layers):

@@ -186,8 +186,11 @@ def _read_tokenizer(opened: SafetensorsSource | GGUFSource, wanted: bool):
                 "add it, or pass --no-tokenizer"
             )
         for name in checkpoint.SIDECARS:
-            if name.endswith(".json") and (folder / name).is_file():
-                read_json(folder / name)
+            if name.endswith(".json") and (folder / name).exists():
+                held = read_json(folder / name)
+                if not isinstance(held, dict):
+                    kind = type(held).__name__
+                    raise InputError(f"{folder / name} holds a {kind}, expected an object")
         tokenizer = checkpoint.load_tokenizer(folder)
     if tokenizer is not None and len(tokenizer) > opened.config.vocab_size:
         raise InputError(

@@ -1,5 +1,6 @@
 """Arrays in one safetensors file, and one header entry that says in JSON what they are."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,30 +10,43 @@ import numpy as np
 from jaxdepth.errors import InputError
 
 _HEADER = "jaxdepth"
+_SEAL = "sha256"
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], said: Mapping) -> None:
-    """Writes them; equal content makes equal files."""
+    """Writes them, sealed with a digest of all; equal content makes equal files."""
     from safetensors.numpy import save
 
+    said = json.loads(json.dumps(said))
+    sealed = json.dumps(said | {_SEAL: _digest(arrays, said)})
     # One entry: safetensors writes several in any order.
-    path.write_bytes(save(dict(arrays), metadata={_HEADER: json.dumps(said)}))
+    path.write_bytes(save(dict(arrays), metadata={_HEADER: sealed}))
 
 
-def open_arrays(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
-    """The arrays, and the header entry if there is one.
+def open_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict | None]:
+    """The arrays, and what the header entry says if there is one.
 
     Raises:
-        InputError: the file is no safetensors file, or is cut short.
+        InputError: the file is no safetensors file, is cut short, or is not as it was written.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return arrays, (file.metadata() or {}).get(_HEADER)
-    except (SafetensorError, OSError) as error:
+            header = (file.metadata() or {}).get(_HEADER)
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: no dtype of numpy
         raise InputError(f"{path} cannot be read ({error}): it is damaged or incomplete") from None
+    if header is None:
+        return arrays, None
+    try:
+        said = json.loads(header)
+        seal = said.pop(_SEAL, None)  # files of earlier versions have none
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise damaged_header(path, error) from None
+    if seal not in (None, _digest(arrays, said)):
+        raise InputError(f"{path} is damaged: it differs from the digest in its header")
+    return arrays, said
 
 
 def read_arrays(path: Path, what: str, kind: str) -> tuple[dict[str, np.ndarray], dict]:
@@ -44,19 +58,23 @@ def read_arrays(path: Path, what: str, kind: str) -> tuple[dict[str, np.ndarray]
         kind: the format that its header must name.
 
     Raises:
-        InputError: as `open_arrays`; it is something else, of another format, or its header is
-            damaged.
+        InputError: as `open_arrays`; it is something else, or of another format.
     """
-    arrays, header = open_arrays(path)
-    if header is None:
+    arrays, said = open_arrays(path)
+    if said is None:
         raise InputError(f"{path} is not {what} of jaxdepth (of the format {kind})")
-    try:
-        said = json.loads(header)
-        if said["format"] != kind:
-            raise InputError(f"{path} has the format {said['format']!r}, expected {kind}")
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise damaged_header(path, error) from None
+    if said.get("format") != kind:
+        raise InputError(f"{path} has the format {said.get('format')!r}, expected {kind}")
     return arrays, said
+
+
+def _digest(arrays: Mapping[str, np.ndarray], said: Mapping) -> str:
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def damaged_header(path: Path, error: Exception) -> InputError:

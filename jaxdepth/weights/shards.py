@@ -1,5 +1,6 @@
 """Which safetensors files a folder's weights are in."""
 
+import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from jaxdepth.config import read_json
@@ -18,7 +19,7 @@ def find_shards(folder: Path) -> list[Path]:
     index = folder / INDEX_NAME
     if index.exists():
         files = [folder / name for name in named_shards(index, read_json(index))]
-        missing = [f.name for f in files if not f.is_file()]
+        missing = [f.name for f in files if not os.path.isfile(f)]  # False for what no name can be
         if missing:
             raise InputError(f"{folder} lacks shard {listed(missing)} that {INDEX_NAME} names")
         return files

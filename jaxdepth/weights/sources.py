@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdepth.config import ModelConfig, read_config, read_json
 from jaxdepth.errors import InputError
+from jaxdepth.weights.gguf_header import check_header, check_places
 from jaxdepth.weights.gguf_parts import check_parts, find_parts
 from jaxdepth.weights.hub import fetch_model, is_hub_id
 from jaxdepth.weights.plan import GGUF_NAMES, HF_NAMES, Piece
@@ -189,7 +190,9 @@ def _open_gguf(file: Path) -> tuple[dict, list]:
     from gguf import GGUFReader
 
     try:
+        check_header(file)
         reader = GGUFReader(file)
+        check_places(reader.tensors, reader.data_offset, int(reader.alignment))
         return {k: f.contents() for k, f in reader.fields.items()}, reader.tensors
     except Exception as error:  # the reader fails in many ways on a damaged file
         raise InputError(
