@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from jaxdepth.model.mistral import Mistral
 from jaxdepth.stopping import Stopped
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights import convert as convert_module
+from jaxdepth.weights import load as load_module
 from jaxdepth.weights import verify as verify_module
 from jaxdepth.weights.convert import convert
+from jaxdepth.weights.host import aligned_empty
 from jaxdepth.weights.plan import HF_NAMES, plan
 from jaxdepth.weights.sources import _unpermute
 from jaxdepth.weights.verify import verify
@@ -64,6 +67,26 @@ def test_bfloat16_is_kept_and_can_be_widened(tmp_path):
     assert {str(v.dtype) for v in __import__("jax").tree.leaves(model)} == {"bfloat16"}
     wide, _ = jaxdepth.load(tmp_path / "target", dtype="float32")
     assert np.array_equal(wide.embed[...], low["model.embed_tokens.weight"].astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_filled_on_the_host_or_on_the_device_it_is_the_same(tmp_path, monkeypatch, dtype):
+    raw = raw_config(hidden_size=200, intermediate_size=600)  # more than one block each way
+    tensors = hf_tensors(ModelConfig.from_hf(raw))
+    convert(write_folder(tmp_path / "source", raw, tensors), tmp_path / "target")
+    host, _ = jaxdepth.load(tmp_path / "target", dtype=dtype)
+    monkeypatch.setattr(load_module, "_host_is_device", lambda: False)
+    device, _ = jaxdepth.load(tmp_path / "target", dtype=dtype)
+    for one, other in zip(jax.tree.leaves(host), jax.tree.leaves(device), strict=True):
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+
+
+def test_what_is_filled_on_the_host_is_not_copied():
+    for dtype in (np.float32, ml_dtypes.bfloat16):
+        array = aligned_empty((3, 5, 7), dtype)
+        assert array.shape == (3, 5, 7)
+        assert load_module._of_device(array).unsafe_buffer_pointer() == array.ctypes.data
 
 
 def test_a_second_conversion_does_nothing_or_refuses(tmp_path):

@@ -8,8 +8,10 @@ A checkpoint is a folder that appears whole or not at all:
                          nothing large is ever doubled; matrices as in the source, outputs first
 """
 
+import functools
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -46,6 +48,16 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@functools.cache
+def _orbax():
+    """Orbax, which takes a second to import, and holds arrays in plain files for a mistake."""
+    from orbax.checkpoint import v1
+
+    about = ("TensorStore data files not found", "Skipping merge of OCDBT")
+    logging.getLogger("absl").addFilter(lambda said: not any(a in said.getMessage() for a in about))
+    return v1
+
+
 def write_chunk(folder: Path, number: int, arrays: Mapping[str, np.ndarray], said) -> None:
     """Adds a chunk to the checkpoint that is being written in `folder`, whole or not at all.
 
@@ -55,20 +67,19 @@ def write_chunk(folder: Path, number: int, arrays: Mapping[str, np.ndarray], sai
         arrays: key -> array.
         said: what is kept of them, for `chunk_said`.
     """
-    from orbax.checkpoint import v1 as ocp
-
+    ocp = _orbax()
     place = _chunk(folder, number)
     shutil.rmtree(place, ignore_errors=True)
     context = ocp.Context()
-    context.array.saving.use_compression = False  # weights hardly shrink, and it takes longer
+    # Plain files: weights hardly shrink, and OCDBT copies them once more in memory.
+    context.array.saving.use_compression = context.array.saving.use_ocdbt = False
     with context:
         ocp.save(place, dict(arrays), custom_metadata={_SAID: said})
 
 
 def chunk_said(folder: Path, number: int):
     """What was kept of a chunk; None where it is not, or cannot be read."""
-    from orbax.checkpoint import v1 as ocp
-
+    ocp = _orbax()
     place = _chunk(folder, number)
     if not place.is_dir():
         return None
@@ -86,8 +97,7 @@ def read_chunk(
     Raises:
         InputError: it is missing or damaged.
     """
-    from orbax.checkpoint import v1 as ocp
-
+    ocp = _orbax()
     place = _chunk(folder, number)
     try:
         wanted = dict(ocp.metadata(place).metadata)

@@ -26,6 +26,7 @@ from jaxdepth.weights.checkpoint import (
     read_chunk,
     read_manifest,
 )
+from jaxdepth.weights.host import aligned_empty, fill_turned
 from jaxdepth.weights.plan import HF_NAMES, Piece, plan
 
 
@@ -122,6 +123,11 @@ def _read(
                 arrays[name] = _cast(part, dtype, sharding)
                 continue
             small = int8 and name.removeprefix("layers.") in MATRICES
+            if mesh is None and not small and _host_is_device():
+                if name not in arrays:
+                    arrays[name] = aligned_empty(shapes[name], dtype)
+                fill_turned(arrays[name][layer], part)
+                continue
             if name not in arrays:
                 arrays[name] = _empty(shapes[name], jnp.int8 if small else dtype, sharding)
             wide = part.dtype if small else dtype
@@ -130,7 +136,17 @@ def _read(
             # Waited for: arrays that are read faster than they are put would pile up.
             arrays[name] = jax.block_until_ready(_put(arrays[name], part, np.int32(layer)))
     agree(error)
-    return arrays
+    return {name: _of_device(array) for name, array in arrays.items()}
+
+
+def _host_is_device() -> bool:
+    """Whether arrays of numpy can be those of the model as they are."""
+    return jax.default_backend() == "cpu"
+
+
+def _of_device(array: np.ndarray | jax.Array | Int8) -> jax.Array | Int8:
+    """The same as an array of the device; one of numpy that is aligned is not copied."""
+    return jax.device_put(array, may_alias=True) if isinstance(array, np.ndarray) else array
 
 
 def _held_on_disk(piece: Piece, config: ModelConfig, mesh: Mesh) -> NamedSharding:

@@ -6,6 +6,7 @@ to be finite).
 Only safetensors and GGUF are read; formats that can run code on loading are not.
 """
 
+import json
 import math
 from pathlib import Path, PurePosixPath
 
@@ -23,7 +24,7 @@ from jaxdepth.weights.shards import INDEX_NAME, find_shards
 _BLOCK = 2**17
 # Buffers that old files carry and that RoPE computes anew.
 _RECOMPUTED = ("rotary_emb.inv_freq",)
-_FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # and the bytes of each
+_FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
 
 def open_source(source: str | Path) -> "SafetensorsSource | GGUFSource":
@@ -57,7 +58,7 @@ class SafetensorsSource:
         self.config, self.raw_config = read_config(folder / "config.json")
         self.files = find_shards(folder)
         self._file_of: dict[str, Path] = {}
-        self._itemsize: dict[str, int] = {}
+        self._where: dict[str, tuple[type, int]] = {}  # dtype, and place in the file in bytes
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file in self.files:
             self._read_header(file)
@@ -70,18 +71,22 @@ class SafetensorsSource:
         Raises:
             InputError: the tensor holds NaN or infinity.
         """
-        file = self._file_of[piece.source]
-        with _open_safetensors(file) as handle:
-            array = handle.get_tensor(piece.source)
+        file, (dtype, place) = self._file_of[piece.source], self._where[piece.source]
+        # Straight into an array of its own: several times faster than through a map of the file.
+        array = np.fromfile(file, np.dtype(dtype), math.prod(piece.shape), offset=place)
+        if array.size < math.prod(piece.shape):
+            raise InputError(f"{file} was cut short while it was read: fetch it again")
+        array = array.reshape(piece.shape)
         _check_finite(array, piece.source, file)
         return array
 
     def nbytes(self, piece: Piece) -> int:
         """The bytes of the piece's array, by the file's header."""
-        return math.prod(piece.shape) * self._itemsize[piece.source]
+        return math.prod(piece.shape) * np.dtype(self._where[piece.source][0]).itemsize
 
     def _read_header(self, file: Path) -> None:
         with _open_safetensors(file) as handle:
+            starts = _starts(file)
             for name in handle.keys():  # noqa: SIM118 (a safetensors handle is not a mapping)
                 if name.endswith(_RECOMPUTED):
                     continue
@@ -98,7 +103,7 @@ class SafetensorsSource:
                     )
                 self._file_of[name] = file
                 self.shapes[name] = tuple(view.get_shape())
-                self._itemsize[name] = _FLOATS[view.get_dtype()]
+                self._where[name] = _FLOATS[view.get_dtype()], starts[name]
 
     def _check_index(self, index: Path) -> None:
         if not index.exists():
@@ -219,6 +224,15 @@ def _open_safetensors(file: Path):
         raise InputError(
             f"{file} is cut short or not safetensors ({_one_line(error)}): fetch it again"
         ) from None
+
+
+def _starts(file: Path) -> dict[str, int]:
+    """Where each tensor of a file begins, in bytes; of a header that safetensors has accepted."""
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+    header.pop("__metadata__", None)
+    return {name: 8 + size + said["data_offsets"][0] for name, said in header.items()}
 
 
 def _check_finite(array: np.ndarray, name: str, file: Path) -> None:
