@@ -101,7 +101,7 @@ def test_conversion_and_loading_at_size(place, capsys):
         )
     assert peak - idle < 4
     assert loaded < 1.15 * weights
-    assert converting < 2 * copying
+    assert max(converting, loading) < 2 * copying
 
 
 def test_killed_anywhere_it_ends_with_the_same_leaves(place):
