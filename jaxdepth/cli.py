@@ -39,7 +39,7 @@ COMMANDS = {
 USAGE = """\
 jaxdepth: what happens to a language model's safety when it is cut short
 
-  jaxdepth convert SOURCE TARGET    Hugging Face folder or GGUF file -> checkpoint
+  jaxdepth convert SOURCE TARGET    Hugging Face folder or id, or GGUF file -> checkpoint
   jaxdepth inspect PATH             what a checkpoint, run, adapter or source is
   jaxdepth export MODEL TARGET      checkpoint (and adapter) -> Hugging Face folder
   jaxdepth sweep MODEL              every prompt at every exit -> tables and figures

@@ -1,9 +1,17 @@
 """GGUF files of tiny models, written by the `gguf` package as llama.cpp's converter writes them."""
 
 import numpy as np
+from gguf import GGUFWriter
 
 from jaxdepth.config import ModelConfig
 from jaxdepth.weights.plan import GGUF_NAMES, HF_NAMES, plan
+
+_ADD = {
+    bool: GGUFWriter.add_bool,
+    str: GGUFWriter.add_string,
+    int: GGUFWriter.add_uint32,
+    list: GGUFWriter.add_array,
+}
 
 
 def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture=None, **metadata):
@@ -17,10 +25,8 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture
         parts_of: how many tensors go into each part; 0 writes one file.
         order: -1 writes the tensors from the last to the first.
         architecture: as the file says; by default that of the model.
-        **metadata: strings and booleans besides, with `__` for a dot.
+        **metadata: strings, numbers, booleans and lists besides, with `__` for a dot.
     """
-    from gguf import GGUFWriter
-
     config, types = ModelConfig.from_hf(raw), types or {}
     architecture = architecture or ("qwen2" if raw["model_type"] == "qwen2" else "llama")
     writer = GGUFWriter(path, architecture, split_max_tensors=parts_of)
@@ -34,8 +40,7 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope.theta)
     for key, value in metadata.items():
-        add = writer.add_bool if isinstance(value, bool) else writer.add_string
-        add(key.replace("__", "."), value)
+        _ADD[type(value)](writer, key.replace("__", "."), value)
     pieces = zip(plan(config, HF_NAMES), plan(config, GGUF_NAMES), strict=True)
     both = {hf.source: (hf.heads, gguf.source) for hf, gguf in pieces}
     for name in [*both, *(set(tensors) - set(both))][::order]:

@@ -182,6 +182,8 @@ def _read_peft(path: Path, config: ModelConfig) -> Adapter:
         if not (path / name).is_file():
             raise InputError(f"{path} is not a PEFT adapter: it has no {name}")
     said = read_json(path / PEFT_CONFIG)
+    if not isinstance(said, dict):
+        raise InputError(f"{path / PEFT_CONFIG} is not an object of JSON: fetch it again")
     odd = [k for k, v in said.items() if k not in _PEFT_TOLD and v not in _PEFT_OFF]
     if said.get("peft_type") != "LORA" or odd:
         raise InputError(f"{path}: only plain LoRA is read, this one has {listed(odd or ['type'])}")
@@ -197,11 +199,24 @@ def _read_peft(path: Path, config: ModelConfig) -> Adapter:
     if arrays or len(layers) != 1:
         wrong = listed(arrays) if arrays else "other layers for some matrices than for others"
         raise InputError(f"{path}: cannot read {wrong}")
-    rank = int(said["r"])
-    scale = said["lora_alpha"] / (rank**0.5 if said.get("use_rslora") else rank)
+    rank = _positive(path, said, "r")
+    scale = _positive(path, said, "lora_alpha") / (rank**0.5 if said.get("use_rslora") else rank)
     params = {}
     for name, of in found.items():
         for end, letter in (("a", "A"), ("b", "B")):
-            params[f"layers.{name}.{end}"] = jnp.stack([of[i][letter].T for i in sorted(of)])
+            stack = [of[i][letter].T for i in sorted(of)]
+            if len({part.shape for part in stack}) != 1:
+                raise InputError(f"{path}: the lora_{letter} of {name} differ in shape")
+            params[f"layers.{name}.{end}"] = jnp.stack(stack)
     form = Form(next(iter(layers)), tuple(found), rank, scale * rank)
     return Adapter(form, params, None, (), {"peft": str(said.get("peft_version"))})
+
+
+def _positive(path: Path, said: Mapping, name: str) -> int | float:
+    value = said.get(name)
+    whole = name == "r" and not isinstance(value, int)
+    if isinstance(value, bool) or not isinstance(value, int | float) or whole:
+        raise InputError(f"{path}: {name} is {value!r}, expected a number")
+    if not 0 < value < 1e9:
+        raise InputError(f"{path}: {name} is {value!r}, expected a positive number")
+    return value

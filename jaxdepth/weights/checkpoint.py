@@ -8,12 +8,12 @@ A checkpoint is a folder that appears whole or not at all:
                          nothing large is ever doubled; matrices as in the source, outputs first
 """
 
-import functools
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -35,6 +35,7 @@ SIDECARS = (
 )
 _WEIGHTS = "weights"
 _SAID = "leaves"
+_MOST_TOKENS = 10_000_000
 
 
 def digest(array: np.ndarray) -> str:
@@ -48,16 +49,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@functools.cache
-def _orbax():
-    """Orbax, which takes a second to import, and holds arrays in plain files for a mistake."""
-    from orbax.checkpoint import v1
-
-    about = ("TensorStore data files not found", "Skipping merge of OCDBT")
-    logging.getLogger("absl").addFilter(lambda said: not any(a in said.getMessage() for a in about))
-    return v1
-
-
 def write_chunk(folder: Path, number: int, arrays: Mapping[str, np.ndarray], said) -> None:
     """Adds a chunk to the checkpoint that is being written in `folder`, whole or not at all.
 
@@ -67,24 +58,27 @@ def write_chunk(folder: Path, number: int, arrays: Mapping[str, np.ndarray], sai
         arrays: key -> array.
         said: what is kept of them, for `chunk_said`.
     """
-    ocp = _orbax()
+    from orbax.checkpoint import v1 as ocp
+
     place = _chunk(folder, number)
     shutil.rmtree(place, ignore_errors=True)
     context = ocp.Context()
     # Plain files: weights hardly shrink, and OCDBT copies them once more in memory.
     context.array.saving.use_compression = context.array.saving.use_ocdbt = False
-    with context:
+    with context, _quiet():
         ocp.save(place, dict(arrays), custom_metadata={_SAID: said})
 
 
 def chunk_said(folder: Path, number: int):
     """What was kept of a chunk; None where it is not, or cannot be read."""
-    ocp = _orbax()
+    from orbax.checkpoint import v1 as ocp
+
     place = _chunk(folder, number)
     if not place.is_dir():
         return None
     try:
-        return ocp.metadata(place).custom_metadata.get(_SAID)
+        with _quiet():
+            return ocp.metadata(place).custom_metadata.get(_SAID)
     except Exception:  # Orbax raises many kinds; such a chunk is written anew
         return None
 
@@ -97,19 +91,37 @@ def read_chunk(
     Raises:
         InputError: it is missing or damaged.
     """
-    ocp = _orbax()
+    from orbax.checkpoint import v1 as ocp
+
     place = _chunk(folder, number)
     try:
-        wanted = dict(ocp.metadata(place).metadata)
-        if shardings is not None:
-            wanted = {
-                key: jax.ShapeDtypeStruct(said.shape, said.dtype, sharding=shardings[key])
-                for key, said in wanted.items()
-            }
-        return dict(ocp.load(place, wanted))
+        with _quiet():
+            wanted = dict(ocp.metadata(place).metadata)
+            if shardings is not None:
+                wanted = {
+                    key: jax.ShapeDtypeStruct(said.shape, said.dtype, sharding=shardings[key])
+                    for key, said in wanted.items()
+                }
+            return dict(ocp.load(place, wanted))
     except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{place} cannot be read ({reason}): convert again") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps off the terminal what Orbax logs: of plain files, which it takes for a mistake, and of
+    damaged ones, which its errors tell as well.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, was in zip(loggers, before, strict=True):
+            logger.disabled = was
 
 
 def _chunk(folder: Path, number: int) -> Path:
@@ -174,20 +186,35 @@ def load_tokenizer(path: Path):
     from transformers import PreTrainedTokenizerFast
 
     try:
-        return PreTrainedTokenizerFast.from_pretrained(path)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
     except Exception as error:  # tokenizers raises plain Exception
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"the tokenizer in {path} cannot be read ({reason})") from None
+    last = max(tokenizer.get_vocab().values(), default=0)
+    if last > _MOST_TOKENS:  # writing it would take a step for each id up to there
+        raise InputError(f"the tokenizer in {path} has a token with the id {last}: fetch it again")
+    return tokenizer
 
 
 def end_tokens(path: str | Path, tokenizer) -> tuple[int, ...]:
-    """The token ids that end an answer: those of the model's files, and of its tokenizer."""
+    """The token ids that end an answer: those of the model's files, and of its tokenizer.
+
+    Raises:
+        InputError: a file says something else than a token id or a list of them.
+    """
     path = Path(path)
     found = {None if tokenizer is None else tokenizer.eos_token_id}
     for name in ("config.json", "generation_config.json"):
-        ids = read_json(path / name).get("eos_token_id") if (path / name).is_file() else None
-        found |= set(ids) if isinstance(ids, list) else {ids}
-    return tuple(sorted(i for i in found if isinstance(i, int)))
+        said = read_json(path / name) if (path / name).is_file() else {}
+        ids = said.get("eos_token_id") if isinstance(said, dict) else said
+        for i in ids if isinstance(ids, list) else [ids]:
+            if i is not None and (type(i) is not int or not 0 <= i <= _MOST_TOKENS):
+                raise InputError(
+                    f"{path / name}: eos_token_id is {str(ids)[:60]}, expected a token id or a "
+                    "list of them"
+                )
+            found.add(i)
+    return tuple(sorted(found - {None}))
 
 
 def fingerprint(config: ModelConfig, leaves: Mapping) -> str:

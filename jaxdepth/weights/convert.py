@@ -192,6 +192,7 @@ def _read_tokenizer(opened: SafetensorsSource | GGUFSource, wanted: bool):
                     kind = type(held).__name__
                     raise InputError(f"{folder / name} holds a {kind}, expected an object")
         tokenizer = checkpoint.load_tokenizer(folder)
+        checkpoint.end_tokens(folder, tokenizer)
     if tokenizer is not None and len(tokenizer) > opened.config.vocab_size:
         raise InputError(
             f"{opened.where}: the tokenizer has {len(tokenizer)} tokens, the model only "
