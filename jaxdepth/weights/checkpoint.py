@@ -8,10 +8,12 @@ A checkpoint is a folder that appears whole or not at all:
                          nothing large is ever doubled; matrices as in the source, outputs first
 """
 
+import functools
 import hashlib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -94,6 +96,7 @@ def read_chunk(
     from orbax.checkpoint import v1 as ocp
 
     place = _chunk(folder, number)
+    _drop_late_reads()
     try:
         with _quiet():
             wanted = dict(ocp.metadata(place).metadata)
@@ -122,6 +125,22 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, was in zip(loggers, before, strict=True):
             logger.disabled = was
+
+
+@functools.cache
+def _drop_late_reads() -> None:
+    """Keeps the tracebacks of reads that nobody waits for any more off the terminal.
+
+    When one array of a chunk cannot be read, Orbax closes its event loop while the others are on
+    their way; each of them then ends in an error that nobody can catch.
+    """
+    following = sys.unraisablehook
+
+    def hook(late):
+        if str(late.exc_value) != "Event loop is closed":
+            following(late)
+
+    sys.unraisablehook = hook
 
 
 def _chunk(folder: Path, number: int) -> Path:
