@@ -19,6 +19,7 @@ from jaxdepth.depth.talk import Talk
 from jaxdepth.mesh import constrain, fetch, place
 from jaxdepth.model.attention import merge_parts
 from jaxdepth.model.cache import (
+    Kept,
     LaneCache,
     PromptCache,
     attend_lane,
@@ -241,23 +242,23 @@ def forward(
         here_XB = positions_XB[:streams]  # one row serves all, where there are no parents
         rotation = model.rope_at(here_XB)
 
-        def layer(carry, step_in, exits_here=exits_here, here_XB=here_XB, rotation=rotation):
+        def layer(carry, i, n=n, exits_here=exits_here, here_XB=here_XB, rotation=rotation):
             h_XBD, picked_XBD = carry
-            i, (k_XBKTH, v_XBKTH), of_parent = step_in
+            of_segment = i - plan[n].first
             block = model.layer(i)
             window = block.window
             q_XBQH, k_XBKH, v_XBKH = block.project(h_XBD, *rotation)
             q = q_XBQH.reshape(*k_XBKH.shape[:3], -1, c.head_dim)
             with jax.named_scope("attend_prompt"):
-                of_prompt = cache.k_LBKSH[i], cache.v_LBKSH[i]
-                parts = [attend_prompt(q, *of_prompt, lengths_B, here_XB, window)]
+                parts = [attend_prompt(q, Kept(*cache, i), lengths_B, here_XB, window)]
             with jax.named_scope("attend_lane"):
-                parts.append(attend_lane(q, k_XBKTH, v_XBKTH, step, window))
+                parts.append(attend_lane(q, Kept(*caches[n], of_segment), step, window))
                 parts.append(attend_self(q, k_XBKH, v_XBKH))
-            if of_parent is not None:
+            if parent is not None:
                 cuts_XB = parent.cuts_XB[: q.shape[0]]
+                of_parent = Kept(*parent.caches[n], of_segment)
                 with jax.named_scope("attend_parent"):
-                    parts.append(attend_parent(q, *of_parent, cuts_XB, step, window))
+                    parts.append(attend_parent(q, of_parent, cuts_XB, step, window))
             mixed = merge_parts(*parts)
             h_XBD = block.finish(h_XBD, mixed.reshape(q_XBQH.shape).astype(h_XBD.dtype))
             h_XBD = constrain(h_XBD, "XBD", model.mesh)
@@ -266,8 +267,7 @@ def forward(
 
         numbers = jnp.arange(segment.first, segment.last)
         start = (h_XBD[:streams], picked_XBD[:streams])
-        of_parents = None if parent is None else parent.caches[n]
-        (h_XBD, picked), new = jax.lax.scan(layer, start, (numbers, lanes, of_parents))
+        (h_XBD, picked), new = jax.lax.scan(layer, start, numbers)
         picked_XBD = jax.lax.dynamic_update_slice_in_dim(picked_XBD, picked, 0, axis=0)
         written.append(write_step(lanes, *new, step))
     return picked_XBD, tuple(written)

@@ -27,6 +27,7 @@ from jaxdepth.depth.talk import Speak
 from jaxdepth.mesh import constrain
 from jaxdepth.model.attention import merge_parts
 from jaxdepth.model.cache import (
+    Kept,
     LaneCache,
     PromptCache,
     attend_lane,
@@ -195,9 +196,8 @@ def _forward(
     positions_1B = (lengths_B + step)[None]
     rotation = model.rope_at(positions_1B)
 
-    def layer(carry, step_in):
+    def layer(carry, i):
         h_XBD, watch = carry
-        i, (k_XBKTH, v_XBKTH) = step_in
         block = model.layer(i)
         window = block.window
         q_XBQH, k_XBKH, v_XBKH = block.project(h_XBD, *rotation)
@@ -207,10 +207,9 @@ def _forward(
 
         def run():
             q = q_XBQH.reshape(*k_XBKH.shape[:3], -1, c.head_dim)
-            k_BKSH, v_BKSH = cache.k_LBKSH[i], cache.v_LBKSH[i]
             mixed = merge_parts(
-                attend_prompt(q, k_BKSH, v_BKSH, lengths_B, positions_1B, window),
-                attend_lane(q, k_XBKTH, v_XBKTH, step, window),
+                attend_prompt(q, Kept(*cache, i), lengths_B, positions_1B, window),
+                attend_lane(q, Kept(*lanes, i), step, window),
                 attend_self(q, k_XBKH, v_XBKH),
             )
             after_XBD = block.finish(h_XBD, mixed.reshape(q_XBQH.shape).astype(h_XBD.dtype))
@@ -222,9 +221,7 @@ def _forward(
 
     start = (model.embed_tokens(tokens_XB), _unwatched(*tokens_XB.shape))
     numbers_L = jnp.arange(c.num_hidden_layers)
-    (_, watch), (k_LXBKH, v_LXBKH, after_LXBD, read_LXB) = jax.lax.scan(
-        layer, start, (numbers_L, lanes)
-    )
+    (_, watch), (k_LXBKH, v_LXBKH, after_LXBD, read_LXB) = jax.lax.scan(layer, start, numbers_L)
     taken = _take(rules, watch, after_LXBD, read_LXB)
     return taken, write_step(lanes, k_LXBKH, v_LXBKH, step)
 

@@ -36,6 +36,7 @@ from jaxdepth.errors import InputError, at_least
 from jaxdepth.mesh import constrain, fetch, place
 from jaxdepth.model.attention import merge_parts
 from jaxdepth.model.cache import (
+    Kept,
     LaneCache,
     PromptCache,
     attend_parent,
@@ -321,11 +322,10 @@ def _run_layers(
 
         cache = LaneCache(write(cache.k_LXBKTH, k_YBKH), write(cache.v_LXBKTH, v_YBKH))
         q = q_YBQH.reshape(*k_YBKH.shape[:3], -1, c.head_dim)
-        k_XBKTH, v_XBKTH = cache.k_LXBKTH[i], cache.v_LXBKTH[i]
         mixed = merge_parts(
-            attend_prompt(q, prompt.k_LBKSH[i], prompt.v_LBKSH[i], lengths_B, positions_YB, window),
+            attend_prompt(q, Kept(*prompt, i), lengths_B, positions_YB, window),
             # A token goes on, at its own slot, from the slots before it.
-            attend_parent(q, k_XBKTH, v_XBKTH, slots_YB, jnp.int32(0), window),
+            attend_parent(q, Kept(*cache, i), slots_YB, jnp.int32(0), window),
             attend_self(q, k_YBKH, v_YBKH),
         )
         after_YBD = block.finish(h_YBD, mixed.reshape(q_YBQH.shape).astype(h_YBD.dtype))

@@ -75,14 +75,20 @@ def attend_part(
     return Part(mixed, jnp.sum(weights, axis=-1), peak)
 
 
-def merge_parts(*parts: Part) -> Float[Array, "... rows H"]:
-    """Attention over all keys from its parts, by their peaks and totals, float32.
+def join_parts(*parts: Part) -> Part:
+    """Attention over the keys of all parts; each key is in one of them.
 
-    At least one part of each row must see a key. Source: the online softmax of Milakov and
-    Gimelshein 2018 (arXiv:1805.02867).
+    Source: the online softmax of Milakov and Gimelshein 2018 (arXiv:1805.02867).
     """
     peak = functools.reduce(jnp.maximum, (p.peak for p in parts))
-    shares = [jnp.exp(p.peak - peak) for p in parts]
+    top = jnp.where(jnp.isneginf(peak), 0.0, peak)
+    shares = [jnp.exp(p.peak - top) for p in parts]
     mixed = sum(p.mixed * s[..., None] for p, s in zip(parts, shares, strict=True))
     total = sum(p.total * s for p, s in zip(parts, shares, strict=True))
+    return Part(mixed, total, peak)
+
+
+def merge_parts(*parts: Part) -> Float[Array, "... rows H"]:
+    """Attention over all keys from its parts, float32; at least one part of each row sees a key."""
+    mixed, total, _ = join_parts(*parts)
     return mixed / total[..., None]

@@ -9,13 +9,18 @@ Axes besides those of the model: X streams of one prompt (exit x sample), T new 
 axes come first and positions last but one, so that no product needs a transposed copy of a cache.
 """
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdepth.model.attention import Part, attend_part
+from jaxdepth.model.attention import Part, attend_part, join_parts
+
+# A CPU cuts a layer out of its stack in pieces of so many bytes, but of so many slots at least.
+PIECE_BYTES, PIECE_SLOTS = 1 << 20, 16
 
 
 class PromptCache(NamedTuple):
@@ -32,26 +37,35 @@ class LaneCache(NamedTuple):
     v_LXBKTH: Float[Array, "L X B K T H"]
 
 
+class Kept(NamedTuple):
+    """Keys and values of one layer, where they lie: in the stack of all layers."""
+
+    k: Float[Array, "L ... S H"]
+    v: Float[Array, "L ... S H"]
+    layer: Int[Array, ""]
+
+
 def attend_prompt(
     q_XBKGH: Float[Array, "X B K G H"],
-    k_BKSH: Float[Array, "B K S H"],
-    v_BKSH: Float[Array, "B K S H"],
+    kept_BKSH: Kept,
     lengths_B: Int[Array, " B"],
     positions_XB: Int[Array, "#X B"],
     window: int | Int[Array, ""] | None,
 ) -> Part:
     """The streams' queries, at some positions, over their prompt, which all streams share."""
-    keys = jnp.arange(k_BKSH.shape[2])
-    seen_XBS = keys < lengths_B[None, :, None]
-    if window is not None:
-        seen_XBS = seen_XBS & (keys > positions_XB[..., None] - window)
-    return _attend_shared(q_XBKGH, k_BKSH[None], v_BKSH[None], seen_XBS)
+
+    def attend(k_BKSH, v_BKSH, slots_S):
+        seen_XBS = slots_S < lengths_B[None, :, None]
+        if window is not None:
+            seen_XBS &= slots_S > positions_XB[..., None] - window
+        return _attend_shared(q_XBKGH, k_BKSH[None], v_BKSH[None], seen_XBS)
+
+    return _in_place(attend, kept_BKSH)
 
 
 def attend_parent(
     q_XBKGH: Float[Array, "X B K G H"],
-    k_PBKNH: Float[Array, "P B K N H"],
-    v_PBKNH: Float[Array, "P B K N H"],
+    kept_PBKNH: Kept,
     cuts_XB: Int[Array, "X B"],
     step: Int[Array, ""],
     window: int | Int[Array, ""] | None,
@@ -61,11 +75,15 @@ def attend_parent(
     A child's token `step` stands `cuts + step` tokens after the prompt, its parent's token n stands
     n after it.
     """
-    slots, cuts_XB1 = jnp.arange(k_PBKNH.shape[3]), cuts_XB[..., None]
-    seen_XBN = slots < cuts_XB1
-    if window is not None:
-        seen_XBN &= slots > cuts_XB1 + step - window
-    return _attend_shared(q_XBKGH, k_PBKNH, v_PBKNH, seen_XBN)
+    cuts_XB1 = cuts_XB[..., None]
+
+    def attend(k_PBKNH, v_PBKNH, slots_N):
+        seen_XBN = slots_N < cuts_XB1
+        if window is not None:
+            seen_XBN &= slots_N > cuts_XB1 + step - window
+        return _attend_shared(q_XBKGH, k_PBKNH, v_PBKNH, seen_XBN)
+
+    return _in_place(attend, kept_PBKNH)
 
 
 def _attend_shared(
@@ -95,17 +113,56 @@ def _attend_shared(
 
 def attend_lane(
     q_XBKGH: Float[Array, "X B K G H"],
-    k_XBKTH: Float[Array, "X B K T H"],
-    v_XBKTH: Float[Array, "X B K T H"],
+    kept_XBKTH: Kept,
     step: Int[Array, ""],
     window: int | Int[Array, ""] | None,
 ) -> Part:
     """The streams' queries over what each has said before: the slots below `step`."""
-    slots = jnp.arange(k_XBKTH.shape[3])
-    seen_T = slots < step
-    if window is not None:
-        seen_T &= slots > step - window
-    return attend_part(q_XBKGH, k_XBKTH, v_XBKTH, seen_T)
+
+    def attend(k_XBKTH, v_XBKTH, slots_T):
+        seen_T = slots_T < step
+        if window is not None:
+            seen_T &= slots_T > step - window
+        return attend_part(q_XBKGH, k_XBKTH, v_XBKTH, seen_T)
+
+    return _in_place(attend, kept_XBKTH)
+
+
+def _in_place(attend: Callable[[Array, Array, Array], Part], kept: Kept) -> Part:
+    """`attend` over a layer's keys, values and numbers of slots, without a copy of the layer.
+
+    XLA reads them out of the stack where it fuses that with the product. On CPU it does not: there
+    the slots go through `attend` piece by piece, each merged into what was found before.
+    """
+    slots = kept.k.shape[-2]
+    per_slot = math.prod(kept.k.shape[1:-2]) * kept.k.shape[-1] * kept.k.dtype.itemsize
+    size = max(PIECE_SLOTS, PIECE_BYTES // max(per_slot, 1))
+
+    def cut(stack, first, size):
+        starts = (kept.layer, *(0,) * (stack.ndim - 3), first, 0)
+        return jax.lax.dynamic_slice(stack, starts, (1, *stack.shape[1:-2], size, stack.shape[-1]))
+
+    def read(first, size, numbers):
+        return attend(cut(kept.k, first, size)[0], cut(kept.v, first, size)[0], numbers)
+
+    def whole():
+        return read(0, slots, jnp.arange(slots))
+
+    def add_piece(n, found):
+        first = jnp.minimum(n * size, slots - size)  # the last may begin in the one before
+        numbers = first + jnp.arange(size)
+        # No rule lets a query see a slot so far away as those that were read before.
+        numbers = jnp.where(numbers < n * size, jnp.iinfo(jnp.int32).max, numbers)
+        return join_parts(found, read(first, size, numbers))
+
+    def pieces():
+        of = jax.eval_shape(whole)
+        nothing = Part(*map(jnp.zeros_like, of))._replace(peak=jnp.full_like(of.peak, -jnp.inf))
+        return jax.lax.fori_loop(0, -(-slots // size), add_piece, nothing)
+
+    if size >= slots:
+        return whole()
+    return jax.lax.platform_dependent(cpu=pieces, default=whole)
 
 
 def attend_self(
