@@ -4,7 +4,6 @@ Strict means: every key is either read, known to leave the numbers of a forward 
 refused by name. A key that is silently dropped is how ports go wrong without anybody noticing.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from reprlib import repr as short  # what a file says may be long
 from typing import Any
 
 from jaxdepth.errors import InputError, listed
+from jaxdepth.files import read_json
 
 # model_type -> what an absent key means there: num_key_value_heads (None: as many as query heads),
 # sliding_window, max_position_embeddings. Source: the configuration classes of transformers.
@@ -84,7 +84,6 @@ _OTHER = (
 _QWEN2 = ("use_sliding_window", "max_window_layers")
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _MOST_LAYERS = 10_000  # a list is made of as many; no model comes near
-_MOST_JSON = 64 * 2**20  # bytes; the largest vocabularies take half of that
 
 
 @dataclass(frozen=True)
@@ -203,24 +202,6 @@ def read_config(path: Path) -> tuple[ModelConfig, dict]:
         return ModelConfig.from_hf(raw), raw
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-def read_json(path: Path, mend: str = "fetch it again") -> Any:
-    """A JSON file's content.
-
-    Raises:
-        InputError: the file is missing, too large, or broken; `mend` says what to do then.
-    """
-    if not path.is_file():
-        wrong = "is not a file" if path.exists() else "is missing"
-        raise InputError(f"{path} {wrong}: is this the folder of a model?")
-    size = path.stat().st_size
-    if size > _MOST_JSON:  # parsed, it would take many times as much memory
-        raise InputError(f"{path} has {size:,} bytes, expected at most {_MOST_JSON:,}: {mend}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}): {mend}") from None
 
 
 def _refuse_unknown(raw: Mapping[str, Any], family: str) -> None:

@@ -20,12 +20,13 @@ from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.policies import Caching, ExitRule, Policy
 from jaxdepth.depth.sampling import Sampling
 from jaxdepth.errors import InputError, at_least, nearest
+from jaxdepth.files import file_digest
 from jaxdepth.probe.exit_classifier import read_exit_classifier
 from jaxdepth.progress import ProgressBar, silent
 from jaxdepth.refusal.batches import Batch, limit_prompts, make_batches
 from jaxdepth.refusal.outcome import BUILT_IN, Judge
 from jaxdepth.settings import PolicySweep
-from jaxdepth.study.run import Run, file_digest
+from jaxdepth.study.run import Run
 from jaxdepth.study.speak import SCHEMA as SPOKEN
 from jaxdepth.study.speak import Speaker, agreement, lane_seed
 from jaxdepth.study.subject import Subject

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jaxdepth.errors import InputError
+from jaxdepth.files import file_digest
 from jaxdepth.study.activations import FOLDER
 from jaxdepth.study.inspect import Seen, counted, size, told
-from jaxdepth.study.run import check_chunk, file_digest, find_chunks, finished_files, read_record
+from jaxdepth.study.run import check_chunk, find_chunks, finished_files, read_record
 
 _RIGHT, _DAMAGED, _MISSING = "as its digest says", "DAMAGED", "MISSING"
 _VERSIONS = ("jaxdepth", "jax", "flax", "numpy")

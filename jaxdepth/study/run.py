@@ -27,8 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxdepth.config import read_json
 from jaxdepth.errors import InputError
+from jaxdepth.files import file_digest, read_json
 from jaxdepth.processes import agree, gathered, is_first, wait
 
 RUN_FILE = "run.json"
@@ -388,12 +388,6 @@ def _durable(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
         yield partial
     finally:
         partial.unlink(missing_ok=True)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _short_digest(path: Path) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdepth.config import ModelConfig, read_json
+from jaxdepth.config import ModelConfig
 from jaxdepth.errors import InputError, listed, nearest
+from jaxdepth.files import read_json
 from jaxdepth.model.leaves import leaf_shapes
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.tuned import MATRICES, Form, Params, merge

@@ -8,14 +8,10 @@ A checkpoint is a folder that appears whole or not at all:
                          nothing large is ever doubled; matrices as in the source, outputs first
 """
 
-import functools
 import hashlib
 import json
-import logging
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -23,8 +19,10 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxdepth.config import ModelConfig, read_json
+from jaxdepth.config import ModelConfig
 from jaxdepth.errors import InputError
+from jaxdepth.files import file_digest, read_json
+from jaxdepth.weights.quiet import quiet, reading
 
 MANIFEST = "jaxdepth.json"
 FORMAT = 3
@@ -45,12 +43,6 @@ def digest(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_chunk(folder: Path, number: int, arrays: Mapping[str, np.ndarray], said) -> None:
     """Adds a chunk to the checkpoint that is being written in `folder`, whole or not at all.
 
@@ -67,7 +59,7 @@ def write_chunk(folder: Path, number: int, arrays: Mapping[str, np.ndarray], sai
     context = ocp.Context()
     # Plain files: weights hardly shrink, and OCDBT copies them once more in memory.
     context.array.saving.use_compression = context.array.saving.use_ocdbt = False
-    with context, _quiet():
+    with context, quiet():
         ocp.save(place, dict(arrays), custom_metadata={_SAID: said})
 
 
@@ -79,7 +71,7 @@ def chunk_said(folder: Path, number: int):
     if not place.is_dir():
         return None
     try:
-        with _quiet():
+        with quiet():
             return ocp.metadata(place).custom_metadata.get(_SAID)
     except Exception:  # Orbax raises many kinds; such a chunk is written anew
         return None
@@ -96,51 +88,14 @@ def read_chunk(
     from orbax.checkpoint import v1 as ocp
 
     place = _chunk(folder, number)
-    _drop_late_reads()
-    try:
-        with _quiet():
-            wanted = dict(ocp.metadata(place).metadata)
-            if shardings is not None:
-                wanted = {
-                    key: jax.ShapeDtypeStruct(said.shape, said.dtype, sharding=shardings[key])
-                    for key, said in wanted.items()
-                }
-            return dict(ocp.load(place, wanted))
-    except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{place} cannot be read ({reason}): convert again") from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps off the terminal what Orbax logs: of plain files, which it takes for a mistake, and of
-    damaged ones, which its errors tell as well.
-    """
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        yield
-    finally:
-        for logger, was in zip(loggers, before, strict=True):
-            logger.disabled = was
-
-
-@functools.cache
-def _drop_late_reads() -> None:
-    """Keeps the tracebacks of reads that nobody waits for any more off the terminal.
-
-    When one array of a chunk cannot be read, Orbax closes its event loop while the others are on
-    their way; each of them then ends in an error that nobody can catch.
-    """
-    following = sys.unraisablehook
-
-    def hook(late):
-        if str(late.exc_value) != "Event loop is closed":
-            following(late)
-
-    sys.unraisablehook = hook
+    with reading(place, "convert again"):
+        wanted = dict(ocp.metadata(place).metadata)
+        if shardings is not None:
+            wanted = {
+                key: jax.ShapeDtypeStruct(said.shape, said.dtype, sharding=shardings[key])
+                for key, said in wanted.items()
+            }
+        return dict(ocp.load(place, wanted))
 
 
 def _chunk(folder: Path, number: int) -> Path:

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxdepth import stopping
-from jaxdepth.config import read_json
 from jaxdepth.errors import InputError
+from jaxdepth.files import file_digest, read_json
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.ahead import ahead, one_thread
 from jaxdepth.weights.gguf_tokenizer import gguf_tokenizer
@@ -222,4 +222,4 @@ def _check_same(target: Path, origin) -> None:
 
 
 def _file_said(file: Path) -> dict:
-    return {"bytes": file.stat().st_size, "sha256": checkpoint.file_digest(file)}
+    return {"bytes": file.stat().st_size, "sha256": file_digest(file)}

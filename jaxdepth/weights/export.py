@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from jaxdepth.config import read_json
 from jaxdepth.errors import InputError
+from jaxdepth.files import read_json
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.weights.convert import convert
 from jaxdepth.weights.load import load

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from jaxdepth.config import read_json
 from jaxdepth.errors import InputError
+from jaxdepth.files import read_json
 from jaxdepth.weights.checkpoint import SIDECARS
 from jaxdepth.weights.shards import INDEX_NAME, SINGLE_NAME, named_shards
 

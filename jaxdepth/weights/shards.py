@@ -3,8 +3,8 @@
 import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from jaxdepth.config import read_json
 from jaxdepth.errors import InputError, listed
+from jaxdepth.files import read_json
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"

@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 import ml_dtypes
 import numpy as np
 
-from jaxdepth.config import ModelConfig, read_config, read_json
+from jaxdepth.config import ModelConfig, read_config
 from jaxdepth.errors import InputError
+from jaxdepth.files import read_json
 from jaxdepth.weights.gguf_header import check_header, check_places
 from jaxdepth.weights.gguf_parts import check_parts, find_parts
 from jaxdepth.weights.hub import fetch_model, is_hub_id

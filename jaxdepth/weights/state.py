@@ -5,8 +5,8 @@ from pathlib import Path
 
 import jax
 
-from jaxdepth.errors import InputError
 from jaxdepth.processes import gathered, is_first, wait
+from jaxdepth.weights.quiet import reading
 
 
 def save_state(folder: Path, step: int, state) -> None:
@@ -35,13 +35,8 @@ def load_state(folder: Path, like):
         return None
     place = folder / f"{last:08d}"
     wanted = _flat(like)
-    try:
+    with reading(place, "tune anew, to another run directory"):
         found = ocp.load(place.absolute(), wanted)
-    except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"{place} cannot be read ({reason}): remove {folder} to begin anew"
-        ) from None
     return jax.tree.unflatten(jax.tree.structure(like), [found[key] for key in wanted])
 
 
