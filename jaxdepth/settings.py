@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from jaxdepth.model.tuned import MATRICES
+from jaxdepth.model.leaves import MATRICES
 from jaxdepth.refusal.tokens import DEFAULT_OPENERS
 
 Mesh = Annotated[str | None, tyro.conf.arg(metavar="SIZES")]

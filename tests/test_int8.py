@@ -9,7 +9,7 @@ from tiny import hf_tensors, prompts, raw_config, write_folder
 import jaxdepth
 from jaxdepth.config import ModelConfig
 from jaxdepth.model.int8 import Int8, to_int8
-from jaxdepth.model.tuned import MATRICES
+from jaxdepth.model.leaves import MATRICES
 from jaxdepth.weights.convert import convert
 
 RAW = raw_config()

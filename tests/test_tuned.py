@@ -13,7 +13,8 @@ from tiny import model_of, prompts, raw_config
 import jaxdepth
 from jaxdepth import InputError, exit_logits
 from jaxdepth.cli import main
-from jaxdepth.model.tuned import MATRICES, Form, attach, init_params, merge
+from jaxdepth.model.leaves import MATRICES
+from jaxdepth.model.tuned import Form, attach, init_params, merge
 from jaxdepth.weights.adapter import Adapter, read_adapter, save_adapter
 from jaxdepth.weights.checkpoint import read_manifest
 from jaxdepth.weights.convert import convert

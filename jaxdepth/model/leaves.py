@@ -22,6 +22,7 @@ LAYER_LEAVES = {
     "up": "DF",
     "down": "FD",
 }
+MATRICES = tuple(name for name, axes in LAYER_LEAVES.items() if len(axes) == 2)  # of a layer
 LEAVES = TOP_LEAVES | LAYER_LEAVES
 
 

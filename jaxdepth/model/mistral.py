@@ -22,8 +22,9 @@ from jaxdepth.errors import InputError, listed
 from jaxdepth.mesh import constrain, leaf_sharding
 from jaxdepth.model.attention import HIGHEST, attend
 from jaxdepth.model.int8 import Int8
-from jaxdepth.model.leaves import LAYER_LEAVES, leaf_shapes, present
+from jaxdepth.model.leaves import LAYER_LEAVES, MATRICES, leaf_shapes, present
 from jaxdepth.model.rope import rope_table, rotate
+from jaxdepth.model.stacked import Stacked, cut
 
 _ALL = np.iinfo(np.int32).max  # the window of a layer that sees all keys: none is so far away
 
@@ -49,7 +50,11 @@ class LowRank(nnx.Module):
         self.b = nnx.Param(b)
 
 
-def _times(x: Float[Array, "... I"], matrix: nnx.Param | LowRank | Int8) -> Float[Array, "... O"]:
+def _times(
+    x: Float[Array, "... I"], matrix: nnx.Param | LowRank | Int8 | Stacked
+) -> Float[Array, "... O"]:
+    if isinstance(matrix, Stacked):
+        return _times(x, matrix.cut_for(x))
     if isinstance(matrix, Int8):
         return matrix.times(x)
     if isinstance(matrix, LowRank):
@@ -210,8 +215,12 @@ class Mistral(nnx.Module):
 
     def layer(self, i: Int[Array, ""]) -> Block:
         """Layer `i`, counted from 0; the number may be traced."""
-        pick = functools.partial(jax.lax.dynamic_index_in_dim, index=i, keepdims=False)
-        return jax.tree.map(pick, self.blocks())
+        blocks = self.blocks()
+        block = cut(blocks, i)
+        if self.mesh is None:  # on a mesh the others would have to be told when `x` is there
+            for name in MATRICES:
+                setattr(block, name, Stacked(getattr(blocks, name), i))
+        return block
 
     def rope_at(self, positions: Int[Array, "..."]):
         """RoPE cosines and sines of some positions, float32 (..., H) each."""

@@ -19,10 +19,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxdepth.errors import InputError, at_least, listed, nearest
-from jaxdepth.model.leaves import LAYER_LEAVES, TOP_LEAVES, leaf_shapes
+from jaxdepth.model.leaves import LAYER_LEAVES, MATRICES, TOP_LEAVES, leaf_shapes
 from jaxdepth.model.mistral import LowRank, Mistral
 
-MATRICES = tuple(name for name, axes in LAYER_LEAVES.items() if len(axes) == 2)
 Params = dict[str, Float[Array, "..."]]
 
 

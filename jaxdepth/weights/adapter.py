@@ -17,9 +17,9 @@ import numpy as np
 from jaxdepth.config import ModelConfig
 from jaxdepth.errors import InputError, listed, nearest
 from jaxdepth.files import read_json
-from jaxdepth.model.leaves import leaf_shapes
+from jaxdepth.model.leaves import MATRICES, leaf_shapes
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.tuned import MATRICES, Form, Params, merge
+from jaxdepth.model.tuned import Form, Params, merge
 from jaxdepth.weights.headed import damaged_header, open_arrays, read_arrays, save_arrays
 from jaxdepth.weights.plan import HF_NAMES
 

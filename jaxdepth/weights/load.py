@@ -13,9 +13,8 @@ from jaxdepth.config import ModelConfig, read_config
 from jaxdepth.errors import InputError, listed
 from jaxdepth.mesh import fetch, leaf_sharding, weight_spec
 from jaxdepth.model.int8 import Int8, to_int8
-from jaxdepth.model.leaves import leaf_shapes
+from jaxdepth.model.leaves import MATRICES, leaf_shapes
 from jaxdepth.model.mistral import Mistral, on_mesh
-from jaxdepth.model.tuned import MATRICES
 from jaxdepth.processes import agree
 from jaxdepth.weights.adapter import apply_adapter, read_adapter
 from jaxdepth.weights.ahead import ahead
