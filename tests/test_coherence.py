@@ -137,7 +137,7 @@ def test_held_out_texts_of_known_truth(smollm2, judge, tool, data_dir):
     kept = []
     for kind in (tool.COMPLIANCE, *tool.BREAKS):
         # Not the longest nor many, for time. Of all held-out texts the share is 95% or more.
-        kept += [s for s in samples if s.kind == kind and s.held_out and s.tokens <= 64][:32]
+        kept += [s for s in samples if s.kind == kind and s.held_out and s.tokens <= 48][:32]
     kept += [s for s in tool.exits_said(model, tokenizer, 10, (8, 16, 22, 24)) if s.tokens]
     texts = [s.text for s in kept]
     judged = judge_coherence(texts, reference_logprobs(*judge, texts))

@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -89,8 +90,10 @@ def test_live_logits(smollm2, gguf_file, golden, torch):
     hf = hf_model(source.raw_config, tensors)
     gold = golden("smollm2.npz")
     tokens, lengths = gold["tokens"][:1], gold["lengths"][:1]
-    for exit in range(1, 31):
-        found = np.asarray(jaxdepth.exit_logits(smollm2[0], tokens, lengths, exit))
-        wanted = hf_exit_logits(hf, tokens, lengths, [exit])[0]
-        assert np.abs(found - wanted).max() < 1e-3
-        assert found.argmax() == wanted.argmax()
+    exits = np.arange(1, 31)
+    at_exits = jax.jit(jax.vmap(jaxdepth.exit_logits, in_axes=(None, None, None, 0)))
+    found = np.asarray(at_exits(smollm2[0], tokens, lengths, exits))
+    wanted = hf_exit_logits(hf, tokens, lengths, exits)
+    assert found.shape == wanted.shape == (30, 1, found.shape[-1])
+    assert np.abs(found - wanted).max() < 1e-3
+    assert np.array_equal(found.argmax(-1), wanted.argmax(-1))
