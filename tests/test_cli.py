@@ -30,6 +30,7 @@ from jaxdepth.settings import (
 from jaxdepth.settings_file import check_settings, read_settings
 from jaxdepth.study.run import read_table
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
 ROOT = Path(__file__).parents[1]
 
 

@@ -26,7 +26,7 @@ from jaxdepth.tune.data import PROMISES, Batches, Task, read_tasks, tasks_digest
 from jaxdepth.tune.recipe import Where
 from jaxdepth.weights.adapter import add_tokens, read_adapter
 
-pytestmark = pytest.mark.usefixtures("one_length")
+pytestmark = pytest.mark.usefixtures("one_length", "quick_programs")
 MIX = {"harmful": 2, "lookalike": 1, "benign": 2, "borderline": 1}
 
 
