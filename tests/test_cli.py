@@ -307,7 +307,7 @@ assert len(read_tasks(["builtin:harmful/train"], "builtin")["benign"]) >= 3000
 
 def test_bench(tiny_path, capsys):
     """Every program is run; Hugging Face's rows are there where torch is."""
-    small = ("--batches", 2, "--rounds", 2, "--length", 8, "--new-tokens", 2)
+    small = ("--batches", 1, 2, "--rounds", 2, "--length", 8, "--new-tokens", 2)
     status, printed, _ = run(capsys, "bench", tiny_path, *small)
     assert status == 0
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")][1:]
@@ -315,7 +315,7 @@ def test_bench(tiny_path, capsys):
     if importlib.util.find_spec("torch"):
         programs |= {"Hugging Face, full depth", "Hugging Face, loop"}
     assert {row[2] for row in rows} == programs
-    assert len(rows) == 2 * len(programs)
+    assert len(rows) == 2 * 2 * len(programs)
     for row in rows:
         median, low, high = (float(x) for x in re.findall(r"[\d.]+", row[3]))
         assert 0 < low <= median <= high

@@ -131,13 +131,14 @@ def test_nothing_depends_on_prompts_or_other_answers():
         assert one == pytest.approx(other, nan_ok=True)
 
 
-def test_held_out_texts_of_known_truth(smollm2, judge, tool, data_dir):
+@pytest.mark.parametrize("longest", [48, pytest.param(64, marks=pytest.mark.slow)])
+def test_held_out_texts_of_known_truth(longest, smollm2, judge, tool, data_dir):
     model, tokenizer = smollm2
     samples = tool.published(tokenizer, data_dir / "xstest" / "completions")
     kept = []
     for kind in (tool.COMPLIANCE, *tool.BREAKS):
         # Not the longest nor many, for time. Of all held-out texts the share is 95% or more.
-        kept += [s for s in samples if s.kind == kind and s.held_out and s.tokens <= 48][:32]
+        kept += [s for s in samples if s.kind == kind and s.held_out and s.tokens <= longest][:32]
     kept += [s for s in tool.exits_said(model, tokenizer, 10, (8, 16, 22, 24)) if s.tokens]
     texts = [s.text for s in kept]
     judged = judge_coherence(texts, reference_logprobs(*judge, texts))

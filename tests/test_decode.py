@@ -90,7 +90,7 @@ def test_any_staircase_gives_the_same_tokens(model, greedy):
 
 
 def test_any_mix_of_exits_gives_the_same_tokens(model, greedy):
-    for exits in ([1], [3, 1], [2, 2, 4], [4, 3, 2, 1]):
+    for exits in ([4], [1], [3, 1], [2, 2, 4], [4, 3, 2, 1]):
         found = jaxdepth.generate(model, *prompts(), exits, T)
         for e, exit in enumerate(exits):
             assert np.array_equal(found.tokens[:, e], greedy.tokens[:, exit - 1]), exits
@@ -108,7 +108,7 @@ def test_any_split_gives_the_same_tokens(model, greedy):
     one_lane = memory(model.config, plan, 1, 64, 6, 1, 4).total
     deepest = memory(model.config, plan_segments([4]), 1, 64, 6, 1, 4).total
     assert deepest < one_lane
-    for budget in (one_lane * 3, deepest):
+    for budget in (one_lane * 3, one_lane, deepest):
         split = jaxdepth.generate(
             model, tokens, lengths, [1, 4], 6, samples=3, sampling=sampling, memory_budget=budget
         )

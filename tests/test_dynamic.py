@@ -432,7 +432,10 @@ def lower_decode(model, rules, B, S, new_tokens):
 def test_heads_are_computed_for_readers_only():
     model = model_of(raw_config(vocab_size=104))  # a size that nothing else has
     blind = [ExitRule(Policy.SATURATION, 0.9), ExitRule(Policy.FIXED, 2)]
-    assert heads(lower_decode(model, blind, 2, 8, 4), model) == 2  # first token, and at the exits
+    lowered = lower_decode(model, blind, 2, 8, 4)
+    assert heads(lowered, model) == 2  # first token, and at the exits
+    # Whether a layer is run at all. What only asks for the platform is gone from what is compiled.
+    assert lowered.compile().as_text().count(" conditional(") == 1
 
 
 def heads(lowered, model) -> int:

@@ -176,15 +176,14 @@ sweep.sweep(
 """
 
 
-def test_killed_and_resumed_equals_uninterrupted(tiny_path, tmp_path):
+@pytest.mark.parametrize("kills", [(2, 3, 3), pytest.param((0, 2, 3, 3), marks=pytest.mark.slow)])
+def test_killed_and_resumed_equals_uninterrupted(kills, tiny_path, tmp_path):
     whole = sweep(settings(tiny_path, tmp_path / "whole", max_new_tokens=4))
-    kills = 0
     # Renames of a whole run: run.json; prompts, run.json; 3 or more parts, first_token, run.json;
     # as many for generations. Each attempt goes on where the last one was killed.
-    for after in (2, 3, 3):
+    for after in kills:
         args = [sys.executable, "-c", KILLED, tiny_path, tmp_path / "run", str(after)]
-        kills += subprocess.run(args).returncode == -signal.SIGKILL
-    assert kills == 3
+        assert subprocess.run(args).returncode == -signal.SIGKILL
     run = sweep(settings(tiny_path, tmp_path / "run", max_new_tokens=4))
     for table in ("prompts", "first_token", "generations"):
         assert read_table(run.path, table) == read_table(whole.path, table)
