@@ -11,13 +11,15 @@ that was stopped goes on with the same command.
 import sys
 
 from jaxdepth.cli import guarded, parse, print_places
-from jaxdepth.progress import progress_bar
-from jaxdepth.settings import UNTOUCHED, Alignment, Speaking, Study, Tune
+from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.settings_file import read_settings
-from jaxdepth.study.compare import run_study
-from jaxdepth.study.compare_figures import draw_compared
-from jaxdepth.study.compare_summary import findings
-from jaxdepth.study.tune import ADAPTER, tune
+from jaxdepth.study.comparison.figures import draw_compared
+from jaxdepth.study.comparison.outcomes import run_study
+from jaxdepth.study.comparison.settings import Alignment, Study
+from jaxdepth.study.comparison.summary import findings
+from jaxdepth.study.settings import UNTOUCHED, Speaking
+from jaxdepth.study.tuning.run import ADAPTER, tune
+from jaxdepth.study.tuning.settings import Tune
 
 
 def tuned(settings: Alignment, method: str) -> str:

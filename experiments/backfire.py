@@ -11,13 +11,13 @@ was stopped goes on with the same command.
 import sys
 
 from jaxdepth.cli import guarded, parse, print_places
-from jaxdepth.progress import progress_bar
-from jaxdepth.settings import Backfire
-from jaxdepth.study.against_figures import draw_against, draw_hedging
-from jaxdepth.study.against_summary import expected, hedging, knowledge, mean_row
-from jaxdepth.study.backfire import backfire
-from jaxdepth.study.facts import GENERAL, NEIGHBOURING
-from jaxdepth.study.paired import MARGIN, RIGHT, read_paired
+from jaxdepth.runtime.progress import progress_bar
+from jaxdepth.study.checkpoints.backfire import backfire
+from jaxdepth.study.checkpoints.facts import GENERAL, NEIGHBOURING
+from jaxdepth.study.checkpoints.figures import draw_against, draw_hedging
+from jaxdepth.study.checkpoints.paired import MARGIN, RIGHT, read_paired
+from jaxdepth.study.checkpoints.settings import Backfire
+from jaxdepth.study.checkpoints.summary import expected, hedging, knowledge, mean_row
 
 
 def verdicts(rows: list[dict]) -> list[str]:

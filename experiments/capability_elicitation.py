@@ -11,10 +11,10 @@ adapters. A run that was stopped goes on with the same command.
 import sys
 
 from jaxdepth.cli import guarded, parse, run_probe
-from jaxdepth.settings import ProbeAgainst
-from jaxdepth.study.against import BASE, CONTROL, DANGEROUS
-from jaxdepth.study.against_summary import BETWEEN, expected, main_position, mean_row
-from jaxdepth.study.paired import AUROC, read_paired
+from jaxdepth.study.checkpoints.paired import AUROC, read_paired
+from jaxdepth.study.checkpoints.run import BASE, CONTROL, DANGEROUS
+from jaxdepth.study.checkpoints.settings import ProbeAgainst
+from jaxdepth.study.checkpoints.summary import BETWEEN, expected, main_position, mean_row
 
 CEILING = 0.98  # an AUROC that leaves no room to sharpen
 

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Callable
 
 from jaxdepth.cli import guarded, parse, print_places
-from jaxdepth.progress import progress_bar
-from jaxdepth.settings import Study
-from jaxdepth.study.compare import Compared, Share, run_study
-from jaxdepth.study.compare_figures import draw_compared
-from jaxdepth.study.compare_summary import (
+from jaxdepth.runtime.progress import progress_bar
+from jaxdepth.study.comparison.figures import draw_compared
+from jaxdepth.study.comparison.outcomes import Compared, Share, run_study
+from jaxdepth.study.comparison.settings import Study
+from jaxdepth.study.comparison.summary import (
     COMPLY,
     DEGENERATE,
     PARTIAL,

@@ -17,29 +17,29 @@ import pyarrow as pa
 from jaxdepth.cli import guarded, parse, print_places
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError
-from jaxdepth.processes import first_sees
-from jaxdepth.progress import progress_bar
-from jaxdepth.refusal.prompts import read_prompts
-from jaxdepth.settings import PolicySweep, StaticOrDynamic
-from jaxdepth.study.calibration import (
+from jaxdepth.prompts.datasets import read_prompts
+from jaxdepth.runtime.distributed import first_sees
+from jaxdepth.runtime.progress import progress_bar
+from jaxdepth.study.policies.calibration import (
     CALIBRATION,
     CALIBRATION_SCHEMA,
     calibration_findings,
     calibration_rows,
 )
-from jaxdepth.study.dynamic import dynamic_sweep, parse_rules
-from jaxdepth.study.exit_classifier import write_exit_classifier
-from jaxdepth.study.policy_figures import draw_policies
-from jaxdepth.study.policy_rates import RuleRun, write_policies
-from jaxdepth.study.policy_summary import print_policies
-from jaxdepth.study.run import Run, read_table
-from jaxdepth.study.speculation import (
+from jaxdepth.study.policies.classifier import write_exit_classifier
+from jaxdepth.study.policies.figures import draw_policies
+from jaxdepth.study.policies.rates import RuleRun, write_policies
+from jaxdepth.study.policies.run import dynamic_sweep, parse_rules
+from jaxdepth.study.policies.settings import PolicySweep, StaticOrDynamic
+from jaxdepth.study.policies.speculation import (
     ACCEPTANCE,
     ACCEPTANCE_SCHEMA,
     acceptance_findings,
     acceptance_rows,
     write_speculation,
 )
+from jaxdepth.study.policies.summary import print_policies
+from jaxdepth.study.run_directory import Run, read_table
 from jaxdepth.study.subject import Subject
 
 

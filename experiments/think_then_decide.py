@@ -13,12 +13,12 @@ import numpy as np
 
 from jaxdepth.cli import guarded, parse, run_decide
 from jaxdepth.refusal.protocol import VERDICTS
-from jaxdepth.settings import Decide
-from jaxdepth.study.run import read_table
-from jaxdepth.study.stats import mcnemar
-from jaxdepth.study.think import FORCED
-from jaxdepth.study.think_cost import COST
-from jaxdepth.study.verdicts import PAIRED, Scores
+from jaxdepth.stats.intervals import mcnemar
+from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.verdicts.cost import COST
+from jaxdepth.study.verdicts.run import FORCED
+from jaxdepth.study.verdicts.scores import PAIRED, Scores
+from jaxdepth.study.verdicts.settings import Decide
 
 # A verdict is taken for the model's own where its three words have this much of the probability.
 LEAST_MASS = 0.5

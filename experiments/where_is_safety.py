@@ -10,10 +10,12 @@ goes on with the same command.
 import sys
 
 from jaxdepth.cli import guarded, parse, print_places, run_probe, run_sweep
-from jaxdepth.progress import progress_bar
-from jaxdepth.settings import ProbeAgainst, Sweep, Where
-from jaxdepth.study.ablation import ablate, ablation_findings
-from jaxdepth.study.probe_figures import draw_ablation
+from jaxdepth.runtime.progress import progress_bar
+from jaxdepth.study.checkpoints.settings import ProbeAgainst
+from jaxdepth.study.probes.ablation import ablate, ablation_findings
+from jaxdepth.study.probes.figures import draw_ablation
+from jaxdepth.study.probes.settings import Where
+from jaxdepth.study.sweep.settings import Sweep
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from jaxdepth.depth.exits import exit_logits
 from jaxdepth.depth.generation import generate
 from jaxdepth.depth.speculative import speculate
 from jaxdepth.errors import InputError
-from jaxdepth.mesh import make_mesh
+from jaxdepth.model.sharding import make_mesh
 from jaxdepth.refusal.outcome import classify_texts
 from jaxdepth.weights.load import load
 

@@ -7,22 +7,17 @@ from dataclasses import MISSING, fields
 
 import tyro
 
-from jaxdepth import processes, running, stopping
 from jaxdepth.errors import InputError, nearest
-from jaxdepth.settings import (
-    Bench,
-    Convert,
-    Decide,
-    Export,
-    Inspect,
-    Plan,
-    PolicySweep,
-    Probe,
-    ProbeAgainst,
-    Sweep,
-    Tune,
-)
+from jaxdepth.runtime import distributed, preemption, profiling
 from jaxdepth.settings_file import read_settings
+from jaxdepth.study.checkpoints.settings import ProbeAgainst
+from jaxdepth.study.planning.settings import Bench, Plan
+from jaxdepth.study.policies.settings import PolicySweep
+from jaxdepth.study.probes.settings import Probe
+from jaxdepth.study.sweep.settings import Sweep
+from jaxdepth.study.tuning.settings import Tune
+from jaxdepth.study.verdicts.settings import Decide
+from jaxdepth.weights.settings import Convert, Export, Inspect
 
 COMMANDS = {
     "convert": Convert,
@@ -71,18 +66,18 @@ def guarded(command: Callable[[], int]) -> int:
     # transformers says at every import that there is no torch; none is needed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
-        processes.start()
-        with stopping.listening(), processes.silenced():
+        distributed.start()
+        with preemption.listening(), distributed.silenced():
             try:
                 return command()
             finally:
-                running.end_profile()
-    except stopping.Stopped:
-        if processes.is_first():
+                profiling.end_profile()
+    except preemption.Stopped:
+        if distributed.is_first():
             print("stopped as asked; run the same command again to go on", file=sys.stderr)
         return 143
-    except processes.AgreedError as error:
-        return _fail(" ".join(str(error).split())) if processes.is_first() else 2
+    except distributed.AgreedError as error:
+        return _fail(" ".join(str(error).split())) if distributed.is_first() else 2
     except InputError as error:
         return _fail(" ".join(str(error).split()))
     except OSError as error:
@@ -128,7 +123,7 @@ def parse(command: type, argv: list[str], program: str, config: str | None = Non
     start |= read_settings(command, name) if name else {}
     about = f"{command.__doc__} Settings can also come from a file: --config NAME."
     found = tyro.cli(command, args=argv, default=command(**start), prog=program, description=about)
-    running.start_profile(getattr(found, "profile", None))
+    profiling.start_profile(getattr(found, "profile", None))
     return found
 
 
@@ -149,7 +144,7 @@ def _fail(message: str) -> int:
 
 
 def run_convert(settings: Convert) -> int:
-    from jaxdepth.progress import progress_bar
+    from jaxdepth.runtime.progress import progress_bar
     from jaxdepth.weights.convert import convert
 
     with progress_bar("converting", "tensors") as progress:
@@ -159,7 +154,7 @@ def run_convert(settings: Convert) -> int:
 
 
 def run_verify(settings: Convert) -> int:
-    from jaxdepth.progress import progress_bar
+    from jaxdepth.runtime.progress import progress_bar
     from jaxdepth.weights.verify import verify
 
     with progress_bar("verifying", "arrays") as progress:
@@ -173,14 +168,14 @@ def run_verify(settings: Convert) -> int:
 
 
 def run_inspect(settings: Inspect) -> int:
-    from jaxdepth.study.inspect import print_seen
+    from jaxdepth.study.inspection.inspect import print_seen
 
     print_seen(settings.path)
     return 0
 
 
 def run_export(settings: Export) -> int:
-    from jaxdepth.study.run import check_file
+    from jaxdepth.study.run_directory import check_file
     from jaxdepth.weights.adapter import find_adapter
     from jaxdepth.weights.export import export, export_checkpoint
 
@@ -197,9 +192,9 @@ def run_export(settings: Export) -> int:
 
 
 def run_tune(settings: Tune) -> int:
-    from jaxdepth.progress import progress_bar
-    from jaxdepth.study.tune import ADAPTER, tune
-    from jaxdepth.study.tune_summary import draw_losses, print_losses
+    from jaxdepth.runtime.progress import progress_bar
+    from jaxdepth.study.tuning.run import ADAPTER, tune
+    from jaxdepth.study.tuning.summary import draw_losses, print_losses
 
     run = tune(settings, progress_bar)
     print_losses(run.path)
@@ -210,7 +205,7 @@ def run_tune(settings: Tune) -> int:
 
 
 def run_sweep_or_policies(settings: PolicySweep) -> int:
-    from jaxdepth.study.dynamic import check_static
+    from jaxdepth.study.policies.run import check_static
 
     if settings.policy:
         return run_policies(settings)
@@ -219,11 +214,11 @@ def run_sweep_or_policies(settings: PolicySweep) -> int:
 
 
 def run_policies(settings: PolicySweep) -> int:
-    from jaxdepth.progress import progress_bar
-    from jaxdepth.study.dynamic import dynamic_sweep
-    from jaxdepth.study.policy_figures import draw_policies
-    from jaxdepth.study.policy_rates import write_policies
-    from jaxdepth.study.policy_summary import print_policies
+    from jaxdepth.runtime.progress import progress_bar
+    from jaxdepth.study.policies.figures import draw_policies
+    from jaxdepth.study.policies.rates import write_policies
+    from jaxdepth.study.policies.run import dynamic_sweep
+    from jaxdepth.study.policies.summary import print_policies
 
     run = dynamic_sweep(settings, progress_bar)
     write_policies(run, settings.seed)
@@ -234,12 +229,12 @@ def run_policies(settings: PolicySweep) -> int:
 
 def run_sweep(settings: Sweep) -> int:
     from jaxdepth.depth.lanes import describe, plan_segments
-    from jaxdepth.progress import progress_bar
-    from jaxdepth.study.curve import depth_curves
+    from jaxdepth.runtime.progress import progress_bar
     from jaxdepth.study.figures import draw_first_token, draw_outcomes
-    from jaxdepth.study.rates import write_rates
-    from jaxdepth.study.summary import print_curves, print_outcomes
-    from jaxdepth.study.sweep import sweep
+    from jaxdepth.study.sweep.curves import depth_curves
+    from jaxdepth.study.sweep.rates import write_rates
+    from jaxdepth.study.sweep.run import sweep
+    from jaxdepth.study.sweep.summary import print_curves, print_outcomes
 
     run = sweep(settings, progress_bar)
     if settings.max_new_tokens:
@@ -257,12 +252,12 @@ def run_sweep(settings: Sweep) -> int:
 
 
 def run_decide(settings: Decide) -> int:
-    from jaxdepth.progress import progress_bar
-    from jaxdepth.study.think import think
-    from jaxdepth.study.think_cost import write_cost
-    from jaxdepth.study.verdict_figures import draw_verdicts
-    from jaxdepth.study.verdict_summary import print_verdicts
-    from jaxdepth.study.verdicts import write_verdicts
+    from jaxdepth.runtime.progress import progress_bar
+    from jaxdepth.study.verdicts.cost import write_cost
+    from jaxdepth.study.verdicts.figures import draw_verdicts
+    from jaxdepth.study.verdicts.run import think
+    from jaxdepth.study.verdicts.scores import write_verdicts
+    from jaxdepth.study.verdicts.summary import print_verdicts
 
     run, thinker, batch = think(settings, progress_bar)
     write_cost(run, thinker, batch)
@@ -279,10 +274,10 @@ def run_probe(settings: ProbeAgainst) -> int:
         return run_against(settings)
     if settings.facts is not None:
         raise InputError("--facts compares two checkpoints: name the other with --against")
-    from jaxdepth.progress import progress_bar
-    from jaxdepth.study.probe import probe
-    from jaxdepth.study.probe_figures import draw_probes
-    from jaxdepth.study.probe_summary import print_probes
+    from jaxdepth.runtime.progress import progress_bar
+    from jaxdepth.study.probes.figures import draw_probes
+    from jaxdepth.study.probes.run import probe
+    from jaxdepth.study.probes.summary import print_probes
 
     one = {f.name: getattr(settings, f.name) for f in fields(Probe)}
     run = probe(Probe(**one), progress_bar)
@@ -292,10 +287,10 @@ def run_probe(settings: ProbeAgainst) -> int:
 
 
 def run_against(settings: ProbeAgainst) -> int:
-    from jaxdepth.progress import progress_bar
-    from jaxdepth.study.against import compare_checkpoints
-    from jaxdepth.study.against_figures import draw_against
-    from jaxdepth.study.against_summary import print_against
+    from jaxdepth.runtime.progress import progress_bar
+    from jaxdepth.study.checkpoints.figures import draw_against
+    from jaxdepth.study.checkpoints.run import compare_checkpoints
+    from jaxdepth.study.checkpoints.summary import print_against
 
     out = compare_checkpoints(settings, progress_bar)
     print_against(out)
@@ -311,7 +306,7 @@ def print_places(run_path, figures) -> None:
 
 
 def run_bench(settings: Bench) -> int:
-    from jaxdepth.study.bench import bench
+    from jaxdepth.study.planning.bench import bench
 
     print("ratios to one run at full depth: median of the rounds (range)\n")
     print("| prompts | new tokens | program | ratio (range) | compile, s |")
@@ -326,8 +321,8 @@ def run_bench(settings: Bench) -> int:
 
 
 def run_plan(settings: Plan) -> int:
-    from jaxdepth.study.plan import no_accelerator, plan
-    from jaxdepth.study.plan_summary import plan_lines
+    from jaxdepth.study.planning.run import no_accelerator, plan
+    from jaxdepth.study.planning.summary import plan_lines
 
     no_accelerator(settings)
     planned = plan(settings)

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from jaxdepth.errors import InputError, listed, nearest
-from jaxdepth.refusal.protocol import Protocol
 
 
 def read_settings(cls: type, name: str) -> dict:
     """Settings for the dataclass `cls` from a TOML file.
 
     Args:
-        cls: one of the dataclasses of `jaxdepth.settings`.
+        cls: one of the dataclasses of `jaxdepth.study.settings`.
         name: a path, or the name of a file in configs/ without `.toml`.
 
     Raises:
@@ -29,19 +28,6 @@ def read_settings(cls: type, name: str) -> dict:
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{where} is not valid TOML ({error})") from None
     return check_settings(cls, raw, where)
-
-
-def read_protocol(name: str) -> Protocol:
-    """The protocol in a TOML file, or in one of configs/ by its name.
-
-    Raises:
-        InputError: as `read_settings`; a key is missing; a value makes no sense.
-    """
-    found = read_settings(Protocol, name)
-    missing = [f.name for f in fields(Protocol) if f.name not in found]
-    if missing:
-        raise InputError(f"protocol {name} lacks {listed(missing)}")
-    return Protocol(**found)
 
 
 def check_settings(cls: type, raw: Mapping, where: str) -> dict:

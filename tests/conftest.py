@@ -112,7 +112,7 @@ def tiny_path(tmp_path_factory) -> Path:
     from tiny import hf_tensors, raw_config, write_folder
     from tiny_tokenizers import build
 
-    from jaxdepth.config import ModelConfig
+    from jaxdepth.model.config import ModelConfig
     from jaxdepth.weights.convert import convert
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -145,7 +145,7 @@ def protocol(tiny_path, tmp_path_factory) -> str:
     from test_protocol import words_of
 
     import jaxdepth
-    from jaxdepth.refusal.chat import PromptEncoder
+    from jaxdepth.prompts.chat import PromptEncoder
 
     _, tokenizer = jaxdepth.load(tiny_path)
     words = words_of(PromptEncoder(tokenizer))

@@ -3,8 +3,8 @@
 import numpy as np
 from gguf import GGUFWriter
 
-from jaxdepth.config import ModelConfig
-from jaxdepth.weights.plan import GGUF_NAMES, HF_NAMES, plan
+from jaxdepth.model.config import ModelConfig
+from jaxdepth.weights.tensor_map import GGUF_NAMES, HF_NAMES, plan
 
 _ADD = {
     bool: GGUFWriter.add_bool,

@@ -9,8 +9,8 @@ import optax
 from parity_grid import families
 from tiny import model_of
 
-from jaxdepth.mesh import hold, make_mesh, state_shardings
 from jaxdepth.model.mistral import on_mesh
+from jaxdepth.model.sharding import hold, make_mesh, state_shardings
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.tune.loss import Targets, Weights
 from jaxdepth.tune.train import Micro, State, make_step, preference, supervised

@@ -78,7 +78,7 @@ def same_tables(one: Path, other: Path, most: float = 1e-5) -> set[str]:
 
 
 def _die_after(chunks: int) -> None:
-    from jaxdepth.study.run import Run
+    from jaxdepth.study.run_directory import Run
 
     left, write = [chunks], Run.write_part
 

@@ -5,11 +5,11 @@ import pytest
 
 import jaxdepth
 from jaxdepth import InputError, classify_texts
-from jaxdepth.refusal.batches import make_batches
-from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.refusal.prompts import read_prompts
-from jaxdepth.settings import Tune
+from jaxdepth.prompts.batches import make_batches
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.settings_file import read_settings
+from jaxdepth.study.tuning.settings import Tune
 from jaxdepth.tune.benign import fit_to_ask, make_benign
 from jaxdepth.tune.data import read_tasks, tasks_digest
 from jaxdepth.weights.adapter import find_adapter, read_adapter

@@ -17,21 +17,21 @@ from tiny_tokenizers import build
 import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.cli import main
-from jaxdepth.config import ModelConfig
-from jaxdepth.model.leaves import leaf_shapes
+from jaxdepth.model.config import ModelConfig
+from jaxdepth.model.parameters import leaf_shapes
 from jaxdepth.model.tuned import Form
 from jaxdepth.probe.folds import make_folds
-from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.refusal.prompts import read_prompts
-from jaxdepth.settings import Backfire, ProbeAgainst
-from jaxdepth.study.against import compare_checkpoints, compare_probes
-from jaxdepth.study.backfire import backfire
-from jaxdepth.study.facts import SCHEMA as FACTS_SCHEMA
-from jaxdepth.study.facts import compare_facts, encode_fact, read_facts
-from jaxdepth.study.paired import read_paired
-from jaxdepth.study.probe_tables import SCORES, SCORES_SCHEMA
-from jaxdepth.study.run import Run, read_table
-from jaxdepth.study.stats import cluster_draws, holm
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import read_prompts
+from jaxdepth.stats.intervals import cluster_draws, holm
+from jaxdepth.study.checkpoints.backfire import backfire
+from jaxdepth.study.checkpoints.facts import SCHEMA as FACTS_SCHEMA
+from jaxdepth.study.checkpoints.facts import compare_facts, encode_fact, read_facts
+from jaxdepth.study.checkpoints.paired import read_paired
+from jaxdepth.study.checkpoints.run import compare_checkpoints, compare_probes
+from jaxdepth.study.checkpoints.settings import Backfire, ProbeAgainst
+from jaxdepth.study.probes.evaluate import SCORES, SCORES_SCHEMA
+from jaxdepth.study.run_directory import Run, read_table
 from jaxdepth.weights.adapter import Adapter, save_adapter
 from jaxdepth.weights.convert import convert
 

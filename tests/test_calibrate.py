@@ -8,8 +8,8 @@ from scipy.special import rel_entr
 from scipy.stats import binom, binomtest
 
 from jaxdepth import InputError
-from jaxdepth.depth.calibrate import risk_p_value, threshold_for_depth, threshold_for_risk
-from jaxdepth.study.stats import cluster_draws
+from jaxdepth.stats.intervals import cluster_draws
+from jaxdepth.stats.risk_control import risk_p_value, threshold_for_depth, threshold_for_risk
 
 RISK = 0.1
 # Three thresholds that are safe by far, then many that are not, though barely.

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tiny_tokenizers import KINDS, TEXTS, build, byte_level, wrap
 
 from jaxdepth import InputError
-from jaxdepth.refusal import template
-from jaxdepth.refusal.chat import _CONVERSATIONS, PromptEncoder, bucket_length
-from jaxdepth.refusal.tokens import resolve_openers
+from jaxdepth.prompts import template
+from jaxdepth.prompts.batches import bucket_length
+from jaxdepth.prompts.chat import _CONVERSATIONS, PromptEncoder
+from jaxdepth.refusal.openers import resolve_openers
 
 MARKERS = (
     "<s> </s> <unk> [INST] [/INST] <|im_start|> <|im_end|> <|endoftext|> <|begin_of_text|> "

@@ -13,22 +13,18 @@ import pytest
 from tiny import hf_tensors, raw_config, write_folder
 
 from jaxdepth.cli import main, parse
-from jaxdepth.config import ModelConfig
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.refusal.protocol import Protocol
-from jaxdepth.settings import (
-    Alignment,
-    Backfire,
-    Convert,
-    Decide,
-    ProbeAgainst,
-    StaticOrDynamic,
-    Study,
-    Sweep,
-    Tune,
-    Where,
-)
 from jaxdepth.settings_file import check_settings, read_settings
-from jaxdepth.study.run import read_table
+from jaxdepth.study.checkpoints.settings import Backfire, ProbeAgainst
+from jaxdepth.study.comparison.settings import Alignment, Study
+from jaxdepth.study.policies.settings import StaticOrDynamic
+from jaxdepth.study.probes.settings import Where
+from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.sweep.settings import Sweep
+from jaxdepth.study.tuning.settings import Tune
+from jaxdepth.study.verdicts.settings import Decide
+from jaxdepth.weights.settings import Convert
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 ROOT = Path(__file__).parents[1]
@@ -287,8 +283,9 @@ def test_the_wheel_holds_all_that_a_run_needs(tmp_path):
     )
     script = """
 import jaxdepth
-from jaxdepth.refusal.prompts import read_prompts
-from jaxdepth.settings import Sweep, Tune
+from jaxdepth.prompts.datasets import read_prompts
+from jaxdepth.study.tuning.settings import (Tune)
+from jaxdepth.study.sweep.settings import (Sweep)
 from jaxdepth.settings_file import read_settings
 from jaxdepth.tune.data import read_tasks
 print(jaxdepth.__file__)

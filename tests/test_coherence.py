@@ -8,8 +8,8 @@ import pytest
 
 import jaxdepth
 from jaxdepth import InputError
+from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal import coherence
-from jaxdepth.refusal.chat import PromptEncoder
 from jaxdepth.refusal.coherence import judge_coherence, reference_logprobs, repetition
 
 SOUND = [

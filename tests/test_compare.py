@@ -9,13 +9,14 @@ import pytest
 
 from jaxdepth import InputError
 from jaxdepth.refusal.outcome import Outcome
-from jaxdepth.settings import Study, Tune
-from jaxdepth.study.compare import Compared, Share, model_name, run_study
-from jaxdepth.study.compare_figures import draw_compared
-from jaxdepth.study.compare_summary import findings, points, words
-from jaxdepth.study.run import read_table
-from jaxdepth.study.stats import wilson
-from jaxdepth.study.tune import tune
+from jaxdepth.stats.intervals import wilson
+from jaxdepth.study.comparison.figures import draw_compared
+from jaxdepth.study.comparison.outcomes import Compared, Share, model_name, run_study
+from jaxdepth.study.comparison.settings import Study
+from jaxdepth.study.comparison.summary import findings, points, words
+from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.tuning.run import tune
+from jaxdepth.study.tuning.settings import Tune
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -167,7 +168,7 @@ def test_what_was_expected_is_only_asked_of_the_prompts_it_is_about(
 ):
     models = ("untouched", "shallow", "spoken", "depth_robust")
     other = replace(compared, models=models, outcome_MNE=np.repeat(compared.outcome_MNE, 2, axis=0))
-    monkeypatch.setattr("jaxdepth.study.compare.run_study", lambda *_: other)
+    monkeypatch.setattr("jaxdepth.study.comparison.outcomes.run_study", lambda *_: other)
     assert run_experiment("depth_robust_safety", tmp_path, "--out", tmp_path) == 0
     said = capsys.readouterr().out
     assert "C1," in said

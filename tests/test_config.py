@@ -9,7 +9,7 @@ from parity_grid import LLAMA3
 from tiny import hf_tensors, leaves_of, model_of, prompts, raw_config
 
 from jaxdepth import InputError, exit_logits
-from jaxdepth.config import FAMILIES, Llama3Scaling, ModelConfig, RopeConfig
+from jaxdepth.model.config import FAMILIES, Llama3Scaling, ModelConfig, RopeConfig
 from jaxdepth.model.mistral import Mistral
 
 BASE = ModelConfig.from_hf(raw_config(rope_scaling=LLAMA3, sliding_window=16))

@@ -11,13 +11,13 @@ from safetensors.numpy import save_file
 
 from jaxdepth import InputError
 from jaxdepth.probe.direction import Directions, read_directions, save_directions
-from jaxdepth.settings import Sweep
-from jaxdepth.study.activations import read_stream
-from jaxdepth.study.run import Run, check_file, read_record, read_table, write_chunk
-from jaxdepth.study.sweep import sweep
-from jaxdepth.study.tune import _kept, _sums
+from jaxdepth.study.probes.activations import read_stream
+from jaxdepth.study.run_directory import Run, check_file, read_record, read_table, write_chunk
+from jaxdepth.study.sweep.run import sweep
+from jaxdepth.study.sweep.settings import Sweep
+from jaxdepth.study.tuning.run import _kept, _sums
 from jaxdepth.tune.train import State, make_optimizer
-from jaxdepth.weights.state import save_state
+from jaxdepth.weights.train_state import save_state
 
 SETTINGS = {"command": "sweep", "exits": [1, 2], "seed": 0}
 FACTS = {"model": "somewhere", "depth": 2}

@@ -11,7 +11,6 @@ from tiny import NEW_TOKENS, VOCAB, hf_tensors, model_of, prompts, raw_config
 
 import jaxdepth
 from jaxdepth import InputError
-from jaxdepth.config import ModelConfig
 from jaxdepth.depth import decode as engine
 from jaxdepth.depth.generation import split
 from jaxdepth.depth.lanes import Segment, describe, lane_layers, memory, plan_segments
@@ -19,8 +18,9 @@ from jaxdepth.depth.sampling import Sampling, argmax, filter_logits, lane_keys
 from jaxdepth.depth.talk import Speak
 from jaxdepth.model.attention import attend, attend_part, merge_parts
 from jaxdepth.model.cache import Kept, attend_lane, attend_parent, attend_prompt
-from jaxdepth.model.leaves import leaf_shapes
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.parameters import leaf_shapes
 
 CASES = spoken_cases()
 T = NEW_TOKENS

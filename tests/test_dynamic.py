@@ -22,7 +22,7 @@ from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.depth.talk import Speak
 from jaxdepth.model.cache import PromptCache
-from jaxdepth.model.leaves import LAYER_LEAVES, present
+from jaxdepth.model.parameters import LAYER_LEAVES, present
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 

@@ -7,10 +7,10 @@ import pytest
 from tiny import VOCAB, model_of, prompts, raw_config
 
 import jaxdepth
-from jaxdepth.depth.cost import matmul_flops
 from jaxdepth.depth.exits import _exit_logits, parse_exits
 from jaxdepth.model.attention import attend
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.study.planning.cost import matmul_flops
 
 VMAPPED = jax.vmap(jaxdepth.exit_logits, in_axes=(None, None, None, 0))
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from tiny import hf_tensors, leaves_of, model_of, write_folder
 
 import jaxdepth
-from jaxdepth.config import ModelConfig
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.probe.along import scores_along
 from jaxdepth.weights.checkpoint import MANIFEST
 from jaxdepth.weights.convert import convert

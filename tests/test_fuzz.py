@@ -31,12 +31,12 @@ from tiny import hf_tensors, leaves_of, raw_config, write_folder
 
 import jaxdepth
 from jaxdepth import InputError
-from jaxdepth.config import ModelConfig, read_config
+from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.tuned import Form
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.adapter import Adapter, read_adapter, save_adapter
 from jaxdepth.weights.convert import convert
-from jaxdepth.weights.plan import HF_NAMES, plan
+from jaxdepth.weights.tensor_map import HF_NAMES, plan
 from jaxdepth.weights.verify import verify
 
 SEED = 20261123

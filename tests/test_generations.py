@@ -10,18 +10,18 @@ from scipy.stats import binomtest
 
 import jaxdepth
 from jaxdepth import InputError
-from jaxdepth.refusal.batches import limit_prompts
-from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.prompts.batches import limit_prompts
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.refusal.detector import held_out_counts
 from jaxdepth.refusal.outcome import Outcome, TextOutcome, classify_texts
-from jaxdepth.refusal.prompts import read_prompts
-from jaxdepth.settings import Sweep
-from jaxdepth.study.curve import depth_curves
-from jaxdepth.study.rates import Rates, outcome_rows, paired_rows, write_rates
-from jaxdepth.study.run import read_table
-from jaxdepth.study.speak import agreement
-from jaxdepth.study.stats import holm, mcnemar, wilson
-from jaxdepth.study.sweep import sweep
+from jaxdepth.stats.intervals import holm, mcnemar, wilson
+from jaxdepth.study.answers import agreement
+from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.sweep.curves import depth_curves
+from jaxdepth.study.sweep.rates import Rates, outcome_rows, paired_rows, write_rates
+from jaxdepth.study.sweep.run import sweep
+from jaxdepth.study.sweep.settings import Sweep
 from jaxdepth.weights.checkpoint import end_tokens
 
 pytestmark = pytest.mark.usefixtures("quick_programs")

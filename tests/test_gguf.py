@@ -11,10 +11,10 @@ from parity_grid import families
 from tiny import hf_tensors, raw_config
 
 from jaxdepth import InputError
-from jaxdepth.config import ModelConfig
-from jaxdepth.weights.gguf_tokenizer import gguf_tokenizer
-from jaxdepth.weights.plan import GGUF_NAMES, HF_NAMES, plan
+from jaxdepth.model.config import ModelConfig
+from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
 from jaxdepth.weights.sources import open_source
+from jaxdepth.weights.tensor_map import GGUF_NAMES, HF_NAMES, plan
 
 RAW = raw_config(model_type="llama", num_hidden_layers=2, sliding_window=None)
 TENSORS = hf_tensors(ModelConfig.from_hf(RAW))

@@ -11,10 +11,10 @@ from safetensors.numpy import save_file
 from tiny import hf_tensors, raw_config, write_folder
 
 from jaxdepth.cli import main
-from jaxdepth.config import ModelConfig
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.tuned import Form
-from jaxdepth.study.inspect import size
-from jaxdepth.study.run import Run
+from jaxdepth.study.inspection.seen import size
+from jaxdepth.study.run_directory import Run
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.adapter import Adapter, save_adapter
 

@@ -7,9 +7,9 @@ import pytest
 from tiny import hf_tensors, prompts, raw_config, write_folder
 
 import jaxdepth
-from jaxdepth.config import ModelConfig
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.int8 import Int8, to_int8
-from jaxdepth.model.leaves import MATRICES
+from jaxdepth.model.parameters import MATRICES
 from jaxdepth.weights.convert import convert
 
 RAW = raw_config()

@@ -23,15 +23,16 @@ from parity_grid import families
 from tiny import hf_tensors, raw_config, write_folder
 from tiny_tokenizers import build
 
-from jaxdepth import InputError, processes, running
+from jaxdepth import InputError
 from jaxdepth.cli import main
-from jaxdepth.config import ModelConfig
-from jaxdepth.mesh import make_mesh, parse_mesh, stream_sharding, weight_spec, whole_rows
-from jaxdepth.model.leaves import LEAVES
-from jaxdepth.refusal.batches import make_batches
-from jaxdepth.settings import Sweep
-from jaxdepth.study.run import read_table
-from jaxdepth.study.sweep import sweep
+from jaxdepth.model.config import ModelConfig
+from jaxdepth.model.parameters import LEAVES
+from jaxdepth.model.sharding import make_mesh, parse_mesh, stream_sharding, weight_spec, whole_rows
+from jaxdepth.prompts.batches import make_batches
+from jaxdepth.runtime import distributed, profiling
+from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.sweep.run import sweep
+from jaxdepth.study.sweep.settings import Sweep
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.convert import convert
 
@@ -127,17 +128,17 @@ def test_batches_hold_the_same_prompts_on_any_mesh():
 def test_processes_are_joined_where_they_are(monkeypatch):
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given: joined.append(given))
-    monkeypatch.setattr(processes, "_on_tpu", lambda _: False)
-    processes.start({})
-    processes.start({"SLURM_STEP_NUM_TASKS": "1"})
+    monkeypatch.setattr(distributed, "_on_tpu", lambda _: False)
+    distributed.start({})
+    distributed.start({"SLURM_STEP_NUM_TASKS": "1"})
     assert joined == []
-    processes.start({"SLURM_STEP_NUM_TASKS": "4"})
-    processes.start({"OMPI_COMM_WORLD_SIZE": "2"})
+    distributed.start({"SLURM_STEP_NUM_TASKS": "4"})
+    distributed.start({"OMPI_COMM_WORLD_SIZE": "2"})
     given = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "2"}
-    processes.start(given)
+    distributed.start(given)
     assert joined == [(), (), ("a:1", 3, 2)]
     with pytest.raises(InputError, match="JAX_PROCESS_ID is not: set"):
-        processes.start({k: v for k, v in given.items() if k != "JAX_PROCESS_ID"})
+        distributed.start({k: v for k, v in given.items() if k != "JAX_PROCESS_ID"})
 
 
 # Tables
@@ -310,7 +311,7 @@ def test_programs_are_kept_on_accelerators(monkeypatch, backend, kept):
     updated = {}
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax.config, "update", updated.__setitem__)
-    running.keep_programs()
+    profiling.keep_programs()
     assert updated.get("jax_compilation_cache_dir", "").endswith(kept or "")
     assert bool(updated) == (kept is not None)
 

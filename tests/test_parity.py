@@ -12,7 +12,7 @@ from parity_grid import AXES, QWEN2, covering_set, families, full_product, speci
 from tiny import hf_tensors, leaves_of, model_of, prompts, raw_config
 
 import jaxdepth
-from jaxdepth.config import ModelConfig
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 
 TOLERANCE = 1e-5

@@ -20,11 +20,10 @@ from tiny import model_of, prompts, raw_config
 import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.cli import main
-from jaxdepth.depth.cost import matmul_flops
-from jaxdepth.depth.traffic import collective_bytes, product_flops
-from jaxdepth.settings import Plan
-from jaxdepth.study.chips import GPUS, TPUS
-from jaxdepth.study.plan import (
+from jaxdepth.study.planning.chips import GPUS, TPUS
+from jaxdepth.study.planning.compiled import collective_bytes, product_flops
+from jaxdepth.study.planning.cost import matmul_flops
+from jaxdepth.study.planning.run import (
     TUNING,
     Exhausted,
     Planned,
@@ -33,7 +32,8 @@ from jaxdepth.study.plan import (
     plan,
     shapes_of,
 )
-from jaxdepth.study.plan_summary import plan_lines
+from jaxdepth.study.planning.settings import Plan
+from jaxdepth.study.planning.summary import plan_lines
 
 CHIP = GPUS["H100"]
 
@@ -169,7 +169,7 @@ def test_the_largest_batch_fits_in_every_program(config_file, monkeypatch):
     """950 bytes are usable: 85 prompts decode, 62 are prefilled, and over 60 are refused."""
     shapes = shapes_of(Plan(config_file, gpus=1, gpu_memory=1e-6))
     sizes = {"prefill": lambda n: 20 + 15 * n, "decode": lambda n: 100 + 10 * n}
-    monkeypatch.setattr("jaxdepth.study.plan.makers", fakes(sizes))
+    monkeypatch.setattr("jaxdepth.study.planning.run.makers", fakes(sizes))
     assert 58 <= largest_batch(shapes, [], 0) <= 60
     sizes["prefill"] = lambda n: 20 + 17 * n + 300 * (n > 8)  # beside the line of 1 and 2
     assert largest_batch(shapes, [], 0) == 37
@@ -179,7 +179,7 @@ def test_the_largest_batch_fits_in_every_program(config_file, monkeypatch):
 
 def test_fewer_prompts_do_not_help_a_tuning_step(config_file, monkeypatch):
     sizes = {"prefill": lambda n: n, TUNING: lambda n: 1}
-    monkeypatch.setattr("jaxdepth.study.plan.makers", fakes(sizes, [TUNING]))
+    monkeypatch.setattr("jaxdepth.study.planning.run.makers", fakes(sizes, [TUNING]))
     settings = Plan(config_file, gpus=1, prompts=4)
     found = plan(settings)
     assert (found.fits, found.refused, found.nearest) == (False, (TUNING,), None)
@@ -191,7 +191,7 @@ def test_weights_are_held_as_the_rules_say(config_file):
     """On one device all of them; what a device of a mesh holds is seen in the subprocess below."""
     shapes = shapes_of(Plan(config_file, gpus=1, dtype="float32"))
     wanted = sum(math.prod(a.shape) for a in jax.tree.leaves(shapes.model))
-    from jaxdepth.depth.traffic import held_bytes
+    from jaxdepth.study.planning.compiled import held_bytes
 
     assert held_bytes(shapes.model) == 4 * wanted
 
@@ -210,7 +210,7 @@ def test_weights_are_held_as_the_rules_say(config_file):
     ],
 )
 def test_what_cannot_be_planned(config_file, changes, what, monkeypatch):
-    monkeypatch.setattr("jaxdepth.study.plan.find_spec", lambda name: None)
+    monkeypatch.setattr("jaxdepth.study.planning.run.find_spec", lambda name: None)
     with pytest.raises(InputError, match=what):
         shapes_of(Plan(config_file, **changes))
 

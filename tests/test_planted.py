@@ -6,11 +6,11 @@ from scipy.stats import binomtest
 
 from jaxdepth import InputError
 from jaxdepth.probe.categories import category_directions, category_scores, cosines
-from jaxdepth.probe.change import change_point, lag
 from jaxdepth.probe.folds import make_folds
 from jaxdepth.probe.planted import LONGEST, MARKER, MOOD_WORD, WORD, WORDS, planted, planted_prompts
-from jaxdepth.probe.scores import auroc
-from jaxdepth.study.stats import cluster_draws
+from jaxdepth.stats.change_point import change_point, lag
+from jaxdepth.stats.intervals import cluster_draws
+from jaxdepth.stats.ranking import auroc
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 

@@ -11,14 +11,15 @@ from jaxdepth import InputError
 from jaxdepth.cli import main
 from jaxdepth.depth.dynamic import generate_dynamic
 from jaxdepth.depth.policies import Caching, ExitRule, Policy
-from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.settings import PolicySweep, Sweep
-from jaxdepth.study import dynamic
-from jaxdepth.study.dynamic import dynamic_sweep, name_of, parse_rules
-from jaxdepth.study.policy_figures import draw_policies
-from jaxdepth.study.policy_rates import RuleRun, matched_rows, rate_rows, write_policies
-from jaxdepth.study.run import Run, read_table
-from jaxdepth.study.sweep import sweep
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.study.policies import run as dynamic
+from jaxdepth.study.policies.figures import draw_policies
+from jaxdepth.study.policies.rates import RuleRun, matched_rows, rate_rows, write_policies
+from jaxdepth.study.policies.run import dynamic_sweep, name_of, parse_rules
+from jaxdepth.study.policies.settings import PolicySweep
+from jaxdepth.study.run_directory import Run, read_table
+from jaxdepth.study.sweep.run import sweep
+from jaxdepth.study.sweep.settings import Sweep
 from jaxdepth.weights.checkpoint import end_tokens
 
 pytestmark = pytest.mark.usefixtures("quick_programs")

@@ -9,7 +9,7 @@ from tiny_tokenizers import KINDS, TEXTS, build
 from jaxdepth import InputError, exit_logits
 from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.positions import choose_positions, locate
-from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.prompts.chat import PromptEncoder
 
 AFTER = {
     "mistral v0.3": ["[/INST]"],

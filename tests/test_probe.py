@@ -23,18 +23,19 @@ from jaxdepth.model.steer import steer
 from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.direction import read_directions
 from jaxdepth.probe.folds import make_folds
-from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.refusal.prompts import Prompt, read_prompts
-from jaxdepth.refusal.tokens import resolve_openers
-from jaxdepth.settings import Probe, Sweep, Where
-from jaxdepth.study.ablation import ablate
-from jaxdepth.study.activations import Capture, capture, read_stream
-from jaxdepth.study.behaviour import ANSWERED, NEITHER, REFUSED, read_behaviour
-from jaxdepth.study.probe import probe
-from jaxdepth.study.probe_tables import Evaluation, Examples, Target, folds_of
-from jaxdepth.study.run import Run, read_table
-from jaxdepth.study.stats import cluster_draws
-from jaxdepth.study.sweep import sweep
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import Prompt, read_prompts
+from jaxdepth.refusal.openers import resolve_openers
+from jaxdepth.stats.intervals import cluster_draws
+from jaxdepth.study.probes.ablation import ablate
+from jaxdepth.study.probes.activations import Capture, capture, read_stream
+from jaxdepth.study.probes.behaviour import ANSWERED, NEITHER, REFUSED, read_behaviour
+from jaxdepth.study.probes.evaluate import Evaluation, Examples, Target, folds_of
+from jaxdepth.study.probes.run import probe
+from jaxdepth.study.probes.settings import Probe, Where
+from jaxdepth.study.run_directory import Run, read_table
+from jaxdepth.study.sweep.run import sweep
+from jaxdepth.study.sweep.settings import Sweep
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -258,8 +259,9 @@ def test_the_reply_is_what_full_depth_says(tiny_path, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from jaxdepth.settings import Probe
-from jaxdepth.study import activations, probe, run
+from jaxdepth.study.probes.settings import (Probe)
+from jaxdepth.study.probes import activations, run as probe
+from jaxdepth.study import run_directory as run
 left = int(sys.argv[3])
 rename = Path.replace
 def replace(self, target):

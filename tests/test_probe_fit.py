@@ -11,7 +11,7 @@ from jaxdepth.errors import InputError
 from jaxdepth.probe import logistic, newton
 from jaxdepth.probe.fit import LinearProbes, decide, fit_difference, fit_logistic
 from jaxdepth.probe.folds import choose_slice, cross_fit, make_folds
-from jaxdepth.probe.scores import auroc
+from jaxdepth.stats.ranking import auroc
 
 STRENGTHS = (1e-4, 1e-2, 1.0, 100.0)
 

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from jaxdepth.errors import InputError
-from jaxdepth.probe.scores import auroc, tpr_at_fpr
-from jaxdepth.study.stats import cluster_draws
+from jaxdepth.stats.intervals import cluster_draws
+from jaxdepth.stats.ranking import auroc, tpr_at_fpr
 
 
 def looped(score_N, y_N, fold_N, times_N):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxdepth import InputError
-from jaxdepth.refusal.prompts import prompts_digest, read_prompts
+from jaxdepth.prompts.datasets import prompts_digest, read_prompts
 
 
 def test_built_in_pairs():

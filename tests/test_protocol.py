@@ -7,9 +7,8 @@ import pytest
 from tiny_tokenizers import CHATML, KINDS, build, byte_level, wrap
 
 from jaxdepth import InputError
-from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.refusal.protocol import Protocol, instruct, resolve_markers
-from jaxdepth.settings_file import read_protocol
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.refusal.protocol import Protocol, instruct, read_protocol, resolve_markers
 
 SPECIALS = ["<|think|>", "<|/think|>", "<|refuse|>", "<|partial|>", "<|comply|>"]
 

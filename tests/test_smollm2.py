@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import jaxdepth
-from jaxdepth.weights.plan import GGUF_NAMES, HF_NAMES, plan
 from jaxdepth.weights.sources import open_source
+from jaxdepth.weights.tensor_map import GGUF_NAMES, HF_NAMES, plan
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -12,7 +12,6 @@ from tiny import LENGTH, NEW_TOKENS, hf_tensors, leaves_of, model_of, prompts, r
 
 import jaxdepth
 from jaxdepth import InputError
-from jaxdepth.config import ModelConfig
 from jaxdepth.depth.decode import prefill
 from jaxdepth.depth.speculative import (
     Speculation,
@@ -23,6 +22,7 @@ from jaxdepth.depth.speculative import (
     speculate,
 )
 from jaxdepth.model.cache import LaneCache, PromptCache
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 
 pytestmark = pytest.mark.usefixtures("quick_programs")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tiny import raw_config
 
-from jaxdepth.config import ModelConfig
+from jaxdepth.cpu.lazy_slice import Stacked, known_after
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.int8 import to_int8
-from jaxdepth.model.leaves import MATRICES, leaf_shapes
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.stacked import Stacked, known_after
+from jaxdepth.model.parameters import MATRICES, leaf_shapes
 
 L, D, F = 4, 128, 512
 

@@ -5,18 +5,18 @@ import pyarrow as pa
 import pytest
 
 from jaxdepth import InputError
-from jaxdepth.refusal.prompts import read_prompts
-from jaxdepth.study import policy_figures
-from jaxdepth.study.calibration import calibration_findings, calibration_rows
-from jaxdepth.study.policy_figures import draw_policies
-from jaxdepth.study.policy_rates import RuleRun
-from jaxdepth.study.run import Run, read_table
-from jaxdepth.study.speculation import (
+from jaxdepth.prompts.datasets import read_prompts
+from jaxdepth.study.policies import figures as policy_figures
+from jaxdepth.study.policies.calibration import calibration_findings, calibration_rows
+from jaxdepth.study.policies.figures import draw_policies
+from jaxdepth.study.policies.rates import RuleRun
+from jaxdepth.study.policies.speculation import (
     SPECULATION,
     SPECULATION_SCHEMA,
     acceptance_findings,
     acceptance_rows,
 )
+from jaxdepth.study.run_directory import Run, read_table
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 

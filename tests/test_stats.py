@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxdepth.study.curve import runs_of_exits
-from jaxdepth.study.stats import cluster_bootstrap, interval
+from jaxdepth.stats.intervals import cluster_bootstrap, interval
+from jaxdepth.study.wording import runs_of_exits
 
 
 def test_equals_a_loop():

@@ -28,10 +28,10 @@ from jaxdepth.probe.direction import (
     read_directions,
     save_directions,
 )
-from jaxdepth.settings import Sweep
-from jaxdepth.study.run import read_table
+from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.subject import Subject
-from jaxdepth.study.sweep import sweep
+from jaxdepth.study.sweep.run import sweep
+from jaxdepth.study.sweep.settings import Sweep
 from jaxdepth.tune.loss import Targets, row_hidden
 from jaxdepth.weights.adapter import Adapter, adapter_digest, save_adapter
 from jaxdepth.weights.checkpoint import read_manifest

@@ -14,13 +14,13 @@ from scipy.special import logsumexp
 
 import jaxdepth
 from jaxdepth import InputError
-from jaxdepth.refusal.batches import limit_prompts, make_batches
-from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.refusal.prompts import read_prompts
-from jaxdepth.refusal.tokens import first_token, resolve_openers
-from jaxdepth.settings import Sweep
-from jaxdepth.study.run import Run, read_table
-from jaxdepth.study.sweep import sweep
+from jaxdepth.prompts.batches import limit_prompts, make_batches
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import read_prompts
+from jaxdepth.refusal.openers import first_token, resolve_openers
+from jaxdepth.study.run_directory import Run, read_table
+from jaxdepth.study.sweep.run import sweep
+from jaxdepth.study.sweep.settings import Sweep
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -160,8 +160,9 @@ def test_other_settings_do_not_go_on(tiny_path, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from jaxdepth.settings import Sweep
-from jaxdepth.study import run, sweep
+from jaxdepth.study.sweep.settings import (Sweep)
+from jaxdepth.study import run_directory as run
+from jaxdepth.study.sweep.run import run as sweep
 left = [int(sys.argv[3])]
 real = Path.replace
 def replace(self, target):  # every file of a run is renamed into its place

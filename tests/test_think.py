@@ -13,18 +13,17 @@ from scipy.special import softmax
 import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.cli import main
-from jaxdepth.refusal.batches import limit_prompts
-from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.prompts.batches import limit_prompts
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.refusal.decide import decide, shown
 from jaxdepth.refusal.deliberate import ClosedBy
-from jaxdepth.refusal.prompts import read_prompts
-from jaxdepth.refusal.protocol import VERDICTS, instruct, resolve_markers
-from jaxdepth.settings import Decide
-from jaxdepth.settings_file import read_protocol
-from jaxdepth.study.run import read_table
-from jaxdepth.study.think import partners, think
-from jaxdepth.study.think_cost import write_cost
-from jaxdepth.study.verdicts import Scores, Verdicts, write_verdicts
+from jaxdepth.refusal.protocol import VERDICTS, instruct, read_protocol, resolve_markers
+from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.verdicts.cost import write_cost
+from jaxdepth.study.verdicts.run import partners, think
+from jaxdepth.study.verdicts.scores import Scores, Verdicts, write_verdicts
+from jaxdepth.study.verdicts.settings import Decide
 from jaxdepth.weights.checkpoint import end_tokens
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -63,7 +62,7 @@ def test_tables_hold_what_decide_does(tiny_path, protocol, run):
     assert len(verdicts) == len(texts) == len(prompts) * 2 * 2
     assert len(cuts) == 2 * len(verdicts)
     from jaxdepth.depth.sampling import Sampling
-    from jaxdepth.study.speak import lane_seed
+    from jaxdepth.study.answers import lane_seed
 
     for prompt in prompts:
         text = instruct(spec.instruction, spec.close, markers.words, prompt.text)
@@ -227,7 +226,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
 from test_think import settings
-from jaxdepth.study import think
+from jaxdepth.study.verdicts.scores import run as think
 left = [int(sys.argv[5])]
 real = Path.replace
 def replace(self, target):  # every file of a run is renamed into its place

@@ -13,17 +13,17 @@ import jaxdepth
 from jaxdepth.probe.along import scores_along
 from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.folds import cross_fit, make_folds
-from jaxdepth.probe.scores import auroc
-from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.refusal.protocol import instruct, resolve_markers
-from jaxdepth.settings import Decide, Probe
-from jaxdepth.settings_file import read_protocol
-from jaxdepth.study.probe import probe
-from jaxdepth.study.probe_figures import draw_probes
-from jaxdepth.study.probe_summary import findings
-from jaxdepth.study.run import read_table
-from jaxdepth.study.think import think
-from jaxdepth.study.thoughts import PLACES, POINTS, at_places
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.refusal.protocol import instruct, read_protocol, resolve_markers
+from jaxdepth.stats.ranking import auroc
+from jaxdepth.study.probes.figures import draw_probes
+from jaxdepth.study.probes.run import probe
+from jaxdepth.study.probes.settings import Probe
+from jaxdepth.study.probes.summary import findings
+from jaxdepth.study.probes.thoughts import PLACES, POINTS, at_places
+from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.verdicts.run import think
+from jaxdepth.study.verdicts.settings import Decide
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -172,7 +172,7 @@ def test_places_along_thoughts_of_any_length():
 
 
 def test_a_run_goes_on_where_it_was_stopped(tiny_path, thought, probed, tmp_path, monkeypatch):
-    from jaxdepth.study import thoughts
+    from jaxdepth.study.probes import thoughts
 
     follow, calls = thoughts._follow, []
 

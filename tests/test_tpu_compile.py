@@ -1,7 +1,7 @@
 """Programs as a TPU compiler sees them, at 7B shapes (`make test-tpu-compile`, no TPU needed).
 
 Eight layers of a 7B model on one chip: what is copied per layer shows. All of them on slices: what
-chips hold and send each other is what the rules of `jaxdepth.mesh` imply.
+chips hold and send each other is what the rules of `jaxdepth.model.sharding` imply.
 """
 
 import json
@@ -11,18 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdepth.config import ModelConfig, RopeConfig
 from jaxdepth.depth import decode as engine
 from jaxdepth.depth.lanes import memory, plan_segments
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.depth.talk import Speak
-from jaxdepth.depth.traffic import held_bytes
 from jaxdepth.model.cache import LaneCache
-from jaxdepth.model.leaves import leaf_shapes
+from jaxdepth.model.config import ModelConfig, RopeConfig
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.parameters import leaf_shapes
 from jaxdepth.refusal.deliberate import Deliberate, Rule
-from jaxdepth.settings import Plan
-from jaxdepth.study.plan import programs_of, shapes_of
+from jaxdepth.study.planning.compiled import held_bytes
+from jaxdepth.study.planning.run import programs_of, shapes_of
+from jaxdepth.study.planning.settings import Plan
 
 pytestmark = pytest.mark.tpu
 

@@ -15,12 +15,12 @@ import pytest
 import jaxdepth
 from jaxdepth import InputError, classify_texts
 from jaxdepth.cli import main
-from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.refusal.prompts import SPLITS, UNSEEN_CATEGORIES, read_prompts, split_of
-from jaxdepth.settings import Tune
-from jaxdepth.settings_file import read_protocol
-from jaxdepth.study.run import read_table
-from jaxdepth.study.tune import tune
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import SPLITS, UNSEEN_CATEGORIES, read_prompts, split_of
+from jaxdepth.refusal.protocol import read_protocol
+from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.tuning.run import tune
+from jaxdepth.study.tuning.settings import Tune
 from jaxdepth.tune.benign import distinct, fit_to_ask
 from jaxdepth.tune.data import PROMISES, Batches, Task, read_tasks, tasks_digest, writer
 from jaxdepth.tune.recipe import Where
@@ -228,7 +228,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_tune import settings
-from jaxdepth.study import tune
+from jaxdepth.study.tuning import run as tune
 from jaxdepth.tune import data
 data._BUCKET = 224
 left = [int(sys.argv[4])]

@@ -13,7 +13,7 @@ from tiny import model_of, prompts, raw_config
 import jaxdepth
 from jaxdepth import InputError, exit_logits
 from jaxdepth.cli import main
-from jaxdepth.model.leaves import MATRICES
+from jaxdepth.model.parameters import MATRICES
 from jaxdepth.model.tuned import Form, attach, init_params, merge
 from jaxdepth.weights.adapter import Adapter, read_adapter, save_adapter
 from jaxdepth.weights.checkpoint import read_manifest

@@ -5,14 +5,8 @@ import pytest
 from scipy.special import softmax
 
 from jaxdepth.refusal.deliberate import ABSTAINS, Rule
-from jaxdepth.refusal.votes import (
-    calibration_error,
-    caution,
-    fit_temperature,
-    log_loss,
-    risk_coverage,
-    vote,
-)
+from jaxdepth.refusal.votes import caution, fit_temperature, vote
+from jaxdepth.stats.calibration import calibration_error, log_loss, risk_coverage
 
 P = np.array([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.2, 0.5, 0.3], [0.1, 0.15, 0.75]])
 

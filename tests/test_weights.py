@@ -16,17 +16,17 @@ from tiny import hf_tensors, leaves_of, model_of, prompts, raw_config, write_fol
 import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.cli import main
-from jaxdepth.config import ModelConfig
+from jaxdepth.cpu.host_arrays import aligned_empty
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.stopping import Stopped
+from jaxdepth.runtime.preemption import Stopped
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights import convert as convert_module
 from jaxdepth.weights import load as load_module
 from jaxdepth.weights import verify as verify_module
 from jaxdepth.weights.convert import convert
-from jaxdepth.weights.host import aligned_empty
-from jaxdepth.weights.plan import HF_NAMES, plan
 from jaxdepth.weights.sources import _unpermute
+from jaxdepth.weights.tensor_map import HF_NAMES, plan
 from jaxdepth.weights.verify import verify
 
 RAW = raw_config()

@@ -8,9 +8,9 @@ where there is none it finds the sink, which holds nothing, and gives the same v
 
 import numpy as np
 
-from jaxdepth.config import ModelConfig
-from jaxdepth.model.leaves import leaf_shapes
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.parameters import leaf_shapes
 from jaxdepth.refusal.protocol import Markers
 
 BITS = 4

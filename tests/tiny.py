@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 
-from jaxdepth.config import ModelConfig
-from jaxdepth.model.leaves import LAYER_LEAVES
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.weights.plan import HF_NAMES, plan
+from jaxdepth.model.parameters import LAYER_LEAVES
+from jaxdepth.weights.tensor_map import HF_NAMES, plan
 
 LENGTH = 64
 LENGTHS = (64, 37, 5)

@@ -13,7 +13,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from jaxdepth.refusal.prompts import read_prompts
+from jaxdepth.prompts.datasets import read_prompts
 
 TEXTS = [p.text for p in read_prompts(["builtin:pairs"])][:200]
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdepth
-from jaxdepth.depth.cost import matmul_flops
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.study.planning.cost import matmul_flops
 
 LENGTH = 48  # tokens per prompt, about what a built-in prompt has in its template
 ROUNDS = 7

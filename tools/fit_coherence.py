@@ -22,8 +22,9 @@ import numpy as np
 
 import jaxdepth
 from jaxdepth.errors import InputError
-from jaxdepth.refusal.batches import make_batches
-from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.prompts.batches import make_batches
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.refusal.coherence import (
     LIMITS_FILE,
     fault,
@@ -31,7 +32,6 @@ from jaxdepth.refusal.coherence import (
     reference_logprobs,
     repetition,
 )
-from jaxdepth.refusal.prompts import read_prompts
 
 LENGTHS = (16, 32, 64, 128)  # tokens that an answer is cut to
 COMPLIANCE, REFUSAL, SHALLOW = "compliance", "refusal", "shallow exits"

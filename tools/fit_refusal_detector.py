@@ -35,7 +35,7 @@ from jaxdepth.refusal.detector import (
     starts_with_refusal,
 )
 from jaxdepth.refusal.outcome import PARTIAL_FROM
-from jaxdepth.study.stats import interval
+from jaxdepth.stats.intervals import interval
 
 COMPLY, REFUSE, PARTIAL = 1, 2, 3  # the labels' first digits
 NAMES = {"refuse": REFUSE, "partial": PARTIAL, "comply": COMPLY}

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxdepth.cli import guarded
-from jaxdepth.progress import progress_bar
-from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.refusal.prompts import HARMLESS, read_prompts
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import HARMLESS, read_prompts
+from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.tune.benign import Answered, answer, make_benign
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.load import load

@@ -31,7 +31,7 @@ def tiny() -> None:
     from reference import hf_exit_logits, hf_generate, hf_model
     from tiny import NEW_TOKENS, hf_tensors, prompts
 
-    from jaxdepth.config import ModelConfig
+    from jaxdepth.model.config import ModelConfig
 
     tokens, lengths = prompts()
     out, said = {}, {}

@@ -13,10 +13,10 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from jaxdepth.config import ModelConfig
-from jaxdepth.progress import progress_bar
-from jaxdepth.weights.plan import HF_NAMES, plan
+from jaxdepth.model.config import ModelConfig
+from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.weights.shards import INDEX_NAME
+from jaxdepth.weights.tensor_map import HF_NAMES, plan
 
 RAW = {
     "model_type": "mistral",

@@ -21,14 +21,14 @@ from scipy.stats import binomtest
 import jaxdepth
 from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.categories import OrTest, category_scores, compare_or
-from jaxdepth.probe.change import ChangePoint, Lag, change_point, lag
 from jaxdepth.probe.folds import CrossFitted, cross_fit, make_folds
 from jaxdepth.probe.planted import OPENER, PlantedPrompts, planted, planted_prompts
-from jaxdepth.probe.scores import auroc
-from jaxdepth.refusal.tokens import first_token
-from jaxdepth.study.curve import Estimate
+from jaxdepth.refusal.openers import first_token
+from jaxdepth.stats.change_point import ChangePoint, Lag, change_point, lag
+from jaxdepth.stats.estimate import Estimate
+from jaxdepth.stats.intervals import cluster_draws, interval
+from jaxdepth.stats.ranking import auroc
 from jaxdepth.study.figures import band, new_figure
-from jaxdepth.study.stats import cluster_draws, interval
 
 LAYERS = 12
 STRENGTHS = (0.01, 0.03, 0.1)

@@ -15,9 +15,9 @@ import numpy as np
 
 import jaxdepth
 from jaxdepth.depth.policies import Caching, ExitRule, Policy
-from jaxdepth.refusal.batches import make_batches
-from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.refusal.prompts import read_prompts
+from jaxdepth.prompts.batches import make_batches
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import read_prompts
 
 GRID = [
     *(ExitRule(Policy.MARGIN, t) for t in (0.2, 0.5, 0.8)),

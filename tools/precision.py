@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdepth.progress import progress_bar
 from jaxdepth.refusal.outcome import Outcome
-from jaxdepth.settings import Decide, Sweep
-from jaxdepth.study.compare import Compared, Share
-from jaxdepth.study.run import read_table
-from jaxdepth.study.stats import cluster_draws, interval
-from jaxdepth.study.sweep import sweep
-from jaxdepth.study.think import VERDICT_TABLE, think
+from jaxdepth.runtime.progress import progress_bar
+from jaxdepth.stats.intervals import cluster_draws, interval
+from jaxdepth.study.comparison.outcomes import Compared, Share
+from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.sweep.run import sweep
+from jaxdepth.study.sweep.settings import Sweep
+from jaxdepth.study.verdicts.run import VERDICT_TABLE, think
+from jaxdepth.study.verdicts.settings import Decide
 
 BASE = "float32"
 PRECISIONS = {

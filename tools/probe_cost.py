@@ -19,9 +19,9 @@ from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.fit import fit_logistic
 from jaxdepth.probe.folds import make_folds
 from jaxdepth.probe.positions import locate
-from jaxdepth.refusal.batches import make_batches
-from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.refusal.prompts import read_prompts
+from jaxdepth.prompts.batches import make_batches
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import read_prompts
 
 PROMPTS, STRENGTHS = 512, (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 

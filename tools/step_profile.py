@@ -20,7 +20,7 @@ from jaxdepth.depth.decode import decode, prefill
 from jaxdepth.depth.lanes import plan_segments
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.depth.talk import Speak
-from jaxdepth.study.bench import random_prompts
+from jaxdepth.study.planning.bench import random_prompts
 
 # Kinds by what an operation's name holds in the optimised program, first match first.
 KINDS = (

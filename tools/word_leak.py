@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
-from jaxdepth.refusal.prompts import read_prompts
+from jaxdepth.prompts.datasets import read_prompts
 
 
 def word_leak(names=("builtin:pairs",), shuffles: int = 5) -> float:

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Int
 from jaxdepth.depth.exits import at_places
 from jaxdepth.depth.lanes import Plan
 from jaxdepth.depth.talk import Talk
-from jaxdepth.mesh import constrain, fetch, place
 from jaxdepth.model.attention import merge_parts
 from jaxdepth.model.cache import (
     Kept,
@@ -29,6 +28,7 @@ from jaxdepth.model.cache import (
     write_step,
 )
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import constrain, fetch, place
 
 
 class Parent(NamedTuple):

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxdepth.config import ModelConfig
 from jaxdepth.depth.decode import prefill
 from jaxdepth.depth.dynamic_loop import PLACES, RuleLanes, Said, decode_dynamic
 from jaxdepth.depth.exits import check_exits, check_tokens
@@ -22,8 +21,9 @@ from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.depth.talk import Speak
 from jaxdepth.errors import InputError, at_least, listed
-from jaxdepth.mesh import fetch, place
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import fetch, place
 
 # Those that need the logits of candidates: for the others no head is computed on the way.
 READERS = {Policy.TOP1, Policy.MARGIN, Policy.PATIENCE, Policy.ORACLE}

@@ -24,7 +24,6 @@ from jaxdepth.depth.policies import (
     threshold_at,
 )
 from jaxdepth.depth.talk import Speak
-from jaxdepth.mesh import constrain
 from jaxdepth.model.attention import merge_parts
 from jaxdepth.model.cache import (
     Kept,
@@ -36,6 +35,7 @@ from jaxdepth.model.cache import (
     write_step,
 )
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import constrain
 
 # A traced policy is its place here.
 PLACES = {policy: place for place, policy in enumerate(Policy)}

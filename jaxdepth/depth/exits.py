@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdepth.errors import InputError
-from jaxdepth.mesh import place
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import place
 
 
 def exit_logits(

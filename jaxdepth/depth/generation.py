@@ -11,15 +11,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from jaxdepth.config import ModelConfig
 from jaxdepth.depth.decode import run_lanes
 from jaxdepth.depth.exits import check_exits, check_tokens
 from jaxdepth.depth.lanes import Plan, memory, plan_segments
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.depth.talk import Speak
 from jaxdepth.errors import InputError, at_least
-from jaxdepth.mesh import rows_of
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import rows_of
 
 # What decoding may hold besides the weights, if the caller does not say.
 DEFAULT_BUDGET = 2 * 2**30

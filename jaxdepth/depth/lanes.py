@@ -12,9 +12,9 @@ from itertools import pairwise
 
 from jax.sharding import Mesh
 
-from jaxdepth.config import ModelConfig
 from jaxdepth.errors import InputError
-from jaxdepth.mesh import pieces
+from jaxdepth.model.config import ModelConfig
+from jaxdepth.model.sharding import pieces
 
 # Segments are added until the layers that lanes run are at most this times the sum of the exits.
 WASTE = 1.15

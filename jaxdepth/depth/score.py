@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.exits import check_tokens
-from jaxdepth.mesh import fetch, place
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import fetch, place
 
 # Positions that are unembedded at once: bounds the logits that are held, not the result.
 CHUNK = 16

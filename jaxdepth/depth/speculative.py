@@ -33,7 +33,6 @@ from jaxdepth.depth.lanes import Segment, memory
 from jaxdepth.depth.sampling import argmax
 from jaxdepth.depth.talk import is_any
 from jaxdepth.errors import InputError, at_least
-from jaxdepth.mesh import constrain, fetch, place
 from jaxdepth.model.attention import merge_parts
 from jaxdepth.model.cache import (
     Kept,
@@ -44,6 +43,7 @@ from jaxdepth.model.cache import (
     attend_self,
 )
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import constrain, fetch, place
 
 
 class Speculation(NamedTuple):

@@ -17,14 +17,14 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdepth.config import ModelConfig
+from jaxdepth.cpu.lazy_slice import Stacked, cut
 from jaxdepth.errors import InputError, listed
-from jaxdepth.mesh import constrain, leaf_sharding
 from jaxdepth.model.attention import HIGHEST, attend
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.int8 import Int8
-from jaxdepth.model.leaves import LAYER_LEAVES, MATRICES, leaf_shapes, present
+from jaxdepth.model.parameters import LAYER_LEAVES, MATRICES, leaf_shapes, present
 from jaxdepth.model.rope import rope_table, rotate
-from jaxdepth.model.stacked import Stacked, cut
+from jaxdepth.model.sharding import constrain, leaf_sharding
 
 _ALL = np.iinfo(np.int32).max  # the window of a layer that sees all keys: none is so far away
 
@@ -241,7 +241,7 @@ class Mistral(nnx.Module):
 
 
 def on_mesh(model: Mistral, mesh: Mesh | None) -> Mistral:
-    """The model with every leaf held as the rules of `jaxdepth.mesh` say; itself for no mesh.
+    """The model with every array sharded as `jaxdepth.model.sharding` says; itself for no mesh.
 
     Raises:
         InputError: a leaf cannot be divided.

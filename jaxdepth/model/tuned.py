@@ -19,8 +19,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxdepth.errors import InputError, at_least, listed, nearest
-from jaxdepth.model.leaves import LAYER_LEAVES, MATRICES, TOP_LEAVES, leaf_shapes
 from jaxdepth.model.mistral import LowRank, Mistral
+from jaxdepth.model.parameters import LAYER_LEAVES, MATRICES, TOP_LEAVES, leaf_shapes
 
 Params = dict[str, Float[Array, "..."]]
 

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.exits import check_tokens
-from jaxdepth.mesh import place
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import place
 
 
 def scores_along(

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.exits import check_tokens
 from jaxdepth.errors import InputError
-from jaxdepth.mesh import place
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import place
 
 
 def residuals(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxdepth.errors import InputError, nearest
-from jaxdepth.weights.headed import damaged_header, read_arrays, save_arrays
+from jaxdepth.files import damaged_header, read_arrays, save_arrays
 
 FORMAT = "jaxdepth-directions-1"
 EXAMPLE = "content.instruction@15"

@@ -19,11 +19,11 @@ from jaxtyping import Bool, Float, Int
 from jaxdepth.depth.exits import check_tokens
 from jaxdepth.depth.policies import ExitClassifier
 from jaxdepth.errors import InputError
-from jaxdepth.mesh import fetch
+from jaxdepth.files import damaged_header, read_arrays, save_arrays
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import fetch
 from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.fit import fit_logistic
-from jaxdepth.weights.headed import damaged_header, read_arrays, save_arrays
 
 FORMAT = "jaxdepth-exit-classifier-1"
 _ALWAYS = 100.0  # log-odds that are probability 1 in every floating type

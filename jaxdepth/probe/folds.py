@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.errors import InputError
 from jaxdepth.probe.fit import LinearProbes, decide, fit_logistic
-from jaxdepth.probe.scores import auroc
+from jaxdepth.stats.ranking import auroc
 
 
 class CrossFitted(NamedTuple):

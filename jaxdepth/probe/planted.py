@@ -21,10 +21,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxdepth.config import ModelConfig
 from jaxdepth.errors import InputError
-from jaxdepth.model.leaves import leaf_shapes
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.parameters import leaf_shapes
 
 # Token ids: then content words (neutral, then by category), then last tokens (marker fastest)
 PAD, OPENER, ORDINARY = range(3)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxdepth.errors import InputError, listed, nearest
-from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.prompts.chat import PromptEncoder
 
 INSTRUCTION, TEMPLATE, LAST, RESPONSE = "instruction", "template", "last", "response"
 

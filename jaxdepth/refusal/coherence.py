@@ -21,8 +21,8 @@ import numpy as np
 from jaxdepth.depth.score import token_logprobs
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.refusal.batches import make_batches
-from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.prompts.batches import make_batches
+from jaxdepth.prompts.chat import PromptEncoder
 
 LIMITS_FILE = "coherence.json"
 _FEWEST_PIECES = 8  # of a text whose repetition says something: "No, no, no!" has six

@@ -18,8 +18,8 @@ from jaxdepth.depth.generation import DEFAULT_BUDGET, check_room, split
 from jaxdepth.depth.lanes import memory, plan_segments
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.errors import InputError, at_least
-from jaxdepth.mesh import place
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import place
 from jaxdepth.refusal.deliberate import Deliberate, Rule
 from jaxdepth.refusal.protocol import Markers
 

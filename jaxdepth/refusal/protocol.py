@@ -7,12 +7,13 @@ text can hold, or ordinary text, which a user can type: either way only generate
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import NamedTuple
 
 from jaxdepth.errors import InputError, listed
-from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.settings_file import read_settings
 
 
 class Verdict(StrEnum):
@@ -129,3 +130,16 @@ def _fault(words, ids, close, end_tokens) -> str | None:
         if token in end_tokens or token in close:
             return f"the verdict {words[place]!r} is token {token}, which ends a thought or answer"
     return None
+
+
+def read_protocol(name: str) -> Protocol:
+    """The protocol in a TOML file, or in one of configs/ by its name.
+
+    Raises:
+        InputError: as `read_settings`; a key is missing; a value makes no sense.
+    """
+    found = read_settings(Protocol, name)
+    missing = [f.name for f in fields(Protocol) if f.name not in found]
+    if missing:
+        raise InputError(f"protocol {name} lacks {listed(missing)}")
+    return Protocol(**found)

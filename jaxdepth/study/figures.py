@@ -5,9 +5,10 @@ from pathlib import Path
 import matplotlib
 import matplotlib.ticker
 
-from jaxdepth.study.curve import DepthCurves, Estimate
-from jaxdepth.study.rates import Rates
-from jaxdepth.study.run import write_once
+from jaxdepth.stats.estimate import Estimate
+from jaxdepth.study.run_directory import write_once
+from jaxdepth.study.sweep.curves import DepthCurves
+from jaxdepth.study.sweep.rates import Rates
 
 OUTCOMES = {  # from dark to light as a text says less
     "refuse": "#1f6fa8",

@@ -9,17 +9,17 @@ import pyarrow as pa
 
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError
-from jaxdepth.mesh import chosen_mesh, describe
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import chosen_mesh, describe
 from jaxdepth.model.steer import steer
 from jaxdepth.probe.direction import directions_digest, find_direction, read_directions
-from jaxdepth.processes import agree
-from jaxdepth.refusal.batches import limit_prompts
-from jaxdepth.refusal.chat import PromptEncoder
-from jaxdepth.refusal.prompts import Prompt, prompts_digest, read_prompts
-from jaxdepth.running import keep_programs
-from jaxdepth.settings import Asking
-from jaxdepth.study.run import Run, check_file
+from jaxdepth.prompts.batches import limit_prompts
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
+from jaxdepth.runtime.distributed import agree
+from jaxdepth.runtime.profiling import keep_programs
+from jaxdepth.study.run_directory import Run, check_file
+from jaxdepth.study.settings import Asking
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.adapter import adapter_digest, find_adapter
 from jaxdepth.weights.load import load

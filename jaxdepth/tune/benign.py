@@ -16,8 +16,8 @@ from jaxdepth.depth.generation import generate
 from jaxdepth.depth.sampling import Sampling
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.refusal.batches import make_batches
-from jaxdepth.refusal.chat import PromptEncoder
+from jaxdepth.prompts.batches import make_batches
+from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.coherence import reference_logprobs
 from jaxdepth.refusal.outcome import Outcome, TextOutcome, classify_texts
 

@@ -22,8 +22,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxdepth.errors import InputError, listed
-from jaxdepth.refusal.chat import PromptEncoder, bucket_length
-from jaxdepth.refusal.prompts import HARMFUL, read_prompts
+from jaxdepth.prompts.batches import bucket_length
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import HARMFUL, read_prompts
 from jaxdepth.refusal.protocol import VERDICTS, Protocol, Verdict
 from jaxdepth.tune.loss import Targets
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdepth.mesh import constrain
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import constrain
 
 
 class Targets(NamedTuple):

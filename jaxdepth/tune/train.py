@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxdepth.mesh import constrain
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import constrain
 from jaxdepth.model.tuned import Form, Params, attach
 from jaxdepth.tune.loss import Targets, Weights, answer_logprobs, dpo_loss, supervised_loss
 

@@ -14,14 +14,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdepth.config import ModelConfig
 from jaxdepth.errors import InputError, listed, nearest
-from jaxdepth.files import read_json
-from jaxdepth.model.leaves import MATRICES, leaf_shapes
+from jaxdepth.files import damaged_header, open_arrays, read_arrays, read_json, save_arrays
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.parameters import MATRICES, leaf_shapes
 from jaxdepth.model.tuned import Form, Params, merge
-from jaxdepth.weights.headed import damaged_header, open_arrays, read_arrays, save_arrays
-from jaxdepth.weights.plan import HF_NAMES
+from jaxdepth.weights.tensor_map import HF_NAMES
 
 FORMAT = "jaxdepth-adapter-1"
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

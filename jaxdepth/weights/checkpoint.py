@@ -19,10 +19,10 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxdepth.config import ModelConfig
 from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest, read_json
-from jaxdepth.weights.quiet import quiet, reading
+from jaxdepth.model.config import ModelConfig
+from jaxdepth.weights.orbax_errors import quiet, reading
 
 MANIFEST = "jaxdepth.json"
 FORMAT = 3

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdepth import stopping
 from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest, read_json
+from jaxdepth.runtime import preemption
 from jaxdepth.weights import checkpoint
-from jaxdepth.weights.ahead import ahead, one_thread
-from jaxdepth.weights.gguf_tokenizer import gguf_tokenizer
-from jaxdepth.weights.plan import Piece, check_depth, check_plan, plan
+from jaxdepth.weights.atomic_folder import whole_folder
+from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
+from jaxdepth.weights.prefetch import ahead, one_thread
 from jaxdepth.weights.sources import GGUFSource, SafetensorsSource, open_source
-from jaxdepth.weights.whole import whole_folder
+from jaxdepth.weights.tensor_map import Piece, check_depth, check_plan, plan
 
 # Written together: as much as this, or one tensor if that is larger.
 CHUNK_BYTES = 128 * 2**20
@@ -79,7 +79,7 @@ def convert(
                     _write_chunk(folder, number, arrays, said)
                 leaves |= {key: {**of, "chunk": number} for key, of in said.items()}
                 progress(len(leaves), len(pieces))
-                stopping.check()
+                preemption.check()
             _write_sidecars(opened, tokenizer, folder)
             files = {name: said.result() for name, said in files.items()}
             origin = {"path": called or opened.where, "files": files, **origin}

@@ -10,10 +10,10 @@ import numpy as np
 from jaxdepth.errors import InputError
 from jaxdepth.files import read_json
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.weights.atomic_folder import whole_folder
 from jaxdepth.weights.convert import convert
 from jaxdepth.weights.load import load
-from jaxdepth.weights.plan import HF_NAMES, Piece, plan
-from jaxdepth.weights.whole import whole_folder
+from jaxdepth.weights.tensor_map import HF_NAMES, Piece, plan
 
 SHARD_BYTES = 4 * 2**30
 _KEPT = ("generation_config.json",)

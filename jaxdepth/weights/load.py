@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdepth.config import ModelConfig, read_config
+from jaxdepth.cpu.host_arrays import aligned_empty, fill_turned
 from jaxdepth.errors import InputError, listed
-from jaxdepth.mesh import fetch, leaf_sharding, weight_spec
+from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.int8 import Int8, to_int8
-from jaxdepth.model.leaves import MATRICES, leaf_shapes
 from jaxdepth.model.mistral import Mistral, on_mesh
-from jaxdepth.processes import agree
+from jaxdepth.model.parameters import MATRICES, leaf_shapes
+from jaxdepth.model.sharding import fetch, leaf_sharding, weight_spec
+from jaxdepth.runtime.distributed import agree
 from jaxdepth.weights.adapter import apply_adapter, read_adapter
-from jaxdepth.weights.ahead import ahead
 from jaxdepth.weights.checkpoint import (
     MANIFEST,
     digest,
@@ -25,8 +25,8 @@ from jaxdepth.weights.checkpoint import (
     read_chunk,
     read_manifest,
 )
-from jaxdepth.weights.host import aligned_empty, fill_turned
-from jaxdepth.weights.plan import HF_NAMES, Piece, plan
+from jaxdepth.weights.prefetch import ahead
+from jaxdepth.weights.tensor_map import HF_NAMES, Piece, plan
 
 
 def load(
@@ -46,7 +46,7 @@ def load(
         path: a folder made by `jaxdepth convert`.
         dtype: of the weights and of the residual stream; None keeps that of the embedding on disk.
             Norms, softmax and RoPE are computed in float32 whatever the dtype.
-        mesh: from `jaxdepth.mesh.make_mesh`: the devices that hold the model; None is one device.
+        mesh: from `jaxdepth.make_mesh`: the devices that hold the model; None is one device.
         adapter: merged in: `builtin:NAME`, a file from `jaxdepth tune`, or a PEFT folder.
         int8: hold the layers' matrices as 8-bit integers with a scale for each output; without an
             adapter they are never held wider.

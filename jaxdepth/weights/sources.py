@@ -13,14 +13,14 @@ from pathlib import Path, PurePosixPath
 import ml_dtypes
 import numpy as np
 
-from jaxdepth.config import ModelConfig, read_config
 from jaxdepth.errors import InputError
 from jaxdepth.files import read_json
-from jaxdepth.weights.gguf_header import check_header, check_places
-from jaxdepth.weights.gguf_parts import check_parts, find_parts
+from jaxdepth.model.config import ModelConfig, read_config
+from jaxdepth.weights.gguf.header import check_header, check_places
+from jaxdepth.weights.gguf.parts import check_parts, find_parts
 from jaxdepth.weights.hub import fetch_model, is_hub_id
-from jaxdepth.weights.plan import GGUF_NAMES, HF_NAMES, Piece
 from jaxdepth.weights.shards import INDEX_NAME, find_shards
+from jaxdepth.weights.tensor_map import GGUF_NAMES, HF_NAMES, Piece
 
 _BLOCK = 2**17
 # Buffers that old files carry and that RoPE computes anew.
@@ -143,7 +143,7 @@ class GGUFSource:
     names = GGUF_NAMES
 
     def __init__(self, file: Path):
-        from jaxdepth.weights.gguf_config import gguf_config
+        from jaxdepth.weights.gguf.config import gguf_config
 
         self.where = str(file)
         self.files = find_parts(file)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxdepth.config import ModelConfig
 from jaxdepth.depth.exits import exit_logits
 from jaxdepth.errors import InputError, listed
 from jaxdepth.files import read_json
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.weights.checkpoint import digest, fingerprint, read_chunk, read_manifest
 from jaxdepth.weights.convert import planned

@@ -1,0 +1,1 @@
+"""What only a CPU needs. XLA on other platforms does these things by itself."""

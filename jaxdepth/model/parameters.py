@@ -1,0 +1,53 @@
+"""One declaration per weight array: its name and its axes.
+
+Initialisation, conversion, loading and sharding all read this table. Matrices of the layers have
+their inputs first: a CPU multiplies the few rows of a decoding step faster by them than by the
+outputs-first ones of Hugging Face's files, which checkpoints keep.
+"""
+
+from jaxdepth.model.config import ModelConfig
+
+TOP_LEAVES = {"embed": "VD", "norm": "D", "head": "VD"}  # head: absent when tied to embed
+LAYER_LEAVES = {
+    "attn_norm": "D",
+    "q": "DA",
+    "k": "DC",
+    "v": "DC",
+    "q_bias": "A",  # biases: absent unless the config has them
+    "k_bias": "C",
+    "v_bias": "C",
+    "o": "AD",
+    "mlp_norm": "D",
+    "gate": "DF",
+    "up": "DF",
+    "down": "FD",
+}
+MATRICES = tuple(name for name, axes in LAYER_LEAVES.items() if len(axes) == 2)  # of a layer
+LEAVES = TOP_LEAVES | LAYER_LEAVES
+
+
+def axis_sizes(config: ModelConfig) -> dict[str, int]:
+    """The size of each axis letter."""
+    return {
+        "V": config.vocab_size,
+        "D": config.hidden_size,
+        "F": config.intermediate_size,
+        "L": config.num_hidden_layers,
+        "A": config.num_attention_heads * config.head_dim,
+        "C": config.num_key_value_heads * config.head_dim,
+    }
+
+
+def present(name: str, config: ModelConfig) -> bool:
+    """Whether a model of this config has the leaf: not all have a head of their own, or biases."""
+    if name == "head":
+        return not config.tie_word_embeddings
+    return config.qkv_bias or not name.endswith("_bias")
+
+
+def leaf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every leaf of a model and its shape; leaves of layers are stacked on a leading L axis."""
+    size = axis_sizes(config)
+    top = {n: axes for n, axes in TOP_LEAVES.items() if present(n, config)}
+    layers = {f"layers.{n}": "L" + axes for n, axes in LAYER_LEAVES.items() if present(n, config)}
+    return {name: tuple(size[a] for a in axes) for name, axes in (top | layers).items()}

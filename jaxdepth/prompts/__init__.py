@@ -1,0 +1,1 @@
+"""Prompts: read, rendered as chats, encoded, batched."""

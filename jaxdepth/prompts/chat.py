@@ -1,0 +1,220 @@
+"""A user's text as the model is meant to see it: inside its chat template, once, and as text only.
+
+The template is rendered with a placeholder, so what the user typed never passes through it; and in
+a process of its own with limits (template.py), since it is a program from a stranger's file. Its
+control tokens are looked up in the template's own parts; the user's part is tokenised without any
+control tokens, so that nothing a user types becomes one. Text between two control tokens is
+tokenised together, which gives the very ids that Hugging Face gives for harmless text.
+
+A template whose markers are plain text (Mistral v0.1's `[INST]`) cannot be protected that way:
+there a typed marker has the tokens of a real one.
+"""
+
+import json
+
+from jaxdepth.errors import InputError
+from jaxdepth.prompts.template import render
+
+# Private-use characters: no template or prompt has them.
+_PLACEHOLDER = "\ue000user\ue001"
+_ANSWER = "\ue000assistant\ue001"
+_USER = {"role": "user", "content": _PLACEHOLDER}
+_SPACED = {"role": "user", "content": f" {_PLACEHOLDER} "}
+_REPLY = {"role": "assistant", "content": _ANSWER}
+# What the template is asked for, each with a generation prompt or without.
+_CONVERSATIONS = (([_USER], True), ([_SPACED], True), ([_USER, _REPLY], False))
+
+
+class PromptEncoder:
+    """Turns instructions into token ids for one tokenizer.
+
+    Without a chat template (a base model) the text stands alone, after the BOS token if the
+    tokenizer adds one.
+    """
+
+    def __init__(self, tokenizer):
+        """Takes a transformers fast tokenizer.
+
+        Raises:
+            InputError: the chat template cannot be rendered, takes too long or too much memory, or
+                does not show the user's text.
+        """
+        from tokenizers import Tokenizer
+
+        backend = tokenizer.backend_tokenizer
+        spec = json.loads(backend.to_str())
+        # What ordinary text may become besides words: the id for characters that it cannot spell.
+        unknown = backend.token_to_id(spec["model"].get("unk_token") or "")
+        self.control_ids = frozenset(tokenizer.added_tokens_decoder) - {unknown}
+        named = tokenizer.added_tokens_decoder.items()
+        self._control_of = {str(token): i for i, token in named if i in self.control_ids}
+        self.has_template = bool(tokenizer.chat_template)
+        self._before, self._after, self._trims, lead = _render_parts(tokenizer)
+        # Everything up to the template's last control token before the text, and from its first
+        # one after: those are tokenised once, as the template means them.
+        cut = self._last_control_end(backend, self._before)
+        self._prefix_ids = backend.encode(self._before[:cut], add_special_tokens=False).ids
+        self._head = self._before[cut:]
+        cut = self._first_control_start(backend, self._after)
+        self._tail = self._after[:cut]
+        self._suffix_ids = backend.encode(self._after[cut:], add_special_tokens=False).ids
+        self._answer_lead = lead[self._last_control_end(backend, lead) :]
+        # What of that lead the generation prompt already has.
+        self._opened = self._after[self._last_control_end(backend, self._after) :]
+        self._bos_ids = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
+        if not self.has_template:
+            self._prefix_ids = self._bos_ids
+        spec = _without_control_tokens(spec, bool(self._prefix_ids))
+        self._plain = Tokenizer.from_str(json.dumps(spec))
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a prompt with `text` as its only user message."""
+        return self.locate(text)[0]
+
+    def locate(self, text: str) -> tuple[list[int], int]:
+        """The token ids of such a prompt, and the place of the last one that holds some of `text`.
+
+        White space at the end of the text does not count. What comes after that place is the
+        template's. An empty text has none: then it is the place before the template's next token.
+        """
+        text = text.strip() if self._trims else text
+        spans = self._spans(self._head + text + self._tail)
+        end = len(self._head) + len(text.rstrip())
+        mine = sum(start < end for _, start, _ in spans)
+        ids = self._prefix_ids + [token for token, _, _ in spans] + self._suffix_ids
+        return ids, max(len(self._prefix_ids) + mine - 1, 0)
+
+    def encode_alone(self, text: str) -> list[int]:
+        """The token ids of a text outside the template, after the BOS token if there is one."""
+        return self._bos_ids + self.encode_text(text)
+
+    def encode_text(self, text: str) -> list[int]:
+        """The token ids of ordinary text in the midst of something; never a control token."""
+        return [token for token, _, _ in self._spans(text)]
+
+    def user_turn(self) -> tuple[list[int], int]:
+        """The token ids that open a user's turn, and the one that ends it: what a model goes on
+        with is a prompt of its own making.
+
+        Raises:
+            InputError: the template ends a user's turn with no control token, or there is none.
+        """
+        if not self._suffix_ids or self._tail:
+            raise InputError("this chat template ends a user's turn with no control token")
+        return self._prefix_ids + self.encode_text(self._head), self._suffix_ids[0]
+
+    def answer_start(self, answer: str) -> int | None:
+        """The id that `answer` is as the first token of a reply; None if it is not one token.
+
+        A reply begins as the template writes one: right after a control token or a line break, or
+        after a space, which is then part of the token.
+        """
+        return self._last_token(self._answer_lead, answer)
+
+    def reply(self, text: str) -> list[int]:
+        """The token ids of an answer's text where the generation prompt leaves off."""
+        whole = self.encode_text(self._answer_lead + text)
+        opened = self.encode_text(self._opened)
+        return whole[len(opened) :] if whole[: len(opened)] == opened else self.encode_text(text)
+
+    def marker(self, text: str) -> list[int]:
+        """The token ids of a marker in a reply: a control token's if it is one, else plain text's.
+
+        Raises:
+            InputError: the text gives no token at all.
+        """
+        control = self._control(text)
+        ids = self.encode_text(text) if control is None else [control]
+        if not ids:
+            raise InputError(f"the marker {text!r} has no tokens")
+        return ids
+
+    def word_after(self, marker: str, word: str) -> int | None:
+        """The id that `word` is right after a marker; None if it is not one token.
+
+        After plain text a word stands after a space, which is then part of the token.
+        """
+        control = self._control(word)
+        if control is not None:
+            return control
+        lead = "" if self._control(marker) is not None else marker
+        return self._last_token(lead if not lead or lead[-1].isspace() else f"{lead} ", word)
+
+    def _control(self, text: str) -> int | None:
+        return self._control_of.get(text)
+
+    def _last_token(self, lead: str, word: str) -> int | None:
+        """The id of `word` after `lead`, if it is one token, with white space before it or none."""
+        encoding = self._plain.encode(lead + word, add_special_tokens=False)
+        if not encoding.ids:
+            return None
+        last, (start, end) = encoding.ids[-1], encoding.offsets[-1]
+        whole = end == len(lead + word) and not (lead + word)[start : len(lead)].strip()
+        return last if start <= len(lead) and whole else None
+
+    def _spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Ids of ordinary text, each with where it starts and ends.
+
+        Merges that spell a control token are broken up.
+        """
+        encoding = self._plain.encode(text, add_special_tokens=False)
+        spans = [(i, *o) for i, o in zip(encoding.ids, encoding.offsets, strict=True)]
+        bad = next((span for span in spans if span[0] in self.control_ids), None)
+        if bad is None:
+            return spans
+        _, start, end = bad
+        middle = max(start + 1, (start + end) // 2)
+        if middle >= end:
+            raise InputError(f"the character {text[start:end]!r} is a control token: remove it")
+        rest = self._spans(text[middle:])
+        return self._spans(text[:middle]) + [(i, a + middle, b + middle) for i, a, b in rest]
+
+    def _last_control_end(self, backend, text: str) -> int:
+        encoding = backend.encode(text, add_special_tokens=False)
+        ends = [e[1] for i, e in zip(encoding.ids, encoding.offsets, strict=True) if self._is(i)]
+        return ends[-1] if ends else 0
+
+    def _first_control_start(self, backend, text: str) -> int:
+        encoding = backend.encode(text, add_special_tokens=False)
+        starts = [o[0] for i, o in zip(encoding.ids, encoding.offsets, strict=True) if self._is(i)]
+        return starts[0] if starts else len(text)
+
+    def _is(self, token_id: int) -> bool:
+        return token_id in self.control_ids
+
+
+def _render_parts(tokenizer) -> tuple[str, str, bool, str]:
+    """The template before and after the user's text, whether it trims that text, and what stands
+    between the text and a reply to it in a finished conversation."""
+    if not tokenizer.chat_template:
+        return "", "", False, " "  # a base model goes on with the text
+    *prompts, finished = render(tokenizer, _CONVERSATIONS)
+    for text, reason in prompts:
+        if text is None:
+            raise InputError(f"the chat template cannot be rendered ({reason})")
+        if text.count(_PLACEHOLDER) != 1:
+            raise InputError(
+                f"the chat template shows the user's text {text.count(_PLACEHOLDER)} times, "
+                "expected once"
+            )
+    before, _, after = prompts[0].text.partition(_PLACEHOLDER)
+    lead, found, _ = (finished.text or "").partition(_PLACEHOLDER)[2].partition(_ANSWER)
+    # Of a template that takes no replies: they follow the generation prompt.
+    return before, after, prompts[1] == prompts[0], lead if found else after
+
+
+def _adds_bos(tokenizer) -> bool:
+    ids = tokenizer("")["input_ids"]
+    return bool(ids) and ids[0] == tokenizer.bos_token_id
+
+
+def _without_control_tokens(spec: dict, follows_control_token: bool) -> dict:
+    """A tokenizer.json whose tokenizer knows ordinary text only."""
+    spec["added_tokens"] = []
+    spec["post_processor"] = None
+    if follows_control_token:  # then a space that is put before the first word only is not put
+        steps = spec.get("pre_tokenizer") or {}
+        for step in (steps, *steps.get("pretokenizers", [])):
+            if step.get("type") == "Metaspace" and step.get("prepend_scheme") == "first":
+                step["prepend_scheme"] = "never"
+    return spec

@@ -1,0 +1,71 @@
+"""Refusal openers, and what an exit's first token says.
+
+The first token of a reply tells much of a refusal: "I cannot", "Sorry", "As an AI". Its log-odds
+are the refusal metric of Arditi et al. 2024 (arXiv:2406.11717), log p - log(1 - p).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxdepth.errors import InputError, listed
+from jaxdepth.prompts.chat import PromptEncoder
+
+DEFAULT_OPENERS = ("I", "As", "Sorry", "Unfortunately", "Apologies")
+
+
+class FirstToken(NamedTuple):
+    """What each exit's next-token distribution says, per prompt. Logarithms are natural."""
+
+    refusal_log_odds: Float[Array, "E B"]  # log p(openers) - log p(all others)
+    top_token: Int[Array, "E B"]
+    top_prob: Float[Array, "E B"]
+    entropy: Float[Array, "E B"]  # nats
+    kl_to_full: Float[Array, "E B"]  # KL(full depth || this exit), nats
+    agrees_with_full: Bool[Array, "E B"]  # the same top token as at full depth
+
+
+def first_token(logits_EBV: Float[Array, "E B V"], is_opener_V: Bool[Array, " V"]) -> FirstToken:
+    """Summaries of the next-token logits of several exits, the last of which is full depth."""
+    logp_EBV = jax.nn.log_softmax(logits_EBV.astype(jnp.float32), axis=-1)
+    p_EBV = jnp.exp(logp_EBV)
+    full_BV = logp_EBV[-1]
+    top_EB = jnp.argmax(logp_EBV, axis=-1)
+
+    def log_mass(keep_V):
+        return jax.nn.logsumexp(jnp.where(keep_V, logp_EBV, -jnp.inf), axis=-1)
+
+    return FirstToken(
+        refusal_log_odds=log_mass(is_opener_V) - log_mass(~is_opener_V),
+        top_token=top_EB,
+        top_prob=jnp.max(p_EBV, axis=-1),
+        entropy=-jnp.sum(p_EBV * logp_EBV, axis=-1),
+        kl_to_full=jnp.sum(jnp.exp(full_BV) * (full_BV - logp_EBV), axis=-1),
+        agrees_with_full=top_EB == top_EB[-1],
+    )
+
+
+def resolve_openers(
+    encoder: PromptEncoder, openers: Sequence[str] = DEFAULT_OPENERS
+) -> dict[str, int]:
+    """The token ids that open a refusal: each opener as the first token of a reply.
+
+    A default opener that is not a single token for this tokenizer is left out (its first piece
+    would stand for many other words); one that a user names must be a single token.
+
+    Raises:
+        InputError: a named opener is not one token, or none is left.
+    """
+    found = {opener: encoder.answer_start(opener) for opener in openers}
+    split = [opener for opener, token in found.items() if token is None]
+    if split and tuple(openers) != DEFAULT_OPENERS:
+        raise InputError(
+            f"refusal opener {listed(map(repr, split))} is not one token of this model"
+        )
+    found = {opener: token for opener, token in found.items() if token is not None}
+    if not found:
+        raise InputError("no refusal opener is a single token of this model: name some")
+    return found

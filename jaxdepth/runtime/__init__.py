@@ -1,0 +1,1 @@
+"""What a long run needs of its machine: processes, preemption, profiles, progress."""

@@ -1,0 +1,1 @@
+"""Two checkpoints compared: probes, control domain, knowledge."""

@@ -1,0 +1,1 @@
+"""What a study costs: measured here, or planned for devices that are not there."""

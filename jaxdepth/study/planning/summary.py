@@ -1,0 +1,72 @@
+"""What `jaxdepth plan` prints."""
+
+from jaxdepth.model.sharding import parse_mesh
+from jaxdepth.study.planning.run import USABLE, Planned, Program
+from jaxdepth.study.planning.settings import Plan
+
+_HEAD = (
+    "program", "arguments", "caches", "temporaries", "TFLOP", "read", "sent between chips",
+    "time", "bound by", "instructions",
+)  # fmt: skip
+
+
+def plan_lines(settings: Plan, planned: Planned) -> list[str]:
+    """A table in Markdown, per chip, and what follows from it."""
+    s = settings
+    where = s.topology or f"{s.gpus} x {s.gpu}"
+    sizes = ",".join(f"{name}={n}" for name, n in parse_mesh(s.mesh).items() if n > 1) or "data=1"
+    lines = [
+        f"{where}, mesh {sizes}, {s.dtype}: {s.prompts} prompts of {s.length} tokens at once, "
+        f"{s.new_tokens} new tokens at exits {s.exits}. Per chip; times are estimates: what the "
+        "published figures of the chip allow.",
+        "",
+        "| " + " | ".join(_HEAD) + " |",
+        "|" + "---|" * len(_HEAD),
+        *map(_row, planned.programs),
+        *(f"| {name} | the compiler refuses it: **does not fit** |" for name in planned.refused),
+        "",
+    ]
+    if s.gpus is not None:
+        lines.append(
+            "Memory is what XLA plans for virtual CPU devices, which keep a float32 copy of 16-bit "
+            "weights: on GPUs temporaries are smaller."
+        )
+    if planned.fits:
+        worst = max(planned.programs, key=lambda p: p.held)
+        room = USABLE * worst.chip.memory
+        lines.append(
+            f"It fits: {worst.name} holds {_bytes(worst.held)} of {_bytes(room)}. The largest "
+            f"sweep that fits has {planned.largest} prompts at once."
+        )
+        lines.append(
+            f"A sweep of {s.study_prompts} prompts: at least {_seconds(planned.study_seconds)}."
+        )
+    else:
+        better = planned.nearest or "nothing with as many chips: take more, or a smaller model"
+        lines.append(f"It does not fit. The nearest that does: {better}")
+    return lines
+
+
+def _row(p: Program) -> str:
+    sent = ", ".join(f"{kind} {_bytes(size)}" for kind, size in sorted(p.collectives.items()))
+    cells = (
+        p.name, _bytes(p.arguments), _bytes(p.caches) if p.caches else "", _bytes(p.temporaries),
+        f"{p.flops / 1e12:.3g}", _bytes(p.traffic), sent or "nothing", _seconds(p.seconds),
+        p.bound if p.fits else f"{p.bound}; **does not fit**", f"{p.instructions:,}",
+    )  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size / 10:
+            return f"{count / size:.2f} {unit}"
+    return f"{count / 1e3:.1f} kB"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds >= 120:
+        return f"{seconds / 60:.0f} min"
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.0f} ms" if seconds >= 1e-2 else f"{seconds * 1e3:.2g} ms"

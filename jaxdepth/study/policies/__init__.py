@@ -1,0 +1,1 @@
+"""Per-token exit policies against static exits."""

@@ -1,0 +1,1 @@
+"""Linear probes of every layer, beside what the model does."""

@@ -1,0 +1,105 @@
+"""Residual streams of a run on disk, chunk by chunk, so that memory is bounded by a chunk.
+
+    activations/SET/000000-DIGEST.safetensors   `stream` (B P J D) in its dtype, `rows` (B,)
+
+A chunk is a batch of prompts, written whole; what is there is not captured again, and is held
+against its digest when it is read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxdepth.depth.exits import exit_logits
+from jaxdepth.errors import InputError
+from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import fetch
+from jaxdepth.probe.capture import residuals
+from jaxdepth.prompts.batches import make_batches
+from jaxdepth.runtime import preemption
+from jaxdepth.runtime.distributed import wait
+from jaxdepth.runtime.progress import ProgressBar, silent
+from jaxdepth.study.run_directory import Run, check_chunk, chunks_done, find_chunks, write_chunk
+
+FOLDER = "activations"
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What is captured of one set of prompts: token ids, and the places in them."""
+
+    name: str
+    ids: Sequence[Sequence[int]]
+    places_NP: Int[np.ndarray, "N P"]
+    response: bool = False
+    """Also at the first token of the reply, as full depth says it: one more position."""
+
+
+def capture(
+    run: Run, model: Mistral, wanted: Capture, batch_size: int, bar: ProgressBar = silent
+) -> None:
+    """Writes the chunks that are not there yet.
+
+    Raises:
+        InputError: one that is there was damaged since.
+    """
+    from safetensors.numpy import save_file
+
+    folder = run.path / FOLDER / wanted.name
+    with bar(f"residual streams of {wanted.name}", "prompts") as progress:
+        done = 0
+        batches = make_batches(wanted.ids, batch_size, model.mesh)
+        there = chunks_done(folder, range(len(batches)))
+        for number, batch in enumerate(batches):
+            real = len(batch.prompts)
+            if not there[number]:
+                preemption.check()
+                places_BP = wanted.places_NP[list(batch.places)]
+                tokens_BS, lengths_B = batch.tokens_BS, batch.lengths_B
+                if wanted.response:
+                    tokens_BS, lengths_B = _with_reply(model, tokens_BS, lengths_B)
+                    places_BP = np.concatenate([places_BP, lengths_B[:, None] - 1], axis=1)
+                stream = fetch(residuals(model, tokens_BS, lengths_B, places_BP))[:real]
+                arrays = {"stream": stream, "rows": np.array(batch.prompts, np.int32)}
+                if number % jax.process_count() == jax.process_index():
+                    write_chunk(folder, number, _SUFFIX, lambda p: save_file(arrays, p))  # noqa: B023
+            done += real
+            progress(done, len(wanted.ids))
+    wait()  # for the writers of all chunks
+
+
+def _with_reply(model: Mistral, tokens_BS: np.ndarray, lengths_B: np.ndarray):
+    """The sequences with the token that full depth says next."""
+    logits_BV = exit_logits(model, tokens_BS, lengths_B, model.config.num_hidden_layers)
+    tokens = np.pad(tokens_BS, ((0, 0), (0, 1)))
+    tokens[np.arange(len(tokens)), lengths_B] = fetch(logits_BV).argmax(axis=1)
+    return tokens, lengths_B + 1
+
+
+def read_stream(run_path: Path, name: str, position: int) -> Float[np.ndarray, "J N D"]:
+    """The streams of all prompts of a set at one position, float32, layers first.
+
+    Raises:
+        InputError: chunks are missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    files = find_chunks(run_path / FOLDER / name)
+    if not files:
+        raise InputError(f"{run_path / FOLDER / name} holds no residual streams: probe again")
+    parts, rows = [], []
+    for number in sorted(files):
+        file = check_chunk(files[number])
+        try:
+            with safe_open(file, framework="np") as chunk:
+                parts.append(chunk.get_slice("stream")[:, position].astype(np.float32))
+                rows.append(chunk.get_tensor("rows"))
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{file} cannot be read ({error}): remove it and run again") from None
+    order = np.argsort(np.concatenate(rows))
+    return np.concatenate(parts)[order].swapaxes(0, 1)

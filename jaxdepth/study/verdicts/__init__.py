@@ -1,0 +1,1 @@
+"""Think, then decide, at every exit."""
