@@ -10,7 +10,7 @@ from parity_grid import families
 from tiny import model_of
 
 from jaxdepth.model.mistral import on_mesh
-from jaxdepth.model.sharding import hold, make_mesh, state_shardings
+from jaxdepth.model.sharding import make_mesh, reshard, state_shardings
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.tune.loss import Targets, Weights
 from jaxdepth.tune.train import Micro, State, make_step, preference, supervised
@@ -48,7 +48,7 @@ def gradients(base, form: Form, loss_of, mesh) -> dict[str, np.ndarray]:
     optimizer = optax.sgd(1.0)
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     held = None if mesh is None else state_shardings(state, base.config, mesh)
-    state = state if mesh is None else hold(state, held)
+    state = state if mesh is None else reshard(state, held)
     before = jax.tree.map(np.array, state.params)
     after, _ = make_step(form, loss_of, optimizer, held)(
         state, plain, micro(np.random.default_rng(0))

@@ -18,7 +18,7 @@ import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.cli import main
 from jaxdepth.model.config import ModelConfig
-from jaxdepth.model.parameters import leaf_shapes
+from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.model.tuned import Form
 from jaxdepth.probe.folds import make_folds
 from jaxdepth.prompts.chat import PromptEncoder
@@ -99,7 +99,7 @@ def models(tiny_path, tmp_path_factory) -> dict[str, Path]:
         found[name] = folder / name
         convert(source, found[name])
     config = ModelConfig.from_hf(raw_config(vocab_size=len(tokenizer)))
-    _, rows, columns = leaf_shapes(config)["layers.q"]
+    _, rows, columns = parameter_shapes(config)["layers.q"]
     params = {"layers.q.a": np.ones((1, rows, 1)), "layers.q.b": np.zeros((1, 1, columns))}
     form = Form(layers=(2,), leaves=("q",), rank=1)
     save_adapter(found["nothing"], Adapter(form, params, None, (), {}))

@@ -20,7 +20,7 @@ from jaxdepth.model.attention import attend, attend_part, merge_parts
 from jaxdepth.model.cache import Kept, attend_lane, attend_parent, attend_prompt
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.parameters import leaf_shapes
+from jaxdepth.model.parameters import parameter_shapes
 
 CASES = spoken_cases()
 T = NEW_TOKENS
@@ -400,7 +400,7 @@ def test_a_step_copies_no_cache():
             num_attention_heads=9, num_key_value_heads=3, head_dim=64, tie_word_embeddings=True,
         )
     )  # fmt: skip
-    shapes = leaf_shapes(config).items()
+    shapes = parameter_shapes(config).items()
     model = Mistral(config, {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes})
     compiled, planned = lower_decode(model, B=8, S=512, new_tokens=512, exits=range(1, 31))
     temporaries = compiled.memory_analysis().temp_size_in_bytes

@@ -22,7 +22,7 @@ from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.depth.talk import Speak
 from jaxdepth.model.cache import PromptCache
-from jaxdepth.model.parameters import LAYER_LEAVES, present
+from jaxdepth.model.parameters import LAYER_PARAMETERS, has_parameter
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -86,7 +86,11 @@ class Slow:
         c = self.config = model.config
         self.classifier = classifier
         self.layers = [
-            {n: np.float64(getattr(model.layers, n)[i]) for n in LAYER_LEAVES if present(n, c)}
+            {
+                n: np.float64(getattr(model.layers, n)[i])
+                for n in LAYER_PARAMETERS
+                if has_parameter(n, c)
+            }
             for i in range(4)
         ]
         self.embed, self.final = np.float64(model.embed[...]), np.float64(model.norm[...])

@@ -26,7 +26,7 @@ from tiny_tokenizers import build
 from jaxdepth import InputError
 from jaxdepth.cli import main
 from jaxdepth.model.config import ModelConfig
-from jaxdepth.model.parameters import LEAVES
+from jaxdepth.model.parameters import PARAMETERS
 from jaxdepth.model.sharding import make_mesh, parse_mesh, stream_sharding, weight_spec, whole_rows
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.runtime import distributed, profiling
@@ -64,7 +64,7 @@ def tiny_path(tmp_path_factory):
 
 def test_rules_by_hand():
     config, mesh = ModelConfig.from_hf(raw_config()), abstract(data=2, fsdp=2, model=2)
-    assert {name: tuple(weight_spec(name, config, mesh)) for name in LEAVES} == {
+    assert {name: tuple(weight_spec(name, config, mesh)) for name in PARAMETERS} == {
         "embed": ("model", "fsdp"), "head": ("model", "fsdp"), "norm": ("fsdp",),
         "attn_norm": ("fsdp",), "mlp_norm": ("fsdp",), "q": ("fsdp", "model"),
         "k": ("fsdp", "model"), "v": ("fsdp", "model"), "o": ("model", "fsdp"),
@@ -89,7 +89,7 @@ def test_rules_by_hand():
 def test_what_cannot_be_divided_is_named(sizes, what):
     config = ModelConfig.from_hf(raw_config(vocab_size=96 * 3))
     with pytest.raises(InputError, match=what):
-        [weight_spec(name, config, abstract(**sizes)) for name in LEAVES]
+        [weight_spec(name, config, abstract(**sizes)) for name in PARAMETERS]
     with pytest.raises(InputError, match="6 prompts at once cannot be divided by data x fsdp = 4"):
         stream_sharding((6, 5), "BS", abstract(data=4))
 
@@ -311,7 +311,7 @@ def test_programs_are_kept_on_accelerators(monkeypatch, backend, kept):
     updated = {}
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax.config, "update", updated.__setitem__)
-    profiling.keep_programs()
+    profiling.use_compilation_cache()
     assert updated.get("jax_compilation_cache_dir", "").endswith(kept or "")
     assert bool(updated) == (kept is not None)
 

@@ -10,7 +10,7 @@ from jaxdepth.cpu.lazy_slice import Stacked, known_after
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.int8 import to_int8
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.parameters import MATRICES, leaf_shapes
+from jaxdepth.model.parameters import MATRICES, parameter_shapes
 
 L, D, F = 4, 128, 512
 
@@ -48,7 +48,7 @@ def test_a_matrix_is_the_one_of_its_layer(form):
 
 def test_a_layer_holds_two_matrices_at_a_time():
     """Those of gate and up, which the same is multiplied by, of seven."""
-    shapes = leaf_shapes(wide_config()).items()
+    shapes = parameter_shapes(wide_config()).items()
     model = Mistral(wide_config(), {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in shapes})
 
     def run(model, h_BD):

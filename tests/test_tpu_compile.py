@@ -18,7 +18,7 @@ from jaxdepth.depth.talk import Speak
 from jaxdepth.model.cache import LaneCache
 from jaxdepth.model.config import ModelConfig, RopeConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.parameters import leaf_shapes
+from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.refusal.deliberate import Deliberate, Rule
 from jaxdepth.study.planning.compiled import held_bytes
 from jaxdepth.study.planning.run import programs_of, shapes_of
@@ -58,7 +58,7 @@ def compiled(request):
         tie_word_embeddings=False,
         max_position_embeddings=32768,
     )
-    model = Mistral(config, {name: array(s) for name, s in leaf_shapes(config).items()})
+    model = Mistral(config, {name: array(s) for name, s in parameter_shapes(config).items()})
     exits, B, S, T = range(1, LAYERS + 1), 8, 256, 64
     plan = plan_segments(exits)
     cache = engine.PromptCache(*(array((LAYERS, B, 8, S, 128)),) * 2)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.parameters import leaf_shapes
+from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.refusal.protocol import Markers
 
 BITS = 4
@@ -54,7 +54,7 @@ def thinker(layers: int = 2) -> tuple[Mistral, Markers]:
             "max_position_embeddings": 64,
         }
     )
-    arrays = {name: np.zeros(shape, np.float32) for name, shape in leaf_shapes(config).items()}
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(config).items()}
     for name in ("norm", "layers.attn_norm", "layers.mlp_norm"):
         arrays[name] += 1
     embed, head = arrays["embed"], arrays["head"]

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.parameters import LAYER_LEAVES
+from jaxdepth.model.parameters import LAYER_PARAMETERS
 from jaxdepth.weights.tensor_map import HF_NAMES, plan
 
 LENGTH = 64
@@ -51,7 +51,7 @@ def leaves_of(config: ModelConfig, tensors) -> dict[str, np.ndarray]:
     """Those tensors as stacked leaves, by the plainest code there is."""
     pieces = {p.key: p.turn(tensors[p.source]) for p in plan(config, HF_NAMES)}
     arrays = {k: v for k, v in pieces.items() if not k.startswith("layers.")}
-    for name in LAYER_LEAVES:
+    for name in LAYER_PARAMETERS:
         if f"layers.0.{name}" not in pieces:
             continue
         layers = [pieces[f"layers.{i}.{name}"] for i in range(config.num_hidden_layers)]

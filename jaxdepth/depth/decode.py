@@ -28,7 +28,7 @@ from jaxdepth.model.cache import (
     write_step,
 )
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import constrain, fetch, place
+from jaxdepth.model.sharding import constrain, shard, to_host
 
 
 class Parent(NamedTuple):
@@ -73,7 +73,7 @@ class Order:
     def back(self, array_X: Array) -> np.ndarray:
         """(X, ...) as (E, M, ...)."""
         shape = (len(self._order), -1, *array_X.shape[1:])
-        return fetch(array_X).reshape(shape)[np.argsort(self._order)]
+        return to_host(array_X).reshape(shape)[np.argsort(self._order)]
 
 
 def run_lanes(
@@ -88,8 +88,8 @@ def run_lanes(
 ) -> Found:
     """One batch that fits: prefill and decode, the talk's arrays being in the order of streams."""
     order, samples = Order(exits), keys_EMB.shape[1]
-    lengths_B = place(np.asarray(lengths_B, np.int32), "B", model.mesh)
-    tokens_BS = place(tokens_BS, "BS", model.mesh)
+    lengths_B = shard(np.asarray(lengths_B, np.int32), "B", model.mesh)
+    tokens_BS = shard(tokens_BS, "BS", model.mesh)
     cache, picked_EBD = prefill(model, tokens_BS, lengths_B, order.exits_E, plan[-1].last)
     said = decode(
         model,

@@ -23,7 +23,7 @@ from jaxdepth.depth.talk import Speak
 from jaxdepth.errors import InputError, at_least, listed
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import fetch, place
+from jaxdepth.model.sharding import shard, to_host
 
 # Those that need the logits of candidates: for the others no head is computed on the way.
 READERS = {Policy.TOP1, Policy.MARGIN, Policy.PATIENCE, Policy.ORACLE}
@@ -120,7 +120,7 @@ def generate_dynamic(
         )
         index = np.ix_(rows, places, chosen)
         for whole, piece_XB in zip(said, found, strict=True):
-            piece = fetch(piece_XB).reshape(len(part), len(chosen), *piece_XB.shape[1:])
+            piece = to_host(piece_XB).reshape(len(part), len(chosen), *piece_XB.shape[1:])
             whole[index] = np.moveaxis(piece, 2, 0)[: len(rows)]
     return said
 
@@ -207,9 +207,9 @@ def _run(
 ) -> Said:
     """One batch that fits: prefill and decode."""
     L, mesh = model.config.num_hidden_layers, model.mesh
-    last_B = place(tokens_BS[np.arange(len(lengths_B)), lengths_B - 1], "B", mesh)
-    tokens_BS = place(tokens_BS, "BS", mesh)
-    lengths_B = place(np.asarray(lengths_B, np.int32), "B", mesh)
+    last_B = shard(tokens_BS[np.arange(len(lengths_B)), lengths_B - 1], "B", mesh)
+    tokens_BS = shard(tokens_BS, "BS", mesh)
+    lengths_B = shard(np.asarray(lengths_B, np.int32), "B", mesh)
     cache, after_LBD = prefill(model, tokens_BS, lengths_B, np.arange(1, L + 1), L)
     return decode_dynamic(
         model,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import place
+from jaxdepth.model.sharding import shard
 
 
 def exit_logits(
@@ -45,8 +45,8 @@ def exit_logits(
     check_exits(exit, model.config.num_hidden_layers)
     return _exit_logits(
         model,
-        place(tokens_BS, "BS", model.mesh),
-        place(lengths_B, "B", model.mesh),
+        shard(tokens_BS, "BS", model.mesh),
+        shard(lengths_B, "B", model.mesh),
         jnp.asarray(exit, jnp.int32),
     )
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.exits import check_tokens
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import fetch, place
+from jaxdepth.model.sharding import shard, to_host
 
 # Positions that are unembedded at once: bounds the logits that are held, not the result.
 CHUNK = 16
@@ -32,7 +32,7 @@ def token_logprobs(
         InputError: a length or token id is out of range, or S is longer than the model allows.
     """
     check_tokens(model, tokens_BS, lengths_B)
-    scores_BS = np.array(fetch(_token_logprobs(model, place(tokens_BS, "BS", model.mesh))))
+    scores_BS = np.array(to_host(_token_logprobs(model, shard(tokens_BS, "BS", model.mesh))))
     places_S = np.arange(scores_BS.shape[1])
     scores_BS[(places_S == 0) | (places_S >= np.asarray(lengths_B)[:, None])] = np.nan
     return scores_BS

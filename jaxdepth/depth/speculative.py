@@ -43,7 +43,7 @@ from jaxdepth.model.cache import (
     attend_self,
 )
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import constrain, fetch, place
+from jaxdepth.model.sharding import constrain, shard, to_host
 
 
 class Speculation(NamedTuple):
@@ -107,8 +107,8 @@ def speculate(
         return _bytes(model, len(part), prompts, tokens_BS.shape[1], T, draft_tokens)
 
     for rows, full, places, _ in split(bytes_of, depths, B, 1, memory_budget, model.mesh):
-        prompt_lengths = place(lengths_B[full], "B", model.mesh)
-        prompt_tokens = place(tokens_BS[full], "BS", model.mesh)
+        prompt_lengths = shard(lengths_B[full], "B", model.mesh)
+        prompt_tokens = shard(tokens_BS[full], "BS", model.mesh)
         cache, last_1BD = prefill(model, prompt_tokens, prompt_lengths, np.array([L]), L)
         part = np.array([depths[p] for p in places], np.int32)
         said = run_rounds(
@@ -122,7 +122,7 @@ def speculate(
             draft_tokens=draft_tokens,
         )
         for mine, of_part in zip(found, said, strict=True):
-            mine[np.ix_(rows, places)] = np.moveaxis(fetch(of_part), 1, 0)[: len(rows)]
+            mine[np.ix_(rows, places)] = np.moveaxis(to_host(of_part), 1, 0)[: len(rows)]
     return found
 
 

@@ -22,9 +22,9 @@ from jaxdepth.errors import InputError, listed
 from jaxdepth.model.attention import HIGHEST, attend
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.int8 import Int8
-from jaxdepth.model.parameters import LAYER_LEAVES, MATRICES, leaf_shapes, present
+from jaxdepth.model.parameters import LAYER_PARAMETERS, MATRICES, has_parameter, parameter_shapes
 from jaxdepth.model.rope import rope_table, rotate
-from jaxdepth.model.sharding import constrain, leaf_sharding
+from jaxdepth.model.sharding import constrain, parameter_sharding
 
 _ALL = np.iinfo(np.int32).max  # the window of a layer that sees all keys: none is so far away
 
@@ -95,8 +95,8 @@ class Block(nnx.Module):
 
     def __init__(self, config: ModelConfig, arrays: Mapping[str, Array | Int8]):
         self.config = config
-        for name in LAYER_LEAVES:
-            if present(name, config):
+        for name in LAYER_PARAMETERS:
+            if has_parameter(name, config):
                 leaf = arrays[f"layers.{name}"]
                 setattr(self, name, leaf if isinstance(leaf, Int8) else nnx.Param(leaf))
 
@@ -187,7 +187,7 @@ class Mistral(nnx.Module):
         Raises:
             InputError: a leaf is missing, unknown or of another shape than the config says.
         """
-        shapes = leaf_shapes(config)
+        shapes = parameter_shapes(config)
         if set(arrays) != set(shapes):
             raise InputError(f"model leaves differ: {listed(sorted(set(arrays) ^ set(shapes)))}")
         for name, shape in shapes.items():
@@ -250,10 +250,12 @@ def on_mesh(model: Mistral, mesh: Mesh | None) -> Mistral:
         return model
     held = jax.tree.map(lambda array: array, model)  # modules of its own, the same arrays
     held.mesh = mesh
-    for name in leaf_shapes(model.config):
+    for name in parameter_shapes(model.config):
         owner, short = (held.layers, name[7:]) if name.startswith("layers.") else (held, name)
         array = getattr(owner, short)[...]
         setattr(
-            owner, short, nnx.Param(jax.device_put(array, leaf_sharding(name, model.config, mesh)))
+            owner,
+            short,
+            nnx.Param(jax.device_put(array, parameter_sharding(name, model.config, mesh))),
         )
     return held

@@ -7,8 +7,8 @@ outputs-first ones of Hugging Face's files, which checkpoints keep.
 
 from jaxdepth.model.config import ModelConfig
 
-TOP_LEAVES = {"embed": "VD", "norm": "D", "head": "VD"}  # head: absent when tied to embed
-LAYER_LEAVES = {
+TOP_PARAMETERS = {"embed": "VD", "norm": "D", "head": "VD"}  # head: absent when tied to embed
+LAYER_PARAMETERS = {
     "attn_norm": "D",
     "q": "DA",
     "k": "DC",
@@ -22,8 +22,8 @@ LAYER_LEAVES = {
     "up": "DF",
     "down": "FD",
 }
-MATRICES = tuple(name for name, axes in LAYER_LEAVES.items() if len(axes) == 2)  # of a layer
-LEAVES = TOP_LEAVES | LAYER_LEAVES
+MATRICES = tuple(name for name, axes in LAYER_PARAMETERS.items() if len(axes) == 2)  # of a layer
+PARAMETERS = TOP_PARAMETERS | LAYER_PARAMETERS
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
@@ -38,16 +38,20 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
     }
 
 
-def present(name: str, config: ModelConfig) -> bool:
+def has_parameter(name: str, config: ModelConfig) -> bool:
     """Whether a model of this config has the leaf: not all have a head of their own, or biases."""
     if name == "head":
         return not config.tie_word_embeddings
     return config.qkv_bias or not name.endswith("_bias")
 
 
-def leaf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every leaf of a model and its shape; leaves of layers are stacked on a leading L axis."""
     size = axis_sizes(config)
-    top = {n: axes for n, axes in TOP_LEAVES.items() if present(n, config)}
-    layers = {f"layers.{n}": "L" + axes for n, axes in LAYER_LEAVES.items() if present(n, config)}
+    top = {n: axes for n, axes in TOP_PARAMETERS.items() if has_parameter(n, config)}
+    layers = {
+        f"layers.{n}": "L" + axes
+        for n, axes in LAYER_PARAMETERS.items()
+        if has_parameter(n, config)
+    }
     return {name: tuple(size[a] for a in axes) for name, axes in (top | layers).items()}

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdepth.errors import InputError, nearest
 from jaxdepth.model.config import ModelConfig
-from jaxdepth.model.parameters import LEAVES, axis_sizes
+from jaxdepth.model.parameters import PARAMETERS, axis_sizes
 
 AXES = ("data", "fsdp", "model")
 BATCH = ("data", "fsdp")
@@ -104,7 +104,7 @@ def weight_spec(name: str, config: ModelConfig, mesh: Mesh) -> PartitionSpec:
         InputError: an axis cannot be divided: names the leaf.
     """
     sizes, found = axis_sizes(config), []
-    for letter in LEAVES[name]:
+    for letter in PARAMETERS[name]:
         axis = WEIGHT_RULES[letter]
         # Heads, not single columns, are what attention needs together.
         units = {"A": config.num_attention_heads, "C": config.num_key_value_heads}
@@ -122,7 +122,7 @@ def weight_spec(name: str, config: ModelConfig, mesh: Mesh) -> PartitionSpec:
     return PartitionSpec(*found)
 
 
-def leaf_sharding(name: str, config: ModelConfig, mesh: Mesh) -> NamedSharding:
+def parameter_sharding(name: str, config: ModelConfig, mesh: Mesh) -> NamedSharding:
     """How a whole leaf is held: `embed`, or `layers.q` with its axis L, which is not divided."""
     short = name.removeprefix("layers.")
     spec = weight_spec(short, config, mesh)
@@ -161,7 +161,7 @@ def constrain(array: jax.Array, axes: str, mesh: Mesh | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, stream_sharding(array.shape, axes, mesh))
 
 
-def place(array, axes: str, mesh: Mesh | None) -> jax.Array:
+def shard(array, axes: str, mesh: Mesh | None) -> jax.Array:
     """An array of the host, which every process has whole, on the devices; arrays there stay."""
     if mesh is None or isinstance(array, jax.core.Tracer):
         return jnp.asarray(array)
@@ -185,7 +185,7 @@ def state_shardings(state, config: ModelConfig, mesh: Mesh):
     def of(path, array) -> NamedSharding:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
         short, _, factor = (names[-1] if names else "").removeprefix("layers.").partition(".")
-        if short not in LEAVES:
+        if short not in PARAMETERS:
             return NamedSharding(mesh, PartitionSpec())
         spec = weight_spec(short, config, mesh)
         if factor:
@@ -196,7 +196,7 @@ def state_shardings(state, config: ModelConfig, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(of, state)
 
 
-def hold(tree, shardings):
+def reshard(tree, shardings):
     """A tree of arrays, held so; what is on one device only must be the same in every process."""
 
     def held(array, sharding):
@@ -208,7 +208,7 @@ def hold(tree, shardings):
     return jax.tree.map(held, tree, shardings)
 
 
-def fetch(array) -> np.ndarray:
+def to_host(array) -> np.ndarray:
     """An array of the devices, whole, on the host of every process: all must ask for it."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         if array.is_fully_replicated:

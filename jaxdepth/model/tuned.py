@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from jaxdepth.errors import InputError, at_least, listed, nearest
 from jaxdepth.model.mistral import LowRank, Mistral
-from jaxdepth.model.parameters import LAYER_LEAVES, MATRICES, TOP_LEAVES, leaf_shapes
+from jaxdepth.model.parameters import LAYER_PARAMETERS, MATRICES, TOP_PARAMETERS, parameter_shapes
 
 Params = dict[str, Float[Array, "..."]]
 
@@ -39,7 +39,7 @@ class Form:
         at_least(1, rank=self.rank)
         if not self.layers or not self.leaves:
             raise InputError("nothing to train: name at least one layer and one matrix")
-        known = MATRICES if self.rank else (*LAYER_LEAVES, *TOP_LEAVES)
+        known = MATRICES if self.rank else (*LAYER_PARAMETERS, *TOP_PARAMETERS)
         for name in self.leaves:
             if name not in known:
                 raise InputError(
@@ -69,11 +69,13 @@ def init_params(model: Mistral, form: Form, new_tokens: int, key: jax.Array) -> 
         new_tokens: how many tokens the vocabulary grows by; their rows begin as the mean row.
         key: of the factors' draws.
     """
-    params, shapes, picks = {}, leaf_shapes(model.config), jnp.array(form.layers)
+    params, shapes, picks = {}, parameter_shapes(model.config), jnp.array(form.layers)
     for name, one in zip(form.leaves, jax.random.split(key, len(form.leaves)), strict=True):
         if form.rank is None:
             base = _array(model, name)
-            params[_key(name)] = (base[picks] if name in LAYER_LEAVES else base).astype(jnp.float32)
+            params[_key(name)] = (base[picks] if name in LAYER_PARAMETERS else base).astype(
+                jnp.float32
+            )
             continue
         _, inputs, outputs = shapes[_key(name)]
         a = jax.random.normal(one, (len(picks), inputs, form.rank), jnp.float32) * inputs**-0.5
@@ -115,21 +117,21 @@ def _tuned(model: Mistral, params: Mapping[str, Array], form: Form, with_factors
         base, key = _array(model, name), _key(name)
         if form.rank is not None:
             leaf = with_factors(base, params[f"{key}.a"], params[f"{key}.b"] * form.scale)
-        elif name in LAYER_LEAVES:
+        elif name in LAYER_PARAMETERS:
             picks = jnp.array(form.layers)
             leaf = nnx.Param(base.at[picks].set(params[key].astype(base.dtype)))
         else:
             leaf = nnx.Param(params[name].astype(base.dtype))
-        setattr(tuned.layers if name in LAYER_LEAVES else tuned, name, leaf)
+        setattr(tuned.layers if name in LAYER_PARAMETERS else tuned, name, leaf)
     return tuned if form.first_new is None else _with_rows(tuned, params, form.first_new)
 
 
 def _key(name: str) -> str:
-    return f"layers.{name}" if name in LAYER_LEAVES else name
+    return f"layers.{name}" if name in LAYER_PARAMETERS else name
 
 
 def _array(model: Mistral, name: str) -> Array:
-    leaf = getattr(model.layers if name in LAYER_LEAVES else model, name)
+    leaf = getattr(model.layers if name in LAYER_PARAMETERS else model, name)
     if leaf is None:
         raise InputError(f"this model has no {name!r} of its own to train")
     return jnp.asarray(leaf[...])

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.exits import check_tokens
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import place
+from jaxdepth.model.sharding import shard
 
 
 def scores_along(
@@ -41,9 +41,9 @@ def scores_along(
     constant_BTJ = bias_BTJ + np.einsum("btjd,jd->btj", weights_BTJD, middle_JD, dtype=np.float64)
     return _scores(
         model,
-        place(tokens_BS, "BS", model.mesh),
-        place(np.moveaxis(weights_BTJD, 2, 0), "JBTD", model.mesh),
-        place(np.moveaxis(constant_BTJ, 2, 0).astype(np.float32), "JBT", model.mesh),
+        shard(tokens_BS, "BS", model.mesh),
+        shard(np.moveaxis(weights_BTJD, 2, 0), "JBTD", model.mesh),
+        shard(np.moveaxis(constant_BTJ, 2, 0).astype(np.float32), "JBT", model.mesh),
         jnp.asarray(middle_JD, jnp.float32),
     )
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from jaxdepth.depth.exits import check_tokens
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import place
+from jaxdepth.model.sharding import shard
 
 
 def residuals(
@@ -39,8 +39,8 @@ def residuals(
         raise InputError(f"positions of shape {positions.shape}, expected (B, P)")
     if ((positions < 0) | (positions >= lengths_B1)).any():
         raise InputError("a position lies beyond its sequence: positions count from 0")
-    tokens_BS = place(tokens_BS, "BS", model.mesh)
-    return _residuals(model, tokens_BS, place(positions, "BP", model.mesh))
+    tokens_BS = shard(tokens_BS, "BS", model.mesh)
+    return _residuals(model, tokens_BS, shard(positions, "BP", model.mesh))
 
 
 @jax.jit

@@ -21,7 +21,7 @@ from jaxdepth.depth.policies import ExitClassifier
 from jaxdepth.errors import InputError
 from jaxdepth.files import damaged_header, read_arrays, save_arrays
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import fetch
+from jaxdepth.model.sharding import to_host
 from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.fit import fit_logistic
 
@@ -73,8 +73,8 @@ def agreement_examples(
     places_BP = begins_B[:, None] - 1 + np.minimum(steps_P, counts_B1 - 1)
     h_LBPD = jnp.moveaxis(residuals(model, tokens_BS, lengths_B, places_BP)[:, :, 1:], 2, 0)
     real_BP = steps_P < counts_B1
-    top_LN = fetch(_top_tokens(model, h_LBPD))[:, real_BP]
-    return Examples(fetch(h_LBPD)[:, real_BP], top_LN == top_LN[-1])
+    top_LN = to_host(_top_tokens(model, h_LBPD))[:, real_BP]
+    return Examples(to_host(h_LBPD)[:, real_BP], top_LN == top_LN[-1])
 
 
 @jax.jit

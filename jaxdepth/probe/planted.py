@@ -24,7 +24,7 @@ from jaxtyping import Bool, Int
 from jaxdepth.errors import InputError
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.parameters import leaf_shapes
+from jaxdepth.model.parameters import parameter_shapes
 
 # Token ids: then content words (neutral, then by category), then last tokens (marker fastest)
 PAD, OPENER, ORDINARY = range(3)
@@ -102,7 +102,7 @@ def planted(
             "max_position_embeddings": 64,
         }
     )
-    arrays = {name: np.zeros(shape, np.float32) for name, shape in leaf_shapes(config).items()}
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(config).items()}
     rms = np.sqrt((CONSTANT**2 + SPREAD**2 * J) / width)
     for name in ("norm", "layers.attn_norm", "layers.mlp_norm"):
         arrays[name] += rms  # undoes the norm

@@ -19,7 +19,7 @@ from jaxdepth.depth.lanes import memory, plan_segments
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import place
+from jaxdepth.model.sharding import shard
 from jaxdepth.refusal.deliberate import Deliberate, Rule
 from jaxdepth.refusal.protocol import Markers
 
@@ -161,11 +161,11 @@ class _Batch:
     def __init__(self, model, tokens_BS, lengths_B, exits, seeds_B, votes):
         self.model, self.votes = model, len(votes)
         self.order, self.plan = Order(exits), plan_segments(exits)
-        self.lengths_B = place(np.asarray(lengths_B, np.int32), "B", model.mesh)
+        self.lengths_B = shard(np.asarray(lengths_B, np.int32), "B", model.mesh)
         self.keys_XB = self.order.streams(lane_keys(seeds_B, exits, votes))
         self.cache, picked_EBD = prefill(
             model,
-            place(tokens_BS, "BS", model.mesh),
+            shard(tokens_BS, "BS", model.mesh),
             self.lengths_B,
             self.order.exits_E,
             self.plan[-1].last,

@@ -9,7 +9,7 @@ PROGRAMS = Path("~/.cache/jaxdepth/programs")
 _profiled = False
 
 
-def keep_programs() -> None:
+def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, for accelerators; JAX_COMPILATION_CACHE_DIR says where.
 
     Not on CPUs: a program for one may not run on another that shares the directory.

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxdepth.depth.exits import exit_logits
-from jaxdepth.model.sharding import fetch, place
+from jaxdepth.model.sharding import shard, to_host
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.openers import FirstToken, first_token
@@ -57,11 +57,11 @@ def run_batch(model, batch: Batch, exits: Sequence[int], is_opener_V: np.ndarray
     """What each of `exits` says first, for each prompt of a batch: numpy arrays (E, B)."""
     depth = model.config.num_hidden_layers
     with_full = list(exits) if exits[-1] == depth else [*exits, depth]
-    tokens_BS = place(batch.tokens_BS, "BS", model.mesh)
-    lengths_B = place(batch.lengths_B, "B", model.mesh)
+    tokens_BS = shard(batch.tokens_BS, "BS", model.mesh)
+    lengths_B = shard(batch.lengths_B, "B", model.mesh)
     stats = first_token_at(model, tokens_BS, lengths_B, np.array(with_full), is_opener_V)
     rows, real = len(exits), len(batch.prompts)
-    return FirstToken(*(fetch(column)[:rows, :real] for column in stats))
+    return FirstToken(*(to_host(column)[:rows, :real] for column in stats))
 
 
 @jax.jit

@@ -17,7 +17,7 @@ from jaxdepth.prompts.batches import limit_prompts
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
 from jaxdepth.runtime.distributed import agree
-from jaxdepth.runtime.profiling import keep_programs
+from jaxdepth.runtime.profiling import use_compilation_cache
 from jaxdepth.study.run_directory import Run, check_file
 from jaxdepth.study.settings import Asking
 from jaxdepth.weights import checkpoint
@@ -85,7 +85,7 @@ class Subject:
         prompts = limit_prompts(read_prompts(settings.prompts), settings.limit)
         base = checkpoint.read_manifest(settings.model)["fingerprint"]
         _check_made(settings)
-        keep_programs()
+        use_compilation_cache()
         mesh = chosen_mesh(settings.mesh)
         model, tokenizer = load(
             settings.model, settings.dtype, mesh, settings.adapter, settings.int8

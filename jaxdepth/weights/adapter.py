@@ -18,7 +18,7 @@ from jaxdepth.errors import InputError, listed, nearest
 from jaxdepth.files import damaged_header, open_arrays, read_arrays, read_json, save_arrays
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.parameters import MATRICES, leaf_shapes
+from jaxdepth.model.parameters import MATRICES, parameter_shapes
 from jaxdepth.model.tuned import Form, Params, merge
 from jaxdepth.weights.tensor_map import HF_NAMES
 
@@ -99,7 +99,7 @@ def read_adapter(name: str, config: ModelConfig) -> Adapter:
     """
     path = find_adapter(name)
     adapter = _read_peft(path, config) if path.is_dir() else _read_ours(path)
-    shapes = leaf_shapes(config)
+    shapes = parameter_shapes(config)
     lacking = adapter.form.keys(config.tie_word_embeddings) - set(adapter.params)
     if lacking:
         raise InputError(f"{path} lacks {listed(sorted(lacking))}: it is damaged")

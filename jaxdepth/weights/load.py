@@ -14,8 +14,8 @@ from jaxdepth.errors import InputError, listed
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.int8 import Int8, to_int8
 from jaxdepth.model.mistral import Mistral, on_mesh
-from jaxdepth.model.parameters import MATRICES, leaf_shapes
-from jaxdepth.model.sharding import fetch, leaf_sharding, weight_spec
+from jaxdepth.model.parameters import MATRICES, parameter_shapes
+from jaxdepth.model.sharding import parameter_sharding, to_host, weight_spec
 from jaxdepth.runtime.distributed import agree
 from jaxdepth.weights.adapter import apply_adapter, read_adapter
 from jaxdepth.weights.checkpoint import (
@@ -92,9 +92,9 @@ def _read(
     int8: bool,
 ) -> dict[str, jax.Array | Int8]:
     """Every leaf, filled layer by layer in the place where it stays."""
-    shapes, held, on_disk = leaf_shapes(config), {}, None
+    shapes, held, on_disk = parameter_shapes(config), {}, None
     if mesh is not None:
-        held = {name: leaf_sharding(name, config, mesh) for name in shapes}
+        held = {name: parameter_sharding(name, config, mesh) for name in shapes}
         on_disk = {key: _held_on_disk(piece, config, mesh) for key, piece in pieces.items()}
     chunks: dict[int, list[str]] = {}
     for key in pieces:
@@ -157,7 +157,7 @@ def _held_on_disk(piece: Piece, config: ModelConfig, mesh: Mesh) -> NamedShardin
 
 def _damage(path: Path, piece: Piece, array, leaves: Mapping, turn: int) -> InputError | None:
     """What is wrong with an array; of several processes one sees it whole, and says."""
-    whole = fetch(array)
+    whole = to_host(array)
     if turn % jax.process_count() != jax.process_index():
         return None
     if digest(whole) == leaves[piece.key]["sha256"]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxdepth.errors import InputError, listed
 from jaxdepth.model.config import ModelConfig
-from jaxdepth.model.parameters import LAYER_LEAVES, TOP_LEAVES, axis_sizes, present
+from jaxdepth.model.parameters import LAYER_PARAMETERS, TOP_PARAMETERS, axis_sizes, has_parameter
 
 # leaf -> tensor name, {i} being the layer
 HF_NAMES = {
@@ -87,12 +87,16 @@ def plan(config: ModelConfig, names: Mapping[str, str]) -> list[Piece]:
             heads=heads.get(name),
         )
 
-    top = [piece(name, axes, None) for name, axes in TOP_LEAVES.items() if present(name, config)]
+    top = [
+        piece(name, axes, None)
+        for name, axes in TOP_PARAMETERS.items()
+        if has_parameter(name, config)
+    ]
     return top + [
         piece(name, axes, layer)
         for layer in range(config.num_hidden_layers)
-        for name, axes in LAYER_LEAVES.items()
-        if present(name, config)
+        for name, axes in LAYER_PARAMETERS.items()
+        if has_parameter(name, config)
     ]
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 
 from jaxdepth.depth.exits import exit_logits
 from jaxdepth.errors import InputError
-from jaxdepth.model.sharding import fetch, place
+from jaxdepth.model.sharding import shard, to_host
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.runtime.progress import ProgressBar, silent
@@ -156,11 +156,11 @@ def option_logprobs(
 ) -> Float[np.ndarray, "B E O"]:
     """Log-probabilities of each prompt's O tokens as the next one, at every exit."""
     options_BO = options_NO[list(batch.places)]
-    tokens_BS = place(batch.tokens_BS, "BS", model.mesh)
-    lengths_B = place(batch.lengths_B, "B", model.mesh)
-    options_BO = place(options_BO, "BO", model.mesh)
+    tokens_BS = shard(batch.tokens_BS, "BS", model.mesh)
+    lengths_B = shard(batch.lengths_B, "B", model.mesh)
+    options_BO = shard(options_BO, "BO", model.mesh)
     found_EBO = _option_logprobs(model, tokens_BS, lengths_B, np.array(exits), options_BO)
-    return fetch(found_EBO).swapaxes(0, 1)[: len(batch.prompts)]
+    return to_host(found_EBO).swapaxes(0, 1)[: len(batch.prompts)]
 
 
 @jax.jit

@@ -12,7 +12,7 @@ import numpy as np
 from jaxdepth.errors import InputError
 from jaxdepth.files import damaged_header, read_arrays
 from jaxdepth.model.config import ModelConfig, read_config
-from jaxdepth.model.parameters import leaf_shapes
+from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.study.inspection.seen import Seen, counted, short, size, told
 from jaxdepth.study.wording import runs_of_exits
 from jaxdepth.weights import adapter, checkpoint
@@ -119,7 +119,7 @@ _SIZES = ("size", "nbytes")
 
 def _model_rows(config: ModelConfig, family: str) -> Rows:
     c = config
-    parameters = sum(map(math.prod, leaf_shapes(c).values()))
+    parameters = sum(map(math.prod, parameter_shapes(c).values()))
     window = "none"
     if c.sliding_window is not None:
         layers = "all" if c.sliding_layers is None else sum(c.sliding_layers)

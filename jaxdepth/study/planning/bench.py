@@ -16,7 +16,7 @@ from jaxdepth.depth.generation import generate
 from jaxdepth.errors import at_least
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh
-from jaxdepth.runtime.profiling import keep_programs
+from jaxdepth.runtime.profiling import use_compilation_cache
 from jaxdepth.study.planning.settings import Bench
 from jaxdepth.weights.load import load
 from jaxdepth.weights.tensor_map import HF_NAMES, plan
@@ -51,7 +51,7 @@ def bench(settings: Bench) -> Iterator[Row]:
     """
     at_least(1, length=settings.length, new_tokens=settings.new_tokens, rounds=settings.rounds)
     at_least(1, batches=min(settings.batches, default=0))
-    keep_programs()
+    use_compilation_cache()
     model, _ = load(settings.model, mesh=chosen_mesh(settings.mesh))
     hf = _hugging_face(model, settings) if find_spec("torch") else None
     for prompts in settings.batches:

@@ -27,10 +27,10 @@ from jaxdepth.depth.talk import Speak
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.parameters import leaf_shapes
+from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.model.sharding import (
-    leaf_sharding,
     make_mesh,
+    parameter_sharding,
     parse_mesh,
     rows_of,
     state_shardings,
@@ -133,9 +133,11 @@ class Shapes:
     def model(self) -> Mistral:
         arrays = {
             name: jax.ShapeDtypeStruct(
-                shape, self.settings.dtype, sharding=leaf_sharding(name, self.config, self.mesh)
+                shape,
+                self.settings.dtype,
+                sharding=parameter_sharding(name, self.config, self.mesh),
             )
-            for name, shape in leaf_shapes(self.config).items()
+            for name, shape in parameter_shapes(self.config).items()
         }
         return Mistral(self.config, arrays, self.mesh)
 
@@ -409,8 +411,8 @@ def shapes_of(s: Plan) -> Shapes:
     path = s.model / "config.json" if s.model.is_dir() else s.model
     config, _ = read_config(Path(path))
     mesh, chip, platform = _mesh(s, s.mesh)
-    for name in leaf_shapes(config):
-        leaf_sharding(name, config, mesh)
+    for name in parameter_shapes(config):
+        parameter_sharding(name, config, mesh)
     return Shapes(s, config, mesh, chip, platform)
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import fetch
+from jaxdepth.model.sharding import to_host
 from jaxdepth.model.steer import steer
 from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.direction import directions_digest, read_directions
@@ -118,9 +118,9 @@ def _see(model: Mistral, asked: Asked) -> Seen:
         last_B1 = batch.lengths_B[:, None] - 1
         h_BD = residuals(model, batch.tokens_BS, batch.lengths_B, last_B1)[:, 0, -1]
         said = _first_token(model, h_BD, asked.is_opener_V)
-        log_odds_N[rows] = fetch(said.refusal_log_odds)[0, : len(rows)]
-        opens_N[rows] = asked.is_opener_V[fetch(said.top_token)[0, : len(rows)]]
-        x_ND[rows] = fetch(h_BD)[: len(rows)].astype(np.float32)
+        log_odds_N[rows] = to_host(said.refusal_log_odds)[0, : len(rows)]
+        opens_N[rows] = asked.is_opener_V[to_host(said.top_token)[0, : len(rows)]]
+        x_ND[rows] = to_host(h_BD)[: len(rows)].astype(np.float32)
     fitted = cross_fit(x_ND[None], asked.examples.harmful_N, asked.fold_N, asked.strengths)
     return Seen(log_odds_N, opens_N, fitted.score_GN[0])
 

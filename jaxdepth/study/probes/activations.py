@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from jaxdepth.depth.exits import exit_logits
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import fetch
+from jaxdepth.model.sharding import to_host
 from jaxdepth.probe.capture import residuals
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.runtime import preemption
@@ -64,7 +64,7 @@ def capture(
                 if wanted.response:
                     tokens_BS, lengths_B = _with_reply(model, tokens_BS, lengths_B)
                     places_BP = np.concatenate([places_BP, lengths_B[:, None] - 1], axis=1)
-                stream = fetch(residuals(model, tokens_BS, lengths_B, places_BP))[:real]
+                stream = to_host(residuals(model, tokens_BS, lengths_B, places_BP))[:real]
                 arrays = {"stream": stream, "rows": np.array(batch.prompts, np.int32)}
                 if number % jax.process_count() == jax.process_index():
                     write_chunk(folder, number, _SUFFIX, lambda p: save_file(arrays, p))  # noqa: B023
@@ -77,7 +77,7 @@ def _with_reply(model: Mistral, tokens_BS: np.ndarray, lengths_B: np.ndarray):
     """The sequences with the token that full depth says next."""
     logits_BV = exit_logits(model, tokens_BS, lengths_B, model.config.num_hidden_layers)
     tokens = np.pad(tokens_BS, ((0, 0), (0, 1)))
-    tokens[np.arange(len(tokens)), lengths_B] = fetch(logits_BV).argmax(axis=1)
+    tokens[np.arange(len(tokens)), lengths_B] = to_host(logits_BV).argmax(axis=1)
     return tokens, lengths_B + 1
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from jaxdepth.model.sharding import fetch
+from jaxdepth.model.sharding import to_host
 from jaxdepth.probe.along import scores_along
 from jaxdepth.probe.folds import CrossFitted, cross_fit
 from jaxdepth.prompts.batches import Batch, make_batches
@@ -207,7 +207,7 @@ def _follow(model, batch: Batch, thoughts: Thoughts, own: Examples, probes, midd
              for folds_T in folds_BT]
         )  # fmt: skip
 
-    score_BTJS = fetch(
+    score_BTJS = to_host(
         scores_along(
             model,
             batch.tokens_BS,

@@ -13,12 +13,12 @@ from jaxtyping import Array, Int
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import chosen_mesh, describe, fetch, hold, state_shardings
+from jaxdepth.model.sharding import chosen_mesh, describe, reshard, state_shardings, to_host
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.protocol import Protocol, read_protocol
 from jaxdepth.runtime import preemption
-from jaxdepth.runtime.profiling import keep_programs
+from jaxdepth.runtime.profiling import use_compilation_cache
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.tuning.settings import Tune
@@ -64,7 +64,7 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
         if count and not tasks[kind]:
             raise InputError(f"{kind} = {count}, but there are no such prompts")
     manifest = checkpoint.read_manifest(settings.model)
-    keep_programs()
+    use_compilation_cache()
     mesh = chosen_mesh(settings.mesh)
     base, tokenizer = load(settings.model, settings.dtype, mesh)
     if tokenizer is None:
@@ -97,7 +97,7 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
     batches = Batches(tasks, mix, write, settings.answer_tokens, settings.seed)
     state = _train(run, settings, base, form, where, batches, len(tokens), bar)
     made = {"settings": run.record["settings"], "versions": _versions(run), "losses": _digest(run)}
-    params = {name: fetch(array) for name, array in state.params.items()}
+    params = {name: to_host(array) for name, array in state.params.items()}
     adapter = Adapter(form, params, manifest["fingerprint"], tokens, made)
     stored = "bfloat16" if form.rank else decided["dtype"]
     run.write_file(ADAPTER, lambda p: save_adapter(p, adapter, stored))
@@ -124,7 +124,7 @@ def _train(
     params = init_params(base, form, new_tokens, jax.random.key(s.seed))
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     held = None if base.mesh is None else state_shardings(state, base.config, base.mesh)
-    state = state if held is None else hold(state, held)
+    state = state if held is None else reshard(state, held)
     state = _kept(run.path / _STATE, state) or state
     step_fn = make_step(form, loss_of, optimizer, held)
     rate = schedule(s.learning_rate, s.warmup, s.steps)
@@ -163,7 +163,7 @@ def _kept(folder: Path, like: State) -> State | None:
     if found is None:
         return None
     state, sums = found
-    if (fetch(_sums(state)) != fetch(sums)).any():
+    if (to_host(_sums(state)) != to_host(sums)).any():
         raise InputError(f"{folder} is damaged: tune anew, to another run directory")
     return state
 
