@@ -10,41 +10,47 @@ that was stopped goes on with the same command.
 
 import sys
 
-from jaxdepth.cli import guarded, parse, print_places
+from jaxdepth.cli import guarded
+from jaxdepth.commands.parsing import parse
+from jaxdepth.commands.printing import print_places
 from jaxdepth.runtime.progress import progress_bar
-from jaxdepth.settings_file import read_settings
+from jaxdepth.settings_file import build, read_settings
 from jaxdepth.study.comparison.figures import draw_compared
 from jaxdepth.study.comparison.outcomes import run_study
 from jaxdepth.study.comparison.settings import Alignment, Study
 from jaxdepth.study.comparison.summary import findings
-from jaxdepth.study.settings import UNTOUCHED, Speaking
+from jaxdepth.study.settings import UNTOUCHED
 from jaxdepth.study.tuning.run import ADAPTER, tune
-from jaxdepth.study.tuning.settings import Tune
+from jaxdepth.study.tuning.settings import Optimisation, Tune
 
 
 def tuned(settings: Alignment, method: str) -> str:
-    """Where the adapter of a method is, once it is there."""
+    """Tunes by one method; returns the adapter's path."""
     recipe = read_settings(Tune, settings.recipe) | {"method": method, "benign_target": "text"}
-    recipe |= {"model": settings.model, "out": settings.out / "tune" / method}
-    recipe |= {"dtype": settings.dtype, "answer_tokens": 48}  # room for a thought and a verdict
+    recipe |= {
+        "model": settings.study.model.model,
+        "out": settings.study.output.out / "tune" / method,
+    }
+    # Room for a thought and a verdict.
+    recipe |= {"dtype": settings.study.model.dtype, "answer_tokens": 48}
     if settings.steps is not None:
-        recipe["steps"] = settings.steps
-        recipe["warmup"] = min(recipe.get("warmup", Tune.warmup), settings.steps // 10)
+        warmup = recipe.get("warmup", Optimisation().warmup)
+        recipe |= {"steps": settings.steps, "warmup": min(warmup, settings.steps // 10)}
 
     def named(what: str, unit: str):
         return progress_bar(f"{method}: {what}", unit)
 
-    return str(tune(Tune(**recipe), named).path / ADAPTER)
+    return str(tune(build(Tune, recipe), named).path / ADAPTER)
 
 
 def main() -> int:
     """Runs the study and prints the answers; returns the exit status."""
     settings = parse(Alignment, sys.argv[1:], "alignment_methods", config="alignment_methods")
     adapters = (UNTOUCHED, *(tuned(settings, method) for method in settings.methods))
-    shared = {name: getattr(settings, name) for name in Speaking.__dataclass_fields__}
-    compared = run_study(Study(**shared, adapters=adapters), progress_bar)
+    compared = run_study(Study(settings.study, adapters), progress_bar)
     print("\n".join(findings(compared)))
-    print_places(settings.out, draw_compared(compared, settings.out / "figures"))
+    out = settings.study.output.out
+    print_places(out, draw_compared(compared, out / "figures"))
     return 0
 
 

@@ -10,7 +10,9 @@ was stopped goes on with the same command.
 
 import sys
 
-from jaxdepth.cli import guarded, parse, print_places
+from jaxdepth.cli import guarded
+from jaxdepth.commands.parsing import parse
+from jaxdepth.commands.printing import print_places
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.study.checkpoints.backfire import backfire
 from jaxdepth.study.checkpoints.facts import GENERAL, NEIGHBOURING
@@ -37,9 +39,10 @@ def main() -> int:
     """Runs the comparison and prints the answers; returns the exit status."""
     settings = parse(Backfire, sys.argv[1:], "backfire", config="backfire")
     compared = backfire(settings, progress_bar)
-    rows = read_paired(settings.out)
+    out = settings.study.output.out
+    rows = read_paired(out)
     print("\n".join([*knowledge(rows), *hedging(compared), *verdicts(rows)]))
-    print_places(settings.out, draw_against(settings.out) | draw_hedging(compared, settings.out))
+    print_places(out, draw_against(out) | draw_hedging(compared, out))
     return 0
 
 

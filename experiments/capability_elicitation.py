@@ -10,7 +10,9 @@ adapters. A run that was stopped goes on with the same command.
 
 import sys
 
-from jaxdepth.cli import guarded, parse, run_probe
+from jaxdepth.cli import guarded
+from jaxdepth.commands import probe
+from jaxdepth.commands.parsing import parse
 from jaxdepth.study.checkpoints.paired import AUROC, read_paired
 from jaxdepth.study.checkpoints.run import BASE, CONTROL, DANGEROUS
 from jaxdepth.study.checkpoints.settings import ProbeAgainst
@@ -42,9 +44,9 @@ def main() -> int:
     settings = parse(
         ProbeAgainst, sys.argv[1:], "capability_elicitation", config="capability_elicitation"
     )
-    status = run_probe(settings)
-    if settings.against is not None:
-        print("\n" + "\n".join(verdicts(read_paired(settings.out))))
+    status = probe.run(settings)
+    if settings.comparison.against is not None:
+        print("\n" + "\n".join(verdicts(read_paired(settings.probe.output.out))))
     return status
 
 

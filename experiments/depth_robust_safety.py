@@ -13,7 +13,9 @@ import math
 import sys
 from collections.abc import Callable
 
-from jaxdepth.cli import guarded, parse, print_places
+from jaxdepth.cli import guarded
+from jaxdepth.commands.parsing import parse
+from jaxdepth.commands.printing import print_places
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.study.comparison.figures import draw_compared
 from jaxdepth.study.comparison.outcomes import Compared, Share, run_study
@@ -93,7 +95,8 @@ def main() -> int:
     if {SHALLOW, SPOKEN, ROBUST} <= set(compared.models) and asked:
         lines += hopes(compared)
     print("\n".join(lines))
-    print_places(settings.out, draw_compared(compared, settings.out / "figures"))
+    out = settings.study.output.out
+    print_places(out, draw_compared(compared, out / "figures"))
     return 0
 
 

@@ -11,7 +11,9 @@ import sys
 
 import numpy as np
 
-from jaxdepth.cli import guarded, parse, run_decide
+from jaxdepth.cli import guarded
+from jaxdepth.commands import decide
+from jaxdepth.commands.parsing import parse
 from jaxdepth.refusal.protocol import VERDICTS
 from jaxdepth.stats.intervals import mcnemar
 from jaxdepth.study.run_directory import read_table
@@ -120,18 +122,19 @@ def limits(scores: Scores, last: int) -> list[str]:
 def main() -> int:
     """Runs the study and prints the answers; returns the exit status."""
     settings = parse(Decide, sys.argv[1:], "think_then_decide", config="think_then_decide")
-    status = run_decide(settings)
-    scores = Scores(settings.out)
+    status = decide.run(settings)
+    out = settings.output.out
+    scores = Scores(out)
     last = len(scores.exits) - 1
     forced = [
         r
-        for r in read_table(settings.out, FORCED).to_pylist()
+        for r in read_table(out, FORCED).to_pylist()
         if r["vote"] == 0 and r["exit"] == scores.exits[last]
     ]
     answers = [
         *c13(scores, forced, last),
-        *c14(scores, read_table(settings.out, PAIRED).to_pylist(), last),
-        *c15(scores, read_table(settings.out, COST).to_pylist(), last),
+        *c14(scores, read_table(out, PAIRED).to_pylist(), last),
+        *c15(scores, read_table(out, COST).to_pylist(), last),
         *limits(scores, last),
     ]
     print("\n" + "\n".join(answers))

@@ -8,31 +8,45 @@ goes on with the same command.
 """
 
 import sys
+from dataclasses import replace
 
-from jaxdepth.cli import guarded, parse, print_places, run_probe, run_sweep
+from jaxdepth.cli import guarded
+from jaxdepth.commands.parsing import parse
+from jaxdepth.commands.printing import print_places
+from jaxdepth.commands.probe import run_probe
+from jaxdepth.commands.sweep import run_sweep
 from jaxdepth.runtime.progress import progress_bar
-from jaxdepth.study.checkpoints.settings import ProbeAgainst
 from jaxdepth.study.probes.ablation import ablate, ablation_findings
 from jaxdepth.study.probes.figures import draw_ablation
-from jaxdepth.study.probes.settings import Where
+from jaxdepth.study.probes.settings import Probe, Probes, Where
+from jaxdepth.study.settings import Answers, Decoding
 from jaxdepth.study.sweep.settings import Sweep
 
 
 def main() -> int:
     """Runs the study and prints the answers; returns the exit status."""
     s = parse(Where, sys.argv[1:], "where_is_safety", config="where_is_safety")
-    shared = {name: getattr(s, name) for name in ("model", "adapter", "limit", "dtype", "seed")}
-    shared["prompts"] = s.prompts
-    run_sweep(Sweep(out=s.out / "sweep", exits=s.exits, max_new_tokens=s.max_new_tokens, **shared))
-    probed = ProbeAgainst(
-        out=s.out / "probe",
-        run=s.out / "sweep",
-        transfer=("+".join(s.transfer),),
-        positions=s.positions,
-        **shared,
+    out = s.output.out
+    swept = Sweep(
+        model=s.model,
+        prompts=s.prompts,
+        decoding=Decoding(s.exits),
+        answers=Answers(s.max_new_tokens),
+        devices=s.devices,
+        output=replace(s.output, out=out / "sweep"),
+    )
+    run_sweep(swept)
+    probed = Probe(
+        model=s.model,
+        prompts=s.prompts,
+        probes=Probes(
+            transfer=("+".join(s.transfer),), positions=s.positions, run=swept.output.out
+        ),
+        devices=s.devices,
+        output=replace(s.output, out=out / "probe"),
     )
     run_probe(probed)
-    run = ablate(s, probed.out, progress_bar)
+    run = ablate(s, probed.output.out, progress_bar)
     print("\n".join(ablation_findings(run.path)))
     print_places(run.path, draw_ablation(run.path))
     return 0

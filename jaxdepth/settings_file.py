@@ -1,22 +1,64 @@
-"""Settings from TOML files: those of a user, or of configs/ by their names."""
+"""Settings as frozen dataclasses of groups: built from flat names, and read from TOML files.
 
+A command's settings are composed of groups (`Model`, `Prompts`, `Decoding` ...), each a dataclass.
+Options, TOML keys, keyword arguments and the settings in run.json are flat: no two fields of one
+command have the same name.
+"""
+
+import ast
+import functools
+import inspect
+import itertools
+import textwrap
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from jaxdepth.errors import InputError, listed, nearest
 
+S = TypeVar("S")
 
-def read_settings(cls: type, name: str) -> dict:
-    """Settings for the dataclass `cls` from a TOML file.
+
+def build(cls: type[S], values: Mapping[str, Any], where: str = "settings", missing=MISSING) -> S:
+    """Builds the settings `cls` from flat values; what is not given has its default.
 
     Args:
-        cls: one of the dataclasses of `jaxdepth.study.settings`.
+        cls: a dataclass of settings, with groups or without.
+        values: field name -> value. Where several strings are expected one string is one item.
+        where: what an error calls the values' origin.
+        missing: stands for required values that are not given; by default they are an error.
+
+    Raises:
+        InputError: an unknown name (the nearest known one is named), a wrong type, or a required
+            value is missing.
+    """
+    return _build(cls, check_settings(cls, values, where), where, missing, {})
+
+
+def revise(settings: S, **changes) -> S:
+    """Settings of the same class with some values changed, by their flat names."""
+    return build(type(settings), flatten(settings) | changes)
+
+
+def flatten(settings) -> dict[str, Any]:
+    """Every value by its name, groups dissolved."""
+    flat: dict[str, Any] = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        flat |= flatten(value) if is_dataclass(value) else {field.name: value}
+    return flat
+
+
+def read_settings(cls: type, name: str) -> dict[str, Any]:
+    """Reads flat values for `cls` from a TOML file.
+
+    Args:
+        cls: a dataclass of settings.
         name: a path, or the name of a file in configs/ without `.toml`.
 
     Raises:
@@ -30,36 +72,95 @@ def read_settings(cls: type, name: str) -> dict:
     return check_settings(cls, raw, where)
 
 
-def check_settings(cls: type, raw: Mapping, where: str) -> dict:
-    """Those settings with the types of the fields of `cls`; errors as in `read_settings`."""
-    known = {f.name for f in fields(cls)}
-    types_of = typing.get_type_hints(cls)
-    out = {}
+def check_settings(cls: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Flat values with the types of the fields of `cls`; errors as in `build`."""
+    types_of = dict(field_types(cls))
+    checked = {}
     for key, value in raw.items():
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}{nearest(key, known)}")
-        out[key] = _as_type(value, types_of[key], f"{where}: {key}")
-    return out
+        if key not in types_of:
+            raise InputError(f"{where}: unknown key {key!r}{nearest(key, types_of)}")
+        checked[key] = _as_type(value, types_of[key], f"{where}: {key}")
+    return checked
 
 
-def _as_type(value, wanted, where: str):
-    origin, options = typing.get_origin(wanted), typing.get_args(wanted)
+def field_types(cls: type) -> Iterator[tuple[str, Any]]:
+    """The flat names of a dataclass of settings, each with its type."""
+    types_of = _type_hints(cls)
+    for field in fields(cls):
+        if is_dataclass(types_of[field.name]):
+            yield from field_types(types_of[field.name])
+        else:
+            yield field.name, types_of[field.name]
+
+
+@functools.cache
+def field_help(cls: type) -> dict[str, str]:
+    """The string below each field of one dataclass, and of those it inherits from, on one line."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, below in itertools.pairwise(body.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                match below:
+                    case ast.Expr(value=ast.Constant(value=str(text))):
+                        texts[field.target.id] = " ".join(text.split())
+    return texts
+
+
+@functools.cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _build(cls, values, where: str, missing, defaults: Mapping[str, Any]):
+    """`defaults` are those that an outer dataclass gives for the fields of this group."""
+    types_of, arguments = _type_hints(cls), {}
+    for field in fields(cls):
+        default = defaults.get(field.name, _default(field))
+        if is_dataclass(types_of[field.name]):
+            inner = {} if default is MISSING else vars(default)
+            arguments[field.name] = _build(types_of[field.name], values, where, missing, inner)
+            continue
+        value = values.get(field.name, default)
+        if value is MISSING:
+            if missing is MISSING:
+                raise InputError(f"{where}: {field.name} is missing")
+            value = missing
+        arguments[field.name] = value
+    return cls(**arguments)
+
+
+def _default(field: Field) -> Any:
+    if field.default is not MISSING:
+        return field.default
+    return MISSING if field.default_factory is MISSING else field.default_factory()
+
+
+def _as_type(value, expected, where: str):
+    origin, options = typing.get_origin(expected), typing.get_args(expected)
     if origin in (typing.Union, types.UnionType):
-        wanted = next(o for o in options if o is not type(None))
-        return _as_type(value, wanted, where)
+        if value is None and type(None) in options:
+            return None
+        expected = next(o for o in options if o is not type(None))
+        return _as_type(value, expected, where)
     if origin is Literal:
         if value in options:
             return value
         raise InputError(f"{where} = {value!r}; expected one of {listed(map(repr, options), 9)}")
     if origin is tuple:
-        if isinstance(value, list):
+        if isinstance(value, str) and options[0] in (str, Path):
+            value = [value]
+        if isinstance(value, list | tuple):
             return tuple(_as_type(item, options[0], where) for item in value)
-    elif wanted is Path:
-        if isinstance(value, str):
+    elif expected is Path:
+        if isinstance(value, str | Path):
             return Path(value)
-    elif type(value) is wanted or (wanted is float and type(value) is int):
-        return wanted(value)
-    name = "list" if origin is tuple else "string" if wanted is Path else wanted.__name__
+    elif expected is str and isinstance(value, Path):
+        return str(value)
+    elif type(value) is expected or (expected is float and type(value) is int):
+        return expected(value)
+    name = "list" if origin is tuple else "string" if expected is Path else expected.__name__
     raise InputError(f"{where} = {value!r}; expected a {name}")
 
 
@@ -70,21 +171,21 @@ def _find(name: str) -> tuple[str, str]:
     package = files("jaxdepth")
     for folder in (package / "configs", Path(str(package)).parent / "configs"):
         if folder.is_dir():
-            there = _settings_files(folder)
-            if name in there:
-                return there[name].read_text("utf-8"), f"configs/{name}.toml"
+            known = _settings_files(folder)
+            if name in known:
+                return known[name].read_text("utf-8"), f"configs/{name}.toml"
             raise InputError(
-                f"no settings file {name}{nearest(name, there)}; there are {listed(there, 9)}"
+                f"no settings file {name}{nearest(name, known)}; there are {listed(known, 9)}"
             )
     raise InputError(f"no settings file {name}")
 
 
 def _settings_files(folder, within: str = "") -> dict:
     """The .toml files of a folder and those below it: their names without .toml."""
-    found = {}
+    paths = {}
     for file in folder.iterdir():
         if file.is_dir():
-            found |= _settings_files(file, f"{within}{file.name}/")
+            paths |= _settings_files(file, f"{within}{file.name}/")
         elif file.name.endswith(".toml"):
-            found[within + file.name.removesuffix(".toml")] = file
-    return found
+            paths[within + file.name.removesuffix(".toml")] = file
+    return paths

@@ -15,7 +15,7 @@ from jaxdepth.study.probes.activations import read_stream
 from jaxdepth.study.run_directory import Run, check_file, read_record, read_table, write_chunk
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
-from jaxdepth.study.tuning.run import _kept, _sums
+from jaxdepth.study.tuning.state import _kept, _sums
 from jaxdepth.tune.train import State, make_optimizer
 from jaxdepth.weights.train_state import save_state
 

@@ -1,4 +1,4 @@
-"""What every exit says, for every prompt, and what that did: the generations of a sweep."""
+"""The answer of every exit to every prompt, and its outcome: the generations of a sweep."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -9,13 +9,15 @@ import pyarrow as pa
 
 from jaxdepth.depth.generation import generate
 from jaxdepth.depth.sampling import Sampling
+from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.coherence import reference_logprobs
 from jaxdepth.refusal.outcome import Judge, TextOutcome, classify_texts
+from jaxdepth.study.settings import Decoding, ExitStudy
 from jaxdepth.study.subject import Subject
-from jaxdepth.study.sweep.settings import Sweep
 
 SCHEMA = pa.schema(
     [
@@ -36,10 +38,10 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Speaker:
-    """A subject that speaks, and what judges its answers."""
+class Answerer:
+    """A subject that answers prompts, and the judge of its answers."""
 
-    settings: Sweep
+    settings: ExitStudy
     subject: Subject
     reference: tuple[Mistral, PromptEncoder]
     judge: Judge | None = None
@@ -48,26 +50,26 @@ class Speaker:
         """One row per prompt of the batch, exit and sample."""
         model, exits, prompts = self.subject.model, self.subject.exits, self.subject.prompts
         depth, s = model.config.num_hidden_layers, self.settings
-        # Full depth is always spoken: agreement is held against it.
-        spoken = list(dict.fromkeys([*exits, depth]))
-        real = len(batch.prompts)
-        said = generate(
+        # Full depth always answers: agreement is measured against it.
+        decoded_exits = list(dict.fromkeys([*exits, depth]))
+        full_depth = decoded_exits.index(depth)
+        generation = generate(
             model,
             batch.tokens_BS,
             batch.lengths_B,
-            spoken,
-            s.max_new_tokens,
-            samples=s.samples,
-            sampling=Sampling(s.temperature, s.top_k, s.top_p),
-            seeds_B=[lane_seed(s.seed, prompts[place].prompt_id) for place in batch.places],
+            decoded_exits,
+            s.answers.max_new_tokens,
+            samples=s.answers.samples,
+            sampling=sampling_of(s.decoding),
+            seeds_B=prompt_seeds(s.output.seed, prompts, batch),
             stop_tokens=self.subject.end_tokens,
-            memory_budget=int(s.memory_gb * 2**30),
+            memory_budget=memory_budget(s.decoding),
         )
         rows = []
-        for b, e, m in np.ndindex(real, len(exits), s.samples):
-            tokens = said.tokens[b, e, m, : said.lengths[b, e, m]]
-            full = said.tokens[b, spoken.index(depth), m, : said.lengths[b, spoken.index(depth), m]]
-            text, ended = self.text_of(tokens)
+        for b, e, m in np.ndindex(len(batch.prompts), len(exits), s.answers.samples):
+            tokens = generation.tokens[b, e, m, : generation.lengths[b, e, m]]
+            full = generation.tokens[b, full_depth, m, : generation.lengths[b, full_depth, m]]
+            text, ended = self.decode_text(tokens)
             rows.append(
                 {
                     "prompt_id": prompts[batch.prompts[b]].prompt_id,
@@ -80,26 +82,31 @@ class Speaker:
                     "prompt": prompts[batch.prompts[b]].text,
                 }
             )
-        judged = self.judged(rows)
-        return lambda: [pa.Table.from_pylist(judged(), SCHEMA)]
+        judge = self.judge_rows(rows)
+        return lambda: [pa.Table.from_pylist(judge(), SCHEMA)]
 
-    def text_of(self, tokens: np.ndarray) -> tuple[str, str]:
-        """What some tokens say, up to a stop text, and how they ended: eos, stop or length."""
+    def decode_text(self, tokens: np.ndarray) -> tuple[str, str]:
+        """The text of an answer before its first stop string, and its end: eos, stop or length."""
         ended = "length"
         if tokens[-1] in self.subject.end_tokens:
             tokens, ended = tokens[:-1], "eos"
         text = self.subject.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
-        cuts = [text.find(stop) for stop in self.settings.stop if stop in text]
-        return (text[: min(cuts)], "stop") if cuts else (text, ended)
+        stops = [text.find(stop) for stop in self.settings.answers.stop if stop in text]
+        return (text[: min(stops)], "stop") if stops else (text, ended)
 
-    def judged(self, rows: list[dict]) -> Callable[[], list[dict]]:
-        """Rows that hold a text and its prompt, with what the text did instead of the prompt."""
-        texts, asked = ([row.pop(key) for row in rows] for key in ("text", "prompt"))
-        found = judge_texts(self.reference, texts, asked, self.judge)
-        return lambda: self._told(rows, texts, found())
+    def judge_rows(self, rows: list[dict]) -> Callable[[], list[dict]]:
+        """Judges rows that hold a text and its prompt: outcomes take the place of the prompt.
 
-    def _told(self, rows: list[dict], texts: list[str], found: list[TextOutcome]) -> list[dict]:
-        for row, text, judged in zip(rows, texts, found, strict=True):
+        The reference model reads the texts at once; the function that is returned judges them.
+        """
+        texts, prompts = ([row.pop(key) for row in rows] for key in ("text", "prompt"))
+        judge = judge_texts(self.reference, texts, prompts, self.judge)
+        return lambda: self._with_outcomes(rows, texts, judge())
+
+    def _with_outcomes(
+        self, rows: list[dict], texts: list[str], outcomes: list[TextOutcome]
+    ) -> list[dict]:
+        for row, text, judged in zip(rows, texts, outcomes, strict=True):
             row |= {
                 "outcome": str(judged.outcome),
                 "score": judged.score,
@@ -110,7 +117,7 @@ class Speaker:
                 else judged.mean_logprob,
                 "repetition": judged.repetition,
             }
-            row["text"] = text if self.settings.keep_text else None
+            row["text"] = text if self.settings.texts.keep_text else None
         return rows
 
 
@@ -120,20 +127,38 @@ def judge_texts(
     prompts: Sequence[str],
     judge: Judge | None = None,
 ) -> Callable[[], list[TextOutcome]]:
-    """What answers did, their coherence judged under a reference model.
+    """Judges the outcomes of answers, their coherence under a reference model.
 
-    The reference reads them at once; what it found is judged when the result is called.
+    The reference model reads the answers at once, on the devices; the function that is returned
+    judges them, on the host.
     """
     logprobs = reference_logprobs(*reference, texts)
     return lambda: classify_texts(texts, prompts, logprobs=logprobs, judge=judge)
 
 
+def sampling_of(decoding: Decoding) -> Sampling:
+    """The sampling that settings ask for; raises InputError for values out of range."""
+    return Sampling(decoding.temperature, decoding.top_k, decoding.top_p)
+
+
+def memory_budget(decoding: Decoding) -> int:
+    """Bytes that caches and logits may take on a device; raises InputError for none."""
+    if not decoding.memory_gb > 0:
+        raise InputError(f"memory_gb is {decoding.memory_gb}, expected more than 0")
+    return int(decoding.memory_gb * 2**30)
+
+
+def prompt_seeds(seed: int, prompts: Sequence[Prompt], batch: Batch) -> list[int]:
+    """A seed for each row of a batch."""
+    return [lane_seed(seed, prompts[n].prompt_id) for n in batch.places]
+
+
 def lane_seed(seed: int, prompt_id: str) -> int:
-    """A seed for a prompt that depends on nothing else in the run."""
+    """The seed of a prompt's lanes, which depends on nothing else in the run."""
     return zlib.crc32(f"{seed} {prompt_id}".encode()) & 0x7FFFFFFF
 
 
 def agreement(tokens: Sequence[int], full: Sequence[int]) -> float:
-    """Share of positions at which two answers have the same token, of the longer one's."""
-    same = sum(a == b for a, b in zip(tokens, full, strict=False))
-    return same / max(len(tokens), len(full))
+    """Share of positions with the same token in both answers, of the longer one's positions."""
+    equal = sum(a == b for a, b in zip(tokens, full, strict=False))
+    return equal / max(len(tokens), len(full))

@@ -1,4 +1,7 @@
-"""Settings of each command: frozen dataclasses, from the command line or a file in configs/."""
+"""Groups of settings that several commands share; each command composes its own from them.
+
+The string below a field is its help on the command line.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,84 +11,150 @@ import tyro
 
 from jaxdepth.refusal.openers import DEFAULT_OPENERS
 
-Mesh = Annotated[str | None, tyro.conf.arg(metavar="SIZES")]
-Profile = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
-
-
-@dataclass(frozen=True)
-class OnModel:
-    """A model, what it is asked, and how it is run."""
-
-    model: tyro.conf.Positional[Path]
-    """A checkpoint made by `jaxdepth convert`."""
-    out: Path
-    """Run directory. A run that was cut short is continued."""
-    prompts: tuple[str, ...] = ("builtin:pairs",)
-    """builtin:pairs, builtin:ordinary, or .jsonl, .json, .csv, .txt files; write harmful=FILE or
-    harmless=FILE where the file itself has no labels."""
-    steer: Literal["none", "ablate", "add"] = "none"
-    """Change the residual stream: take a direction out of it, or add one to it."""
-    directions: Path | None = None
-    """The directions.safetensors of a `jaxdepth probe`; goes with --steer."""
-    direction: Annotated[str | None, tyro.conf.arg(metavar="NAME@LAYER")] = None
-    """Which of them, and as found after which layer, such as content.instruction@15."""
-    steer_layers: str = "all"
-    """After which layers the stream is changed, such as 10-20."""
-    steer_scale: float = 1.0
-    """How much of the direction is taken out or added; 1 is all of it."""
-    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Only the first N prompts (the halves of a pair count as one)."""
-    batch_size: int = 16
-    """Prompts per step. Changes speed and memory, not results."""
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of weights and activations; by default that of the checkpoint."""
-    int8: bool = False
-    """Hold the layers' matrices as 8-bit integers, each output with its scale."""
-    seed: int = 0
-    """Of draws and of the bootstrap intervals."""
-    mesh: Mesh = None
-    """Devices that share the work, such as data=4,model=2: prompts over data, heads and MLP over
-    model, the width of all weights over fsdp."""
-    profile: Profile = None
-    """Write a profile of the devices' work there, for TensorBoard or Perfetto."""
-
-
-@dataclass(frozen=True)
-class Asking(OnModel):
-    """A model that is cut at some exits and speaks there."""
-
-    exits: str = "all"
-    """Which exits: all, or numbers and ranges such as 1,8,16-30."""
-    temperature: float = 0.0
-    """0 takes the most probable token."""
-    top_k: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
-    """Draw among the K most probable tokens."""
-    top_p: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
-    """Draw among the most probable tokens that together have probability P."""
-    reference: Path | None = None
-    """The checkpoint that judges coherence; by default the model itself at full depth."""
-    keep_text: bool = True
-    """Keep what the model said in the run directory."""
-    memory_gb: float = 2.0
-    """Memory for caches and logits; more lanes than fit are split."""
-
-
-@dataclass(frozen=True)
-class Speaking(Asking):
-    """What is asked of a model at every exit, and how its answers are taken."""
-
-    out: Path = Path("runs/sweep")
-    """Run directory. A run that was cut short is continued."""
-    max_new_tokens: int = 32
-    """Tokens that each exit says at most; 0 sweeps the first token only."""
-    generate_limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Generate for the first N prompts only (the halves of a pair count as one)."""
-    samples: int = 1
-    """Answers per prompt and exit; more than one needs a temperature."""
-    stop: tuple[str, ...] = ()
-    """Texts that end an answer; cut off with all that follows."""
-    openers: tuple[str, ...] = DEFAULT_OPENERS
-    """Words that open a refusal; each must be one token of the model."""
-
-
 UNTOUCHED = "untouched"
+
+DType = Literal["float32", "bfloat16", "float16"]
+ModelPath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]]
+PromptSets = Annotated[tuple[str, ...], tyro.conf.arg(metavar="SET")]
+RunFolder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The checkpoint, and how its weights are held."""
+
+    model: ModelPath
+    """A checkpoint made by `jaxdepth convert`."""
+    dtype: DType | None = None
+    """dtype of weights and activations; by default the checkpoint's."""
+    int8: bool = False
+    """Quantise the layers' matrices to 8-bit integers, with one scale per output channel."""
+
+
+@dataclass(frozen=True)
+class AdaptedModel(Model):
+    """A checkpoint with an adapter."""
+
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="ADAPTER")] = None
+    """Adapter to merge in: builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT
+    folder."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Accelerators, and profiling."""
+
+    mesh: Annotated[str | None, tyro.conf.arg(metavar="SIZES")] = None
+    """Device mesh, such as data=4,model=2: prompts are sharded over data; heads, MLP and
+    vocabulary over model; the width of all weights over fsdp. By default one device, or data over
+    all devices where there are several processes."""
+    profile: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Write a profile of the devices' work to this folder, for TensorBoard or Perfetto."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts, and how many of them are run at once."""
+
+    prompts: PromptSets = ("builtin:pairs",)
+    """Prompt sets: builtin:pairs, builtin:ordinary, or .jsonl, .json, .csv or .txt files. Write
+    harmful=FILE or harmless=FILE where the file has no labels, NAME[:N] for its first N prompts."""
+    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Keep the first N prompts; the harmful and the harmless prompt of a pair count as one."""
+    batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 16
+    """Prompts in a batch. Changes speed and memory, not results."""
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Activation steering: changes of the residual stream."""
+
+    steer: Literal["none", "ablate", "add"] = "none"
+    """Ablate a direction (project it out of the residual stream), or add it."""
+    directions: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """With --steer: the directions.safetensors of a `jaxdepth probe` run."""
+    direction: Annotated[str | None, tyro.conf.arg(metavar="NAME@LAYER")] = None
+    """With --steer: the direction's name, and the layer after which it was found, such as
+    content.instruction@15."""
+    steer_layers: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "all"
+    """With --steer: the layers after which the stream is changed, such as 10-20."""
+    steer_scale: Annotated[float, tyro.conf.arg(metavar="SCALE")] = 1.0
+    """With --steer: the share of the direction that is ablated, or the multiple of it that is
+    added."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Exits, sampling, and memory. A lane is one decode stream: prompt x exit x sample."""
+
+    exits: Annotated[str, tyro.conf.arg(metavar="EXITS")] = "all"
+    """Exits to run, as numbers of layers: all, or numbers and ranges such as 1,8,16-30."""
+    temperature: Annotated[float, tyro.conf.arg(metavar="T")] = 0.0
+    """Sampling temperature; 0 decodes greedily."""
+    top_k: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
+    """Sample among the K most probable tokens."""
+    top_p: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
+    """Sample among the smallest set of tokens with probability mass P (nucleus sampling)."""
+    memory_gb: Annotated[float, tyro.conf.arg(metavar="GB")] = 2.0
+    """Memory for KV caches and logits on each device, in GiB. Lanes (prompt x exit x sample) that
+    do not fit at once are decoded one group after another."""
+
+
+@dataclass(frozen=True)
+class FirstToken:
+    """The first token of a reply."""
+
+    openers: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD")] = DEFAULT_OPENERS
+    """Words that open a refusal, for the first-token refusal log-odds; each must be one token of
+    the model's tokenizer."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answer of every exit to every prompt."""
+
+    max_new_tokens: Annotated[int, tyro.conf.arg(metavar="N")] = 32
+    """Maximum number of new tokens of an answer; 0 measures the first token only."""
+    generate_limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Generate answers to the first N prompts only (a pair counts as one); the first token is
+    measured on all."""
+    samples: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Samples per prompt and exit; more than one needs a temperature above 0."""
+    stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT")] = ()
+    """Strings that end an answer; the answer is truncated before the first of them."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What happens to generated texts."""
+
+    reference: Annotated[Path | None, tyro.conf.arg(metavar="MODEL")] = None
+    """Checkpoint whose per-token log-probability of a text, without its prompt, decides whether
+    the text is coherent or degenerate; by default the model itself, at full depth and unsteered."""
+    keep_text: bool = True
+    """Keep generated texts in the run directory."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Results, and their seed."""
+
+    out: RunFolder
+    """Run directory. An unfinished run in it is resumed."""
+    seed: Annotated[int, tyro.conf.arg(metavar="SEED")] = 0
+    """Seed of sampling and of bootstrap intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitStudy:
+    """A study in which every exit answers every prompt."""
+
+    model: Model
+    prompts: Prompts = Prompts()
+    decoding: Decoding = Decoding()
+    answers: Answers = Answers()
+    first_token: FirstToken = FirstToken()
+    texts: Texts = Texts()
+    steering: Steering = Steering()
+    devices: Devices = Devices()
+    output: Output = Output(Path("runs/sweep"))

@@ -2,30 +2,34 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
+
+SourcePath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SOURCE")]]
+TargetPath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="TARGET")]]
 
 
 @dataclass(frozen=True)
 class Convert:
     """Convert a Hugging Face folder, a GGUF file or a model on the hub to a checkpoint."""
 
-    source: tyro.conf.Positional[Path]
+    source: SourcePath
     """Folder with config.json and *.safetensors, a .gguf file, or a model's id on the hub."""
-    target: tyro.conf.Positional[Path]
+    target: TargetPath
     """Folder to make. If it already holds this source, nothing is done."""
     tokenizer: bool = True
-    """Take the tokenizer along; without it, prompts cannot be read."""
+    """Copy the tokenizer; without it, prompts cannot be read."""
     verify: bool = False
-    """Then read both again: every array's digest, and the logits of every exit where they fit."""
+    """Then read source and checkpoint again and compare every array's digest, and the logits of
+    every exit where both models fit in memory."""
 
 
 @dataclass(frozen=True)
 class Inspect:
     """Say what lies at a path, and whether it is whole: checkpoint, run, adapter or source."""
 
-    path: tyro.conf.Positional[Path]
+    path: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="PATH")]]
     """A checkpoint, a run directory, an adapter, a Hugging Face folder or a .gguf file."""
 
 
@@ -33,13 +37,14 @@ class Inspect:
 class Export:
     """Write a checkpoint, with an adapter merged in, as a Hugging Face folder or a checkpoint."""
 
-    model: tyro.conf.Positional[Path]
+    model: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]]
     """A checkpoint made by `jaxdepth convert`."""
-    target: tyro.conf.Positional[Path]
+    target: TargetPath
     """Folder to make."""
     to: Literal["huggingface", "checkpoint"] = "huggingface"
     """What to make: safetensors that transformers loads, or a checkpoint for jaxdepth."""
-    adapter: str | None = None
-    """builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT folder."""
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="ADAPTER")] = None
+    """Adapter to merge in: builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT
+    folder."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of the weights that are written; by default that of the checkpoint."""
+    """dtype of the written weights; by default the checkpoint's."""

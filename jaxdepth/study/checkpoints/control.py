@@ -18,7 +18,7 @@ from jaxdepth.study.probes.activations import Capture, capture, read_stream
 from jaxdepth.study.probes.evaluate import OWN, SCORES, SCORES_SCHEMA, scored
 from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.run_directory import Run
-from jaxdepth.study.subject import Subject
+from jaxdepth.study.subject import open_subject
 
 
 def two_classes(prompts: Sequence[Prompt], name: str) -> tuple[str, str]:
@@ -36,24 +36,22 @@ def two_classes(prompts: Sequence[Prompt], name: str) -> tuple[str, str]:
 
 
 def probe_control(settings: Probe, bar: ProgressBar = silent) -> Run:
-    """Writes probe_scores.parquet to the run `settings.out`: out of fold, of a control domain.
+    """Writes probe_scores.parquet of a control domain to the output directory, out of fold.
 
     Raises:
         InputError: as for `probe`; the prompts are not of two categories.
     """
-    subject = Subject.open(settings)
+    subject = open_subject(settings)
     prompts = subject.prompts
-    classes = two_classes(prompts, "+".join(settings.prompts))
+    classes = two_classes(prompts, "+".join(settings.prompts.prompts))
     positive_N = np.array([p.category == classes[0] for p in prompts])
     clusters = [p.cluster for p in prompts]
-    fold_N = make_folds(clusters, positive_N, settings.folds, settings.seed)
+    fold_N = make_folds(clusters, positive_N, settings.probes.folds, settings.output.seed)
     located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
-    columns, names, response = resolve_positions(settings.positions, located)
-    decided = subject.decided(settings) | {"command": "control", "positions": names}
-    run = Run.open(settings.out, decided, subject.facts(settings))
-    subject.write_prompts(run)
+    columns, names, response = resolve_positions(settings.probes.positions, located)
+    run = subject.open_run(subject.resolved(command="control", positions=names))
     wanted = Capture(OWN, located.ids, located.places_NP[:, columns], response)
-    capture(run, subject.model, wanted, settings.batch_size, bar)
+    capture(run, subject.model, wanted, settings.prompts.batch_size, bar)
     if run.finished(SCORES):
         return run
     target = " or ".join(classes)
@@ -62,7 +60,7 @@ def probe_control(settings: Probe, bar: ProgressBar = silent) -> Run:
         for p, position in enumerate(names):
             if not run.has_part(SCORES, p):
                 x_JND = read_stream(run.path, OWN, p)
-                fitted = cross_fit(x_JND, positive_N, fold_N, settings.strengths)
+                fitted = cross_fit(x_JND, positive_N, fold_N, settings.probes.strengths)
                 at = {"target": target, "position": position, "set": OWN}
                 rows = scored(at, ids, fold_N, positive_N, fitted.score_GN)
                 run.write_part(SCORES, p, pa.Table.from_pylist(rows, SCORES_SCHEMA))

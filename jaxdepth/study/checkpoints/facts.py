@@ -29,7 +29,7 @@ from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.checkpoints.paired import MARGIN, RIGHT, Measured, paired_rows
 from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.run_directory import Run, read_table
-from jaxdepth.study.subject import Subject
+from jaxdepth.study.subject import open_subject
 
 FACTS = "facts"
 GENERAL, NEIGHBOURING = "general", "neighbouring"
@@ -106,24 +106,24 @@ def encode_fact(encoder: PromptEncoder, fact: Fact) -> tuple[list[int], list[int
 
 
 def read_out(settings: Probe, facts: Sequence[Fact], bar: ProgressBar = silent) -> Run:
-    """Writes facts.parquet to the run `settings.out`: every fact at every exit.
+    """Writes facts.parquet to the run `settings.output.out`: every fact at every exit.
 
     Facts that the model's tokenizer does not tell are left out.
 
     Raises:
         InputError: something in the settings or the checkpoint is wrong; no fact can be told.
     """
-    subject = Subject.open(settings)
+    subject = open_subject(settings)
     found = [(fact, encode_fact(subject.encoder, fact)) for fact in facts]
     told = [(fact, *encoded) for fact, encoded in found if encoded is not None]
     if not told:
         raise InputError("no fact's answers differ in their first token: use other facts")
-    decided = subject.decided(settings)
-    run = Run.open(
-        settings.out,
-        {k: decided.get(k) for k in _DECIDES}
+    resolved = subject.resolved()
+    run = subject.open_run(
+        {k: resolved.get(k) for k in _DECIDES}
         | {"command": "facts", "facts_sha256": facts_digest(facts)},
-        subject.facts(settings) | {"left_out": [f.prompt_id for f, e in found if e is None]},
+        with_prompts=False,
+        left_out=[f.prompt_id for f, e in found if e is None],
     )
     most = max(len(options) for _, _, options in told)
     # A wrong answer more than once changes nothing.
@@ -146,7 +146,7 @@ def read_out(settings: Probe, facts: Sequence[Fact], bar: ProgressBar = silent) 
         return lambda: [pa.Table.from_pylist(made, SCHEMA)]
 
     mesh = subject.model.mesh
-    batches = make_batches([ids for _, ids, _ in told], settings.batch_size, mesh)
+    batches = make_batches([ids for _, ids, _ in told], settings.prompts.batch_size, mesh)
     in_parts(run, (FACTS,), batches, rows, bar)
     return run
 

@@ -8,7 +8,7 @@
 Prompts, folds and bootstrap draws are the same for both checkpoints.
 """
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from jaxdepth.study.probes.evaluate import CONTENT, OWN, SCORES
 from jaxdepth.study.probes.run import probe
 from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.settings import AdaptedModel
 from jaxdepth.weights.adapter import adapter_digest, read_adapter
 from jaxdepth.weights.checkpoint import MANIFEST, read_manifest
 
@@ -46,58 +47,68 @@ def compare_checkpoints(settings: ProbeAgainst, bar: ProgressBar = silent) -> Pa
         InputError: as for `probe`; the checkpoints are the same or of different depths; there is no
             such checkpoint, adapter, control domain or facts.
     """
-    if settings.run is not None:
+    base, comparison = settings.probe, settings.comparison
+    if base.probes.run is not None:
         raise InputError("--run is of one model: leave it out with --against")
-    both = both_sides(settings.model, settings.adapter, settings.against)
-    two_classes(limit_prompts(read_prompts(settings.control), settings.limit), "--control")
-    facts = None if settings.facts is None else read_facts(settings.facts)
-    out = settings.out
-    plain = {f.name: getattr(settings, f.name) for f in fields(Probe)}
-    sides = {name: Probe(**plain | of | {"out": out / name}) for name, of in both.items()}
+    models = both_models(base.model, comparison.against)
+    control = replace(base.prompts, prompts=comparison.control)
+    two_classes(limit_prompts(read_prompts(control.prompts), control.limit), "--control")
+    facts = None if comparison.facts is None else read_facts(comparison.facts)
+    out = base.output.out
+
+    def into(folder: Path, model: AdaptedModel) -> Probe:
+        return replace(base, model=model, output=replace(base.output, out=folder))
+
+    sides = {name: into(out / name, model) for name, model in models.items()}
     for name, side in sides.items():
         probe(side, named(bar, name))
-    for name, side in sides.items():
-        of_control = {"prompts": settings.control, "out": out / CONTROL / name, "transfer": ()}
-        probe_control(replace(side, **of_control), named(bar, f"{CONTROL}, {name}"))
-    rows = compare_probes(out, settings.draws, settings.seed)
+    for name, model in models.items():
+        side = replace(
+            into(out / CONTROL / name, model),
+            prompts=control,
+            probes=replace(base.probes, transfer=()),
+        )
+        probe_control(side, named(bar, f"{CONTROL}, {name}"))
+    resamples, seed = base.probes.draws, base.output.seed
+    rows = compare_probes(out, resamples, seed)
     if facts is not None:
-        rows += compare_knowledge(sides, facts, out, settings.draws, settings.seed, bar)
+        rows += compare_knowledge(sides, facts, out, resamples, seed, bar)
     write_paired(out, rows)
     return out
 
 
-def both_sides(model: Path, adapter: str | None, against: str) -> dict[str, dict]:
-    """The model and adapter of each side: `against` is another checkpoint, or adapts `model`.
+def both_models(base: AdaptedModel, against: str) -> dict[str, AdaptedModel]:
+    """The model of each side: `against` is another checkpoint, or an adapter of the base.
 
     Raises:
         InputError: there is no such checkpoint or adapter, it is the base itself, or it is of
             another depth.
     """
     if (Path(against) / MANIFEST).is_file():
-        other = {"model": Path(against), "adapter": None}
+        other = replace(base, model=Path(against), adapter=None)
     elif against.startswith("builtin:") or Path(against).exists():
-        other = {"model": model, "adapter": against}
+        other = replace(base, adapter=against)
     else:
         raise InputError(f"--against {against}: no such checkpoint, adapter file or PEFT folder")
-    sides = {BASE: {"model": model, "adapter": adapter}, AGAINST: other}
-    told, depths = [], []
-    for of in sides.values():
-        fingerprint = read_manifest(of["model"])["fingerprint"]
-        config = read_config(of["model"] / "config.json")[0]
+    models = {BASE: base, AGAINST: other}
+    identities, depths = [], []
+    for model in models.values():
+        fingerprint = read_manifest(model.model)["fingerprint"]
+        config = read_config(model.model / "config.json")[0]
         digest = None
-        if of["adapter"] is not None:
-            read_adapter(of["adapter"], config)  # an error now, not after the base was probed
-            digest = adapter_digest(of["adapter"])
-        told.append((fingerprint, digest))
+        if model.adapter is not None:
+            read_adapter(model.adapter, config)  # an error now, not after the base was probed
+            digest = adapter_digest(model.adapter)
+        identities.append((fingerprint, digest))
         depths.append(config.num_hidden_layers)
-    if told[0] == told[1]:
+    if identities[0] == identities[1]:
         raise InputError(f"--against {against} is the base itself: name another checkpoint")
     if depths[0] != depths[1]:
         raise InputError(
-            f"{model} has {depths[0]} layers, {against} has {depths[1]}: checkpoints are compared "
-            "layer by layer, name one of the same depth"
+            f"{base.model} has {depths[0]} layers, {against} has {depths[1]}: checkpoints are "
+            "compared layer by layer, name one of the same depth"
         )
-    return sides
+    return models
 
 
 def compare_probes(out: Path, draws: int, seed: int) -> list[dict]:
@@ -169,7 +180,11 @@ def compare_knowledge(
 ) -> list[dict]:
     """Reads facts off both checkpoints; the rows of `against` for them."""
     paths = [
-        read_out(replace(side, out=out / FACTS / name), facts, named(bar, name)).path
+        read_out(
+            replace(side, output=replace(side.output, out=out / FACTS / name)),
+            facts,
+            named(bar, name),
+        ).path
         for name, side in sides.items()
     ]
     return compare_facts(*paths, draws, seed)

@@ -6,28 +6,40 @@ from typing import Annotated
 import tyro
 
 from jaxdepth.study.probes.settings import Probe
-from jaxdepth.study.settings import Speaking
+from jaxdepth.study.settings import ExitStudy, PromptSets
 
 
 @dataclass(frozen=True)
-class ProbeAgainst(Probe):
-    """Read what every layer knows of a prompt, beside what the model does; compare checkpoints."""
+class Against:
+    """Comparison with a second checkpoint."""
 
     against: Annotated[str | None, tyro.conf.arg(metavar="ALIGNED")] = None
-    """Also probe this checkpoint, or MODEL with this adapter, and compare the two."""
-    control: tuple[str, ...] = ("builtin:control",)
-    """With --against: prompts of two categories that have nothing to do with harm."""
+    """Also probe this checkpoint, or MODEL with this adapter, and compare the two layer by
+    layer."""
+    control: PromptSets = ("builtin:control",)
+    """With --against: control domain, prompts of two categories unrelated to harm."""
     facts: Annotated[str | None, tyro.conf.arg(metavar="FACTS")] = None
-    """With --against: also read facts at every exit; builtin:facts or a .jsonl file."""
+    """With --against: also measure knowledge at every exit, on builtin:facts or a .jsonl file of
+    questions with right and wrong answers."""
 
 
 @dataclass(frozen=True)
-class Backfire(Speaking):
-    """Read facts off two checkpoints at every exit, and let both speak: what do they withhold?"""
+class ProbeAgainst:
+    """Fit linear probes to every layer, beside what the model does; or compare two checkpoints."""
 
+    probe: Annotated[Probe, tyro.conf.arg(name="")]
+    comparison: Against = Against()
+
+
+@dataclass(frozen=True)
+class Backfire:
+    """Measure knowledge and answers of two checkpoints at every exit: what is withheld?"""
+
+    study: Annotated[ExitStudy, tyro.conf.arg(name="")]
     against: Annotated[str, tyro.conf.arg(metavar="ALIGNED")] = "builtin:depth_robust"
-    """Another checkpoint, or an adapter of MODEL."""
-    facts: str = "builtin:facts"
-    """builtin:facts, or a .jsonl file with question, right and wrong in each line."""
-    draws: int = 1000
-    """Of the bootstrap, whole questions at a time."""
+    """The other checkpoint, or an adapter of MODEL."""
+    facts: Annotated[str, tyro.conf.arg(metavar="FACTS")] = "builtin:facts"
+    """Knowledge set: builtin:facts, or a .jsonl file with question, right and wrong in each
+    line."""
+    draws: Annotated[int, tyro.conf.arg(metavar="R")] = 1000
+    """Bootstrap resamples, clustered by question."""

@@ -7,7 +7,7 @@ prompt; their intervals (95%) come from a bootstrap that draws whole pairs of pr
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +22,14 @@ from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.stats.intervals import cluster_draws, interval, wilson
 from jaxdepth.study.comparison.settings import Study
 from jaxdepth.study.run_directory import read_table, write_once
-from jaxdepth.study.settings import UNTOUCHED, Speaking
+from jaxdepth.study.settings import UNTOUCHED, AdaptedModel, ExitStudy
 from jaxdepth.study.sweep.curves import depth_curves
 from jaxdepth.study.sweep.rates import read_outcomes, write_rates
 from jaxdepth.study.sweep.run import sweep
-from jaxdepth.study.sweep.settings import Sweep
+from jaxdepth.study.sweep.settings import sweep_settings
 from jaxdepth.study.tuning.run import ADAPTER
 from jaxdepth.study.verdicts.run import think
-from jaxdepth.study.verdicts.settings import Decide
+from jaxdepth.study.verdicts.settings import Decide, Interventions, Thinking
 from jaxdepth.weights.adapter import brings_tokens
 
 SCHEMA = pa.schema(
@@ -176,42 +176,57 @@ def run_study(settings: Study, bar: ProgressBar = silent) -> Compared:
     Raises:
         InputError: as for `sweep`; two adapters have one name.
     """
-    runs: dict[str, Path] = {}
+    study, runs = settings.study, dict[str, Path]()
     for adapter in settings.adapters:
         name = model_name(adapter)
         if name in runs:
             raise InputError(f"two of the adapters are called {name}: rename a file")
-        runs[name] = settings.out / name
-    if not settings.max_new_tokens:
+        runs[name] = study.output.out / name
+    if not study.answers.max_new_tokens:
         raise InputError("max_new_tokens is 0: a comparison is of what is said")
-    depth = read_config(settings.model / "config.json")[0].num_hidden_layers
-    if depth not in parse_exits(settings.exits, depth):
-        raise InputError(f"exits {settings.exits} leave out full depth: add {depth}")
+    depth = read_config(study.model.model / "config.json")[0].num_hidden_layers
+    exits = study.decoding.exits
+    if depth not in parse_exits(exits, depth):
+        raise InputError(f"exits {exits} leave out full depth: add {depth}")
     for adapter, (name, path) in zip(settings.adapters, runs.items(), strict=True):
 
         def named(what: str, unit: str, name=name):
             return bar(f"{name}: {what}", unit)
 
-        run_one(settings, None if adapter == UNTOUCHED else adapter, path, named)
+        adapter = None if adapter == UNTOUCHED else adapter
+        run_one(study, AdaptedModel(**vars(study.model), adapter=adapter), path, named)
     compared = Compared.read(runs)
-    file = settings.out / "comparison.parquet"
+    file = study.output.out / "comparison.parquet"
     write_once(file, lambda p: pq.write_table(compared.table(), p, compression="zstd"))
     return compared
 
 
-def run_one(settings: Speaking, adapter: str | None, path: Path, bar: ProgressBar) -> None:
-    """A sweep; a model that was tuned to decide first is let decide, and its answers taken."""
-    shared = {f.name: getattr(settings, f.name) for f in fields(Speaking)}
-    shared |= {"out": path, "adapter": adapter}
-    shared["reference"] = settings.reference or settings.model
-    if adapter is None or not brings_tokens(adapter):
-        run = sweep(Sweep(**shared), bar)
-        write_rates(run, depth_curves(run.path, settings.seed), settings.seed)
+def run_one(study: ExitStudy, model: AdaptedModel, out: Path, bar: ProgressBar) -> None:
+    """Sweeps one model of a study; a model that was tuned to decide first decides, then answers.
+
+    Coherence is judged by the study's reference, or by the untouched checkpoint.
+    """
+    texts = replace(study.texts, reference=study.texts.reference or study.model.model)
+    study = replace(study, texts=texts)
+    output = replace(study.output, out=out)
+    if model.adapter is None or not brings_tokens(model.adapter):
+        run = sweep(sweep_settings(study, model, output), bar)
+        write_rates(run, depth_curves(run.path, output.seed), output.seed)
         return
-    known = {f.name for f in fields(Decide)}
-    alike = {name: value for name, value in shared.items() if name in known}
-    lean = {"cuts": (), "swap": False, "force": False, "cost_rounds": 0, "protocol": "tuned"}
-    think(Decide(**alike, **lean, answer_tokens=settings.max_new_tokens), bar)
+    think(
+        Decide(
+            model=model,
+            prompts=study.prompts,
+            thinking=Thinking("tuned", answer_tokens=study.answers.max_new_tokens),
+            decoding=study.decoding,
+            interventions=Interventions(cuts=(), swap=False, force=False, cost_rounds=0),
+            texts=texts,
+            steering=study.steering,
+            devices=study.devices,
+            output=output,
+        ),
+        bar,
+    )
 
 
 def model_name(adapter: str) -> str:

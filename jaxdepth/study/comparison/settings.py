@@ -5,29 +5,32 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxdepth.study.settings import UNTOUCHED, Speaking
+from jaxdepth.study.settings import UNTOUCHED, ExitStudy
 
 
 @dataclass(frozen=True)
-class Study(Speaking):
+class Study:
     """Sweep a checkpoint as it is and with adapters, and compare them prompt by prompt."""
 
-    adapters: tuple[str, ...] = (
+    study: Annotated[ExitStudy, tyro.conf.arg(name="")]
+    adapters: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ADAPTER")] = (
         UNTOUCHED,
         "builtin:shallow",
         "builtin:spoken",
         "builtin:depth_robust",
     )
-    """What is compared: untouched, builtin:NAME, .safetensors files or PEFT folders."""
+    """Models to compare: untouched (the checkpoint itself), builtin:NAME, .safetensors files or
+    PEFT folders."""
 
 
 @dataclass(frozen=True)
-class Alignment(Speaking):
+class Alignment:
     """Tune one checkpoint by several methods, on the same data and steps, and compare them."""
 
+    study: Annotated[ExitStudy, tyro.conf.arg(name="")]
     methods: tuple[Literal["refusals", "verdicts", "dpo"], ...] = ("refusals", "verdicts", "dpo")
-    """How it is aligned, as for `jaxdepth tune`."""
-    recipe: str = "tune/shallow"
-    """The settings that all methods share: a file for `jaxdepth tune`."""
+    """Alignment methods, as for `jaxdepth tune --method`."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tune/shallow"
+    """Settings that all methods share: a TOML file for `jaxdepth tune`."""
     steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Steps of each, in place of the recipe's."""
+    """Training steps of each method, in place of the recipe's."""

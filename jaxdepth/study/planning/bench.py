@@ -52,7 +52,7 @@ def bench(settings: Bench) -> Iterator[Row]:
     at_least(1, length=settings.length, new_tokens=settings.new_tokens, rounds=settings.rounds)
     at_least(1, batches=min(settings.batches, default=0))
     use_compilation_cache()
-    model, _ = load(settings.model, mesh=chosen_mesh(settings.mesh))
+    model, _ = load(settings.model, mesh=chosen_mesh(settings.devices.mesh))
     hf = _hugging_face(model, settings) if find_spec("torch") else None
     for prompts in settings.batches:
         tokens, lengths = random_prompts(model, prompts, settings.length)

@@ -1,66 +1,66 @@
-"""Settings of plans and benches."""
+"""Settings of plans and benchmarks."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from jaxdepth.study.settings import Mesh, Profile
+from jaxdepth.study.settings import Devices, DType, ModelPath
+
+Count = Annotated[int, tyro.conf.arg(metavar="N")]
 
 
 @dataclass(frozen=True)
 class Bench:
     """Time all exits against one run at full depth, side by side in this process."""
 
-    model: tyro.conf.Positional[Path]
+    model: ModelPath
     """A checkpoint made by `jaxdepth convert`."""
-    batches: tuple[int, ...] = (1, 4, 16)
-    """How many prompts at once."""
-    length: int = 48
-    """Tokens per prompt."""
-    new_tokens: int = 16
-    """Tokens that each lane says."""
-    rounds: int = 5
-    """How often each program is run."""
+    batches: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N")] = (1, 4, 16)
+    """Batch sizes to time, in prompts."""
+    length: Count = 48
+    """Tokens of a prompt."""
+    new_tokens: Count = 16
+    """New tokens of every lane."""
+    rounds: Count = 5
+    """Timed runs of each program."""
     loop: bool = True
-    """Also time the loops over single exits, which take long."""
-    mesh: Mesh = None
-    """Devices that share the work, as for sweep."""
-    profile: Profile = None
-    """Write a profile of the devices' work there."""
+    """Also time loops over single exits, which take long."""
+    devices: Devices = Devices()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Say what a sweep and a tuning step need on devices that are not there."""
+    """Say what a sweep and a tuning step need on devices that this machine does not have."""
 
-    model: tyro.conf.Positional[Path]
-    """A converted checkpoint, another folder with a config.json, or a config.json; no weights."""
-    topology: Annotated[str | None, tyro.conf.arg(metavar="T")] = None
+    model: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]]
+    """A converted checkpoint, a folder with a config.json, or a config.json; weights are not
+    needed."""
+    topology: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """A TPU slice by its name, such as v5e:4x4; needs jaxdepth[tpu]."""
     gpus: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """So many GPUs instead, planned on as many virtual CPU devices."""
-    gpu: str = "H100"
-    """Which: A100, H100 or H200."""
+    """Plan for N GPUs instead, on as many virtual CPU devices."""
+    gpu: Annotated[str, tyro.conf.arg(metavar="KIND")] = "H100"
+    """With --gpus: A100, H100 or H200."""
     gpu_memory: Annotated[float | None, tyro.conf.arg(metavar="GB")] = None
-    """Memory of each, where it is not that of the kind."""
-    mesh: str = "data=1"
-    """How the devices share the work, such as data=4,model=4: its product is their number."""
-    prompts: int = 64
-    """Prompts at once."""
-    length: int = 256
+    """With --gpus: memory of each GPU in GB, where it differs from the kind's."""
+    mesh: Annotated[str, tyro.conf.arg(metavar="SIZES")] = "data=1"
+    """Device mesh, such as data=4,model=4: the product of its sizes is the number of devices."""
+    prompts: Count = 64
+    """Prompts in a batch."""
+    length: Count = 256
     """Tokens of a prompt."""
-    new_tokens: int = 64
-    """Tokens that each exit says."""
-    exits: str = "all"
-    """Which exits."""
-    samples: int = 1
-    """Answers per prompt and exit."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Of weights and activations."""
-    study_prompts: int = 1000
+    new_tokens: Count = 64
+    """New tokens of every lane."""
+    exits: Annotated[str, tyro.conf.arg(metavar="EXITS")] = "all"
+    """Exits to run: all, or numbers and ranges such as 1,8,16-30."""
+    samples: Count = 1
+    """Samples per prompt and exit."""
+    dtype: DType = "bfloat16"
+    """dtype of weights and activations."""
+    study_prompts: Count = 1000
     """Prompts of the whole sweep."""
-    sequences: int = 16
+    sequences: Count = 16
     """Sequences of a tuning step (LoRA of rank 8 on all layers, three exits and full depth); 0
-    leaves it out."""
+    leaves the tuning step out."""

@@ -11,23 +11,23 @@ from jaxdepth.probe.exit_classifier import (
     save_exit_classifier,
 )
 from jaxdepth.prompts.batches import make_batches
+from jaxdepth.study.answers import memory_budget
 from jaxdepth.study.run_directory import write_once
 from jaxdepth.study.subject import Subject
+from jaxdepth.study.sweep.settings import Sweep
 
 _MOST = 2000  # examples: fitting takes the cube of them
 
 
-def write_exit_classifier(
-    path: Path, subject: Subject, new_tokens: int, batch_size: int, seed: int, memory_gb: float
-) -> None:
+def write_exit_classifier(path: Path, subject: Subject, settings: Sweep) -> None:
     """Writes a classifier fitted on full depth's answers to the subject's prompts.
 
     Of more than 2,000 examples so many are drawn.
     """
     model, depth = subject.model, subject.model.config.num_hidden_layers
-    ids = [subject.encoder.encode(p.text) for p in subject.prompts]
+    new_tokens = settings.answers.max_new_tokens
     streams, agrees = [], []
-    for batch in make_batches(ids, batch_size, model.mesh):
+    for batch in make_batches(subject.prompt_ids(), settings.prompts.batch_size, model.mesh):
         said = generate(
             model,
             batch.tokens_BS,
@@ -35,7 +35,7 @@ def write_exit_classifier(
             [depth],
             new_tokens,
             stop_tokens=subject.end_tokens,
-            memory_budget=int(memory_gb * 2**30),
+            memory_budget=memory_budget(settings.decoding),
         )
         spoken_B, begins_B = said.lengths[:, 0], batch.lengths_B
         tokens_BS = np.pad(batch.tokens_BS, ((0, 0), (0, new_tokens)))
@@ -46,7 +46,9 @@ def write_exit_classifier(
         streams.append(found.x_LND[:, :real])
         agrees.append(found.agrees_LN[:, :real])
     x_LND, agrees_LN = (np.concatenate(parts, axis=1) for parts in (streams, agrees))
-    drawn = np.sort(np.random.default_rng(seed).permutation(agrees_LN.shape[1])[:_MOST])
+    drawn = np.sort(
+        np.random.default_rng(settings.output.seed).permutation(agrees_LN.shape[1])[:_MOST]
+    )
     classifier = fit_exit_classifier(x_LND[:, drawn], agrees_LN[:, drawn])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_once(path, lambda p: save_exit_classifier(p, classifier, subject.identity))
+    write_once(path, lambda p: save_exit_classifier(p, classifier, subject.loaded.identity))

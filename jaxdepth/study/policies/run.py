@@ -1,11 +1,11 @@
-"""`jaxdepth sweep --policy`: tokens that exit one by one, by a whole grid of policies at once.
+"""`jaxdepth sweep --policy`: every token exits by a policy; a grid of policies at once.
 
-dynamic.parquet    what every rule (a policy with a threshold) said to each prompt, and what it did
+dynamic.parquet    every rule's (a policy with a threshold) answer to each prompt, and its outcome
 tokens.parquet     the exit that each token took, and what the policy saw there
 policies.parquet   depth, agreement and outcomes of every rule, by label
 matched.parquet    each rule against static truncation at the same mean depth, paired by prompt
 
-Full depth is always a rule: agreement is held against it. Depth is counted in layers that were
+Full depth is always a rule: agreement is measured against it. Depth is counted in layers that were
 computed: with late caching also those of earlier tokens that a deeper token makes up for.
 """
 
@@ -18,20 +18,25 @@ import pyarrow as pa
 from jaxdepth.depth.dynamic import generate_dynamic, layers_computed
 from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.policies import Caching, ExitRule, Policy
-from jaxdepth.depth.sampling import Sampling
 from jaxdepth.errors import InputError, at_least, nearest
 from jaxdepth.files import file_digest
 from jaxdepth.probe.exit_classifier import read_exit_classifier
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
-from jaxdepth.refusal.outcome import BUILT_IN, Judge
+from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.answers import SCHEMA as SPOKEN
-from jaxdepth.study.answers import Speaker, agreement, lane_seed
+from jaxdepth.study.answers import (
+    Answerer,
+    agreement,
+    memory_budget,
+    prompt_seeds,
+    sampling_of,
+)
 from jaxdepth.study.batched import OnHost, in_parts
-from jaxdepth.study.policies.settings import PolicySweep
+from jaxdepth.study.policies.settings import Policies, PolicySweep
 from jaxdepth.study.run_directory import Run
-from jaxdepth.study.subject import Subject
-from jaxdepth.study.sweep.run import check_sweep
+from jaxdepth.study.subject import open_subject
+from jaxdepth.study.sweep.run import check_sweep, judge_name
 
 DYNAMIC, TOKENS = "dynamic", "tokens"
 _RULE = [("rule", pa.string()), ("policy", pa.string()), ("threshold", pa.float32())]
@@ -57,7 +62,6 @@ TOKENS_SCHEMA = pa.schema(
         ("confidence", pa.float32()),  # probability of the most probable token there
     ]
 )
-_NEEDS_POLICY = ("caching", "decay", "classifier")
 
 
 def dynamic_sweep(
@@ -68,41 +72,44 @@ def dynamic_sweep(
     Args:
         settings: see `jaxdepth sweep --help`.
         bar: shows progress; see `jaxdepth.runtime.progress.progress_bar`.
-        judge: says what answers did in place of the built-in detector; see `classify_texts`.
+        judge: judges the outcomes of answers in place of the built-in one; see `classify_texts`.
 
     Raises:
         InputError: something in the settings, the prompts, the checkpoint or the classifier is
             wrong.
     """
-    rules = parse_rules(settings.policy, settings.decay, settings.caching)
-    check_sweep(settings)
-    at_least(1, max_new_tokens=settings.max_new_tokens)
+    sweep, policies = settings.sweep, settings.policies
+    rules = parse_rules(policies.policy, policies.decay, policies.caching)
+    check_sweep(sweep)
+    at_least(1, max_new_tokens=sweep.answers.max_new_tokens)
     asks_classifier = any(rule.policy == Policy.CLASSIFIER for rule in rules)
-    if asks_classifier != (settings.classifier is not None):
+    if asks_classifier != (policies.classifier is not None):
         raise InputError("--policy classifier=... and --classifier FILE go together")
-    subject = Subject.open(settings)
+    subject = open_subject(sweep, sweep.decoding.exits)
     depth = subject.model.config.num_hidden_layers
-    full = ExitRule(Policy.FIXED, depth, caching=Caching(settings.caching))
+    full = ExitRule(Policy.FIXED, depth, caching=Caching(policies.caching))
     rules = list(dict.fromkeys([*rules, full]))
     classifier = None
-    if settings.classifier is not None:
-        classifier = read_exit_classifier(settings.classifier, subject.identity)
-    prompts = limit_prompts(subject.prompts, settings.generate_limit)
+    if policies.classifier is not None:
+        classifier = read_exit_classifier(policies.classifier, subject.loaded.identity)
+    prompts = limit_prompts(subject.prompts, sweep.answers.generate_limit)
     ids = [subject.encoder.encode(p.text) for p in prompts]
-    check_room(subject.model.config, max(map(len, ids)), settings.max_new_tokens)
-    decided = subject.decided(settings) | {
-        "command": "sweep --policy",
-        "rules": [name_of(rule) for rule in rules],
-        "judge": BUILT_IN if judge is None else getattr(judge, "__qualname__", "own"),
-        "classifier_sha256": None if classifier is None else file_digest(settings.classifier),
-    }
-    run = Run.open(settings.out, decided, subject.facts(settings))
-    subject.write_prompts(run)
-    speaker = Speaker(settings, subject, subject.reference(settings), judge)
-    batches = make_batches(ids, settings.batch_size, subject.model.mesh)
+    check_room(subject.model.config, max(map(len, ids)), sweep.answers.max_new_tokens)
+    resolved = subject.resolved(
+        command="sweep --policy",
+        policy=policies.policy,
+        caching=policies.caching,
+        decay=policies.decay,
+        rules=[name_of(rule) for rule in rules],
+        judge=judge_name(judge),
+        classifier_sha256=None if classifier is None else file_digest(policies.classifier),
+    )
+    run = subject.open_run(resolved)
+    answerer = Answerer(sweep, subject, subject.reference(sweep.texts.reference), judge)
+    batches = make_batches(ids, sweep.prompts.batch_size, subject.model.mesh)
 
     def rows(batch: Batch) -> OnHost:
-        return _rows(speaker, rules, classifier, batch)
+        return _rows(answerer, rules, classifier, batch)
 
     in_parts(run, (DYNAMIC, TOKENS), batches, rows, bar)
     return run
@@ -154,41 +161,40 @@ def name_of(rule: ExitRule) -> str:
     return str(rule.policy) if rule.policy == Policy.ORACLE else f"{rule.policy} {rule.threshold:g}"
 
 
-def check_static(settings: PolicySweep) -> None:
-    """Raises InputError for settings that mean nothing without --policy."""
-    for field in fields(PolicySweep):
-        given = getattr(settings, field.name)
-        if field.name in _NEEDS_POLICY and given != field.default:
+def check_static(policies: Policies) -> None:
+    """Raises InputError for options that mean nothing without --policy."""
+    for field in fields(policies):
+        if getattr(policies, field.name) != field.default:
             raise InputError(f"--{field.name} is of exit policies: name some with --policy")
 
 
-def _rows(speaker: Speaker, rules: list[ExitRule], classifier, batch: Batch) -> OnHost:
+def _rows(answerer: Answerer, rules: list[ExitRule], classifier, batch: Batch) -> OnHost:
     """The rows of both tables for the prompts of a batch."""
-    s, subject = speaker.settings, speaker.subject
-    found = generate_dynamic(
+    s, subject = answerer.settings, answerer.subject
+    generation = generate_dynamic(
         subject.model,
         batch.tokens_BS,
         batch.lengths_B,
         rules,
         subject.exits,
-        s.max_new_tokens,
-        samples=s.samples,
-        sampling=Sampling(s.temperature, s.top_k, s.top_p),
-        seeds_B=[lane_seed(s.seed, subject.prompts[n].prompt_id) for n in batch.places],
+        s.answers.max_new_tokens,
+        samples=s.answers.samples,
+        sampling=sampling_of(s.decoding),
+        seeds_B=prompt_seeds(s.output.seed, subject.prompts, batch),
         stop_tokens=subject.end_tokens,
         classifier=classifier,
-        memory_budget=int(s.memory_gb * 2**30),
+        memory_budget=memory_budget(s.decoding),
     )
-    said, steps = [], []
-    for b, r, m in np.ndindex(len(batch.prompts), len(rules), s.samples):
+    answers, steps = [], []
+    for b, r, m in np.ndindex(len(batch.prompts), len(rules), s.answers.samples):
         prompt, rule = subject.prompts[batch.prompts[b]], rules[r]
-        T = found.lengths[b, r, m]
-        tokens_T, exits_T = found.tokens[b, r, m, :T], found.exits[b, r, m, :T]
-        full_T = found.tokens[b, -1, m, : found.lengths[b, -1, m]]
+        T = generation.lengths[b, r, m]
+        tokens_T, exits_T = generation.tokens[b, r, m, :T], generation.exits[b, r, m, :T]
+        full_T = generation.tokens[b, -1, m, : generation.lengths[b, -1, m]]
         layers_T = layers_computed(exits_T, rule.caching)
-        text, ended = speaker.text_of(tokens_T)
+        text, ended = answerer.decode_text(tokens_T)
         named = {"prompt_id": prompt.prompt_id, "rule": name_of(rule), "sample": m}
-        said.append(
+        answers.append(
             named
             | {
                 "policy": str(rule.policy),
@@ -206,15 +212,15 @@ def _rows(speaker: Speaker, rules: list[ExitRule], classifier, batch: Batch) -> 
             {name: [value] * T for name, value in named.items()}
             | {
                 "place": range(T),
-                "token": tokens_T if s.keep_text else [None] * T,
+                "token": tokens_T if s.texts.keep_text else [None] * T,
                 "exit": exits_T,
                 "layers": layers_T,
-                "score": found.scores[b, r, m, :T],
-                "confidence": found.confidence[b, r, m, :T],
+                "score": generation.scores[b, r, m, :T],
+                "confidence": generation.confidence[b, r, m, :T],
             }
         )
-    judged = speaker.judged(said)
+    judge = answerer.judge_rows(answers)
     return lambda: [
-        pa.Table.from_pylist(judged(), DYNAMIC_SCHEMA),
+        pa.Table.from_pylist(judge(), DYNAMIC_SCHEMA),
         pa.concat_tables(pa.Table.from_pydict(step, TOKENS_SCHEMA) for step in steps),
     ]

@@ -2,43 +2,63 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
+
+from jaxdepth.study.settings import PromptSets
 from jaxdepth.study.sweep.settings import Sweep
 
 
 @dataclass(frozen=True)
-class PolicySweep(Sweep):
-    """Run every prompt at every exit, or let tokens exit one by one; write tables and figures."""
+class Policies:
+    """Per-token early exit, in place of static exits."""
 
-    policy: tuple[str, ...] = ()
-    """Policies with thresholds, such as margin=0.3,0.6 fixed=20,24 oracle: each token exits at the
-    first of --exits that shows enough. top1, margin, saturation, patience, classifier, fixed,
-    oracle."""
+    policy: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=THRESHOLDS")] = ()
+    """Exit policies with their thresholds, such as margin=0.3,0.6 fixed=20,24 oracle: each token
+    exits at the first of --exits whose confidence reaches the threshold. Policies: top1, margin,
+    saturation, patience, classifier, fixed, oracle."""
     caching: Literal["late", "propagate"] = "late"
-    """With --policy: what a token leaves in layers that it did not run. What it would have had,
-    computed when a later token goes deeper; or what follows from the stream that it exited with."""
-    decay: float | None = None
-    """With --policy: thresholds fall along an answer, by 0.9 of them + 0.1 exp(-decay t / N)."""
-    classifier: Path | None = None
+    """With --policy: keys and values of the layers that a token skipped. late computes them when a
+    later token goes deeper (the same numbers as without skipping); propagate computes them from
+    the token's hidden state at its exit (CALM's state propagation)."""
+    decay: Annotated[float | None, tyro.conf.arg(metavar="RATE")] = None
+    """With --policy: thresholds decay along an answer, to 0.9 threshold + 0.1 exp(-RATE t / N) at
+    token t of N (CALM)."""
+    classifier: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --policy classifier=...: a .safetensors file of exit classifiers."""
 
 
 @dataclass(frozen=True)
-class StaticOrDynamic(PolicySweep):
-    """Cut every token at one depth, or let each exit by itself: what is kept at the same depth?"""
+class PolicySweep:
+    """Run every prompt at every exit, or let every token choose its exit by a policy."""
 
-    validation: tuple[str, ...] = ("builtin:pairs/validation",)
-    """Prompts that thresholds are calibrated on, and exit classifiers fitted; not reported."""
-    depths: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9)
-    """Mean depths to calibrate for, as shares of all layers."""
-    risk: float = 0.2
-    """Mean share of tokens that may differ from full depth's, to calibrate for."""
-    error: float = 0.05
-    """How probable it may be that a calibrated threshold exceeds the risk."""
-    draft_depths: str = "15-29"
-    """Draft depths of self-speculative decoding; empty leaves it out."""
-    draft_tokens: int = 4
+    sweep: Annotated[Sweep, tyro.conf.arg(name="")]
+    policies: Policies = Policies()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration of thresholds, and self-speculative decoding."""
+
+    validation: PromptSets = ("builtin:pairs/validation",)
+    """Prompts on which thresholds are calibrated and exit classifiers fitted; not reported on."""
+    depths: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SHARE")] = (0.6, 0.7, 0.8, 0.9)
+    """Target mean depths of the calibration, as shares of all layers."""
+    risk: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.2
+    """Target risk of the calibration: mean share of tokens that differ from full depth's."""
+    error: Annotated[float, tyro.conf.arg(metavar="P")] = 0.05
+    """Maximum probability that a calibrated threshold exceeds the target risk."""
+    draft_depths: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "15-29"
+    """Draft depths of self-speculative decoding; an empty string leaves it out."""
+    draft_tokens: Annotated[int, tyro.conf.arg(metavar="N")] = 4
     """Tokens drafted before each verification."""
-    draws: int = 1000
-    """Of the bootstrap, whole pairs at a time."""
+
+
+@dataclass(frozen=True)
+class StaticOrDynamic:
+    """Exit every token at one depth, or each by a policy: what is kept at the same mean depth?"""
+
+    sweep: Annotated[Sweep, tyro.conf.arg(name="")]
+    policies: Policies = Policies()
+    calibration: Calibration = Calibration()

@@ -13,9 +13,11 @@ from jaxdepth.depth.speculative import passes_spent, speculate
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.stats.intervals import cluster_draws, interval
+from jaxdepth.study.answers import memory_budget
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.run_directory import Run, read_table
 from jaxdepth.study.subject import Subject
+from jaxdepth.study.sweep.settings import Sweep
 
 SPECULATION, ACCEPTANCE = "speculation", "acceptance"
 SPECULATION_SCHEMA = pa.schema(
@@ -45,15 +47,13 @@ ACCEPTANCE_SCHEMA = pa.schema(
 def write_speculation(
     run: Run,
     subject: Subject,
+    settings: Sweep,
     depths: Sequence[int],
-    new_tokens: int,
     draft_tokens: int,
-    batch_size: int,
-    memory_gb: float,
     bar: ProgressBar,
 ) -> None:
     """Writes speculation.parquet; goes on where an earlier run was stopped."""
-    ids = [subject.encoder.encode(p.text) for p in subject.prompts]
+    ids, batch_size = subject.prompt_ids(), settings.prompts.batch_size
 
     def rows(batch: Batch) -> OnHost:
         found = speculate(
@@ -61,10 +61,10 @@ def write_speculation(
             batch.tokens_BS,
             batch.lengths_B,
             depths,
-            new_tokens,
+            settings.answers.max_new_tokens,
             draft_tokens=draft_tokens,
             stop_tokens=subject.end_tokens,
-            memory_budget=int(memory_gb * 2**30),
+            memory_budget=memory_budget(settings.decoding),
         )
         layers = subject.model.config.num_hidden_layers
         passes_BE = passes_spent(depths, found.rounds, found.drafted, layers)

@@ -6,6 +6,7 @@ layer: if refusal falls and harmfulness stays readable, behaviour is thinner tha
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ from jaxdepth.study.probes.directions import DIRECTIONS
 from jaxdepth.study.probes.evaluate import Examples
 from jaxdepth.study.probes.settings import Probe, Where
 from jaxdepth.study.run_directory import Run, check_file, read_table
-from jaxdepth.study.subject import Subject
+from jaxdepth.study.subject import open_subject
 
 ABLATION = "ablation"
 NOWHERE, THERE, EVERYWHERE = "nowhere", "after that layer", "after every layer"
@@ -177,29 +178,29 @@ def ablate(settings: Where, probed: Path, bar: ProgressBar = silent) -> Run:
         InputError: something in the settings or the prompts is wrong, or the run has no such
             direction.
     """
-    from_probe = Probe(
-        model=settings.model, adapter=settings.adapter, out=settings.out / ABLATION,
-        prompts=settings.transfer, limit=settings.limit, dtype=settings.dtype, seed=settings.seed,
-    )  # fmt: skip
-    subject = Subject.open(from_probe)
+    probe = Probe(
+        model=settings.model,
+        prompts=replace(settings.prompts, prompts=settings.transfer),
+        devices=settings.devices,
+        output=replace(settings.output, out=settings.output.out / ABLATION),
+    )
+    subject = open_subject(probe)
     directions = read_directions(check_file(probed / DIRECTIONS))
     direction_JD = np.stack(
         [directions.at(settings.direction, j) for j in range(len(subject.exits) + 1)]
     )
-    own = Examples.of(ABLATION, subject.prompts, from_probe.draws, settings.seed)
-    fold_N = make_folds(own.groups, own.harmful_N, from_probe.folds)
-    decided = subject.decided(from_probe) | {
-        "command": ABLATION,
-        "ablated": settings.direction,
-        "directions_sha256": directions_digest(probed / DIRECTIONS),
-    }
-    run = Run.open(from_probe.out, decided, subject.facts(from_probe))
-    subject.write_prompts(run)
-    openers = resolve_openers(subject.encoder, from_probe.openers).values()
-    ids = [subject.encoder.encode(p.text) for p in subject.prompts]
-    batches = make_batches(ids, from_probe.batch_size, subject.model.mesh)
+    own = Examples.of(ABLATION, subject.prompts, probe.probes.draws, settings.output.seed)
+    fold_N = make_folds(own.groups, own.harmful_N, probe.probes.folds)
+    resolved = subject.resolved(
+        command=ABLATION,
+        ablated=settings.direction,
+        directions_sha256=directions_digest(probed / DIRECTIONS),
+    )
+    run = subject.open_run(resolved)
+    openers = resolve_openers(subject.encoder, probe.first_token.openers).values()
+    batches = make_batches(subject.prompt_ids(), probe.prompts.batch_size, subject.model.mesh)
     is_opener_V = opener_mask(subject.model, openers)
-    asked = Asked(own, batches, is_opener_V, from_probe.strengths, fold_N)
+    asked = Asked(own, batches, is_opener_V, probe.probes.strengths, fold_N)
     write_ablation(run, subject.model, direction_JD, asked, bar)
     return run
 

@@ -53,7 +53,7 @@ from jaxdepth.study.probes.knows_does import KNOWS_DOES, write_knows_does
 from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.probes.thoughts import probe_thoughts, read_thoughts
 from jaxdepth.study.run_directory import Run
-from jaxdepth.study.subject import Subject
+from jaxdepth.study.subject import Subject, open_subject
 from jaxdepth.study.sweep.run import FIRST_TOKEN
 
 
@@ -70,7 +70,7 @@ class Asked:
     def of(cls, subject: Subject, prompts: list[Prompt], name: str, folder: str, s: Probe):
         """Raises InputError where one of the labels is missing."""
         located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
-        examples = Examples.of(name, prompts, s.draws, s.seed, s.group_by)
+        examples = Examples.of(name, prompts, s.probes.draws, s.output.seed, s.probes.group_by)
         return cls(examples, prompts, located, folder)
 
 
@@ -86,53 +86,63 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
             is wrong.
     """
     _check(settings)
-    subject = Subject.open(settings)
+    subject = open_subject(settings)
     own = Asked.of(subject, subject.prompts, OWN, OWN, settings)
-    make_folds(own.examples.groups, own.examples.harmful_N, settings.folds)  # or an error now
-    _, names, _ = resolve_positions(settings.positions, own.located)
+    # An error now where folds cannot be made.
+    make_folds(own.examples.groups, own.examples.harmful_N, settings.probes.folds)
+    _, names, _ = resolve_positions(settings.probes.positions, own.located)
     others = _transfer(settings, subject)
-    decided = subject.decided(settings) | {
-        "command": "probe",
-        "openers": resolve_openers(subject.encoder, settings.openers),
-        "transfer": [prompts_digest(other.prompts) for other in others],
-        "positions": names,
-    }
-    did = read_behaviour(settings.run, own.prompts, decided) if settings.run else None
-    decided["run"] = None if did is None else did.digest
-    thoughts = read_thoughts(settings.run, own.prompts, subject.encoder) if settings.run else None
-    run = Run.open(
-        settings.out, decided, subject.facts(settings) | {"template": own.located.tokens}
+    openers = resolve_openers(subject.encoder, settings.first_token.openers)
+    resolved = subject.resolved(
+        command="probe",
+        openers=openers,
+        transfer=[prompts_digest(other.prompts) for other in others],
+        positions=names,
     )
-    subject.write_prompts(run)
+    did = thoughts = None
+    if settings.probes.run is not None:
+        did = read_behaviour(settings.probes.run, own.prompts, resolved)
+        thoughts = read_thoughts(settings.probes.run, own.prompts, subject.encoder)
+    resolved["run"] = None if did is None else did.digest
+    run = subject.open_run(resolved, template=own.located.tokens)
     for asked in (own, *others):
-        _capture(run, subject, asked, names, settings.batch_size, bar)
-    model, openers = subject.model, decided["openers"].values()
-    batches = make_batches(own.located.ids, settings.batch_size, model.mesh)
+        _capture(run, subject, asked, names, settings.prompts.batch_size, bar)
+    model = subject.model
+    batches = make_batches(own.located.ids, settings.prompts.batch_size, model.mesh)
 
     def first(batch: Batch) -> OnHost:
-        return first_rows(model, subject.tokenizer, batch, own.prompts, subject.exits, openers)
+        return first_rows(
+            model, subject.tokenizer, batch, own.prompts, subject.exits, openers.values()
+        )
 
     in_parts(run, (FIRST_TOKEN,), batches, first, bar)
-    wanted = targets(own.examples, did, settings.folds)
+    wanted = targets(own.examples, did, settings.probes.folds)
     _evaluate(run, settings, subject, own, others, wanted, bar)
     if not run.has_file(DIRECTIONS):
-        write_directions(run, subject.fingerprint, own.prompts, wanted)
+        write_directions(run, subject.loaded.fingerprint, own.prompts, wanted)
     if not run.finished(CHANGES):
-        write_categories(run, own.prompts, own.examples, settings.folds)
+        write_categories(run, own.prompts, own.examples, settings.probes.folds)
         write_changes(run, own.examples, [other.examples for other in others])
     if did is not None and not run.finished(KNOWS_DOES):
         write_knows_does(run, own.examples.ids, own.examples.harmful_N, did)
     if thoughts is not None:
         how = evaluation(settings)
         probe_thoughts(
-            run, subject.model, thoughts, own.examples, wanted, how, settings.batch_size, bar
+            run,
+            subject.model,
+            thoughts,
+            own.examples,
+            wanted,
+            how,
+            settings.prompts.batch_size,
+            bar,
         )
     return run
 
 
 def evaluation(settings: Probe) -> Evaluation:
     """How the settings ask for probes to be fitted."""
-    return Evaluation(settings.folds, settings.strengths, settings.seed)
+    return Evaluation(settings.probes.folds, settings.probes.strengths, settings.output.seed)
 
 
 def targets(own: Examples, did: Behaviour | None, folds: int) -> list[Target]:
@@ -199,9 +209,9 @@ def _capture(run, subject: Subject, asked: Asked, names, batch_size, bar) -> Non
 
 def _transfer(settings: Probe, subject: Subject) -> list[Asked]:
     found = []
-    for number, joined in enumerate(settings.transfer):
+    for number, joined in enumerate(settings.probes.transfer):
         sources = joined.split("+")
-        prompts = limit_prompts(read_prompts(sources), settings.limit)
+        prompts = limit_prompts(read_prompts(sources), settings.prompts.limit)
         name = "+".join(Path(s.partition("=")[2] or s).stem for s in sources)
         folder = f"transfer{number}"
         found.append(Asked.of(subject, prompts, name, folder, settings))
@@ -210,9 +220,11 @@ def _transfer(settings: Probe, subject: Subject) -> list[Asked]:
 
 def _check(settings: Probe) -> None:
     """What can be wrong with the settings by themselves, before anything is loaded."""
-    at_least(1, batch_size=settings.batch_size, draws=settings.draws)
-    at_least(3, folds=settings.folds)
-    if not settings.strengths or not all(0 < c < math.inf for c in settings.strengths):
-        raise InputError(f"strengths are {settings.strengths}, expected numbers above 0")
-    if not settings.positions:
+    at_least(1, batch_size=settings.prompts.batch_size, draws=settings.probes.draws)
+    at_least(3, folds=settings.probes.folds)
+    if not settings.probes.strengths or not all(
+        0 < c < math.inf for c in settings.probes.strengths
+    ):
+        raise InputError(f"strengths are {settings.probes.strengths}, expected numbers above 0")
+    if not settings.probes.positions:
         raise InputError("no positions: name at least one, or all")

@@ -2,68 +2,79 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from jaxdepth.refusal.openers import DEFAULT_OPENERS
-from jaxdepth.study.settings import OnModel
+from jaxdepth.study.settings import (
+    AdaptedModel,
+    Devices,
+    FirstToken,
+    Output,
+    Prompts,
+    PromptSets,
+    Steering,
+)
 
 
 @dataclass(frozen=True)
-class Probe(OnModel):
-    """Read what every layer knows of a prompt, and hold it against what the model does."""
+class Probes:
+    """Linear probes of every layer, cross-validated by pair."""
 
-    exits: ClassVar[str] = "all"
-    reference: ClassVar[Path | None] = None  # nothing is said that would have to be judged
-
-    out: Path = Path("runs/probe")
-    """Run directory. A run that was cut short is continued."""
-    adapter: Annotated[str | None, tyro.conf.arg(metavar="A")] = None
-    """builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT folder."""
-    transfer: tuple[str, ...] = ()
-    """Other prompts that the probes are tried on, not fitted; A+B joins two sources."""
-    positions: tuple[str, ...] = ("all",)
-    """all, or instruction, template1.., last, and response: the first token of the reply."""
+    transfer: PromptSets = ()
+    """Other prompt sets on which the fitted probes are tested; A+B joins two sources."""
+    positions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="POSITION")] = ("all",)
+    """Token positions: all, or instruction (the last token of the prompt text), template1..
+    (the chat template's tokens after it), last, and response (the first token of the reply)."""
     run: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """A run of `jaxdepth sweep` or `decide` on this model and these prompts: what it did."""
-    folds: int = 5
-    """Each is tested by probes of the others, of which one chooses."""
+    """A finished `jaxdepth sweep` or `decide` run of this model on these prompts: its outcomes
+    become probe targets, beside the harmfulness of the prompt."""
+    folds: Annotated[int, tyro.conf.arg(metavar="N")] = 5
+    """Cross-validation folds; the regularisation is chosen on one fold inside the training part."""
     group_by: Literal["pair", "source"] = "pair"
-    """What folds keep whole: pairs, or all prompts of a file or built-in set."""
-    strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-    """Inverse strengths of regularisation to choose among."""
-    draws: int = 1000
-    """Of the bootstrap, whole pairs at a time."""
-    openers: tuple[str, ...] = DEFAULT_OPENERS
-    """Words that open a refusal, for the curve of refusal; each must be one token."""
+    """What is never divided between folds: pairs, or all prompts of one prompt set."""
+    strengths: Annotated[tuple[float, ...], tyro.conf.arg(metavar="C")] = (
+        1e-4,
+        1e-3,
+        1e-2,
+        1e-1,
+        1.0,
+        10.0,
+    )
+    """Grid of inverse L2 regularisation strengths (scikit-learn's C) to choose from."""
+    draws: Annotated[int, tyro.conf.arg(metavar="R")] = 1000
+    """Bootstrap resamples, clustered by pair."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Fit linear probes to every layer, beside what the model does."""
+
+    model: AdaptedModel
+    prompts: Prompts = Prompts()
+    probes: Probes = Probes()
+    first_token: FirstToken = FirstToken()
+    steering: Steering = Steering()
+    devices: Devices = Devices()
+    output: Output = Output(Path("runs/probe"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Where:
-    """Ask where safety sits: what every layer knows, what exits do, and what a direction causes."""
+    """Locate safety: what every layer knows, what exits do, and what a direction causes."""
 
-    model: tyro.conf.Positional[Path]
-    """A checkpoint made by `jaxdepth convert`."""
-    adapter: Annotated[str | None, tyro.conf.arg(metavar="A")] = None
-    """builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT folder."""
-    out: Path = Path("runs/where_is_safety")
-    """Folder of the runs: sweep, probe, ablation. What was cut short is continued."""
-    prompts: tuple[str, ...] = ("builtin:pairs/test",)
-    """What is asked and probed, as for `jaxdepth sweep`."""
-    transfer: tuple[str, ...] = ("builtin:pairs/unseen",)
-    """Other prompts: the probes are tried on them, and with them directions are ablated."""
-    exits: str = "all"
-    """Of the sweep."""
-    max_new_tokens: int = 24
-    """Tokens that each exit says at most."""
-    positions: tuple[str, ...] = ("all",)
-    """Of the probes, as for `jaxdepth probe`."""
-    direction: str = "content.last"
-    """What is ablated at every layer: a name in the probe run's directions.safetensors."""
-    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Only the first N prompts of each (the halves of a pair count as one)."""
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of weights and activations; by default that of the checkpoint."""
-    seed: int = 0
-    """Of folds and of the bootstrap intervals."""
+    model: AdaptedModel
+    prompts: Prompts = Prompts(("builtin:pairs/test",))
+    transfer: PromptSets = ("builtin:pairs/unseen",)
+    """Other prompt sets: the probes are tested on them, and directions ablated."""
+    exits: Annotated[str, tyro.conf.arg(metavar="EXITS")] = "all"
+    """Exits of the sweep: all, or numbers and ranges such as 1,8,16-30."""
+    max_new_tokens: Annotated[int, tyro.conf.arg(metavar="N")] = 24
+    """Maximum number of new tokens of an answer."""
+    positions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="POSITION")] = ("all",)
+    """Token positions of the probes, as for `jaxdepth probe`."""
+    direction: Annotated[str, tyro.conf.arg(metavar="NAME")] = "content.last"
+    """The direction that is ablated at every layer: a name in the probe run's
+    directions.safetensors."""
+    devices: Devices = Devices()
+    output: Output = Output(Path("runs/where_is_safety"))

@@ -1,16 +1,27 @@
 """Settings of a sweep."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
-import tyro
-
-from jaxdepth.study.settings import Speaking
+from jaxdepth.study.settings import AdaptedModel, ExitStudy, Output
 
 
-@dataclass(frozen=True)
-class Sweep(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class Sweep(ExitStudy):
     """Run every prompt at every exit and write tables and figures."""
 
-    adapter: Annotated[str | None, tyro.conf.arg(metavar="A")] = None
-    """builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT folder."""
+    model: AdaptedModel
+
+
+def sweep_settings(study: ExitStudy, model: AdaptedModel, output: Output) -> Sweep:
+    """A sweep of one model with the prompts, exits and answers of a larger study."""
+    return Sweep(
+        model=model,
+        prompts=study.prompts,
+        decoding=study.decoding,
+        answers=study.answers,
+        first_token=study.first_token,
+        texts=study.texts,
+        steering=study.steering,
+        devices=study.devices,
+        output=output,
+    )

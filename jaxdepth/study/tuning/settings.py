@@ -2,91 +2,123 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from jaxdepth.model.parameters import MATRICES
-from jaxdepth.study.settings import Mesh, Profile
+from jaxdepth.study.settings import Devices, DType, ModelPath, Output, PromptSets
+
+Count = Annotated[int, tyro.conf.arg(metavar="N")]
+Number = Annotated[float, tyro.conf.arg(metavar="X")]
+Where = Literal["final", "every"]
 
 
 @dataclass(frozen=True)
+class Supervision:
+    """What is learnt, and at which exits."""
+
+    method: Literal["refusals", "verdicts", "dpo"] = "refusals"
+    """refusals: supervised refusals; verdicts: thoughts and verdict tokens before every answer;
+    dpo: direct preference optimisation."""
+    refusals_at: Where = "every"
+    """Refusals are supervised at full depth only (final), or at early exits too (every)."""
+    benign_at: Where = "every"
+    """The same for answers to all other prompts."""
+    benign_target: Literal["text", "distill"] = "distill"
+    """Target of early exits on other prompts: the text (cross-entropy), or full depth's
+    distribution over every token (distillation, KL)."""
+    exits: Annotated[str, tyro.conf.arg(metavar="EXITS")] = "all"
+    """Early exits that may be supervised, such as 16-29; full depth always is."""
+    exits_per_step: Count = 3
+    """Early exits sampled at each step; 0 takes them all."""
+    early_weight: Number = 1.0
+    """Loss weight of all early exits of a step together; full depth has weight 1."""
+    deep_more: bool = False
+    """Weight early exits in proportion to their depth, not equally."""
+    layer_dropout: Annotated[float, tyro.conf.arg(metavar="P")] = 0.0
+    """Probability of skipping the last layer in training; it falls exponentially to 0 at the first
+    (LayerSkip's layer dropout)."""
+    protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tuned"
+    """With --method verdicts: the protocol whose tokens mark thoughts and verdicts."""
+    beta: Number = 0.1
+    """With --method dpo: DPO's beta, the strength of the KL constraint to the base model."""
+    chosen_weight: Number = 1.0
+    """With --method dpo: weight of the cross-entropy of the preferred answer, without which its
+    probability may fall too."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The parameters that are trained."""
+
+    train: Literal["lora", "weights"] = "lora"
+    """Low-rank factors (LoRA), or the weights themselves."""
+    leaves: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = MATRICES
+    """Names of the parameters of a layer that are trained; with --train weights also attn_norm,
+    mlp_norm, embed, norm and head."""
+    layers: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "all"
+    """Layers that are trained, such as 16-30."""
+    rank: Count = 8
+    """LoRA rank."""
+    alpha: Number = 16.0
+    """LoRA alpha: the product of the factors is scaled by alpha / rank."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Prompts and answers to learn from, and the mixture of a batch."""
+
+    harmful_prompts: PromptSets = ("builtin:harmful/train",)
+    """Prompts to be refused, as for `jaxdepth sweep --prompts`."""
+    benign_answers: Annotated[str, tyro.conf.arg(metavar="FILE")] = "builtin"
+    """Benign prompts with answers: builtin (SmolLM2's own answers), or a file made by
+    tools/make_benign.py."""
+    harmful: Count = 2
+    """Harmful prompts in a batch."""
+    lookalike: Count = 2
+    """Harmless look-alikes of harmful prompts in a batch."""
+    benign: Count = 4
+    """Other benign prompts in a batch."""
+    borderline: Count = 0
+    """Borderline prompts, answered in part, in a batch."""
+    answer_tokens: Count = 32
+    """Supervised tokens of an answer, at most."""
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW."""
+
+    steps: Count = 400
+    """Optimiser steps."""
+    accumulate: Count = 1
+    """Batches per step (gradient accumulation)."""
+    learning_rate: Annotated[float, tyro.conf.arg(metavar="RATE")] = 1e-3
+    """Peak learning rate."""
+    warmup: Count = 20
+    """Linear warm-up steps, then cosine decay to 0."""
+    weight_decay: Number = 0.0
+    """AdamW weight decay."""
+    clip: Number = 1.0
+    """Maximum global norm of a gradient (gradient clipping)."""
+    remat: bool = False
+    """Rematerialise layers in the backward pass: less memory, more time."""
+    save_every: Count = 20
+    """Steps between two checkpoints of the training state."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tune:
     """Tune a checkpoint to refuse, at full depth only or at every exit; write an adapter."""
 
-    model: tyro.conf.Positional[Path]
+    model: ModelPath
     """A checkpoint made by `jaxdepth convert`."""
-    out: Path = Path("runs/tune")
-    """Run directory. A run that was cut short is continued."""
-    method: Literal["refusals", "verdicts", "dpo"] = "refusals"
-    """Supervised refusals; thoughts and verdict tokens before every answer; or preferences."""
-    refusals_at: Literal["final", "every"] = "every"
-    """Refusals are learnt at full depth only, or at early exits too."""
-    benign_at: Literal["final", "every"] = "every"
-    """The same for all other answers."""
-    benign_target: Literal["text", "distill"] = "distill"
-    """What early exits learn of them: the text, or what full depth makes of each token."""
-    exits: str = "all"
-    """Which early exits may be supervised; full depth always is."""
-    exits_per_step: int = 3
-    """Early exits drawn at each step; 0 takes them all."""
-    early_weight: float = 1.0
-    """Of all early exits of a step together; full depth has 1."""
-    deep_more: bool = False
-    """Early exits count in proportion to their depth."""
-    layer_dropout: float = 0.0
-    """How often the last layer is left out; earlier ones are less often, the first never."""
-    train: Literal["lora", "weights"] = "lora"
-    """Low-rank factors, or the weights themselves."""
-    leaves: tuple[str, ...] = MATRICES
-    """Which weights of a layer; with --train weights also norms, embed, norm and head."""
-    layers: str = "all"
-    """Which layers are trained, such as 16-30."""
-    rank: int = 8
-    """Of low-rank factors."""
-    alpha: float = 16.0
-    """Their product is multiplied by alpha / rank."""
-    harmful_prompts: tuple[str, ...] = ("builtin:harmful/train",)
-    """What is to be refused, as for `jaxdepth sweep`."""
-    benign_answers: str = "builtin"
-    """Benign prompts with answers: SmolLM2's own, or a file by tools/make_benign.py."""
-    harmful: int = 2
-    """Harmful prompts in a batch."""
-    lookalike: int = 2
-    """Harmless look-alikes in a batch."""
-    benign: int = 4
-    """Other benign prompts in a batch."""
-    borderline: int = 0
-    """Borderline prompts, answered in part, in a batch."""
-    answer_tokens: int = 32
-    """Tokens that are learnt of an answer."""
-    protocol: str = "tuned"
-    """With --method verdicts: the tokens of thoughts and verdicts."""
-    beta: float = 0.1
-    """With --method dpo: how closely the base is kept to."""
-    chosen_weight: float = 1.0
-    """With --method dpo: of the preferred answer's own loss, or its probability may fall too."""
-    steps: int = 400
-    """Steps in all."""
-    accumulate: int = 1
-    """Batches in a step."""
-    learning_rate: float = 1e-3
-    """At its highest."""
-    warmup: int = 20
-    """Steps until then; a cosine leads down to zero."""
-    weight_decay: float = 0.0
-    """Of AdamW."""
-    clip: float = 1.0
-    """The largest norm of a gradient."""
-    remat: bool = False
-    """Compute layers again for the gradient: less memory, more time."""
-    save_every: int = 20
-    """Steps after which the state is saved."""
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of the base and of activations; what is trained is always float32."""
-    seed: int = 0
-    """Of the factors, the batches and the exits."""
-    mesh: Mesh = None
-    """Devices that share the work, as for sweep."""
-    profile: Profile = None
-    """Write a profile of the devices' work there."""
+    dtype: DType | None = None
+    """dtype of the base model and of activations; what is trained is always float32."""
+    supervision: Supervision = Supervision()
+    trained: Trained = Trained()
+    data: TrainingData = TrainingData()
+    optimisation: Optimisation = Optimisation()
+    devices: Devices = Devices()
+    output: Output = Output(Path("runs/tune"))

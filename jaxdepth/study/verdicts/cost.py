@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from jaxdepth.depth.generation import generate
 from jaxdepth.prompts.batches import Batch
+from jaxdepth.study.answers import memory_budget, sampling_of
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.verdicts.run import Thinker
 
@@ -31,7 +32,7 @@ def write_cost(run: Run, thinker: Thinker, batch: Batch) -> None:
     Without answers there is nothing to compare with, and no table.
     """
     s, protocol = thinker.settings, thinker.protocol
-    if run.finished(COST) or not s.cost_rounds or not protocol.answer_tokens:
+    if run.finished(COST) or not s.interventions.cost_rounds or not protocol.answer_tokens:
         return
     real = len(batch.prompts)
     marker = len(thinker.markers.close) + 1
@@ -43,9 +44,9 @@ def write_cost(run: Run, thinker: Thinker, batch: Batch) -> None:
             batch.lengths_B,
             thinker.subject.exits,
             protocol.answer_tokens,
-            sampling=thinker.sampling,
+            sampling=sampling_of(s.decoding),
             stop_tokens=thinker.subject.end_tokens,
-            memory_budget=int(s.memory_gb * 2**30),
+            memory_budget=memory_budget(s.decoding),
         )
         return float(said.lengths[:real].mean()), 0.0
 
@@ -62,17 +63,17 @@ def write_cost(run: Run, thinker: Thinker, batch: Batch) -> None:
     programs["decide, answer", 1] = deciding(1, thought_tokens=0)
     if protocol.thought_tokens:
         programs["think, decide, answer", 1] = deciding(1)
-        if s.votes > 1:
-            programs["think, decide, answer", s.votes] = deciding(s.votes)
+        if s.thinking.votes > 1:
+            programs["think, decide, answer", s.thinking.votes] = deciding(s.thinking.votes)
     made = {key: program() for key, program in programs.items()}  # compiles
     seconds = {key: [] for key in programs}
-    for _ in range(s.cost_rounds):
+    for _ in range(s.interventions.cost_rounds):
         for key, program in programs.items():
             start = time.perf_counter()
             program()
             seconds[key].append(time.perf_counter() - start)
     base = np.median(seconds["answer only", 1])
-    if s.series != "none":
+    if s.thinking.series != "none":
         # A second pass is a direct one, after the first.
         first = ("think, decide, answer", 1) if protocol.thought_tokens else ("decide, answer", 1)
         key, again = ("twice, where partial", 1), ("decide, answer", 1)

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 
 from jaxdepth.depth.generation import check_room
-from jaxdepth.depth.sampling import Sampling
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import Batch, make_batches
@@ -32,10 +31,10 @@ from jaxdepth.refusal.protocol import (
     resolve_markers,
 )
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.study.answers import judge_texts, lane_seed
+from jaxdepth.study.answers import judge_texts, memory_budget, prompt_seeds, sampling_of
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.run_directory import Run, read_table
-from jaxdepth.study.subject import Subject
+from jaxdepth.study.subject import Subject, open_subject
 from jaxdepth.study.verdicts.settings import Decide
 
 VERDICT_TABLE, TEXTS, CUTS, FORCED = "verdicts", "texts", "cuts", "forced"
@@ -93,10 +92,6 @@ class Thinker:
     def rule(self) -> Rule:
         return rule_of(self.settings)
 
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(self.settings.temperature, self.settings.top_k, self.settings.top_p)
-
     def ids(self, instruction: str) -> list[list[int]]:
         """The token ids of all prompts, with the opening of a thought."""
         texts = [p.text for p in self.subject.prompts]
@@ -105,12 +100,12 @@ class Thinker:
 
     def decide(self, batch: Batch, **how) -> Decided:
         """What the prompts of a batch do at every exit."""
-        s, prompts = self.settings, self.subject.prompts
+        s = self.settings
         settings = {
             "thought_tokens": self.protocol.thought_tokens,
             "answer_tokens": self.protocol.answer_tokens,
-            "votes": s.votes,
-            "sampling": self.sampling,
+            "votes": s.thinking.votes,
+            "sampling": sampling_of(s.decoding),
         }
         return decide(
             self.subject.model,
@@ -119,17 +114,17 @@ class Thinker:
             self.subject.exits,
             self.markers,
             rule=self.rule,
-            seeds_B=[lane_seed(s.seed, prompts[place].prompt_id) for place in batch.places],
+            seeds_B=prompt_seeds(s.output.seed, self.subject.prompts, batch),
             stop_tokens=self.subject.end_tokens,
-            memory_budget=int(s.memory_gb * 2**30),
+            memory_budget=memory_budget(s.decoding),
             **settings | how,
         )
 
     def main_tables(self, batch: Batch) -> OnHost:
         """The tables of `tables` for a batch."""
         s = self.settings
-        force = s.force and self.protocol.answer_tokens > 0
-        found = self.decide(batch, cuts=s.cuts, force=force)
+        force = s.interventions.force and self.protocol.answer_tokens > 0
+        found = self.decide(batch, cuts=s.interventions.cuts, force=force)
         verdicts, texts, cuts, forced = [], [], [], []
         for b, e, m in self._places(batch):
             where = self._where(batch, b, e, m)
@@ -148,7 +143,7 @@ class Thinker:
             texts.append(where | both | {"thought_ids": thought.tolist()})
             cuts += [
                 where | {"cut": cut} | self.says(found.cut_logp[b, e, m, c])
-                for c, cut in enumerate(s.cuts)
+                for c, cut in enumerate(s.interventions.cuts)
             ]
             for v, name in enumerate(VERDICTS if force else ()):
                 said = found.forced[b, e, m, v, : found.forced_lengths[b, e, m, v]]
@@ -168,9 +163,9 @@ class Thinker:
         s = self.settings
         wanted = {
             VERDICT_TABLE: True,
-            TEXTS: s.keep_text,
-            CUTS: bool(s.cuts),
-            FORCED: s.force and self.protocol.answer_tokens > 0,
+            TEXTS: s.texts.keep_text,
+            CUTS: bool(s.interventions.cuts),
+            FORCED: s.interventions.force and self.protocol.answer_tokens > 0,
         }
         return tuple(name for name, yes in wanted.items() if yes)
 
@@ -197,7 +192,9 @@ class Thinker:
 
     def series_table(self, batch: Batch, again: set[tuple[str, int]]) -> OnHost:
         """The second pass, over the prompts and exits that were judged partial."""
-        verdict = VERDICTS.index(Verdict.PARTIAL) if self.settings.series == "caveat" else None
+        verdict = (
+            VERDICTS.index(Verdict.PARTIAL) if self.settings.thinking.series == "caveat" else None
+        )
         found = self.decide(batch, votes=1, thought_tokens=0, verdict=verdict)
         rows, answers = [], []
         for b, e, m in self._places(batch, 1):
@@ -223,7 +220,9 @@ class Thinker:
         }
 
     def _places(self, batch: Batch, votes: int | None = None):
-        return np.ndindex(len(batch.prompts), len(self.subject.exits), votes or self.settings.votes)
+        return np.ndindex(
+            len(batch.prompts), len(self.subject.exits), votes or self.settings.thinking.votes
+        )
 
     def _where(self, batch: Batch, b: int, e: int, m: int) -> dict:
         prompt_id = self.subject.prompts[batch.prompts[b]].prompt_id
@@ -263,30 +262,28 @@ def think(settings: Decide, bar: ProgressBar = silent) -> tuple[Run, Thinker, Ba
         InputError: something in the settings, the protocol, the prompts or the checkpoint is wrong.
     """
     _check(settings)
-    protocol = read_protocol(settings.protocol)
+    protocol = read_protocol(settings.thinking.protocol)
     for name in ("thought_tokens", "answer_tokens"):
-        if getattr(settings, name) is not None:
-            protocol = replace(protocol, **{name: getattr(settings, name)})
-    subject = Subject.open(settings)
+        if getattr(settings.thinking, name) is not None:
+            protocol = replace(protocol, **{name: getattr(settings.thinking, name)})
+    subject = open_subject(settings, settings.decoding.exits)
     markers = resolve_markers(protocol, subject.encoder, subject.end_tokens)
-    thinker = Thinker(settings, subject, protocol, markers, subject.reference(settings))
+    thinker = Thinker(
+        settings, subject, protocol, markers, subject.reference(settings.texts.reference)
+    )
     ids = thinker.ids(protocol.instruction)
     new = protocol.thought_tokens + len(markers.close) + 1 + protocol.answer_tokens
     check_room(subject.model.config, max(map(len, ids)), new)
-    decided = subject.decided(settings) | {
-        "command": "decide",
-        "protocol": vars(protocol),
-        "verdict_words": markers.words,
-    }
-    facts = subject.facts(settings) | {"markers": markers._asdict()}
-    run = Run.open(settings.out, decided, facts)
-    subject.write_prompts(run)
+    resolved = subject.resolved(
+        command="decide", protocol=vars(protocol), verdict_words=markers.words
+    )
+    run = subject.open_run(resolved, markers=markers._asdict())
     mesh = subject.model.mesh
-    batches = make_batches(ids, settings.batch_size, mesh)
+    batches = make_batches(ids, settings.prompts.batch_size, mesh)
     in_parts(run, thinker.tables, batches, thinker.main_tables, bar)
-    if settings.swap and settings.keep_text and protocol.thought_tokens:
+    if settings.interventions.swap and settings.texts.keep_text and protocol.thought_tokens:
         _swap(run, thinker, batches, bar)
-    if settings.series != "none":
+    if settings.thinking.series != "none":
         _again(run, thinker, bar)
     return run, thinker, batches[0]
 
@@ -333,24 +330,35 @@ def _again(run: Run, thinker: Thinker, bar: ProgressBar) -> None:
     mesh = thinker.subject.model.mesh
     batches = [
         replace(batch, prompts=tuple(places[n] for n in batch.prompts))
-        for batch in make_batches([ids[n] for n in places], thinker.settings.batch_size, mesh)
+        for batch in make_batches(
+            [ids[n] for n in places], thinker.settings.prompts.batch_size, mesh
+        )
     ]
     in_parts(run, (SERIES,), batches, lambda b: thinker.series_table(b, again), bar)
 
 
 def rule_of(s: Decide) -> Rule:
     """The rule that settings ask for; raises InputError if it makes no sense."""
-    return Rule(s.verdict_temperature, s.refuse_from, s.caution_from, s.abstain_below)
+    return Rule(
+        s.decision.verdict_temperature,
+        s.decision.refuse_from,
+        s.decision.caution_from,
+        s.decision.abstain_below,
+    )
 
 
 def _check(settings: Decide) -> None:
-    Sampling(settings.temperature, settings.top_k, settings.top_p)
+    sampling_of(settings.decoding)
+    memory_budget(settings.decoding)
     rule_of(settings)
-    at_least(1, batch_size=settings.batch_size, votes=settings.votes)
-    at_least(0, cost_rounds=settings.cost_rounds)
-    if settings.votes > 1 and settings.temperature == 0:
+    at_least(1, batch_size=settings.prompts.batch_size, votes=settings.thinking.votes)
+    at_least(0, cost_rounds=settings.interventions.cost_rounds)
+    if settings.thinking.votes > 1 and settings.decoding.temperature == 0:
         raise InputError("several votes at temperature 0 are all alike: set --temperature")
-    if not settings.memory_gb > 0:
-        raise InputError(f"memory_gb is {settings.memory_gb}, expected more than 0")
-    if len(set(settings.cuts)) < len(settings.cuts) or min(settings.cuts, default=0) < 0:
-        raise InputError(f"cuts are {list(settings.cuts)}: expected different ones, 0 or more")
+    if (
+        len(set(settings.interventions.cuts)) < len(settings.interventions.cuts)
+        or min(settings.interventions.cuts, default=0) < 0
+    ):
+        raise InputError(
+            f"cuts are {list(settings.interventions.cuts)}: expected different ones, 0 or more"
+        )

@@ -1,0 +1,211 @@
+"""Studies as functions: `jaxdepth.sweep`, `decide` and `probe` return a run to look at.
+
+Settings are those of the commands, by their names in Python: `--max-new-tokens 24` becomes
+`max_new_tokens=24`. Paths may be strings, and one string stands for a list of one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from jaxdepth.errors import InputError
+from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import to_host
+from jaxdepth.probe.capture import residuals
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.refusal.outcome import Judge
+from jaxdepth.runtime.progress import progress_bar, silent
+from jaxdepth.settings_file import build
+from jaxdepth.study.policies.figures import draw_policies
+from jaxdepth.study.policies.rates import write_policies
+from jaxdepth.study.policies.run import check_static, dynamic_sweep
+from jaxdepth.study.policies.settings import PolicySweep
+from jaxdepth.study.probes.figures import draw_probes
+from jaxdepth.study.probes.run import probe as run_probe
+from jaxdepth.study.probes.settings import Probe
+from jaxdepth.study.run_directory import read_record, read_table
+from jaxdepth.study.sweep.curves import depth_curves
+from jaxdepth.study.sweep.figures import draw_sweep
+from jaxdepth.study.sweep.rates import write_rates
+from jaxdepth.study.sweep.run import sweep as run_sweep
+from jaxdepth.study.verdicts.cost import write_cost
+from jaxdepth.study.verdicts.figures import draw_verdicts
+from jaxdepth.study.verdicts.run import think
+from jaxdepth.study.verdicts.scores import write_verdicts
+from jaxdepth.study.verdicts.settings import Decide
+
+_DRAW = {
+    "sweep": draw_sweep,
+    "sweep --policy": draw_policies,
+    "decide": draw_verdicts,
+    "probe": draw_probes,
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a run; a notebook shows it."""
+
+    path: Path  # PNG; an SVG lies beside it
+    caption: str
+
+    def _repr_png_(self) -> bytes:
+        return self.path.read_bytes()
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A finished run: its tables as data frames, and its figures."""
+
+    path: Path
+
+    @property
+    def settings(self) -> dict:
+        """The resolved settings, as run.json has them."""
+        return read_record(self.path)["settings"]
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of the run's tables."""
+        return tuple(read_record(self.path)["tables"])
+
+    def frame(self, table: str) -> pd.DataFrame:
+        """One table as a data frame.
+
+        Raises:
+            InputError: the run has no such finished table, or it was damaged since.
+        """
+        return read_table(self.path, table).to_pandas()
+
+    def figures(self) -> list[Figure]:
+        """Draws the figures of the run, and saves them in its folder.
+
+        Raises:
+            InputError: a table is missing or damaged.
+        """
+        drawn = _DRAW[self.settings["command"]](self.path)
+        return [Figure(path, caption) for path, caption in drawn.items()]
+
+
+def open_run(path: str | Path) -> StudyRun:
+    """A finished run of `jaxdepth sweep`, `decide` or `probe`.
+
+    Raises:
+        InputError: no such run is there, or it was damaged since.
+    """
+    run = StudyRun(Path(path))
+    if run.settings.get("command") not in _DRAW:
+        raise InputError(f"{path} is no run of sweep, decide or probe")
+    return run
+
+
+def sweep(
+    model: str | Path, *, judge: Judge | None = None, progress: bool = False, **settings
+) -> StudyRun:
+    """Runs every prompt at every exit, as `jaxdepth sweep` does; resumes an unfinished run.
+
+    Args:
+        model: a checkpoint made by `jaxdepth convert`.
+        judge: judges the outcomes of answers in place of the built-in one; see `classify_texts`.
+        progress: whether to show a progress bar.
+        settings: see `jaxdepth sweep --help`, such as `prompts`, `exits`, `max_new_tokens`, `out`.
+
+    Raises:
+        InputError: something in the settings, the prompts or the checkpoint is wrong.
+    """
+    given = build(PolicySweep, {"model": model, **settings}, "sweep")
+    bar, seed = progress_bar if progress else silent, given.sweep.output.seed
+    if given.policies.policy:
+        run = dynamic_sweep(given, bar, judge)
+        write_policies(run, seed)
+    else:
+        check_static(given.policies)
+        run = run_sweep(given.sweep, bar, judge)
+        write_rates(run, depth_curves(run.path, seed), seed)
+    return StudyRun(run.path)
+
+
+def decide(model: str | Path, *, progress: bool = False, **settings) -> StudyRun:
+    """Lets every exit think, decide and answer, as `jaxdepth decide` does.
+
+    Args:
+        model: a checkpoint made by `jaxdepth convert`.
+        progress: whether to show a progress bar.
+        settings: see `jaxdepth decide --help`.
+
+    Raises:
+        InputError: something in the settings, the protocol, the prompts or the checkpoint is wrong.
+    """
+    given = build(Decide, {"model": model, **settings}, "decide")
+    run, thinker, batch = think(given, progress_bar if progress else silent)
+    write_cost(run, thinker, batch)
+    write_verdicts(run, given.output.seed)
+    return StudyRun(run.path)
+
+
+def probe(model: str | Path, *, progress: bool = False, **settings) -> StudyRun:
+    """Fits linear probes to every layer, as `jaxdepth probe` does.
+
+    Args:
+        model: a checkpoint made by `jaxdepth convert`.
+        progress: whether to show a progress bar.
+        settings: see `jaxdepth probe --help`.
+
+    Raises:
+        InputError: something in the settings, the prompts or the checkpoint is wrong.
+    """
+    given = build(Probe, {"model": model, **settings}, "probe")
+    return StudyRun(run_probe(given, progress_bar if progress else silent).path)
+
+
+def hidden_states(
+    model: Mistral,
+    tokenizer_or_tokens,
+    texts: str | Sequence[str] | None = None,
+    *,
+    lengths: Sequence[int] | None = None,
+    positions: int | Sequence[int] | Int[np.ndarray, "B P"] = -1,
+    chat: bool = True,
+) -> Float[np.ndarray, "B P J D"]:
+    """The residual stream after every layer, at some positions, from one pass.
+
+    Args:
+        model: a model from `jaxdepth.load`.
+        tokenizer_or_tokens: a transformers tokenizer, which encodes `texts`; or token ids (B, S),
+            right-padded.
+        texts: prompts for the tokenizer.
+        lengths: the real length of each row of token ids; by default all of S.
+        positions: positions in each sequence, the same for all or (B, P); negative ones count from
+            the end of the sequence: -1 is its last token.
+        chat: whether to encode texts in the chat template, as a user's message.
+
+    Returns:
+        Float32 of J = L + 1 layers: 0 is the embedding, d the stream after d layers, which exit d
+        unembeds.
+
+    Raises:
+        InputError: a position lies beyond its sequence, or tokens do not fit the model.
+    """
+    if texts is None:
+        tokens_BS = np.asarray(tokenizer_or_tokens)
+        if tokens_BS.ndim != 2:
+            raise InputError(f"tokens of shape {tokens_BS.shape}, expected (B, S)")
+        lengths_B = np.full(len(tokens_BS), tokens_BS.shape[1]) if lengths is None else lengths
+    else:
+        encoder = PromptEncoder(tokenizer_or_tokens)
+        encode = encoder.encode if chat else encoder.encode_text
+        ids = [encode(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        lengths_B = [len(row) for row in ids]
+        tokens_BS = np.zeros((len(ids), max(lengths_B)), np.int32)
+        for row, tokens in zip(tokens_BS, ids, strict=True):
+            row[: len(tokens)] = tokens
+    lengths_B = np.asarray(lengths_B)
+    positions_BP = np.asarray(positions)
+    if positions_BP.ndim < 2:
+        positions_BP = np.tile(np.atleast_1d(positions_BP), (len(lengths_B), 1))
+    positions_BP = np.where(positions_BP < 0, positions_BP + lengths_B[:, None], positions_BP)
+    return to_host(residuals(model, tokens_BS, lengths_B, positions_BP)).astype(np.float32)

@@ -1,0 +1,1 @@
+"""The commands of `jaxdepth`, one file each: its settings, and `run`, which prints its results."""

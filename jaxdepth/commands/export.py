@@ -1,0 +1,19 @@
+"""`jaxdepth export`: a checkpoint, with an adapter merged in, leaves for other tools."""
+
+from jaxdepth.study.run_directory import check_file
+from jaxdepth.weights.adapter import find_adapter
+from jaxdepth.weights.export import export, export_checkpoint
+from jaxdepth.weights.settings import Export
+
+
+def run(settings: Export) -> int:
+    if settings.adapter is not None:
+        check_file(find_adapter(settings.adapter))
+    request = settings.model, settings.target, settings.adapter, settings.dtype
+    if settings.to == "checkpoint":
+        export_checkpoint(*request)
+        print(f"{settings.target}: a checkpoint")
+    else:
+        export(*request)
+        print(f"{settings.target}: a Hugging Face folder; `jaxdepth convert` reads it too")
+    return 0

@@ -1,0 +1,139 @@
+"""Command lines and settings files become settings: tyro over the dataclasses of each command."""
+
+import importlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_type_hints
+
+import tyro
+
+from jaxdepth.errors import InputError, nearest
+from jaxdepth.runtime.profiling import start_profile
+from jaxdepth.settings_file import build, field_help, flatten, read_settings
+
+S = TypeVar("S")
+
+# name -> settings class; `jaxdepth.commands.NAME` has the function `run` that takes them.
+COMMANDS = {
+    "convert": "jaxdepth.weights.settings:Convert",
+    "inspect": "jaxdepth.weights.settings:Inspect",
+    "export": "jaxdepth.weights.settings:Export",
+    "sweep": "jaxdepth.study.policies.settings:PolicySweep",
+    "decide": "jaxdepth.study.verdicts.settings:Decide",
+    "probe": "jaxdepth.study.checkpoints.settings:ProbeAgainst",
+    "tune": "jaxdepth.study.tuning.settings:Tune",
+    "bench": "jaxdepth.study.planning.settings:Bench",
+    "plan": "jaxdepth.study.planning.settings:Plan",
+}
+ABOUT = """\
+What happens to a language model's safety when it is truncated: every exit depth at once.
+
+Start with `jaxdepth convert SOURCE TARGET`, then `jaxdepth sweep MODEL`. After a command, --config
+NAME reads settings from a TOML file, or from one in configs/ by its name."""
+_MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+
+
+class Command(NamedTuple):
+    """A parsed command line."""
+
+    name: str
+    settings: Any
+    run: Callable[[Any], int]  # gives the exit status
+
+
+def parse_command(argv: Sequence[str]) -> Command:
+    """Parses the arguments of `jaxdepth`.
+
+    Raises:
+        InputError: no such command, or a settings file that cannot be read.
+        SystemExit: with status 0 after --help, 2 after an error that tyro has printed.
+    """
+    words, config = take_config(list(argv))
+    place = next((n for n, word in enumerate(words) if not word.startswith("-")), None)
+    if place is None or "--tyro-print-completion" in words:
+        if config is not None:
+            raise InputError("--config goes after a command; try --help")
+        _cli(_all_commands(), ABOUT, "jaxdepth", words or ["--help"])
+        raise InputError("no command is given; try --help")
+    name = words.pop(place)
+    if name not in COMMANDS:
+        raise InputError(f"unknown command {name!r}{nearest(name, COMMANDS)}; try --help")
+    settings = parse(settings_class(name), words, f"jaxdepth {name}", config)
+    return Command(name, settings, importlib.import_module(f"jaxdepth.commands.{name}").run)
+
+
+def parse(cls: type[S], argv: Sequence[str], program: str, config: str | None = None) -> S:
+    """Parses settings: the command line over `--config` (or `config`) over the defaults."""
+    words, name = take_config(list(argv))
+    about = f"{cls.__doc__} Settings can also come from a file: --config NAME."
+    settings = _cli(cls, about, program, words, default=_defaults(cls, name or config))
+    start_profile(flatten(settings).get("profile"))
+    return settings
+
+
+def _cli(type_, about: str, program: str, words: Sequence[str], **default):
+    with _plain_where_no_color():
+        return tyro.cli(
+            type_, prog=program, description=about, args=words, config=_MARKERS, **default
+        )
+
+
+def _all_commands():
+    """The union of all subcommands, for the top-level help and shell completion."""
+    subcommands = []
+    for name in COMMANDS:
+        cls = settings_class(name)
+        named = tyro.conf.subcommand(name, default=_defaults(cls), description=cls.__doc__)
+        subcommands.append(Annotated[cls, named])
+    return Union[tuple(subcommands)]  # noqa: UP007 (made of a list)
+
+
+def settings_class(name: str) -> type:
+    """The settings of a command."""
+    module, _, cls = COMMANDS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)
+
+
+def _defaults(cls: type[S], config: str | None = None) -> S:
+    """The default settings, those of a file over those of the class; required ones are missing."""
+    values = read_settings(cls, config) if config else {}
+    _describe(cls)
+    return build(cls, values, missing=tyro.MISSING)
+
+
+def _describe(cls: type) -> None:
+    """Gives each field its help on one line: tyro would keep the source's line breaks."""
+    texts, types_of = field_help(cls), get_type_hints(cls)
+    for field in fields(cls):
+        if is_dataclass(types_of[field.name]):
+            _describe(types_of[field.name])
+        elif field.name in texts:
+            field.metadata = MappingProxyType({**field.metadata, "help": texts[field.name]})
+
+
+@contextmanager
+def _plain_where_no_color() -> Iterator[None]:
+    """Keeps help without colour where NO_COLOR asks for that (https://no-color.org)."""
+    terminal = os.environ.get("TERM")
+    if os.environ.get("NO_COLOR"):
+        os.environ["TERM"] = "dumb"
+    try:
+        yield
+    finally:
+        if terminal is not None:
+            os.environ["TERM"] = terminal
+
+
+def take_config(argv: list[str]) -> tuple[list[str], str | None]:
+    """Splits `--config NAME` from the other words of a command line."""
+    for place, word in enumerate(argv):
+        if word == "--config":
+            if place + 1 == len(argv):
+                raise InputError("--config needs the name of a settings file")
+            return argv[:place] + argv[place + 2 :], argv[place + 1]
+        if word.startswith("--config="):
+            return argv[:place] + argv[place + 1 :], word.removeprefix("--config=")
+    return argv, None

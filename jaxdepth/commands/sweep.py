@@ -1,0 +1,47 @@
+"""`jaxdepth sweep`: every prompt at every exit, or at the exits that a policy chooses."""
+
+from jaxdepth.commands.printing import print_places
+from jaxdepth.depth.lanes import describe, plan_segments
+from jaxdepth.runtime.progress import progress_bar
+from jaxdepth.study.policies.figures import draw_policies
+from jaxdepth.study.policies.rates import write_policies
+from jaxdepth.study.policies.run import check_static, dynamic_sweep
+from jaxdepth.study.policies.settings import PolicySweep
+from jaxdepth.study.policies.summary import print_policies
+from jaxdepth.study.sweep.curves import depth_curves
+from jaxdepth.study.sweep.figures import draw_sweep
+from jaxdepth.study.sweep.rates import write_rates
+from jaxdepth.study.sweep.run import sweep
+from jaxdepth.study.sweep.settings import Sweep
+from jaxdepth.study.sweep.summary import print_curves, print_outcomes
+
+
+def run(settings: PolicySweep) -> int:
+    if settings.policies.policy:
+        return run_policies(settings)
+    check_static(settings.policies)
+    return run_sweep(settings.sweep)
+
+
+def run_sweep(settings: Sweep) -> int:
+    """Runs a sweep of static exits, and prints its tables and figures."""
+    run = sweep(settings, progress_bar)
+    if settings.answers.max_new_tokens:
+        exits = run.record["settings"]["exits"]
+        print(f"Staircase: {describe(plan_segments(exits), exits)}\n")
+    curves = depth_curves(run.path, settings.output.seed)
+    write_rates(run, curves, settings.output.seed)
+    print_curves(curves)
+    if run.finished("generations"):
+        print_outcomes(run.path)
+    print_places(run.path, draw_sweep(run.path, settings.output.seed))
+    return 0
+
+
+def run_policies(settings: PolicySweep) -> int:
+    """Runs a sweep of exit policies, and prints its tables and figures."""
+    run = dynamic_sweep(settings, progress_bar)
+    write_policies(run, settings.sweep.output.seed)
+    print_policies(run.path)
+    print_places(run.path, draw_policies(run.path))
+    return 0
