@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from studies import settings_of
 from tiny import hf_tensors, raw_config, write_folder
 from tiny_tokenizers import build
 
@@ -108,7 +109,7 @@ def models(tiny_path, tmp_path_factory) -> dict[str, Path]:
 
 def settings(models, against: str, out: Path, **changes) -> ProbeAgainst:
     given = OPTIONS | {"facts": "builtin:facts"} | changes
-    return ProbeAgainst(model=models["base"], against=str(models[against]), out=out, **given)
+    return settings_of(ProbeAgainst, models["base"], out, against=str(models[against]), **given)
 
 
 @pytest.fixture(scope="module")
@@ -411,6 +412,8 @@ def test_the_study_of_backfire(models, tmp_path, run_experiment, capsys):
 
 
 def test_hedging_needs_something_said(models, tmp_path):
-    silent = Backfire(models["base"], tmp_path / "run", against="nowhere", max_new_tokens=0)
+    silent = settings_of(
+        Backfire, models["base"], tmp_path / "run", against="nowhere", max_new_tokens=0
+    )
     with pytest.raises(InputError, match="max_new_tokens is 0"):
         backfire(silent)

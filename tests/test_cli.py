@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from tiny import hf_tensors, raw_config, write_folder
 
-from jaxdepth.cli import main, parse
+from jaxdepth.cli import main
+from jaxdepth.commands.parsing import COMMANDS, parse, settings_class
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.refusal.protocol import Protocol
-from jaxdepth.settings_file import check_settings, read_settings
+from jaxdepth.settings_file import check_settings, field_types, read_settings
 from jaxdepth.study.checkpoints.settings import Backfire, ProbeAgainst
 from jaxdepth.study.comparison.settings import Alignment, Study
 from jaxdepth.study.policies.settings import StaticOrDynamic
@@ -24,7 +25,6 @@ from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.sweep.settings import Sweep
 from jaxdepth.study.tuning.settings import Tune
 from jaxdepth.study.verdicts.settings import Decide
-from jaxdepth.weights.settings import Convert
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 ROOT = Path(__file__).parents[1]
@@ -198,12 +198,14 @@ def test_prompts_longer_than_the_model_takes(tmp_path, tiny_path, capsys):
 def test_help(capsys):
     status, out, _ = run(capsys, "--help")
     assert status == 0
-    assert "jaxdepth convert SOURCE TARGET" in out
-    for command, cls in (("convert", Convert), ("sweep", Sweep)):
+    assert all(f"• {command} " in out for command in COMMANDS)
+    for command in COMMANDS:
         status, out, _ = run(capsys, command, "--help")
         assert status == 0
-        for name in cls.__dataclass_fields__:
-            assert name.replace("_", "-") in out or name.upper() in out or "PATH" in out
+        for name, _ in field_types(settings_class(command)):
+            option = f"--{name.replace('_', '-')}"
+            assert option in out or f" {name.upper()}" in out, name
+        assert out == run(capsys, "-h", command)[1]  # anywhere
 
 
 def test_unknown_option_names_the_nearest(capsys):
@@ -219,9 +221,10 @@ def test_settings_file_under_the_command_line(tmp_path):
     file = tmp_path / "s.toml"
     file.write_text('exits = "1-3"\nlimit = 5\nprompts = ["a.csv", "b.csv"]\nout = "x"\n')
     found = parse(Sweep, ["m", "--config", str(file), "--limit", "7"], "jaxdepth sweep")
-    assert (found.exits, found.limit, found.out) == ("1-3", 7, Path("x"))
-    assert found.prompts == ("a.csv", "b.csv")
-    assert parse(Sweep, [f"--config={file}", "m"], "jaxdepth sweep").limit == 5
+    assert (found.decoding.exits, found.prompts.limit) == ("1-3", 7)
+    assert found.output.out == Path("x")
+    assert found.prompts.prompts == ("a.csv", "b.csv")
+    assert parse(Sweep, [f"--config={file}", "m"], "jaxdepth sweep").prompts.limit == 5
 
 
 @pytest.mark.parametrize(
@@ -230,7 +233,8 @@ def test_settings_file_under_the_command_line(tmp_path):
         ("exit = '1'", "unknown key 'exit'; did you mean 'exits'?"),
         ("limit = 'x'", "expected a int"),
         ("limit = true", "expected a int"),
-        ("prompts = 'x'", "expected a list"),
+        ("cuts = 3", "unknown key 'cuts'"),
+        ("prompts = 3", "expected a list"),
         ("dtype = 'float8'", "expected one of"),
         ("exits = [1]", "expected a str"),
         ("= 3", "not valid TOML"),

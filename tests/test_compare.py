@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from studies import settings_of
 
 from jaxdepth import InputError
 from jaxdepth.refusal.outcome import Outcome
@@ -102,7 +103,7 @@ PROMPTS = ("builtin:pairs/test[:3]", "builtin:ordinary[:2]")
 
 def study(tiny_path, out, **changes) -> Study:
     small = {"prompts": PROMPTS, "exits": "2,4", "max_new_tokens": 4, "batch_size": 8}
-    return Study(**{"model": tiny_path, "out": out} | small | changes)
+    return settings_of(Study, tiny_path, out, **small | changes)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def adapters(tiny_path, one_length, tmp_path_factory) -> list[str]:
     small = {"steps": 1, "rank": 1, "harmful": 1, "lookalike": 0, "benign": 1, "answer_tokens": 4}
     made = {}
     for name, method in (("shallow", "refusals"), ("depth_robust", "verdicts")):
-        run = tune(Tune(model=tiny_path, out=folder / name, method=method, **small))
+        run = tune(settings_of(Tune, tiny_path, folder / name, method=method, **small))
         made[name] = run.path / "adapter.safetensors"
     made["spoken"] = shutil.copy(made["shallow"], folder / "spoken.safetensors")
     return [str(made[name]) for name in ("shallow", "spoken", "depth_robust")]

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from safetensors.numpy import save_file
+from studies import settings_of
 
 from jaxdepth import InputError
 from jaxdepth.probe.direction import Directions, read_directions, save_directions
@@ -241,9 +242,8 @@ def test_every_bit_of_a_state_counts(tmp_path):
 
 
 def test_a_sweep_names_a_damaged_part(tiny_path, tmp_path, quick_programs, monkeypatch):
-    settings = Sweep(
-        model=tiny_path, out=tmp_path / "run", limit=2, batch_size=2, max_new_tokens=0, exits="1"
-    )
+    how = {"limit": 2, "batch_size": 2, "max_new_tokens": 0, "exits": "1"}
+    settings = settings_of(Sweep, tiny_path, tmp_path / "run", **how)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "finish_parts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

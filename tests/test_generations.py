@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from scipy.stats import binomtest
+from studies import settings_of
 
 import jaxdepth
 from jaxdepth import InputError
@@ -31,7 +32,7 @@ T = 6
 
 def speak(tiny_path, out, **changes):
     small = {"limit": 4, "batch_size": 4, "max_new_tokens": T}
-    return sweep(Sweep(**{"model": tiny_path, "out": out} | small | changes))
+    return sweep(settings_of(Sweep, tiny_path, out, **small | changes))
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def test_curve_and_paired_tables(run):
 
 
 def test_another_judge_has_no_error_of_ours(tiny_path, tmp_path):
-    settings = Sweep(tiny_path, tmp_path / "run", limit=2, max_new_tokens=4)
+    settings = settings_of(Sweep, tiny_path, tmp_path / "run", limit=2, max_new_tokens=4)
     run = sweep(settings, judge=lambda texts, prompts: ["comply"] * len(texts))
     write_rates(run, depth_curves(run.path), seed=0)
     rates = Rates.read(run.path)

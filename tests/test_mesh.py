@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -20,6 +19,7 @@ import pod
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 from parity_grid import families
+from studies import settings_of
 from tiny import hf_tensors, raw_config, write_folder
 from tiny_tokenizers import build
 
@@ -277,8 +277,10 @@ def test_sigterm_ends_a_run_between_two_chunks(tiny_path, tmp_path, processes):
         assert process.returncode == 143
         assert "Traceback" not in said
     assert len(list(parts.iterdir())) < 80
-    settings = Sweep(tiny_path, tmp_path / "run", max_new_tokens=0, batch_size=1, limit=40)
-    runs = [sweep(replace(settings, out=tmp_path / name)) for name in ("run", "whole")]
+    how = {"max_new_tokens": 0, "batch_size": 1, "limit": 40}
+    runs = [
+        sweep(settings_of(Sweep, tiny_path, tmp_path / name, **how)) for name in ("run", "whole")
+    ]
     pod.same_tables(*(run.path for run in runs))
 
 

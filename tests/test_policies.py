@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pyarrow as pa
 import pytest
+from studies import settings_of
 
 import jaxdepth
 from jaxdepth import InputError
@@ -30,7 +31,7 @@ LIMIT, T = 4, 6
 
 def settings(tiny_path, out, **changes) -> PolicySweep:
     small = {"limit": LIMIT, "max_new_tokens": T, "batch_size": 4, "policy": POLICY}
-    return PolicySweep(model=tiny_path, out=out, **(small | changes))
+    return settings_of(PolicySweep, tiny_path, out, **(small | changes))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,8 @@ def test_tables_hold_what_the_engine_says(tiny_path, run):
 
 
 def test_fixed_rules_are_the_static_sweep(tiny_path, run, tmp_path):
-    fixed = sweep(Sweep(tiny_path, out=tmp_path / "s", limit=LIMIT, max_new_tokens=T, exits="2-4"))
+    how = {"limit": LIMIT, "max_new_tokens": T, "exits": "2-4"}
+    fixed = sweep(settings_of(Sweep, tiny_path, tmp_path / "s", **how))
     static = {(r["prompt_id"], r["exit"]): r for r in rows(fixed, "generations")}
     for row in rows(run, "dynamic"):
         if row["policy"] == "fixed":

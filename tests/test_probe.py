@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from studies import settings_of
 
 import jaxdepth
 from jaxdepth import InputError
@@ -46,14 +47,15 @@ TABLES = ("prompts", "first_token", "probes", "probe_scores", "curves", "change_
 def settings(tiny_path, out, **changes) -> Probe:
     small = {"positions": ("instruction", "last"), "folds": 4, "draws": 50, "batch_size": 8}
     small |= {"strengths": STRENGTHS, "limit": LIMIT, "transfer": ("builtin:pairs/test",)}
-    return Probe(model=tiny_path, out=out, **(small | changes))
+    return settings_of(Probe, tiny_path, out, **(small | changes))
 
 
 @pytest.fixture(scope="module")
 def behaved(tiny_path, tmp_path_factory):
     """A sweep of the same prompts with answers that are made up: a random model says nothing."""
     folder = tmp_path_factory.mktemp("sweep")
-    run = sweep(Sweep(tiny_path, folder / "run", limit=LIMIT, exits="2-4", max_new_tokens=0))
+    how = {"limit": LIMIT, "exits": "2-4", "max_new_tokens": 0}
+    run = sweep(settings_of(Sweep, tiny_path, folder / "run", **how))
     ids = [p["prompt_id"] for p in prompts_of(run)]
     rng, did = np.random.default_rng(0), ["refuse", "comply", "partial", "degenerate"]
     rows = [
@@ -259,9 +261,9 @@ def test_the_reply_is_what_full_depth_says(tiny_path, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from jaxdepth.study.probes.settings import (Probe)
-from jaxdepth.study.probes import activations, run as probe
-from jaxdepth.study import run_directory as run
+from jaxdepth.settings_file import build
+from jaxdepth.study.probes.run import probe
+from jaxdepth.study.probes.settings import Probe
 left = int(sys.argv[3])
 rename = Path.replace
 def replace(self, target):
@@ -271,9 +273,9 @@ def replace(self, target):
         os.kill(os.getpid(), signal.SIGKILL)
     return rename(self, target)
 Path.replace = replace
-probe.probe(Probe(model=Path(sys.argv[1]), out=Path(sys.argv[2]), positions=("instruction", "last"),
-    folds=4, draws=50, batch_size=8, strengths=(1e-3, 1e-1), limit=20,
-    transfer=("builtin:pairs/test",), run=Path(sys.argv[4])))
+how = {"positions": ("instruction", "last"), "folds": 4, "draws": 50, "batch_size": 8}
+how |= {"strengths": (1e-3, 1e-1), "limit": 20, "transfer": "builtin:pairs/test"}
+probe(build(Probe, {"model": sys.argv[1], "out": sys.argv[2], "run": sys.argv[4], **how}))
 """
 
 
@@ -296,7 +298,7 @@ def test_a_killed_run_goes_on(tiny_path, behaved, probed, tmp_path):
 
 
 def test_ablation_by_a_slow_twin(tiny_path, probed, tmp_path):
-    asked = Where(model=tiny_path, out=tmp_path, transfer=("builtin:pairs/unseen",), limit=5)
+    asked = settings_of(Where, tiny_path, tmp_path, transfer=("builtin:pairs/unseen",), limit=5)
     run = ablate(asked, probed.path)
     rows = {
         (r["layer"], r["ablated"], r["metric"], r["label"]): r

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from parity_grid import families
+from studies import settings_of
 from test_decode import slow_twin, spoken
 from tiny import model_of, prompts
 
@@ -29,7 +30,7 @@ from jaxdepth.probe.direction import (
     save_directions,
 )
 from jaxdepth.study.run_directory import read_table
-from jaxdepth.study.subject import Subject
+from jaxdepth.study.subject import open_subject
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
 from jaxdepth.tune.loss import Targets, row_hidden
@@ -252,17 +253,17 @@ def test_a_steered_sweep(tiny_path, directions, file, tmp_path, capsys):
 
 def steered_settings(tiny_path, out, file, **changes) -> Sweep:
     chosen = {"steer": "ablate", "directions": file, "direction": "content.instruction@2"}
-    return Sweep(tiny_path, out, **chosen | changes)
+    return settings_of(Sweep, tiny_path, out, **chosen | changes)
 
 
 def test_a_subject_is_steered_as_its_settings_say(tiny_path, directions, file):
     model, _ = jaxdepth.load(tiny_path)
     direction = directions.arrays["content.instruction"][2]
     changes = {"steer": "add", "steer_layers": "2-3", "steer_scale": 2.0, "limit": 2}
-    subject = Subject.open(steered_settings(tiny_path, "out", file, **changes))
+    subject = open_subject(steered_settings(tiny_path, "out", file, **changes))
     wanted = logits_of(steer(model, direction, (2, 3), "add", 2.0))
     np.testing.assert_array_equal(logits_of(subject.model), wanted)
-    np.testing.assert_array_equal(logits_of(subject.unsteered), logits_of(model))
+    np.testing.assert_array_equal(logits_of(subject.loaded.model), logits_of(model))
 
 
 def test_the_unsteered_model_judges_coherence(tiny_path, file, tmp_path):

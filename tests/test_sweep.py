@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import fields
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from scipy.special import logsumexp
+from studies import settings_of
 
 import jaxdepth
 from jaxdepth import InputError
@@ -18,6 +18,7 @@ from jaxdepth.prompts.batches import limit_prompts, make_batches
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.refusal.openers import first_token, resolve_openers
+from jaxdepth.settings_file import field_types
 from jaxdepth.study.run_directory import Run, read_table
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
@@ -26,8 +27,8 @@ pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 def settings(tiny_path, out, **changes) -> Sweep:
-    small = {"model": tiny_path, "out": out, "limit": 6, "batch_size": 4, "max_new_tokens": 0}
-    return Sweep(**small | changes)
+    small = {"limit": 6, "batch_size": 4, "max_new_tokens": 0}
+    return settings_of(Sweep, tiny_path, out, **small | changes)
 
 
 def rows(run) -> dict:
@@ -112,8 +113,8 @@ def test_run_json_tells_the_run(tiny_path, tmp_path):
     assert list(record["settings"]["openers"]) == ["I"]
     assert record["settings"]["seed"] == 0
     places = {"model", "out", "adapter", "reference", "directions", "mesh", "profile"}
-    decided = {f.name for f in fields(Sweep)} - places
-    assert decided <= set(record["settings"])
+    resolved = {name for name, _ in field_types(Sweep)} - places
+    assert resolved <= set(record["settings"])
     assert len(record["settings"]["prompts_sha256"]) == 64
     assert {"jax", "flax", "jaxdepth", "transformers", "numpy"} <= set(record["versions"])
     assert record["tables"]["prompts"]["rows"] == 12
@@ -160,9 +161,9 @@ def test_other_settings_do_not_go_on(tiny_path, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from jaxdepth.study.sweep.settings import (Sweep)
-from jaxdepth.study import run_directory as run
-from jaxdepth.study.sweep.run import run as sweep
+from jaxdepth.settings_file import build
+from jaxdepth.study.sweep.run import sweep
+from jaxdepth.study.sweep.settings import Sweep
 left = [int(sys.argv[3])]
 real = Path.replace
 def replace(self, target):  # every file of a run is renamed into its place
@@ -171,9 +172,8 @@ def replace(self, target):  # every file of a run is renamed into its place
     left[0] -= 1
     return real(self, target)
 Path.replace = replace
-sweep.sweep(
-    Sweep(Path(sys.argv[1]), Path(sys.argv[2]), limit=6, batch_size=4, max_new_tokens=4)
-)
+how = {"limit": 6, "batch_size": 4, "max_new_tokens": 4}
+sweep(build(Sweep, {"model": sys.argv[1], "out": sys.argv[2], **how}))
 """
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from scipy.special import softmax
+from studies import settings_of
 
 import jaxdepth
 from jaxdepth import InputError
@@ -36,7 +37,7 @@ def settings(tiny_path, out, protocol, **changes) -> Decide:
         "limit": 3, "batch_size": 4, "cuts": (0, 2), "exits": "2,4", "votes": 2,
         "temperature": 1.0, "series": "redecide", "cost_rounds": 0, "protocol": protocol,
     }  # fmt: skip
-    return Decide(**{"model": tiny_path, "out": out} | small | changes)
+    return settings_of(Decide, tiny_path, out, **small | changes)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +227,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
 from test_think import settings
-from jaxdepth.study.verdicts.scores import run as think
+from jaxdepth.study.verdicts.run import think
 left = [int(sys.argv[5])]
 real = Path.replace
 def replace(self, target):  # every file of a run is renamed into its place
@@ -235,7 +236,7 @@ def replace(self, target):  # every file of a run is renamed into its place
     left[0] -= 1
     return real(self, target)
 Path.replace = replace
-think.think(settings(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+think(settings(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
 """
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
+from studies import settings_of
 from test_protocol import words_of
 from thinker import BITS, CLOSE, COMPLY, REFUSE, bit, parity_prompts, state, thinker
 
@@ -46,13 +47,14 @@ def spec(tiny_path, tmp_path_factory) -> str:
 def thought(tiny_path, spec, tmp_path_factory):
     lean = {"cuts": (), "swap": False, "force": False, "cost_rounds": 0, "exits": "2,4"}
     out = tmp_path_factory.mktemp("decide") / "run"
-    settings = Decide(model=tiny_path, out=out, limit=LIMIT, protocol=spec, temperature=1.0, **lean)
+    how = {"limit": LIMIT, "protocol": spec, "temperature": 1.0}
+    settings = settings_of(Decide, tiny_path, out, **how, **lean)
     return think(settings)[0]
 
 
 def asks(tiny_path, thought, out) -> Probe:
     small = {"positions": ("last",), "folds": 3, "draws": 40, "strengths": (STRENGTH,)}
-    return Probe(model=tiny_path, out=out, run=thought.path, limit=LIMIT, **small)
+    return settings_of(Probe, tiny_path, out, run=thought.path, limit=LIMIT, **small)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from studies import settings_of
 
 import jaxdepth
 from jaxdepth import InputError, classify_texts
@@ -215,7 +216,7 @@ def test_prompts_that_a_model_draws():
 def settings(tiny_path, out, **changes) -> Tune:
     small = {"steps": 7, "save_every": 3, "rank": 2, "harmful": 1, "lookalike": 1, "benign": 1}
     small |= {"answer_tokens": 8, "warmup": 1, "exits_per_step": 2, "learning_rate": 1e-2}
-    return Tune(**{"model": tiny_path, "out": out} | small | changes)
+    return settings_of(Tune, tiny_path, out, **small | changes)
 
 
 @pytest.fixture(scope="module")

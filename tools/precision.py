@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.runtime.progress import progress_bar
+from jaxdepth.settings_file import build
 from jaxdepth.stats.intervals import cluster_draws, interval
 from jaxdepth.study.comparison.outcomes import Compared, Share
 from jaxdepth.study.run_directory import read_table
@@ -51,12 +52,12 @@ def main() -> None:
     runs, verdicts = {}, {}
     for name, how in PRECISIONS.items():
         place = asked.out / name.replace(", ", "-")
-        settings = Sweep(**shared, **how, out=place / "sweep", max_new_tokens=24)
+        new = {"max_new_tokens": 24}
+        settings = build(Sweep, {**shared, **how, **new, "out": place / "sweep"})
         runs[name] = sweep(settings, progress_bar).path
-        settings = Decide(
-            **shared, **how, out=place / "decide", answer_tokens=0, thought_tokens=24, cuts=(),
-            swap=False, force=False, cost_rounds=0,
-        )  # fmt: skip
+        lean = {"answer_tokens": 0, "thought_tokens": 24, "cuts": (), "cost_rounds": 0}
+        lean |= {"swap": False, "force": False}
+        settings = build(Decide, {**shared, **how, **lean, "out": place / "decide"})
         verdicts[name] = read_table(think(settings, progress_bar)[0].path, VERDICT_TABLE)
     print_outcomes(Compared.read(runs))
     print_verdicts(verdicts)

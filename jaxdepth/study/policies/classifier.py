@@ -46,9 +46,8 @@ def write_exit_classifier(path: Path, subject: Subject, settings: Sweep) -> None
         streams.append(found.x_LND[:, :real])
         agrees.append(found.agrees_LN[:, :real])
     x_LND, agrees_LN = (np.concatenate(parts, axis=1) for parts in (streams, agrees))
-    drawn = np.sort(
-        np.random.default_rng(settings.output.seed).permutation(agrees_LN.shape[1])[:_MOST]
-    )
+    rng = np.random.default_rng(settings.output.seed)
+    drawn = np.sort(rng.permutation(agrees_LN.shape[1])[:_MOST])
     classifier = fit_exit_classifier(x_LND[:, drawn], agrees_LN[:, drawn])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_once(path, lambda p: save_exit_classifier(p, classifier, subject.loaded.identity))
