@@ -11,6 +11,7 @@ import json
 import os
 import re
 from pathlib import Path
+from textwrap import fill
 from unittest import mock
 
 MARKER = re.compile(r"<!-- (commands|notebook)(?: (\S+))? -->")
@@ -25,7 +26,7 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 def commands_markdown() -> str:
     """Write each command's `--help` under a heading of its own."""
-    from jaxdepth.cli import COMMANDS
+    from jaxdepth.commands.parsing import COMMANDS
 
     return "\n\n".join(
         f"## jaxdepth {name}\n\n```text\n{command_help(name)}\n```" for name in COMMANDS
@@ -40,7 +41,7 @@ def command_help(name: str) -> str:
     plain = mock.patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"})
     with plain, contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         main([name, "--help"])
-    return "\n".join(line.rstrip() for line in printed.getvalue().strip().splitlines())
+    return "\n".join(fill(line.rstrip(), 100) for line in printed.getvalue().strip().splitlines())
 
 
 def notebook_markdown(name: str) -> str:
