@@ -49,7 +49,7 @@ lint: $(VENV)/.installed
 
 # The documentation in site/; a broken link or an unknown name in it is an error.
 docs: $(VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(VENV)-tpu runs models site
