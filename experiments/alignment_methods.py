@@ -1,10 +1,13 @@
-"""C3, and C1, C2, C6 beside it: does what truncation does depend on how the model was aligned?
+"""Does what truncation does depend on how the model was aligned?
+
+Tests C3 (it depends on the alignment method), and beside it C1 (truncation strips refusals), C2
+(while answers stay coherent) and C6 (skipping 30-50% of the layers keeps quality).
 
     python experiments/alignment_methods.py MODEL [--steps N] [any option of `jaxdepth sweep`]
 
 Tunes MODEL by supervised refusals, by verdict tokens with short thoughts, and by preferences (DPO),
 on the same prompts for the same number of steps, and compares them with the untouched model at
-every exit, paired by prompt. Runs configs/alignment_methods.toml unless told otherwise. A study
+every exit, paired by prompt. The settings are configs/alignment_methods.toml by default. A study
 that was stopped goes on with the same command.
 """
 

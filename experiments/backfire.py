@@ -1,10 +1,12 @@
-"""C12: does suppression backfire, so that harmless facts degrade and answers hedge?
+"""Does suppression backfire, so that harmless facts degrade and answers hedge?
+
+Tests C12 (suppression degrades facts and adds hedging).
 
     python experiments/backfire.py MODEL [--against ALIGNED] [any option of `jaxdepth sweep`]
 
 Reads facts off every exit of MODEL and of the aligned checkpoint (or MODEL with an adapter):
 general ones, and harmless ones from the dangerous domain's neighbourhood. Then lets both speak and
-counts caveats in place of an answer. Runs configs/backfire.toml unless told otherwise. A run that
+counts caveats in place of an answer. The settings are configs/backfire.toml by default. A run that
 was stopped goes on with the same command.
 """
 
@@ -23,12 +25,13 @@ from jaxdepth.study.checkpoints.summary import expected, hedging, knowledge, mea
 
 
 def verdicts(rows: list[dict]) -> list[str]:
-    """What C12 says of facts beforehand, held or refuted by the means over exits."""
+    """What C12 (suppression degrades facts) expects, and whether the means over exits held."""
     between = f"{NEIGHBOURING} - {GENERAL}"
     if not any(r["domain"] == between for r in rows):
         return []
     return [
-        "Expected of C12 (means of exits; held, refuted, or open where 0 is in the interval):",
+        "Expected if suppression degrades facts "
+        "(C12, means of exits; held, refuted, or open where 0 is in the interval):",
         expected("fewer neighbouring facts are right", mean_row(rows, RIGHT, NEIGHBOURING), -1),
         expected("their margin shrinks", mean_row(rows, MARGIN, NEIGHBOURING), -1),
         expected("it shrinks more than that of general facts", mean_row(rows, MARGIN, between), -1),

@@ -1,10 +1,12 @@
-"""C10: does safety training sharpen what a model knows of the dangerous domain?
+"""Does safety training sharpen the dangerous domain in a model's hidden states?
+
+Tests C10 (safety training sharpens the dangerous domain).
 
     python experiments/capability_elicitation.py MODEL [--against ALIGNED] [options of `probe`]
 
 Probes MODEL and the aligned checkpoint (or MODEL with an adapter) on dangerous prompts and on a
-control domain, paired by prompt, and says whether the dangerous domain alone became sharper. Runs
-configs/capability_elicitation.toml unless told otherwise; its prompts are new to the built-in
+control domain, paired by prompt, and reports whether the dangerous domain alone became sharper. The
+settings are configs/capability_elicitation.toml by default; its prompts are new to the built-in
 adapters. A run that was stopped goes on with the same command.
 """
 
@@ -22,10 +24,13 @@ CEILING = 0.98  # an AUROC that leaves no room to sharpen
 
 
 def verdicts(rows: list[dict]) -> list[str]:
-    """What C10 says beforehand, held or refuted by the means over layers."""
+    """What C10 (safety training sharpens the dangerous domain) expects, and whether it held."""
     position = main_position(rows)
     mean = {d: mean_row(rows, AUROC, d, position) for d in (DANGEROUS, CONTROL, BETWEEN)}
-    lines = [f"Expected of C10 (at {position}; held, refuted, or open where 0 is in the interval):"]
+    lines = [
+        "Expected if safety training sharpens the dangerous domain "
+        f"(C10, at {position}; held, refuted, or open where 0 is in the interval):"
+    ]
     lines += [
         expected("the dangerous domain is read better after safety training", mean[DANGEROUS], 1),
         expected("it gains more than the control domain does", mean[BETWEEN], 1),

@@ -1,11 +1,14 @@
-"""C1, C2, C3, C6: what truncation does to a model that refuses, and what tuning every exit mends.
+"""What truncation does to a model that refuses, and what tuning every exit restores.
+
+Tests C1 (truncation strips refusals), C2 (while answers stay coherent), C3 (it depends on the
+alignment method) and C6 (skipping 30-50% of the layers keeps quality).
 
     python experiments/depth_robust_safety.py MODEL [--config demo] [any option of `jaxdepth sweep`]
 
 Sweeps SmolLM2 as it is and with three adapters over prompts that no adapter was tuned on, draws the
 four side by side, and answers each claim with intervals: Wilson's (95%) for shares at one exit, a
 bootstrap that draws whole pairs for means over exits and contrasts between models, paired by
-prompt. Runs configs/depth_robust_safety.toml unless told otherwise. A study that was stopped goes
+prompt. The settings are configs/depth_robust_safety.toml by default. A study that was stopped goes
 on with the same command.
 """
 

@@ -1,11 +1,14 @@
-"""C5 and C6: is exiting token by token safer than cutting every token at one depth?
+"""Is exiting token by token safer than truncating every token at one depth?
+
+Tests C5 (static truncation differs from per-token exit) and C6 (skipping 30-50% of the layers keeps
+quality).
 
     python experiments/static_or_dynamic.py MODEL [--adapter A] [any option of `jaxdepth sweep`]
 
 Runs a grid of exit policies and static truncation on the same prompts at once, calibrates
 thresholds on validation prompts, compares policies with static truncation at the same mean depth on
-the other prompts, and drafts with every depth. Runs configs/static_or_dynamic.toml unless told
-otherwise. A study that was stopped goes on with the same command.
+the other prompts, and drafts with every depth. The settings are configs/static_or_dynamic.toml by
+default. A study that was stopped goes on with the same command.
 """
 
 import sys

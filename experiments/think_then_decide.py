@@ -1,4 +1,7 @@
-"""C13, C14, C15: is the justification post hoc, does thinking help, do votes and a second look?
+"""Is the justification post hoc, does thinking help, do votes and a second look?
+
+Tests C13 (the justification is post hoc), C14 (thinking before deciding helps small models) and C15
+(votes and a second look help).
 
     python experiments/think_then_decide.py MODEL [any option of `jaxdepth decide`]
 

@@ -1,9 +1,13 @@
-"""C4, C7, C8, C9 and C11: where does safety sit, and is it more than one direction?
+"""Where does safety sit, and is it more than one direction?
+
+Tests C4 (where safety sits), C7 (harmfulness is readable before refusal), C8 (refusal jumps at two
+thirds of the depth), C9 (refusal is a sum or an OR of categories) and C11 (the behaviour layer is
+thin).
 
     python experiments/where_is_safety.py MODEL [--adapter A] [--prompts ...]
 
 Sweeps MODEL, probes it at every layer beside what it did, then ablates the direction of every layer
-on other prompts. Runs configs/where_is_safety.toml unless told otherwise. A study that was stopped
+on other prompts. The settings are configs/where_is_safety.toml by default. A study that was stopped
 goes on with the same command.
 """
 

@@ -385,7 +385,7 @@ def test_the_study_of_capability_goes_on(models, out, run_experiment, capsys):
     said = capsys.readouterr().out
     for text in ("C10, safety training", "at last: dangerous", "C12, suppression", "neighbouring:"):
         assert text in said
-    assert "Expected of C10 (at last" in said
+    assert "sharpens the dangerous domain (C10, at last" in said
     assert said.count(": it gains more than the control domain does:") == 1
     for name in ("against", "facts"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 20_000
@@ -398,7 +398,7 @@ def test_the_study_of_backfire(models, tmp_path, run_experiment, capsys):
     given += ["--batch-size", 8]
     assert run_experiment("backfire", *given, "--draws", DRAWS) == 0
     said = capsys.readouterr().out
-    for text in ("C12, suppression", "C12, hedging", "builtin:facts harmless (n=3)", "Expected of"):
+    for text in ("C12, suppression", "C12, hedging", "builtin:facts harmless (n=3)", "Expected if"):
         assert text in said
     assert (tmp_path / "run" / "figures" / "hedging.png").stat().st_size > 10_000
     # Both were judged by the base, and said what a sweep of each says.

@@ -1,4 +1,4 @@
-"""Prints the README's cost table: what every exit costs, against one pass at full depth.
+"""Print the FLOPs table of docs/performance.md: the cost of all exits, against one pass.
 
     python tools/cost_table.py models/smollm2-135m-instruct
 

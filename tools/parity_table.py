@@ -1,4 +1,4 @@
-"""Prints the README's parity table: largest difference to Hugging Face's logits, float32.
+"""Print the table of docs/parity.md: largest difference to Hugging Face's logits, float32.
 
     python tools/parity_table.py models/smollm2-135m-instruct
 

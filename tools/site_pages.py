@@ -1,0 +1,54 @@
+"""Write the parts of the documentation site that come from the program itself.
+
+mkdocs loads this file as a hook (mkdocs.yml). A page has a comment such as `<!-- commands -->`, and
+the hook replaces it by the markdown of the function with that name, so the reference cannot differ
+from the program.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+from pathlib import Path
+from textwrap import fill
+from unittest import mock
+
+MARKER = re.compile(r"<!-- (commands|notebook)(?: (\S+))? -->")
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def on_page_markdown(markdown: str, **_) -> str:
+    """Replace each marker of a page by what its function writes; mkdocs calls this."""
+    writers = {"commands": lambda _: commands_markdown(), "notebook": notebook_markdown}
+    return MARKER.sub(lambda match: writers[match[1]](match[2]), markdown)
+
+
+def commands_markdown() -> str:
+    """Write each command's `--help` under a heading of its own."""
+    from jaxdepth.commands.parsing import COMMANDS
+
+    return "\n\n".join(
+        f"## jaxdepth {name}\n\n```text\n{command_help(name)}\n```" for name in COMMANDS
+    )
+
+
+def command_help(name: str) -> str:
+    """Return what `jaxdepth NAME --help` prints on a terminal of 100 columns, without colours."""
+    from jaxdepth.cli import main
+
+    printed = io.StringIO()
+    plain = mock.patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"})
+    with plain, contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        main([name, "--help"])
+    return "\n".join(fill(line.rstrip(), 100) for line in printed.getvalue().strip().splitlines())
+
+
+def notebook_markdown(name: str) -> str:
+    """Write the cells of docs/NAME as markdown, without outputs."""
+    cells = json.loads((DOCS / name).read_text())["cells"]
+    texts = ["".join(cell["source"]) for cell in cells]
+    return "\n\n".join(
+        f"```python\n{text}\n```" if cell["cell_type"] == "code" else text
+        for cell, text in zip(cells, texts, strict=True)
+    )
