@@ -1,6 +1,9 @@
 """A value with its interval."""
 
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -8,8 +11,39 @@ from jaxtyping import Float
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean at every exit with its 95% interval, clustered by pair."""
+    """A value with its 95% interval and the number of samples behind it.
 
-    mean: Float[np.ndarray, " E"]
-    low: Float[np.ndarray, " E"]
-    high: Float[np.ndarray, " E"]
+    The three may be arrays of one shape, such as one entry an exit. A format spec is applied to
+    all three: f"{e:.0%}" gives `36% [29%, 42%]`, f"{e:+.2f}" gives `+0.31 [+0.10, +0.52]`, and
+    f"{e:points}" gives a difference of shares in percentage points, `+22 [+19, +24] points`.
+    """
+
+    value: float | Float[np.ndarray, "..."]
+    low: float | Float[np.ndarray, "..."]
+    high: float | Float[np.ndarray, "..."]
+    n: int | None = None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Estimate":
+        """The estimate in a row (or columns) named value, low, high and, if there is one, n."""
+        return cls(row["value"], row["low"], row["high"], row.get("n"))
+
+    def __getitem__(self, place) -> "Estimate":
+        """The estimate at one place, or at several, of the arrays."""
+        return Estimate(self.value[place], self.low[place], self.high[place], self.n)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Iterator["Estimate"]:
+        return (self[place] for place in range(len(self)))
+
+    def __format__(self, spec: str) -> str:
+        scale, spec, unit = (100, "+.0f", " points") if spec == "points" else (1, spec, "")
+        value, low, high = (float(x) * scale for x in (self.value, self.low, self.high))
+        if math.isnan(value):
+            return "not measured"
+        return f"{value:{spec}} [{low:{spec}}, {high:{spec}}]{unit}"
+
+    def __str__(self) -> str:
+        return format(self, ".2f")

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -289,6 +290,11 @@ def read_table(run_path: str | Path, table: str) -> pa.Table:
     if file_digest(file) != said["sha256"]:
         raise _damaged(file)
     return pq.read_table(file)
+
+
+def read_frame(run_path: str | Path, table: str) -> pd.DataFrame:
+    """A finished table of a run as a data frame; raises InputError as `read_table` does."""
+    return read_table(run_path, table).to_pandas()
 
 
 def write_chunk(folder: Path, number: int, suffix: str, write: Callable[[Path], object]) -> None:
