@@ -23,7 +23,7 @@ from jaxdepth.commands.printing import print_places
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError
 from jaxdepth.prompts.datasets import read_prompts
-from jaxdepth.runtime.distributed import first_sees
+from jaxdepth.runtime.distributed import first_has_file
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.settings_file import revise
 from jaxdepth.study.policies.calibration import (
@@ -56,7 +56,7 @@ def with_classifier(s: StaticOrDynamic) -> StaticOrDynamic:
         return s
     out = s.sweep.output.out
     path = out.with_name(f"{out.name}_classifier.safetensors")
-    if not first_sees(path):
+    if not first_has_file(path):
         sweep = revise(s.sweep, prompts=s.calibration.validation)
         subject = open_subject(sweep, sweep.decoding.exits)
         write_exit_classifier(path, subject, sweep)

@@ -55,8 +55,8 @@ def _run(command: Callable[[], int]) -> int:
     from jaxdepth.runtime import distributed, preemption, profiling
 
     try:
-        distributed.start()
-        with preemption.listening(), distributed.silenced():
+        distributed.initialize()
+        with preemption.handle_sigterm(), distributed.mute_other_processes():
             try:
                 status = command()
                 sys.stdout.flush()  # a reader that has gone is noticed here
@@ -67,7 +67,7 @@ def _run(command: Callable[[], int]) -> int:
         if distributed.is_first():
             print("stopped as asked; run the same command again to go on", file=sys.stderr)
         return 143
-    except distributed.AgreedError as error:
+    except distributed.SharedError as error:
         return _fail(" ".join(str(error).split())) if distributed.is_first() else 2
     except InputError as error:
         return _fail(" ".join(str(error).split()))

@@ -129,16 +129,16 @@ def test_processes_are_joined_where_they_are(monkeypatch):
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given: joined.append(given))
     monkeypatch.setattr(distributed, "_on_tpu", lambda _: False)
-    distributed.start({})
-    distributed.start({"SLURM_STEP_NUM_TASKS": "1"})
+    distributed.initialize({})
+    distributed.initialize({"SLURM_STEP_NUM_TASKS": "1"})
     assert joined == []
-    distributed.start({"SLURM_STEP_NUM_TASKS": "4"})
-    distributed.start({"OMPI_COMM_WORLD_SIZE": "2"})
+    distributed.initialize({"SLURM_STEP_NUM_TASKS": "4"})
+    distributed.initialize({"OMPI_COMM_WORLD_SIZE": "2"})
     given = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "2"}
-    distributed.start(given)
+    distributed.initialize(given)
     assert joined == [(), (), ("a:1", 3, 2)]
     with pytest.raises(InputError, match="JAX_PROCESS_ID is not: set"):
-        distributed.start({k: v for k, v in given.items() if k != "JAX_PROCESS_ID"})
+        distributed.initialize({k: v for k, v in given.items() if k != "JAX_PROCESS_ID"})
 
 
 # Tables

@@ -155,7 +155,9 @@ def written(monkeypatch):
 def test_a_conversion_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     source = write_folder(tmp_path / "source", RAW, TENSORS)
     monkeypatch.setattr(convert_module, "CHUNK_BYTES", 1)
-    monkeypatch.setattr(convert_module.stopping, "check", raise_after(5, Stopped))
+    monkeypatch.setattr(
+        convert_module.preemption, "raise_if_stop_requested", raise_after(5, Stopped)
+    )
     with pytest.raises(Stopped):
         convert(source, tmp_path / "target")
     monkeypatch.undo()

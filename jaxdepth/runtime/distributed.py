@@ -1,7 +1,7 @@
-"""Several processes that run one program, each with devices of its own: jax.distributed.
+"""Several processes that run one program, each with its own devices: jax.distributed.
 
-All of them run the same code on the same input; arrays of a mesh span them. Files are written by
-one process and read by all, so a run directory must be where all of them see it.
+All processes run the same code on the same input, and arrays on a mesh span all of them. One
+process writes each file and all read it, so a run directory must be on a shared file system.
 """
 
 import os
@@ -11,104 +11,113 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Shaped
 
 from jaxdepth.errors import InputError
 
-# What launchers tell every process: how many there are. srun, Open MPI's mpirun.
-_LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-_GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# The number of processes, as srun and Open MPI's mpirun set it in each of them.
+_PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+_ADDRESS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_MAX_MESSAGE = 500  # bytes of an error that processes send each other
 
 
-class AgreedError(InputError):
-    """An error that all processes know of, so that one says it."""
+class SharedError(InputError):
+    """An error that every process raises, so that only the first needs to print it."""
 
 
-def start(environment: Mapping[str, str] = os.environ) -> None:
-    """Joins the other processes where there are any; to be called before devices are touched.
+def initialize(environment: Mapping[str, str] = os.environ) -> None:
+    """Join the other processes, if there are any. Call it before any device is used.
 
-    There are where addresses are given (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES,
-    JAX_PROCESS_ID), under srun and mpirun, and on the hosts of a TPU slice, which find each other.
+    Processes join if JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID are set, under
+    srun and mpirun, and on the hosts of a TPU slice, which discover each other.
 
     Raises:
-        InputError: only some of the three are given, or the other processes cannot be reached.
+        InputError: only some of the three are set, or the other processes cannot be reached.
     """
     if jax.distributed.is_initialized():
         return
-    given = [name for name in _GIVEN if name in environment]
-    launched = any(int(environment.get(name) or 1) > 1 for name in _LAUNCHERS)
-    if given and len(given) < len(_GIVEN):
-        lacking = next(name for name in _GIVEN if name not in environment)
-        raise InputError(f"{given[0]} is set, {lacking} is not: set {', '.join(_GIVEN)} together")
+    is_set = [name for name in _ADDRESS if name in environment]
+    launched = any(int(environment.get(name) or 1) > 1 for name in _PROCESS_COUNTS)
+    if is_set and len(is_set) < len(_ADDRESS):
+        unset = next(name for name in _ADDRESS if name not in environment)
+        raise InputError(f"{is_set[0]} is set, {unset} is not: set {', '.join(_ADDRESS)} together")
     try:
-        if given:
-            address, count, number = (environment[name] for name in _GIVEN)
-            jax.distributed.initialize(address, int(count), int(number))
+        if is_set:
+            address, count, process_id = (environment[name] for name in _ADDRESS)
+            jax.distributed.initialize(address, int(count), int(process_id))
         elif launched or _on_tpu(environment):
             jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
-        if given or launched:
+        if is_set or launched:
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"the other processes cannot be joined: {reason}") from None
-        # One TPU host by itself, which is told of no others.
+        # Otherwise this is a TPU host without a slice: it runs alone.
 
 
 def _on_tpu(environment: Mapping[str, str]) -> bool:
     if "tpu" not in environment.get("JAX_PLATFORMS", "tpu"):
         return False
-    return any(os.path.exists(place) for place in ("/dev/accel0", "/dev/vfio/0"))
+    return any(os.path.exists(device) for device in ("/dev/accel0", "/dev/vfio/0"))
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints, and writes what all have made alike."""
-    return not several() or jax.process_index() == 0
+    """Whether this is the process that prints, and that writes what all have computed alike."""
+    return not is_distributed() or jax.process_index() == 0
 
 
-def several() -> bool:
-    """Whether there are other processes; touches no device where none were joined."""
+def is_distributed() -> bool:
+    """Whether there are several processes; uses no device if none were joined."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def wait() -> None:
-    """Goes on when all processes are here."""
-    if several():
-        from jax.experimental import multihost_utils
-
+def barrier() -> None:
+    """Wait until every process has called this."""
+    if is_distributed():
         multihost_utils.sync_global_devices("jaxdepth")
 
 
-def gathered(array) -> np.ndarray:
-    """What every process has, on a leading axis of processes."""
-    if not several():
+def all_gather(array) -> Shaped[np.ndarray, "processes ..."]:
+    """Stack the arrays of all processes, of one shape and dtype, along a new leading axis."""
+    if not is_distributed():
         return np.asarray(array)[None]
-    from jax.experimental import multihost_utils
-
     return np.asarray(multihost_utils.process_allgather(np.asarray(array)))
 
 
-def first_sees(path: Path) -> bool:
-    """Whether the first process sees a file: what all go by, as files appear at other times."""
-    return bool(gathered(path.is_file())[0])
+def first_has_file(path: Path) -> bool:
+    """Whether the first process sees a file.
+
+    All processes decide by it, because on a shared file system a new file appears to each of them
+    at another time.
+    """
+    return bool(all_gather(path.is_file())[0])
 
 
-def agree(error: Exception | None) -> None:
-    """Raises an error that one process has on all of them: none then waits for it for ever."""
-    if not several():
+def raise_on_all(error: Exception | None) -> None:
+    """Raise an error that any process passes on every process; all must call it.
+
+    Without this, the others would wait forever for the process that failed.
+
+    Raises:
+        SharedError: a process passed an error. A single process raises the error itself.
+    """
+    if not is_distributed():
         if error is not None:
             raise error
         return
-    said = np.zeros(500, np.uint8)
-    text = ("" if error is None else str(error) or type(error).__name__).encode()[: len(said)]
-    said[: len(text)] = np.frombuffer(text, np.uint8)
-    for row in gathered(said):
+    message = np.zeros(_MAX_MESSAGE, np.uint8)
+    text = ("" if error is None else str(error) or type(error).__name__).encode()[:_MAX_MESSAGE]
+    message[: len(text)] = np.frombuffer(text, np.uint8)
+    for row in all_gather(message):
         if row.any():
-            raise AgreedError(bytes(row).rstrip(b"\0").decode(errors="replace"))
+            raise SharedError(bytes(row).rstrip(b"\0").decode(errors="replace"))
 
 
 @contextmanager
-def silenced() -> Iterator[None]:
-    """Standard output of the first process only."""
+def mute_other_processes() -> Iterator[None]:
+    """Discard the standard output of every process but the first."""
     if not is_first():
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        with open(os.devnull, "w") as devnull, redirect_stdout(devnull):
             yield
     else:
         yield

@@ -1,42 +1,42 @@
-"""Preemption: SIGTERM lets the chunk that is being made be finished, and then ends the command."""
+"""Preemption: after SIGTERM the command finishes the current chunk and then stops."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jaxdepth.runtime.distributed import gathered
+from jaxdepth.runtime.distributed import all_gather
 
-_asked = False
+_stop_requested = False  # in this process
 
 
 class Stopped(Exception):
-    """Work was stopped between two chunks; the same command goes on with it."""
+    """Work was stopped between two chunks; the same command resumes it."""
 
 
 @contextmanager
-def listening() -> Iterator[None]:
-    """In here SIGTERM asks for a stop; a second one ends the process at once."""
-    global _asked
-    _asked = False
-    before = signal.signal(signal.SIGTERM, _ask)
+def handle_sigterm() -> Iterator[None]:
+    """Let the first SIGTERM request a stop; a second one ends the process at once."""
+    global _stop_requested
+    _stop_requested = False
+    previous = signal.signal(signal.SIGTERM, _request_stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def asked() -> bool:
-    """Whether any process was asked to stop: all must call it, between two chunks."""
-    return bool(gathered(_asked).any())
+def stop_requested() -> bool:
+    """Whether any process was asked to stop. All must call it, between the same two chunks."""
+    return bool(all_gather(_stop_requested).any())
 
 
-def check() -> None:
-    """Raises Stopped if any process was asked to stop: all must call it, between two chunks."""
-    if asked():
+def raise_if_stop_requested() -> None:
+    """Raise Stopped if any process was asked to stop; all must call it, as `stop_requested`."""
+    if stop_requested():
         raise Stopped
 
 
-def _ask(number, frame) -> None:
-    global _asked
-    _asked = True
+def _request_stop(number, frame) -> None:
+    global _stop_requested
+    _stop_requested = True
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,34 +1,34 @@
-"""How the devices' work is run: compiled programs kept between runs, and profiles of it."""
+"""JAX's compilation cache on disk, and profiles of the devices."""
 
 import os
 from pathlib import Path
 
 import jax
 
-PROGRAMS = Path("~/.cache/jaxdepth/programs")
-_profiled = False
+COMPILATION_CACHE = Path("~/.cache/jaxdepth/programs")
+_is_profiling = False
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs on disk, for accelerators; JAX_COMPILATION_CACHE_DIR says where.
+    """Keep compiled programs on disk on accelerators; JAX_COMPILATION_CACHE_DIR chooses where.
 
-    Not on CPUs: a program for one may not run on another that shares the directory.
+    Not on CPUs: a program compiled for one CPU may not run on another that shares the directory.
     """
     if jax.default_backend() != "cpu" and jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(PROGRAMS))
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(COMPILATION_CACHE))
 
 
 def start_profile(folder: Path | None) -> None:
-    """Begins a profile that is written to `folder` by `end_profile`; None takes none."""
-    global _profiled
+    """Start a profile that `end_profile` writes to `folder`; None starts none."""
+    global _is_profiling
     if folder is not None:
         jax.profiler.start_trace(folder)
-        _profiled = True
+        _is_profiling = True
 
 
 def end_profile() -> None:
-    """Writes the profile, if one was begun."""
-    global _profiled
-    if _profiled:
-        _profiled = False
+    """Write the profile, if one was started."""
+    global _is_profiling
+    if _is_profiling:
+        _is_profiling = False
         jax.profiler.stop_trace()

@@ -1,4 +1,4 @@
-"""Progress of long work, on standard error, so that tables on standard output stay clean."""
+"""Progress bars on standard error, so that standard output holds only results."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,19 +8,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jaxdepth.runtime.distributed import is_first
 
-# Of what, in what unit: a block that yields a function of how much is done and how much there is
+# Called with a description and a unit; the block yields update(done, total).
 ProgressBar = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 
 
 @contextmanager
-def silent(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows nothing: for use as a library."""
+def silent(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that shows nothing, for use as a library."""
     yield lambda done, total: None
 
 
 @contextmanager
-def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar while the block runs; yields a function of what is done and what there is."""
+def progress_bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar while the block runs; yields update(done, total)."""
     if not is_first():
         yield lambda done, total: None
         return
@@ -32,5 +32,5 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

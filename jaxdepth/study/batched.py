@@ -45,7 +45,7 @@ def in_parts(
         done, writing = 0, None
         for number, batch in enumerate(batches):
             if not there[number]:
-                preemption.check()
+                preemption.raise_if_stop_requested()
                 on_host = rows(batch)
                 if writing is not None:
                     writing.result()

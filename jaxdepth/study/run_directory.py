@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest, read_json
-from jaxdepth.runtime.distributed import agree, gathered, is_first, wait
+from jaxdepth.runtime.distributed import all_gather, barrier, is_first, raise_on_all
 
 RUN_FILE = "run.json"
 _PARTIAL = ".partial"
@@ -65,10 +65,10 @@ class Run:
                 cls._open(path, settings, facts)
         except (InputError, OSError) as found:
             error = found
-        agree(error)
+        raise_on_all(error)
         if not (path / RUN_FILE).is_file():
             error = InputError(f"process {jax.process_index()} does not see {path}: share it")
-        agree(error)
+        raise_on_all(error)
         return cls(path, read_record(path))
 
     @classmethod
@@ -125,14 +125,14 @@ class Run:
         Raises:
             InputError: one is missing or damaged; on all processes.
         """
-        wait()  # for the writers of all chunks
+        barrier()  # for the writers of all chunks
         content, error = None, None
         if is_first():
             try:
                 content = self._joined(table, count)
             except (InputError, OSError) as found:
                 error = found
-        agree(error)
+        raise_on_all(error)
         self.write_table(table, content)
         if is_first():
             self._tidy()
@@ -158,7 +158,7 @@ class Run:
                 "sha256": file_digest(self.table_path(table)),
             }
             self._save()
-        wait()
+        barrier()
         self.record = read_record(self.path)
 
     def write_file(self, name: str, write: Callable[[Path], object]) -> None:
@@ -168,7 +168,7 @@ class Run:
             atomic_write(self.path / name, write)
             self.record["files"][name] = file_digest(self.path / name)
             self._save()
-        wait()
+        barrier()
         self.record = read_record(self.path)
 
     def table_path(self, table: str) -> Path:
@@ -340,8 +340,8 @@ def chunks_done(folder: Path, numbers: Sequence[int]) -> list[bool]:
             here[:] = [n in there and bool(check_chunk(there[n])) for n in numbers]
         except (InputError, OSError) as found:
             error = found
-    agree(error)
-    return gathered(here)[0].tolist()
+    raise_on_all(error)
+    return all_gather(here)[0].tolist()
 
 
 def _same_settings(path: Path, old: Mapping, new: Mapping) -> None:
@@ -374,7 +374,7 @@ def write_once(path: Path, write: Callable[[Path], object]) -> None:
     """`atomic_write` by the first process, of what all have alike; the others wait for it."""
     if is_first():
         atomic_write(path, write)
-    wait()
+    barrier()
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:

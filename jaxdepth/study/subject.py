@@ -12,7 +12,7 @@ from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import limit_prompts
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
-from jaxdepth.runtime.distributed import agree
+from jaxdepth.runtime.distributed import raise_on_all
 from jaxdepth.settings_file import flatten
 from jaxdepth.study.loading import LoadedModel, device_provenance, load_model, load_reference
 from jaxdepth.study.run_directory import Run
@@ -147,7 +147,7 @@ def open_subject(settings: SubjectSettings, exits: str = "all") -> Subject:
         subject = _open(settings, exits)
     except InputError as wrong:
         error = wrong
-    agree(error)
+    raise_on_all(error)
     assert subject is not None
     return subject
 

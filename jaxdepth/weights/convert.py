@@ -79,7 +79,7 @@ def convert(
                     _write_chunk(folder, number, arrays, said)
                 leaves |= {key: {**of, "chunk": number} for key, of in said.items()}
                 progress(len(leaves), len(pieces))
-                preemption.check()
+                preemption.raise_if_stop_requested()
             _write_sidecars(opened, tokenizer, folder)
             files = {name: said.result() for name, said in files.items()}
             origin = {"path": called or opened.where, "files": files, **origin}

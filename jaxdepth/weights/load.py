@@ -16,7 +16,7 @@ from jaxdepth.model.int8 import Int8, to_int8
 from jaxdepth.model.mistral import Mistral, on_mesh
 from jaxdepth.model.parameters import MATRICES, parameter_shapes
 from jaxdepth.model.sharding import parameter_sharding, to_host, weight_spec
-from jaxdepth.runtime.distributed import agree
+from jaxdepth.runtime.distributed import raise_on_all
 from jaxdepth.weights.adapter import apply_adapter, read_adapter
 from jaxdepth.weights.checkpoint import (
     MANIFEST,
@@ -134,7 +134,7 @@ def _read(
             part = jax.jit(to_int8)(part) if small else part
             # Waited for: arrays that are read faster than they are put would pile up.
             arrays[name] = jax.block_until_ready(_put(arrays[name], part, np.int32(layer)))
-    agree(error)
+    raise_on_all(error)
     return {name: _of_device(array) for name, array in arrays.items()}
 
 

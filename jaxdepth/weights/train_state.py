@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from jaxdepth.runtime.distributed import gathered, is_first, wait
+from jaxdepth.runtime.distributed import all_gather, barrier, is_first
 from jaxdepth.weights.orbax_errors import reading
 
 
@@ -18,7 +18,7 @@ def save_state(folder: Path, step: int, state) -> None:
     for other in folder.iterdir() if is_first() else ():
         if other.name != place.name:
             shutil.rmtree(other)
-    wait()
+    barrier()
 
 
 def load_state(folder: Path, like):
@@ -30,7 +30,7 @@ def load_state(folder: Path, like):
     from orbax.checkpoint import v1 as ocp
 
     kept = [int(p.name) for p in folder.glob("*") if p.name.isdecimal()]
-    last = int(gathered(max(kept, default=-1))[0])
+    last = int(all_gather(max(kept, default=-1))[0])
     if last < 0:
         return None
     place = folder / f"{last:08d}"

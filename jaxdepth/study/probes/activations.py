@@ -21,7 +21,7 @@ from jaxdepth.model.sharding import to_host
 from jaxdepth.probe.capture import residuals
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.runtime import preemption
-from jaxdepth.runtime.distributed import wait
+from jaxdepth.runtime.distributed import barrier
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.run_directory import Run, check_chunk, chunks_done, find_chunks, write_chunk
 
@@ -58,7 +58,7 @@ def capture(
         for number, batch in enumerate(batches):
             real = len(batch.prompts)
             if not there[number]:
-                preemption.check()
+                preemption.raise_if_stop_requested()
                 places_BP = wanted.places_NP[list(batch.places)]
                 tokens_BS, lengths_B = batch.tokens_BS, batch.lengths_B
                 if wanted.response:
@@ -70,7 +70,7 @@ def capture(
                     write_chunk(folder, number, _SUFFIX, lambda p: save_file(arrays, p))  # noqa: B023
             done += real
             progress(done, len(wanted.ids))
-    wait()  # for the writers of all chunks
+    barrier()  # for the writers of all chunks
 
 
 def _with_reply(model: Mistral, tokens_BS: np.ndarray, lengths_B: np.ndarray):

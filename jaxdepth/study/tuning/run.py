@@ -145,7 +145,7 @@ def _train(
                 )
             rows.append({"step": at, **means, "learning_rate": float(rate(at)), "exits": exits})
             at += 1
-            stop = preemption.asked()
+            stop = preemption.stop_requested()
             if stop or at % o.save_every == 0 or at == o.steps:
                 # The rows first: were the state there without them, they would never be made.
                 run.write_part(LOSS, rows[0]["step"], _table(rows))
