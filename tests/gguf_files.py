@@ -4,7 +4,7 @@ import numpy as np
 from gguf import GGUFWriter
 
 from jaxdepth.model.config import ModelConfig
-from jaxdepth.weights.tensor_map import GGUF_NAMES, HF_NAMES, plan
+from jaxdepth.weights.tensor_map import GGUF_NAMES, HF_NAMES, tensor_map
 
 _ADD = {
     bool: GGUFWriter.add_bool,
@@ -15,17 +15,21 @@ _ADD = {
 
 
 def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture=None, **metadata):
-    """Writes the model; `tensors` have their Hugging Face names, those of no model their own.
+    """Write a GGUF model.
 
     Args:
-        path: of the file, or of parts: then they lie beside it, and are given back in order.
-        raw: the `config.json`; a qwen2 keeps its q and k rows, others' are permuted.
-        tensors: float32, or bytes of blocks where `types` has a type.
-        types: by Hugging Face name, of tensors that are already quantised.
+        path: of the file; parts are written beside it.
+        raw: the `config.json`; the q and k rows of all architectures but qwen2 are permuted.
+        tensors: by Hugging Face name, or by any name if the model has no such tensor; float32, or
+            the bytes of blocks if `types` has a type.
+        types: of tensors that are already quantised, by Hugging Face name.
         parts_of: how many tensors go into each part; 0 writes one file.
         order: -1 writes the tensors from the last to the first.
-        architecture: as the file says; by default that of the model.
-        **metadata: strings, numbers, booleans and lists besides, with `__` for a dot.
+        architecture: in the metadata; by default that of the model.
+        **metadata: more strings, numbers, booleans and lists, with `__` for a dot.
+
+    Returns:
+        The path, or those of the parts in order.
     """
     config, types = ModelConfig.from_hf(raw), types or {}
     architecture = architecture or ("qwen2" if raw["model_type"] == "qwen2" else "llama")
@@ -41,17 +45,17 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture
     writer.add_rope_freq_base(config.rope.theta)
     for key, value in metadata.items():
         _ADD[type(value)](writer, key.replace("__", "."), value)
-    pieces = zip(plan(config, HF_NAMES), plan(config, GGUF_NAMES), strict=True)
-    both = {hf.source: (hf.heads, gguf.source) for hf, gguf in pieces}
-    for name in [*both, *(set(tensors) - set(both))][::order]:
+    pairs = zip(tensor_map(config, HF_NAMES), tensor_map(config, GGUF_NAMES), strict=True)
+    mapped = {hf.source: (hf.heads, gguf.source) for hf, gguf in pairs}
+    for name in [*mapped, *(set(tensors) - set(mapped))][::order]:
         if name not in tensors:
             continue
-        array, (heads, called) = tensors[name], both.get(name, (None, name))
+        array, (heads, gguf_name) = tensors[name], mapped.get(name, (None, name))
         if heads and architecture != "qwen2":
             rows, columns = array.shape
             array = array.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2)
             array = np.ascontiguousarray(array).reshape(rows, columns)
-        writer.add_tensor(called, array, raw_dtype=types.get(name))
+        writer.add_tensor(gguf_name, array, raw_dtype=types.get(name))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

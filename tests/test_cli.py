@@ -110,7 +110,7 @@ def test_bad_sources(tmp_path, source, capsys):
     os.truncate(weights, weights.stat().st_size - 8)
     status, _, err = run(capsys, "convert", source, tmp_path / "m")
     assert status == 2
-    assert_one_line(err, "cut short")
+    assert_one_line(err, "truncated")
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
     (source / "config.json").write_text(json.dumps(raw_config(model_type="bloom")))
     status, _, err = run(capsys, "convert", source, tmp_path / "m")

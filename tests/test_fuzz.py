@@ -36,7 +36,7 @@ from jaxdepth.model.tuned import Form
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.adapter import Adapter, read_adapter, save_adapter
 from jaxdepth.weights.convert import convert
-from jaxdepth.weights.tensor_map import HF_NAMES, plan
+from jaxdepth.weights.tensor_map import HF_NAMES, tensor_map
 from jaxdepth.weights.verify import verify
 
 SEED = 20261123
@@ -183,11 +183,12 @@ def gguf_mutant(whole, place, rng, done):
         return said
     model, _ = jaxdepth.load(target)
     tensors = {}
-    for piece in plan(CONFIG, HF_NAMES):
-        layer, name = piece.layer_and_leaf
-        leaf = getattr(model if layer is None else model.layers, name.removeprefix("layers."))[...]
-        array = np.asarray(leaf if layer is None else leaf[layer])
-        tensors[piece.source] = np.ascontiguousarray(piece.turn(array))
+    for mapped in tensor_map(CONFIG, HF_NAMES):
+        layer, name = mapped.layer_and_parameter
+        module = model if layer is None else model.layers
+        parameter = getattr(module, name.removeprefix("layers."))[...]
+        array = np.asarray(parameter if layer is None else parameter[layer])
+        tensors[mapped.source] = np.ascontiguousarray(mapped.transpose(array))
     again = write_gguf(place / "again.gguf", RAW, tensors)
     assert data_of(again) == data_of(source)
     return None

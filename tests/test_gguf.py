@@ -14,7 +14,7 @@ from jaxdepth import InputError
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
 from jaxdepth.weights.sources import open_source
-from jaxdepth.weights.tensor_map import GGUF_NAMES, HF_NAMES, plan
+from jaxdepth.weights.tensor_map import GGUF_NAMES, HF_NAMES, tensor_map
 
 RAW = raw_config(model_type="llama", num_hidden_layers=2, sliding_window=None)
 TENSORS = hf_tensors(ModelConfig.from_hf(RAW))
@@ -23,7 +23,9 @@ TENSORS = hf_tensors(ModelConfig.from_hf(RAW))
 def read_all(source) -> dict[str, np.ndarray]:
     """Every tensor of a source by its name in a Hugging Face checkpoint."""
     opened = open_source(source)
-    both = zip(plan(opened.config, HF_NAMES), plan(opened.config, GGUF_NAMES), strict=True)
+    both = zip(
+        tensor_map(opened.config, HF_NAMES), tensor_map(opened.config, GGUF_NAMES), strict=True
+    )
     return {hf.source: opened.read(gguf) for hf, gguf in both}
 
 

@@ -13,7 +13,7 @@ from tiny import hf_tensors, raw_config, write_folder
 from jaxdepth.cli import main
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.tuned import Form
-from jaxdepth.study.inspection.seen import size
+from jaxdepth.study.inspection.description import format_bytes
 from jaxdepth.study.run_directory import Run
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.adapter import Adapter, save_adapter
@@ -61,11 +61,11 @@ def test_a_checkpoint(tiny_path, capsys):
         "exits 1 to 4",
         "positions 256; window: none",
         "RoPE theta 10,000",
-        f"weights {size(4 * parameters)} of float32",
+        f"weights {format_bytes(4 * parameters)} of float32",
         f"fingerprint {manifest['fingerprint']}",
         "39 arrays in 1 chunk",
         f"made of {manifest['source']['path']}",
-        f"model.safetensors: {size(file['bytes'])}, sha256 {file['sha256']}",
+        f"model.safetensors: {format_bytes(file['bytes'])}, sha256 {file['sha256']}",
         f"made by jaxdepth {manifest['jaxdepth']}",
         f"{len(tokenizer)} tokens, BOS",
         f"EOS {tokenizer.eos_token} ({tokenizer.eos_token_id}); answers end with",
@@ -77,7 +77,7 @@ def test_a_checkpoint(tiny_path, capsys):
 
 
 def test_sizes_in_words():
-    said = [size(n) for n in (999, 1000, 999_499, 999_500, 2_515_000_000)]
+    said = [format_bytes(n) for n in (999, 1000, 999_499, 999_500, 2_515_000_000)]
     assert said == ["999 bytes", "1 kB", "999 kB", "1 MB", "2.52 GB"]
 
 
@@ -96,7 +96,7 @@ def test_a_hostile_chat_template_is_shown_cut_and_escaped(tiny_path, tmp_path, c
     manifest = {k: v for k, v in manifest.items() if k not in ("files", "sha256")}
     (copy / checkpoint.MANIFEST).unlink()
     manifest["source"]["path"] = HOSTILE
-    checkpoint.finish(copy, manifest)
+    checkpoint.write_manifest(copy, manifest)
     said = inspected(capsys, copy)
     assert r"made of \x1b[2J[red]\u202egone" in said
     assert r"characters: \x1b[2J[red]\u202egone\nxxx" in said
@@ -164,9 +164,9 @@ def test_a_run(tmp_path, capsys):
         "run on cpu, one device",
         r"judge \x1b[2J[red]\u202egone\n, model_fingerprint cccccccccccc, seed 0",
         "prompts.parquet: 2 rows, ",
-        "directions.safetensors: 3 bytes, as its digest says",
+        "directions.safetensors: 3 bytes, matches its digest",
         "unfinished parts/first_token: 2 chunks, ",
-        "as their digests say",
+        "match their digests",
     ):
         assert wanted in said, wanted
     (path / "directions.safetensors").write_bytes(b"124")

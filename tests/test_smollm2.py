@@ -10,7 +10,7 @@ import pytest
 
 import jaxdepth
 from jaxdepth.weights.sources import open_source
-from jaxdepth.weights.tensor_map import GGUF_NAMES, HF_NAMES, plan
+from jaxdepth.weights.tensor_map import GGUF_NAMES, HF_NAMES, tensor_map
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -44,8 +44,8 @@ def test_greedy_tokens_at_exits(smollm2, golden):
 def test_dequantised_weights_equal_hugging_faces(gguf_file):
     golden = json.loads((GOLDEN / "smollm2_tensors.json").read_text())
     source = open_source(gguf_file)
-    hf = {p.key: p.source for p in plan(source.config, HF_NAMES)}
-    for piece in plan(source.config, GGUF_NAMES):
+    hf = {p.key: p.source for p in tensor_map(source.config, HF_NAMES)}
+    for piece in tensor_map(source.config, GGUF_NAMES):
         array = source.read(piece)
         assert array.dtype == np.float32
         assert hashlib.sha256(array.tobytes()).hexdigest() == golden[hf[piece.key]], piece.key
@@ -54,7 +54,7 @@ def test_dequantised_weights_equal_hugging_faces(gguf_file):
 def test_dequantised_weights_equal_a_slow_twin(gguf_file):
     """Q4_1: blocks of 32 weights, each a 4-bit number times a scale plus a minimum."""
     source = open_source(gguf_file)
-    piece = next(p for p in plan(source.config, GGUF_NAMES) if p.key == "layers.3.down")
+    piece = next(p for p in tensor_map(source.config, GGUF_NAMES) if p.key == "layers.3.down")
     found = source.read(piece)
     blocks = np.asarray(source._tensors[piece.source].data).reshape(-1, 20)
     scale, minimum = np.ascontiguousarray(blocks[:, :4]).view(np.float16).astype(np.float32).T
@@ -85,8 +85,10 @@ def test_live_logits(smollm2, gguf_file, golden, torch):
     from reference import hf_exit_logits, hf_model
 
     source = open_source(gguf_file)
-    hf_names = {p.key: p for p in plan(source.config, HF_NAMES)}
-    tensors = {hf_names[p.key].source: source.read(p) for p in plan(source.config, GGUF_NAMES)}
+    hf_names = {p.key: p for p in tensor_map(source.config, HF_NAMES)}
+    tensors = {
+        hf_names[p.key].source: source.read(p) for p in tensor_map(source.config, GGUF_NAMES)
+    }
     hf = hf_model(source.raw_config, tensors)
     gold = golden("smollm2.npz")
     tokens, lengths = gold["tokens"][:1], gold["lengths"][:1]

@@ -25,8 +25,8 @@ from jaxdepth.weights import convert as convert_module
 from jaxdepth.weights import load as load_module
 from jaxdepth.weights import verify as verify_module
 from jaxdepth.weights.convert import convert
-from jaxdepth.weights.sources import _unpermute
-from jaxdepth.weights.tensor_map import HF_NAMES, plan
+from jaxdepth.weights.gguf.source import unpermute
+from jaxdepth.weights.tensor_map import HF_NAMES, tensor_map
 from jaxdepth.weights.verify import verify
 
 RAW = raw_config()
@@ -86,7 +86,7 @@ def test_what_is_filled_on_the_host_is_not_copied():
     for dtype in (np.float32, ml_dtypes.bfloat16):
         array = aligned_empty((3, 5, 7), dtype)
         assert array.shape == (3, 5, 7)
-        assert load_module._of_device(array).unsafe_buffer_pointer() == array.ctypes.data
+        assert load_module._to_device(array).unsafe_buffer_pointer() == array.ctypes.data
 
 
 def test_a_second_conversion_does_nothing_or_refuses(tmp_path):
@@ -167,7 +167,7 @@ def test_a_conversion_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     write_folder(source, RAW, again)
     numbers = written(monkeypatch)
     assert convert(source, tmp_path / "target")
-    norm = [p.key for p in plan(CONFIG, HF_NAMES)].index("norm")
+    norm = [p.key for p in tensor_map(CONFIG, HF_NAMES)].index("norm")
     assert numbers == [norm, *range(5, len(TENSORS))]
     assert_holds(tmp_path / "target", again)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source", "target"]
@@ -255,11 +255,11 @@ def write(folder, number, arrays, said):
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.write_chunk = write
-finish = checkpoint.finish
+finish = checkpoint.write_manifest
 def last(folder, manifest):
     finish(folder, manifest)
     os.kill(os.getpid(), signal.SIGKILL)
-checkpoint.finish = last
+checkpoint.write_manifest = last
 convert.convert(sys.argv[1], sys.argv[2])
 """
     target = tmp_path / "target"
@@ -311,8 +311,8 @@ def test_what_a_digest_cannot_see_the_logits_do(tmp_path, monkeypatch):
         real(self, config, arrays | {"layers.up": arrays["layers.up"][::-1]}, mesh)
 
     monkeypatch.setattr(verify_module, "find_spec", lambda name: None)
-    wanted = verify_module._from_source(verify_module.open_source(source))
-    monkeypatch.setattr(verify_module, "_from_source", lambda opened: wanted)
+    wanted = verify_module._model_of(verify_module.open_source(source))
+    monkeypatch.setattr(verify_module, "_model_of", lambda opened: wanted)
     monkeypatch.setattr(Mistral, "__init__", swapped)
     with pytest.raises(InputError, match=r"logits of .* at exit 1 are off by"):
         verify(source, target)
@@ -321,10 +321,10 @@ def test_what_a_digest_cannot_see_the_logits_do(tmp_path, monkeypatch):
 def test_logits_are_left_out_where_two_models_do_not_fit(tmp_path, monkeypatch):
     source, target = write_folder(tmp_path / "source", RAW, TENSORS), tmp_path / "target"
     convert(source, target)
-    monkeypatch.setattr(verify_module, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(verify_module, "_available_memory", lambda: 1000)
     found = verify(source, target)
     assert found.logits is None
-    assert "do not fit into memory" in found.against
+    assert "do not fit into memory" in found.reference
 
 
 def damaged(tmp_path, change):
@@ -369,8 +369,8 @@ def poison(array, value):
 Q3 = "model.layers.3.self_attn.q_proj.weight"
 SECOND = "model-00002-of-00002.safetensors"
 DAMAGES = {
-    "cut": (lambda f: cut(f, 10), "00001.*cut short"),
-    "cut to nothing": (lambda f: cut(f, 0) or os.truncate(f / SECOND, 0), "00002.*cut short"),
+    "cut": (lambda f: cut(f, 10), "00001.*truncated"),
+    "cut to nothing": (lambda f: cut(f, 0) or os.truncate(f / SECOND, 0), "00002.*truncated"),
     "missing shard": (lambda f: (f / SECOND).unlink(), f"lacks shard {SECOND}"),
     "missing tensor": (lambda f: edit_tensor(f, Q3, lambda a: None), Q3),
     "wrong shape": (lambda f: edit_tensor(f, Q3, lambda a: a[:-1].copy()), rf"{Q3} \(63, 64\)"),
@@ -575,7 +575,7 @@ def test_unpermute_undoes_what_llama_cpp_does():
     halves = original.reshape(heads, 2, rows // heads // 2, columns)
     permuted = halves.swapaxes(1, 2).reshape(rows, columns)
     assert not np.array_equal(permuted, original)
-    assert np.array_equal(_unpermute(permuted, heads), original)
+    assert np.array_equal(unpermute(permuted, heads), original)
 
 
 # GGUF

@@ -7,7 +7,7 @@ import numpy as np
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import LAYER_PARAMETERS
-from jaxdepth.weights.tensor_map import HF_NAMES, plan
+from jaxdepth.weights.tensor_map import HF_NAMES, tensor_map
 
 LENGTH = 64
 LENGTHS = (64, 37, 5)
@@ -41,20 +41,21 @@ def hf_tensors(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """Every tensor of a Hugging Face checkpoint for `config`, float32."""
     rng = np.random.default_rng(seed)
     tensors = {}
-    for piece in plan(config, HF_NAMES):
-        array = rng.standard_normal(piece.shape) * 0.1
-        tensors[piece.source] = (array + piece.key.endswith("norm")).astype(np.float32)
+    for mapped in tensor_map(config, HF_NAMES):
+        array = rng.standard_normal(mapped.shape) * 0.1
+        tensors[mapped.source] = (array + mapped.key.endswith("norm")).astype(np.float32)
     return tensors
 
 
 def leaves_of(config: ModelConfig, tensors) -> dict[str, np.ndarray]:
     """Those tensors as stacked leaves, by the plainest code there is."""
-    pieces = {p.key: p.turn(tensors[p.source]) for p in plan(config, HF_NAMES)}
-    arrays = {k: v for k, v in pieces.items() if not k.startswith("layers.")}
+    mapped = tensor_map(config, HF_NAMES)
+    unstacked = {m.key: m.transpose(tensors[m.source]) for m in mapped}
+    arrays = {k: v for k, v in unstacked.items() if not k.startswith("layers.")}
     for name in LAYER_PARAMETERS:
-        if f"layers.0.{name}" not in pieces:
+        if f"layers.0.{name}" not in unstacked:
             continue
-        layers = [pieces[f"layers.{i}.{name}"] for i in range(config.num_hidden_layers)]
+        layers = [unstacked[f"layers.{i}.{name}"] for i in range(config.num_hidden_layers)]
         arrays[f"layers.{name}"] = np.stack(layers)
     return arrays
 

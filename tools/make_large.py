@@ -1,8 +1,8 @@
-"""Makes a full-size Mistral-7B of random weights: 14.5 GB of bfloat16 in eight shards.
+"""Make a full-size Mistral-7B of random weights: 14.5 GB of bfloat16 in eight shards.
 
     python tools/make_large.py FOLDER
 
-For `make test-large`: conversion and loading are measured on it.
+`make test-large` measures conversion and loading on it.
 """
 
 import json
@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.runtime.progress import progress_bar
-from jaxdepth.weights.shards import INDEX_NAME
-from jaxdepth.weights.tensor_map import HF_NAMES, plan
+from jaxdepth.weights.huggingface.shards import INDEX_NAME
+from jaxdepth.weights.tensor_map import HF_NAMES, tensor_map
 
 RAW = {
     "model_type": "mistral",
@@ -39,24 +39,24 @@ SHARDS = 8
 
 
 def make_large(folder: Path) -> None:
-    """Writes config, shards and index to `folder`."""
+    """Write config, shards and index to `folder`."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    pieces = plan(ModelConfig.from_hf(RAW), HF_NAMES)
-    where = {}
+    tensors = tensor_map(ModelConfig.from_hf(RAW), HF_NAMES)
+    shard_of = {}
     with progress_bar("making 7B random weights", "shards") as progress:
-        for number, part in enumerate(np.array_split(np.arange(len(pieces)), SHARDS)):
+        for number, indices in enumerate(np.array_split(np.arange(len(tensors)), SHARDS)):
             name = f"model-{number + 1:05d}-of-{SHARDS:05d}.safetensors"
-            mine = [pieces[i] for i in part]
-            save_file({p.source: _random(rng, p.shape) for p in mine}, folder / name)
-            where |= {p.source: name for p in mine}
+            shard = [tensors[i] for i in indices]
+            save_file({t.source: _random(rng, t.shape) for t in shard}, folder / name)
+            shard_of |= {t.source: name for t in shard}
             progress(number + 1, SHARDS)
-    (folder / INDEX_NAME).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (folder / INDEX_NAME).write_text(json.dumps({"metadata": {}, "weight_map": shard_of}))
     (folder / "config.json").write_text(json.dumps(RAW))
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Random signs and digits, sizes from 0.008 to 0.03."""
+    """Random bfloat16 numbers: any sign and mantissa, absolute values from 0.008 to 0.03."""
     bits = np.frombuffer(rng.bytes(2 * int(np.prod(shape))), np.uint16)
     return ((bits & 0x80FF) | 0x3C00).view(ml_dtypes.bfloat16).reshape(shape)
 

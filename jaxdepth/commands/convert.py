@@ -21,6 +21,6 @@ def print_verification(settings: Convert) -> None:
         verified = verify(settings.source, settings.target, progress)
     print(f"verified: {verified.arrays} arrays are those of {settings.source}")
     if verified.logits is None:
-        print(f"logits: {verified.against}")
+        print(f"logits: {verified.reference}")
     else:
-        print(f"logits of every exit: within {verified.logits:.1g} of {verified.against}")
+        print(f"logits of every exit: within {verified.logits:.1g} of {verified.reference}")

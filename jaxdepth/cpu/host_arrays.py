@@ -1,17 +1,17 @@
-"""Arrays of the host that a CPU device takes over as they are.
+"""Numpy arrays that XLA on CPU can use without a copy.
 
-Numpy asks for large pages where an array is large, XLA does not: filling a model's weights here is
-quicker than in the device's own memory.
+Numpy requests huge pages for large arrays and XLA does not, so a model's weights are filled faster
+in numpy's memory than in XLA's own.
 """
 
 import numpy as np
 
-_ALIGNMENT = 64  # bytes: what XLA wants of an array that it does not copy
-_ROWS, _COLUMNS = 64, 512  # of a block that stays in the processor's cache while it is turned
+_ALIGNMENT = 64  # bytes: XLA copies an array that is aligned to less
+_ROWS, _COLUMNS = 64, 512  # of a block that stays in the CPU's cache while it is transposed
 
 
 def aligned_empty(shape: tuple[int, ...], dtype) -> np.ndarray:
-    """An array that is not filled yet, in memory that XLA can use without a copy."""
+    """An uninitialised array, aligned as XLA wants it."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape)) * dtype.itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
@@ -19,14 +19,14 @@ def aligned_empty(shape: tuple[int, ...], dtype) -> np.ndarray:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def fill_turned(target: np.ndarray, array: np.ndarray) -> None:
-    """Writes the transpose of an array of one or two axes to `target`, in its dtype."""
+def fill_transposed(target: np.ndarray, array: np.ndarray) -> None:
+    """Write the transpose of an array of one or two axes to `target`, cast to its dtype."""
     if array.ndim == 1:
         target[...] = array
         return
-    if target.dtype == array.dtype:  # as whole numbers: quicker than numbers numpy does not know
-        plain = np.dtype(f"u{array.dtype.itemsize}")
-        target, array = target.view(plain), array.view(plain)
+    if target.dtype == array.dtype:  # as unsigned integers: numpy is slow on types like bfloat16
+        unsigned = np.dtype(f"u{array.dtype.itemsize}")
+        target, array = target.view(unsigned), array.view(unsigned)
     for i in range(0, array.shape[0], _ROWS):
         for j in range(0, array.shape[1], _COLUMNS):
             block = array[i : i + _ROWS, j : j + _COLUMNS]

@@ -1,8 +1,7 @@
-"""Adapter files: what tuning made, without the base.
+"""Adapter files: what tuning trained, without the base.
 
-One safetensors file holds the arrays of `model.tuned` and, in its header, what they are: their
-form, the base they were made for, new tokens, and how they came about. PEFT's LoRA folders are read
-too.
+One safetensors file holds the arrays of `jaxdepth.model.tuned` and, in its metadata, their form,
+the fingerprint of their base, new tokens, and how they were made. PEFT's LoRA folders are read too.
 """
 
 import hashlib
@@ -15,24 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdepth.errors import InputError, listed, nearest
-from jaxdepth.files import damaged_header, open_arrays, read_arrays, read_json, save_arrays
+from jaxdepth.files import damaged_header, read_arrays, save_arrays
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.parameters import MATRICES, parameter_shapes
+from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.model.tuned import Form, Params, merge
-from jaxdepth.weights.tensor_map import HF_NAMES
+from jaxdepth.weights.huggingface.peft import PEFT_CONFIG, PEFT_WEIGHTS, read_peft
 
 FORMAT = "jaxdepth-adapter-1"
-PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# What a PEFT config may say besides; anything else that is not off would change the numbers.
-_PEFT_OFF = (None, False, {}, [], "", "none")
-_PEFT_TOLD = {
-    "peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform",
-    "base_model_name_or_path", "task_type", "inference_mode", "lora_dropout", "init_lora_weights",
-    "revision", "auto_mapping", "peft_version", "layers_pattern", "exclude_modules",
-    "ensure_weight_tying", "qalora_group_size", "eva_config", "corda_config", "loftq_config",
-    "megatron_core",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,14 +30,14 @@ class Adapter:
 
     form: Form
     params: Params
-    base: str | None  # the base's fingerprint; None if the file does not say
+    base: str | None  # fingerprint of the base; None if the file has none
     tokens: tuple[str, ...]  # new special tokens
-    made: Mapping  # settings, data digest, versions
+    made: Mapping  # settings, digest of the data, versions
 
 
 def save_adapter(path: Path, adapter: Adapter, dtype="bfloat16") -> None:
-    """Writes an adapter file; its arrays are rounded to `dtype`."""
-    said = {
+    """Write an adapter file, its arrays rounded to `dtype`."""
+    metadata = {
         "format": FORMAT,
         "form": asdict(adapter.form),
         "base": adapter.base,
@@ -56,167 +45,137 @@ def save_adapter(path: Path, adapter: Adapter, dtype="bfloat16") -> None:
         "made": adapter.made,
     }
     arrays = {k: np.asarray(v).astype(jnp.dtype(dtype)) for k, v in adapter.params.items()}
-    save_arrays(path, arrays, said)
+    save_arrays(path, arrays, metadata)
 
 
 def find_adapter(name: str) -> Path:
-    """The place of `builtin:NAME`, or of a file or folder.
+    """The path of an adapter: `builtin:NAME`, a file, or a PEFT folder.
 
     Raises:
         InputError: there is none.
     """
     if name.startswith("builtin:"):
         folder = files("jaxdepth") / "data" / "adapters"
-        found = folder.iterdir() if folder.is_dir() else ()
-        there = {f.name.removesuffix(".safetensors"): f for f in found}
-        wanted = name.removeprefix("builtin:")
-        if wanted not in there:
-            raise InputError(f"no built-in adapter {wanted!r}{nearest(wanted, there)}")
-        return Path(str(there[wanted]))
+        entries = folder.iterdir() if folder.is_dir() else ()
+        builtin = {f.name.removesuffix(".safetensors"): f for f in entries}
+        key = name.removeprefix("builtin:")
+        if key not in builtin:
+            raise InputError(f"no built-in adapter {key!r}{nearest(key, builtin)}")
+        return Path(str(builtin[key]))
     if not Path(name).exists():
         raise InputError(f"no adapter {name}: expected a .safetensors file or a PEFT folder")
     return Path(name)
 
 
 def adapter_digest(name: str) -> str:
-    """SHA-256 of an adapter's arrays and of what its file says."""
+    """SHA-256 of an adapter's file, or of both files of a PEFT folder."""
     path = find_adapter(name)
-    parts = [path / PEFT_CONFIG, path / PEFT_WEIGHTS] if path.is_dir() else [path]
-    return hashlib.sha256(b"".join(p.read_bytes() for p in parts)).hexdigest()
+    contents = [path / PEFT_CONFIG, path / PEFT_WEIGHTS] if path.is_dir() else [path]
+    return hashlib.sha256(b"".join(p.read_bytes() for p in contents)).hexdigest()
 
 
 def brings_tokens(name: str) -> bool:
     """Whether an adapter adds tokens, as one that decides by a verdict token does."""
     path = find_adapter(name)
-    return not path.is_dir() and bool(_read_ours(path).tokens)
+    return not path.is_dir() and bool(_read_file(path).tokens)
 
 
 def read_adapter(name: str, config: ModelConfig) -> Adapter:
-    """An adapter of ours or of PEFT, for a base of that shape.
+    """Read an adapter.
+
+    Args:
+        name: as for `find_adapter`.
+        config: the shape of its base.
 
     Raises:
         InputError: there is none, it is damaged, or it is for a model of another shape.
     """
     path = find_adapter(name)
-    adapter = _read_peft(path, config) if path.is_dir() else _read_ours(path)
+    if path.is_dir():
+        form, params, version = read_peft(path, config)
+        adapter = Adapter(form, params, None, (), {"peft": version})
+    else:
+        adapter = _read_file(path)
     shapes = parameter_shapes(config)
-    lacking = adapter.form.keys(config.tie_word_embeddings) - set(adapter.params)
-    if lacking:
-        raise InputError(f"{path} lacks {listed(sorted(lacking))}: it is damaged")
+    missing = adapter.form.keys(config.tie_word_embeddings) - set(adapter.params)
+    if missing:
+        raise InputError(f"{path} lacks {listed(sorted(missing))}: it is damaged")
     for key, array in adapter.params.items():
-        wanted = _shape(key, adapter, shapes)
-        if tuple(array.shape) != wanted:
+        expected = _expected_shape(key, adapter, shapes)
+        if tuple(array.shape) != expected:
             raise InputError(
-                f"{path}: {key} is {tuple(array.shape)}, expected {wanted}: the adapter is for "
+                f"{path}: {key} is {tuple(array.shape)}, expected {expected}: the adapter is for "
                 "another model"
             )
     return adapter
 
 
 def apply_adapter(
-    model: Mistral, tokenizer, fingerprint: str, adapter: Adapter, where: str
+    model: Mistral, tokenizer, fingerprint: str, adapter: Adapter, name: str
 ) -> Mistral:
-    """The base with the adapter merged in; new tokens are added to the tokenizer.
+    """Merge an adapter into its base, and add its new tokens to the tokenizer.
+
+    Args:
+        model: the base.
+        tokenizer: of the base; it is changed if the adapter has new tokens.
+        fingerprint: of the base.
+        adapter: from `read_adapter`.
+        name: of the adapter, for messages.
+
+    Returns:
+        The merged model.
 
     Raises:
         InputError: the adapter was made for another base, or its tokens do not fit the tokenizer.
     """
     if adapter.base is not None and adapter.base != fingerprint:
         raise InputError(
-            f"{where} was made for the base {adapter.base[:12]}, this checkpoint is "
+            f"{name} was made for the base {adapter.base[:12]}, this checkpoint is "
             f"{fingerprint[:12]}: name that base, or another adapter"
         )
     if adapter.tokens:
         if tokenizer is None:
-            raise InputError(f"{where} brings new tokens, and the checkpoint has no tokenizer")
+            raise InputError(f"{name} brings new tokens, and the checkpoint has no tokenizer")
         if add_tokens(tokenizer, adapter.tokens) != adapter.form.first_new:
-            raise InputError(f"{where}: its new tokens have other ids in this tokenizer")
+            raise InputError(f"{name}: its new tokens have other ids in this tokenizer")
     return merge(model, adapter.params, adapter.form)
 
 
 def add_tokens(tokenizer, tokens: tuple[str, ...]) -> int:
-    """Adds special tokens to a tokenizer; returns the id of the first.
+    """Add special tokens to a tokenizer; returns the id of the first.
 
     Raises:
-        InputError: one is already there.
+        InputError: the tokenizer already has one of them.
     """
-    first = len(tokenizer)
-    taken = [t for t in tokens if t in tokenizer.get_vocab()]
-    if taken:
-        raise InputError(f"the tokenizer already has {listed(taken)}")
+    first_id = len(tokenizer)
+    existing = [token for token in tokens if token in tokenizer.get_vocab()]
+    if existing:
+        raise InputError(f"the tokenizer already has {listed(existing)}")
     tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
-    return first
+    return first_id
 
 
-def _shape(key: str, adapter: Adapter, shapes: Mapping) -> tuple[int, ...]:
-    """The shape that an array of an adapter must have."""
-    form, n = adapter.form, len(adapter.form.layers)
+def _expected_shape(
+    key: str, adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[int, ...]:
+    form, layers = adapter.form, len(adapter.form.layers)
     if key.endswith("_rows"):
         return (len(adapter.tokens), shapes["embed"][1])
-    leaf = key.removesuffix(".a").removesuffix(".b")
-    if leaf not in shapes:
+    name = key.removesuffix(".a").removesuffix(".b")
+    if name not in shapes:
         raise InputError(f"an adapter's array {key} belongs to no weight of this model")
-    whole = shapes[leaf]
+    shape = shapes[name]
     if form.rank is None:
-        return (n, *whole[1:]) if leaf.startswith("layers.") else whole
-    return (n, whole[1], form.rank) if key.endswith(".a") else (n, form.rank, whole[2])
+        return (layers, *shape[1:]) if name.startswith("layers.") else shape
+    return (layers, shape[1], form.rank) if key.endswith(".a") else (layers, form.rank, shape[2])
 
 
-def _read_ours(path: Path) -> Adapter:
-    arrays, said = read_arrays(path, "an adapter", FORMAT)
+def _read_file(path: Path) -> Adapter:
+    arrays, metadata = read_arrays(path, "an adapter", FORMAT)
     try:
-        form = said["form"] | {k: tuple(said["form"][k]) for k in ("layers", "leaves")}
-        tokens = tuple(said["tokens"])
-        return Adapter(Form(**form), _floats(arrays), said["base"], tokens, said["made"])
+        form = metadata["form"] | {k: tuple(metadata["form"][k]) for k in ("layers", "leaves")}
+        params = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
+        tokens = tuple(metadata["tokens"])
+        return Adapter(Form(**form), params, metadata["base"], tokens, metadata["made"])
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_header(path, error) from None
-
-
-def _floats(arrays: Mapping[str, np.ndarray]) -> Params:
-    return {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
-
-
-def _read_peft(path: Path, config: ModelConfig) -> Adapter:
-    """PEFT's `lora_A` (R, I) and `lora_B` (O, R) of each layer, stacked and turned."""
-    for name in (PEFT_CONFIG, PEFT_WEIGHTS):
-        if not (path / name).is_file():
-            raise InputError(f"{path} is not a PEFT adapter: it has no {name}")
-    said = read_json(path / PEFT_CONFIG)
-    if not isinstance(said, dict):
-        raise InputError(f"{path / PEFT_CONFIG} is not an object of JSON: fetch it again")
-    odd = [k for k, v in said.items() if k not in _PEFT_TOLD and v not in _PEFT_OFF]
-    if said.get("peft_type") != "LORA" or odd:
-        raise InputError(f"{path}: only plain LoRA is read, this one has {listed(odd or ['type'])}")
-    arrays = _floats(open_arrays(path / PEFT_WEIGHTS)[0])
-    found: dict[str, dict[int, dict[str, np.ndarray]]] = {}
-    for name in MATRICES:
-        for layer in range(config.num_hidden_layers):
-            stem = "base_model.model." + HF_NAMES[name].format(i=layer).removesuffix(".weight")
-            pair = {end: arrays.pop(f"{stem}.lora_{end}.weight", None) for end in "AB"}
-            if all(part is not None for part in pair.values()):
-                found.setdefault(name, {})[layer] = pair
-    layers = {tuple(sorted(of)) for of in found.values()}
-    if arrays or len(layers) != 1:
-        wrong = listed(arrays) if arrays else "other layers for some matrices than for others"
-        raise InputError(f"{path}: cannot read {wrong}")
-    rank = _positive(path, said, "r")
-    scale = _positive(path, said, "lora_alpha") / (rank**0.5 if said.get("use_rslora") else rank)
-    params = {}
-    for name, of in found.items():
-        for end, letter in (("a", "A"), ("b", "B")):
-            stack = [of[i][letter].T for i in sorted(of)]
-            if len({part.shape for part in stack}) != 1:
-                raise InputError(f"{path}: the lora_{letter} of {name} differ in shape")
-            params[f"layers.{name}.{end}"] = jnp.stack(stack)
-    form = Form(next(iter(layers)), tuple(found), rank, scale * rank)
-    return Adapter(form, params, None, (), {"peft": str(said.get("peft_version"))})
-
-
-def _positive(path: Path, said: Mapping, name: str) -> int | float:
-    value = said.get(name)
-    whole = name == "r" and not isinstance(value, int)
-    if isinstance(value, bool) or not isinstance(value, int | float) or whole:
-        raise InputError(f"{path}: {name} is {value!r}, expected a number")
-    if not 0 < value < 1e9:
-        raise InputError(f"{path}: {name} is {value!r}, expected a positive number")
-    return value

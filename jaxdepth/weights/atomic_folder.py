@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders that appear complete or not at all."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from jaxdepth.runtime.preemption import Stopped
 
 
 @contextmanager
-def whole_folder(target: Path, resume: bool = False) -> Iterator[Path]:
-    """A folder to write to, which becomes `target` by one rename when the block ends.
+def atomic_folder(target: Path, resume: bool = False) -> Iterator[Path]:
+    """A folder to write to, which one rename turns into `target` when the block ends.
 
     Args:
-        target: where it is to appear.
-        resume: an interrupted block, or a killed process, leaves its folder for the next one to
-            go on with.
+        target: the folder to make.
+        resume: keep the unfinished folder of a block that was interrupted, and start from what an
+            interrupted block or a killed process has left.
 
     Raises:
         InputError: it cannot be written; nothing is left behind.

@@ -1,10 +1,10 @@
-"""The checkpoint on disk.
+"""A checkpoint on disk.
 
-A checkpoint is a folder that appears whole or not at all:
-    jaxdepth.json   what it is: source and its digests, and a digest of all that lies beside it
+A checkpoint is a folder that appears complete or not at all:
+    jaxdepth.json   the manifest: the source and its digests, and a digest of every array and file
     config.json     as in the source (for GGUF: rebuilt from its metadata)
     tokenizer.json, tokenizer_config.json, chat_template.jinja ...   if the source had them
-    weights/00000/ ...   Orbax; chunks of some arrays each, one array per layer and tensor, so that
+    weights/00000/ ...   Orbax: chunks of several arrays, one array a layer and tensor, so that
                          nothing large is ever doubled; matrices as in the source, outputs first
 """
 
@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding
 from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest, read_json
 from jaxdepth.model.config import ModelConfig
-from jaxdepth.weights.orbax_errors import quiet, reading
+from jaxdepth.weights.orbax_errors import silence_orbax, translate_orbax_errors
 
 MANIFEST = "jaxdepth.json"
 FORMAT = 3
@@ -34,8 +34,8 @@ SIDECARS = (
     "generation_config.json",
 )
 _WEIGHTS = "weights"
-_SAID = "leaves"
-_MOST_TOKENS = 10_000_000
+_RECORDS = "leaves"  # key of a chunk's records in Orbax's metadata
+_MAX_TOKEN_ID = 10_000_000
 
 
 def digest(array: np.ndarray) -> str:
@@ -43,89 +43,96 @@ def digest(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()
 
 
-def write_chunk(folder: Path, number: int, arrays: Mapping[str, np.ndarray], said) -> None:
-    """Adds a chunk to the checkpoint that is being written in `folder`, whole or not at all.
+def write_chunk(
+    folder: Path, number: int, arrays: Mapping[str, np.ndarray], records: Mapping[str, Mapping]
+) -> None:
+    """Write one chunk of an unfinished checkpoint, atomically.
 
     Args:
-        folder: of the checkpoint.
-        number: of the chunk; one that is there is replaced.
-        arrays: key -> array.
-        said: what is kept of them, for `chunk_said`.
+        folder: the unfinished checkpoint.
+        number: of the chunk; an existing one is replaced.
+        arrays: by key.
+        records: what `chunk_records` gives back: shape, dtype and digest of each array.
     """
-    from orbax.checkpoint import v1 as ocp
+    from orbax.checkpoint import v1 as ocp  # heavy
 
-    place = _chunk(folder, number)
-    shutil.rmtree(place, ignore_errors=True)
+    path = _chunk_path(folder, number)
+    shutil.rmtree(path, ignore_errors=True)
     context = ocp.Context()
-    # Plain files: weights hardly shrink, and OCDBT copies them once more in memory.
+    # Plain files: weights hardly compress, and OCDBT copies them once more in memory.
     context.array.saving.use_compression = context.array.saving.use_ocdbt = False
-    with context, quiet():
-        ocp.save(place, dict(arrays), custom_metadata={_SAID: said})
+    with context, silence_orbax():
+        ocp.save(path, dict(arrays), custom_metadata={_RECORDS: records})
 
 
-def chunk_said(folder: Path, number: int):
-    """What was kept of a chunk; None where it is not, or cannot be read."""
-    from orbax.checkpoint import v1 as ocp
+def chunk_records(folder: Path, number: int) -> dict[str, dict] | None:
+    """The records of a chunk that was written; None if it is missing or cannot be read."""
+    from orbax.checkpoint import v1 as ocp  # heavy
 
-    place = _chunk(folder, number)
-    if not place.is_dir():
+    path = _chunk_path(folder, number)
+    if not path.is_dir():
         return None
     try:
-        with quiet():
-            return ocp.metadata(place).custom_metadata.get(_SAID)
-    except Exception:  # Orbax raises many kinds; such a chunk is written anew
+        with silence_orbax():
+            return ocp.metadata(path).custom_metadata.get(_RECORDS)
+    except Exception:  # of many types; such a chunk is written again
         return None
 
 
 def read_chunk(
     folder: Path, number: int, shardings: Mapping[str, NamedSharding] | None = None
 ) -> dict[str, np.ndarray | jax.Array]:
-    """The arrays of a chunk, on the host or in their shards.
+    """The arrays of a chunk by key.
+
+    Args:
+        folder: the checkpoint.
+        number: of the chunk.
+        shardings: by key; None reads numpy arrays.
 
     Raises:
-        InputError: it is missing or damaged.
+        InputError: the chunk is missing or damaged.
     """
-    from orbax.checkpoint import v1 as ocp
+    from orbax.checkpoint import v1 as ocp  # heavy
 
-    place = _chunk(folder, number)
-    with reading(place, "convert again"):
-        wanted = dict(ocp.metadata(place).metadata)
+    path = _chunk_path(folder, number)
+    with translate_orbax_errors(path, "convert again"):
+        abstract = dict(ocp.metadata(path).metadata)
         if shardings is not None:
-            wanted = {
-                key: jax.ShapeDtypeStruct(said.shape, said.dtype, sharding=shardings[key])
-                for key, said in wanted.items()
+            abstract = {
+                key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=shardings[key])
+                for key, array in abstract.items()
             }
-        return dict(ocp.load(place, wanted))
+        return dict(ocp.load(path, abstract))
 
 
-def _chunk(folder: Path, number: int) -> Path:
+def _chunk_path(folder: Path, number: int) -> Path:
     return (folder / _WEIGHTS / f"{number:05d}").absolute()
 
 
-def clear(folder: Path, chunks: int) -> None:
-    """Removes what an earlier writing left in `folder`, but for its first so many chunks."""
-    kept = {_chunk(folder, number).name for number in range(chunks)}
-    for left in [*folder.iterdir(), *(folder / _WEIGHTS).glob("*")]:
-        if left.is_file():
-            left.unlink()
-        elif left.name not in {_WEIGHTS, *kept}:
-            shutil.rmtree(left)
+def remove_leftovers(folder: Path, chunks: int) -> None:
+    """Delete what an interrupted conversion left in `folder`, except its first `chunks` chunks."""
+    kept = {_WEIGHTS, *(_chunk_path(folder, number).name for number in range(chunks))}
+    for path in [*folder.iterdir(), *(folder / _WEIGHTS).glob("*")]:
+        if path.is_file():
+            path.unlink()
+        elif path.name not in kept:
+            shutil.rmtree(path)
 
 
-def finish(folder: Path, manifest: Mapping) -> None:
-    """Ends the writing: from here on `folder` is whole."""
-    beside = {f.name: file_digest(f) for f in sorted(folder.iterdir()) if f.is_file()}
-    manifest = {"format": FORMAT, **manifest, "files": beside}
+def write_manifest(folder: Path, manifest: Mapping) -> None:
+    """Complete a checkpoint: add format and digests to the manifest and write it."""
+    file_digests = {f.name: file_digest(f) for f in sorted(folder.iterdir()) if f.is_file()}
+    manifest = {"format": FORMAT, **manifest, "files": file_digests}
     text = json.dumps(manifest | {"sha256": _own_digest(manifest)}, indent=1) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def read_manifest(path: Path) -> dict:
-    """What `jaxdepth.json` says of the checkpoint at `path`; it and the small files are checked.
+    """The manifest of a checkpoint; it and the files beside the weights are verified.
 
     Raises:
         InputError: there is no converted checkpoint at `path`, it is of another format, or a file
-            beside the weights is not what was converted.
+            beside the weights has changed since conversion.
     """
     if not (path / MANIFEST).is_file():
         raise InputError(
@@ -137,8 +144,8 @@ def read_manifest(path: Path) -> dict:
         raise InputError(f"{path / MANIFEST} is damaged or of another format: convert again")
     if manifest.pop("sha256", None) != _own_digest(manifest):
         raise InputError(f"{path / MANIFEST} is damaged: convert again")
-    there = {name for name in SIDECARS if (path / name).is_file()}
-    for name in sorted(there | set(manifest["files"])):
+    sidecars = {name for name in SIDECARS if (path / name).is_file()}
+    for name in sorted(sidecars | set(manifest["files"])):
         file = path / name
         if not file.is_file() or file_digest(file) != manifest["files"].get(name):
             raise InputError(f"{file} is not what was converted: convert again, to another folder")
@@ -150,14 +157,14 @@ def _own_digest(manifest: Mapping) -> str:
 
 
 def load_tokenizer(path: Path):
-    """The transformers fast tokenizer in a folder, or None if it holds no tokenizer.json.
+    """The transformers fast tokenizer in a folder, or None if it has no tokenizer.json.
 
     Raises:
-        InputError: the files are there but cannot be read.
+        InputError: the files cannot be read.
     """
     if not (path / "tokenizer.json").is_file():
         return None
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast  # heavy
 
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
@@ -165,41 +172,49 @@ def load_tokenizer(path: Path):
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"the tokenizer in {path} cannot be read ({reason})") from None
     last = max(tokenizer.get_vocab().values(), default=0)
-    if last > _MOST_TOKENS:  # writing it would take a step for each id up to there
+    if last > _MAX_TOKEN_ID:  # writing it would take a step for each id up to there
         raise InputError(f"the tokenizer in {path} has a token with the id {last}: fetch it again")
     return tokenizer
 
 
 def end_tokens(path: str | Path, tokenizer) -> tuple[int, ...]:
-    """The token ids that end an answer: those of the model's files, and of its tokenizer.
+    """The ids of the tokens that end an answer, from the model's files and its tokenizer.
+
+    Args:
+        path: a checkpoint or a Hugging Face folder.
+        tokenizer: its tokenizer, or None.
 
     Raises:
-        InputError: a file says something else than a token id or a list of them.
+        InputError: a file names something else than a token id or a list of them.
     """
     path = Path(path)
-    found = {None if tokenizer is None else tokenizer.eos_token_id}
+    end_ids = {None if tokenizer is None else tokenizer.eos_token_id}
     for name in ("config.json", "generation_config.json"):
-        said = read_json(path / name) if (path / name).is_file() else {}
-        ids = said.get("eos_token_id") if isinstance(said, dict) else said
+        config = read_json(path / name) if (path / name).is_file() else {}
+        ids = config.get("eos_token_id") if isinstance(config, dict) else config
         for i in ids if isinstance(ids, list) else [ids]:
-            if i is not None and (type(i) is not int or not 0 <= i <= _MOST_TOKENS):
+            if i is not None and (type(i) is not int or not 0 <= i <= _MAX_TOKEN_ID):
                 raise InputError(
                     f"{path / name}: eos_token_id is {str(ids)[:60]}, expected a token id or a "
                     "list of them"
                 )
-            found.add(i)
-    return tuple(sorted(found - {None}))
+            end_ids.add(i)
+    return tuple(sorted(end_ids - {None}))
 
 
-def fingerprint(config: ModelConfig, leaves: Mapping) -> str:
-    """One digest for a model: its config and all its leaves.
+def fingerprint(config: ModelConfig, records: Mapping[str, Mapping]) -> str:
+    """One digest for a model: of its config and of all its arrays.
 
-    Fields of the config that are as they are by default are left out, so that a field that is added
-    does not change the models that do not need it.
+    A field of the config that has its default is left out, so that a new field does not change the
+    fingerprint of the models that do not use it.
+
+    Args:
+        config: the shape of the model.
+        records: of all its arrays, by key.
     """
     values = {f.name: getattr(config, f.name) for f in fields(config)}
-    usual = {f.name: f.default for f in fields(config) if f.default is not MISSING}
-    told = {k: v for k, v in values.items() if k not in usual or v != usual[k]}
-    said = ", ".join(f"{name}={value!r}" for name, value in told.items())
-    content = [f"ModelConfig({said})", *(f"{k} {leaves[k]['sha256']}" for k in sorted(leaves))]
-    return hashlib.sha256("\n".join(content).encode()).hexdigest()
+    defaults = {f.name: f.default for f in fields(config) if f.default is not MISSING}
+    changed = {k: v for k, v in values.items() if k not in defaults or v != defaults[k]}
+    text = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+    lines = [f"ModelConfig({text})", *(f"{k} {records[k]['sha256']}" for k in sorted(records))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,32 +1,33 @@
-"""Conversion: source files in, checkpoint out, two chunks in memory at a time.
+"""Conversion from a source to a checkpoint, two chunks in memory at a time.
 
-While one chunk is written the next is read, and the source's files are digested beside that. What a
-conversion that was cut short has written is kept: the next one reads the source again, and writes
-only what is not there yet.
+The next chunk is read while one is written, and another thread digests the source's files. An
+interrupted conversion keeps its chunks: the next one reads the whole source again, and writes only
+chunks that are missing or differ.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from jaxdepth.errors import InputError
+from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import file_digest, read_json
 from jaxdepth.runtime import preemption
 from jaxdepth.weights import checkpoint
-from jaxdepth.weights.atomic_folder import whole_folder
+from jaxdepth.weights.atomic_folder import atomic_folder
+from jaxdepth.weights.gguf.source import GGUFSource
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
-from jaxdepth.weights.prefetch import ahead, one_thread
-from jaxdepth.weights.sources import GGUFSource, SafetensorsSource, open_source
-from jaxdepth.weights.tensor_map import Piece, check_depth, check_plan, plan
+from jaxdepth.weights.huggingface.source import SafetensorsSource
+from jaxdepth.weights.prefetch import prefetch, worker_thread
+from jaxdepth.weights.sources import Source, open_source, source_tensors
+from jaxdepth.weights.tensor_map import MappedTensor
 
-# Written together: as much as this, or one tensor if that is larger.
-CHUNK_BYTES = 128 * 2**20
+CHUNK_BYTES = 128 * 2**20  # a chunk is written once it has as much, or one tensor that is larger
 
 
 def convert(
@@ -34,84 +35,71 @@ def convert(
     target: str | Path,
     with_tokenizer: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    called: str | None = None,
+    source_name: str | None = None,
 ) -> bool:
-    """Converts a Hugging Face folder or a GGUF file to a checkpoint for `jaxdepth.load`.
+    """Convert a Hugging Face folder or a GGUF file to a checkpoint for `jaxdepth.load`.
 
-    Everything that can be wrong with names, shapes, sidecar files and space is found before
-    anything is written. The target appears by one rename at the end; cut short, the conversion goes
-    on where it was.
+    All names, shapes and sidecar files, and the free space, are checked before anything is written.
+    The target appears by one rename at the end; an interrupted conversion is resumed.
 
     Args:
         source: folder with config.json and safetensors, a .gguf file, or the id of a model on the
             Hugging Face hub.
         target: folder to make; its parents are made too.
         with_tokenizer: False leaves the tokenizer out.
-        progress: called with pieces done and pieces in all.
-        called: what the checkpoint says that it was made from; by default where the source is.
+        progress: called with the number of tensors done, and of all.
+        source_name: the source's name in the manifest; by default its path or id.
 
     Returns:
         True if it was converted, False if `target` already holds this very source.
 
     Raises:
-        InputError: the source is not whole or not supported, or the target cannot be written.
+        InputError: the source is damaged or not supported, or the target cannot be written.
     """
     target = Path(target)
-    _check_target_place(target)
+    _check_parents(target)
     opened = open_source(source)
-    pieces = planned(opened)
-    tokenizer = _read_tokenizer(opened, with_tokenizer)
+    tensors = source_tensors(opened)
+    tokenizer = _read_tokenizer(opened) if with_tokenizer else None
     origin = {"config": opened.raw_config, "tokenizer": tokenizer is not None}
     if target.exists():
-        _check_same(target, {"files": {f.name: _file_said(f) for f in opened.files}, **origin})
+        _check_same(target, {"files": {f.name: _file_record(f) for f in opened.files}, **origin})
         return False
 
-    chunks = list(_chunks(pieces, opened))
-    with whole_folder(target, resume=True) as folder:
-        checkpoint.clear(folder, len(chunks))
-        _check_space(folder, sum(map(opened.nbytes, pieces)))
-        with one_thread() as digesting:
-            files = {f.name: digesting.submit(_file_said, f) for f in opened.files}
-            leaves = {}
-            read = ahead(partial(_read_chunk, opened), chunks)
-            for number, (arrays, said) in enumerate(read):
-                if checkpoint.chunk_said(folder, number) != said:
-                    _write_chunk(folder, number, arrays, said)
-                leaves |= {key: {**of, "chunk": number} for key, of in said.items()}
-                progress(len(leaves), len(pieces))
+    chunks = list(_chunks(tensors, opened))
+    with atomic_folder(target, resume=True) as folder:
+        checkpoint.remove_leftovers(folder, len(chunks))
+        _check_space(folder, sum(map(opened.nbytes, tensors)))
+        with worker_thread() as worker:
+            files = {f.name: worker.submit(_file_record, f) for f in opened.files}
+            records = {}
+            for number, (arrays, chunk_records) in enumerate(
+                prefetch(partial(_read_chunk, opened), chunks)
+            ):
+                if checkpoint.chunk_records(folder, number) != chunk_records:
+                    _write_chunk(folder, number, arrays, chunk_records)
+                records |= {k: {**record, "chunk": number} for k, record in chunk_records.items()}
+                progress(len(records), len(tensors))
                 preemption.raise_if_stop_requested()
             _write_sidecars(opened, tokenizer, folder)
-            files = {name: said.result() for name, said in files.items()}
-            origin = {"path": called or opened.where, "files": files, **origin}
-        checkpoint.finish(
+            file_records = {name: record.result() for name, record in files.items()}
+        checkpoint.write_manifest(
             folder,
             {
                 "jaxdepth": version("jaxdepth"),
-                "fingerprint": checkpoint.fingerprint(opened.config, leaves),
-                "source": origin,
-                "leaves": leaves,
+                "fingerprint": checkpoint.fingerprint(opened.config, records),
+                "source": {"path": source_name or opened.name, "files": file_records, **origin},
+                "leaves": records,
             },
         )
     return True
 
 
-def planned(opened: SafetensorsSource | GGUFSource) -> list[Piece]:
-    """What is to be read from a source, held against what it has.
-
-    Raises:
-        InputError: tensors are missing, extra or wrongly shaped.
-    """
-    check_depth(opened.config, opened.shapes, opened.where)
-    pieces = plan(opened.config, opened.names)
-    check_plan(pieces, opened.shapes, opened.where)
-    return pieces
-
-
-def _chunks(pieces: Sequence[Piece], opened) -> Iterator[list[Piece]]:
+def _chunks(tensors: Sequence[MappedTensor], source: Source) -> Iterator[list[MappedTensor]]:
     chunk, size = [], 0
-    for piece in pieces:
-        chunk.append(piece)
-        size += opened.nbytes(piece)
+    for tensor in tensors:
+        chunk.append(tensor)
+        size += source.nbytes(tensor)
         if size >= CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
@@ -119,9 +107,12 @@ def _chunks(pieces: Sequence[Piece], opened) -> Iterator[list[Piece]]:
         yield chunk
 
 
-def _read_chunk(opened, chunk: Sequence[Piece]) -> tuple[dict[str, np.ndarray], dict]:
-    arrays = {piece.key: opened.read(piece) for piece in chunk}
-    said = {
+def _read_chunk(
+    source: Source, chunk: Sequence[MappedTensor]
+) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
+    """The arrays of a chunk and their records, by key."""
+    arrays = {tensor.key: source.read(tensor) for tensor in chunk}
+    records = {
         key: {
             "shape": list(array.shape),
             "dtype": str(array.dtype),
@@ -129,30 +120,31 @@ def _read_chunk(opened, chunk: Sequence[Piece]) -> tuple[dict[str, np.ndarray], 
         }
         for key, array in arrays.items()
     }
-    return arrays, said
+    return arrays, records
 
 
-def _write_chunk(folder: Path, number: int, arrays, said) -> None:
-    _reserve(folder / ".room", sum(array.nbytes for array in arrays.values()))
+def _write_chunk(
+    folder: Path, number: int, arrays: Mapping[str, np.ndarray], records: Mapping[str, Mapping]
+) -> None:
+    _check_writable(folder / ".room", sum(array.nbytes for array in arrays.values()))
     try:
-        checkpoint.write_chunk(folder, number, arrays, said)
+        checkpoint.write_chunk(folder, number, arrays, records)
     except Exception as error:  # TensorStore reports a full disk as a ValueError
-        raise OSError(" ".join(str(error).split())[:160]) from None
+        raise OSError(one_line(error)) from None
 
 
 def _check_space(folder: Path, needed: int) -> None:
-    """Finds out before anything is written whether there is room for the weights."""
+    """Raise OSError if the disk has too little space for all weights."""
     kept = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     free = shutil.disk_usage(folder).free
     if needed - kept > free:
         raise OSError(f"needs {(needed - kept) / 1e9:.3g} GB, there are {free / 1e9:.3g} GB")
 
 
-def _reserve(scratch: Path, size: int) -> None:
-    """Finds out whether `size` bytes can be written, and raises OSError if not.
+def _check_writable(scratch: Path, size: int) -> None:
+    """Raise OSError if `size` bytes cannot be written.
 
-    Asked first because TensorStore, refused in the middle of a write, fills the terminal with the
-    tracebacks of its threads.
+    When a write fails halfway, TensorStore fills the terminal with the tracebacks of its threads.
     """
     with scratch.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
@@ -160,48 +152,52 @@ def _reserve(scratch: Path, size: int) -> None:
     scratch.unlink()
 
 
-def _write_sidecars(opened, tokenizer, folder: Path) -> None:
-    text = json.dumps(opened.raw_config, indent=1) + "\n"
+def _write_sidecars(source: Source, tokenizer, folder: Path) -> None:
+    text = json.dumps(source.raw_config, indent=1) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     if tokenizer is None:
         return
-    if isinstance(opened, GGUFSource):
+    if isinstance(source, GGUFSource):
         tokenizer.save_pretrained(folder)
         return
     for name in checkpoint.SIDECARS:
-        if (opened.folder / name).is_file():
-            shutil.copyfile(opened.folder / name, folder / name)
+        if (source.folder / name).is_file():
+            shutil.copyfile(source.folder / name, folder / name)
 
 
-def _read_tokenizer(opened: SafetensorsSource | GGUFSource, wanted: bool):
-    if not wanted:
-        return None
-    if isinstance(opened, GGUFSource):
-        tokenizer = gguf_tokenizer(opened.fields)
+def _read_tokenizer(source: Source):
+    """The source's tokenizer, or None; all files that will be copied with it are checked."""
+    if isinstance(source, GGUFSource):
+        tokenizer = gguf_tokenizer(source.fields)
     else:
-        folder = opened.folder
-        if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
-            raise InputError(
-                f"{folder} has tokenizer.model but no tokenizer.json, which is what is read: "
-                "add it, or pass --no-tokenizer"
-            )
-        for name in checkpoint.SIDECARS:
-            if name.endswith(".json") and (folder / name).exists():
-                held = read_json(folder / name)
-                if not isinstance(held, dict):
-                    kind = type(held).__name__
-                    raise InputError(f"{folder / name} holds a {kind}, expected an object")
-        tokenizer = checkpoint.load_tokenizer(folder)
-        checkpoint.end_tokens(folder, tokenizer)
-    if tokenizer is not None and len(tokenizer) > opened.config.vocab_size:
+        tokenizer = _read_folder_tokenizer(source)
+    if tokenizer is not None and len(tokenizer) > source.config.vocab_size:
         raise InputError(
-            f"{opened.where}: the tokenizer has {len(tokenizer)} tokens, the model only "
-            f"{opened.config.vocab_size}: they do not belong together"
+            f"{source.name}: the tokenizer has {len(tokenizer)} tokens, the model only "
+            f"{source.config.vocab_size}: they do not belong together"
         )
     return tokenizer
 
 
-def _check_target_place(target: Path) -> None:
+def _read_folder_tokenizer(source: SafetensorsSource):
+    folder = source.folder
+    if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
+        raise InputError(
+            f"{folder} has tokenizer.model but no tokenizer.json, which is what is read: "
+            "add it, or pass --no-tokenizer"
+        )
+    for name in checkpoint.SIDECARS:
+        if name.endswith(".json") and (folder / name).exists():
+            content = read_json(folder / name)
+            if not isinstance(content, dict):
+                kind = type(content).__name__
+                raise InputError(f"{folder / name} holds a {kind}, expected an object")
+    tokenizer = checkpoint.load_tokenizer(folder)
+    checkpoint.end_tokens(folder, tokenizer)
+    return tokenizer
+
+
+def _check_parents(target: Path) -> None:
     for parent in target.absolute().parents:
         if parent.exists():
             if not parent.is_dir():
@@ -209,17 +205,17 @@ def _check_target_place(target: Path) -> None:
             return
 
 
-def _check_same(target: Path, origin) -> None:
-    """A target that exists is left alone; it must be what this conversion would make."""
+def _check_same(target: Path, origin: Mapping) -> None:
+    """Check that an existing target is what this conversion would make."""
     if not (target / checkpoint.MANIFEST).is_file():
         raise InputError(f"{target} exists and is not a converted checkpoint: name another target")
-    said = checkpoint.read_manifest(target)["source"]
-    if {k: v for k, v in said.items() if k != "path"} != origin:
+    other = checkpoint.read_manifest(target)["source"]
+    if {k: v for k, v in other.items() if k != "path"} != origin:
         raise InputError(
-            f"{target} was converted from another source ({said['path']}): "
+            f"{target} was converted from another source ({other['path']}): "
             "name another target or remove it"
         )
 
 
-def _file_said(file: Path) -> dict:
+def _file_record(file: Path) -> dict:
     return {"bytes": file.stat().st_size, "sha256": file_digest(file)}

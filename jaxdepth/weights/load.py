@@ -1,7 +1,8 @@
-"""A checkpoint into memory: array by array, straight to where each belongs."""
+"""Load a checkpoint: read each array straight to the devices that keep it."""
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdepth.cpu.host_arrays import aligned_empty, fill_turned
+from jaxdepth.cpu.host_arrays import aligned_empty, fill_transposed
 from jaxdepth.errors import InputError, listed
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.int8 import Int8, to_int8
@@ -25,8 +26,8 @@ from jaxdepth.weights.checkpoint import (
     read_chunk,
     read_manifest,
 )
-from jaxdepth.weights.prefetch import ahead
-from jaxdepth.weights.tensor_map import HF_NAMES, Piece, plan
+from jaxdepth.weights.prefetch import prefetch
+from jaxdepth.weights.tensor_map import HF_NAMES, MappedTensor, tensor_map
 
 
 def load(
@@ -36,139 +37,171 @@ def load(
     adapter: str | Path | None = None,
     int8: bool = False,
 ) -> tuple[Mistral, object | None]:
-    """A converted checkpoint: the model and its tokenizer.
+    """Load a converted checkpoint: the model and its tokenizer.
 
-    Every array is held against the digest that was taken when it was converted. Beyond the model
-    itself a host needs room for a few of its arrays; on a mesh, where weights go straight into
-    their shards, for nothing else.
+    Every array is compared with its digest from conversion. Besides the model a host needs memory
+    for a few of its arrays; on a mesh, where weights go straight into their shards, for no more.
 
     Args:
         path: a folder made by `jaxdepth convert`.
         dtype: of the weights and of the residual stream; None keeps that of the embedding on disk.
             Norms, softmax and RoPE are computed in float32 whatever the dtype.
-        mesh: from `jaxdepth.make_mesh`: the devices that hold the model; None is one device.
-        adapter: merged in: `builtin:NAME`, a file from `jaxdepth tune`, or a PEFT folder.
-        int8: hold the layers' matrices as 8-bit integers with a scale for each output; without an
-            adapter they are never held wider.
+        mesh: the devices that share the model, from `jaxdepth.make_mesh`; None is one device.
+        adapter: to merge in: `builtin:NAME`, a file from `jaxdepth tune`, or a PEFT folder.
+        int8: quantise the matrices of the layers to 8-bit integers with a scale for each output;
+            without an adapter they are quantised one layer at a time.
 
     Returns:
         The model, and a transformers fast tokenizer (None if the source had none).
 
     Raises:
-        InputError: nothing converted at `path`, an array is damaged or missing, the mesh does not
-            divide an array, or the adapter is for another base.
+        InputError: there is no checkpoint at `path`, an array is damaged or missing, the mesh does
+            not divide an array, or the adapter is for another base.
     """
     path = Path(path)
     manifest = read_manifest(path)
     config, _ = read_config(path / "config.json")
-    leaves = manifest["leaves"]
-    if config.num_hidden_layers > len(leaves):  # before a plan for as many is made
+    records = manifest["leaves"]
+    if config.num_hidden_layers > len(records):  # before as many tensors are mapped
         raise InputError(f"{path}: {MANIFEST} and config.json differ: convert again")
-    pieces = {p.key: p for p in plan(config, HF_NAMES)}
-    if set(pieces) != set(leaves):
-        wrong = listed(sorted(set(pieces) ^ set(leaves)))
-        raise InputError(f"{path}: {MANIFEST} and config.json differ in {wrong}: convert again")
-    dtype = jnp.dtype(dtype or leaves["embed"]["dtype"])
-    # An adapter goes into the weights as they are on disk: rounding comes last.
-    stored = dtype if adapter is None else jnp.dtype(leaves["embed"]["dtype"])
-    arrays = _read(path, config, pieces, leaves, stored, mesh, int8 and adapter is None)
-    model, tokenizer = Mistral(config, arrays, mesh), load_tokenizer(path)
+    tensors = {tensor.key: tensor for tensor in tensor_map(config, HF_NAMES)}
+    if set(tensors) != set(records):
+        differing = listed(sorted(set(tensors) ^ set(records)))
+        raise InputError(f"{path}: {MANIFEST} and config.json differ in {differing}: convert again")
+    stored_dtype = jnp.dtype(records["embed"]["dtype"])
+    dtype = jnp.dtype(dtype or stored_dtype)
+    # An adapter is merged into the weights as they are on disk, and rounded afterwards.
+    parameters = _Parameters(
+        config, dtype if adapter is None else stored_dtype, mesh, int8 and adapter is None
+    )
+    _read(path, tensors, records, parameters)
+    model, tokenizer = Mistral(config, parameters.on_devices(), mesh), load_tokenizer(path)
     if adapter is not None:
-        found = read_adapter(str(adapter), config)
-        model = apply_adapter(model, tokenizer, manifest["fingerprint"], found, str(adapter))
+        model = apply_adapter(
+            model,
+            tokenizer,
+            manifest["fingerprint"],
+            read_adapter(str(adapter), config),
+            str(adapter),
+        )
         model = on_mesh(jax.tree.map(lambda array: array.astype(dtype), model), mesh)
         for name in MATRICES if int8 else ():
             setattr(model.layers, name, jax.jit(to_int8)(getattr(model.layers, name)[...]))
     return model, tokenizer
 
 
+@dataclass
+class _Parameters:
+    """The parameters of a model, filled one array at a time where they stay."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+    mesh: Mesh | None
+    int8: bool  # whether the matrices of the layers are quantised
+    arrays: dict[str, np.ndarray | jax.Array | Int8] = field(default_factory=dict)
+
+    def add(self, tensor: MappedTensor, array: np.ndarray | jax.Array) -> None:
+        """Put an array of the checkpoint in its place.
+
+        Args:
+            tensor: what the array is.
+            array: as on disk, outputs first; on a mesh with the sharding of `disk_sharding`.
+        """
+        layer, name = tensor.layer_and_parameter
+        sharding = None if self.mesh is None else parameter_sharding(name, self.config, self.mesh)
+        if layer is None:
+            self.arrays[name] = _cast(array, self.dtype, sharding)
+            return
+        is_int8 = self.int8 and name.removeprefix("layers.") in MATRICES
+        in_host_memory = self.mesh is None and not is_int8 and _host_is_device()
+        if name not in self.arrays:
+            shape = parameter_shapes(self.config)[name]
+            if in_host_memory:
+                self.arrays[name] = aligned_empty(shape, self.dtype)
+            else:
+                self.arrays[name] = _zeros(shape, jnp.int8 if is_int8 else self.dtype, sharding)
+        if in_host_memory:
+            fill_transposed(self.arrays[name][layer], array)
+            return
+        unquantised = array.dtype if is_int8 else self.dtype
+        layer_sharding = None if sharding is None else _layer_sharding(sharding)
+        array = _transpose(array, unquantised, layer_sharding)
+        array = jax.jit(to_int8)(array) if is_int8 else array
+        # Blocks: arrays that are read faster than they are inserted would fill the memory.
+        self.arrays[name] = jax.block_until_ready(
+            _insert(self.arrays[name], array, np.int32(layer))
+        )
+
+    def on_devices(self) -> dict[str, jax.Array | Int8]:
+        """All parameters, once every array has been added."""
+        return {name: _to_device(array) for name, array in self.arrays.items()}
+
+    def disk_sharding(self, tensor: MappedTensor) -> NamedSharding:
+        """How a mesh shards an array as it is on disk, where the outputs come first."""
+        layer, name = tensor.layer_and_parameter
+        spec = weight_spec(name.removeprefix("layers."), self.config, self.mesh)
+        spec = spec if layer is None else PartitionSpec(*spec[::-1])
+        return NamedSharding(self.mesh, spec)
+
+
 def _read(
     path: Path,
-    config: ModelConfig,
-    pieces: Mapping[str, Piece],
-    leaves: Mapping[str, Mapping],
-    dtype,
-    mesh: Mesh | None,
-    int8: bool,
-) -> dict[str, jax.Array | Int8]:
-    """Every leaf, filled layer by layer in the place where it stays."""
-    shapes, held, on_disk = parameter_shapes(config), {}, None
+    tensors: Mapping[str, MappedTensor],
+    records: Mapping[str, Mapping],
+    parameters: _Parameters,
+) -> None:
+    """Read every array of a checkpoint into `parameters`, and compare it with its digest."""
+    mesh, shardings = parameters.mesh, None
     if mesh is not None:
-        held = {name: parameter_sharding(name, config, mesh) for name in shapes}
-        on_disk = {key: _held_on_disk(piece, config, mesh) for key, piece in pieces.items()}
+        shardings = {key: parameters.disk_sharding(tensor) for key, tensor in tensors.items()}
     chunks: dict[int, list[str]] = {}
-    for key in pieces:
-        chunks.setdefault(leaves[key]["chunk"], []).append(key)
+    for key in tensors:
+        chunks.setdefault(records[key]["chunk"], []).append(key)
 
     def read(number: int) -> tuple[dict, InputError | None]:
-        found = read_chunk(path, number, on_disk)
-        shaped = {key: tuple(array.shape) for key, array in found.items()}
-        if shaped != {key: pieces[key].shape for key in chunks[number]}:
+        arrays = read_chunk(path, number, shardings)
+        shapes = {key: tuple(array.shape) for key, array in arrays.items()}
+        if shapes != {key: tensors[key].shape for key in chunks[number]}:
             raise InputError(f"{path}: chunk {number} holds other arrays than {MANIFEST} says")
-        checks = enumerate(chunks[number])
-        errors = [_damage(path, pieces[key], found[key], leaves, turn) for turn, key in checks]
-        return found, next(filter(None, errors), None)
+        errors = [
+            _damage(path, key, arrays[key], records[key]["sha256"], index)
+            for index, key in enumerate(chunks[number])
+        ]
+        return arrays, next(filter(None, errors), None)
 
-    arrays, error = {}, None
-    # Not ahead on a mesh: there processes do it together, step by step.
-    for found, wrong in (ahead if mesh is None else map)(read, chunks):
-        error = error or wrong
-        if mesh is None and error:
-            raise error
-        for key in list(found):
-            layer, name = pieces[key].layer_and_leaf
-            part, sharding = found.pop(key), held.get(name)
-            if layer is None:
-                arrays[name] = _cast(part, dtype, sharding)
-                continue
-            small = int8 and name.removeprefix("layers.") in MATRICES
-            if mesh is None and not small and _host_is_device():
-                if name not in arrays:
-                    arrays[name] = aligned_empty(shapes[name], dtype)
-                fill_turned(arrays[name][layer], part)
-                continue
-            if name not in arrays:
-                arrays[name] = _empty(shapes[name], jnp.int8 if small else dtype, sharding)
-            wide = part.dtype if small else dtype
-            part = _turned(part, wide, None if mesh is None else _of_layer(sharding))
-            part = jax.jit(to_int8)(part) if small else part
-            # Waited for: arrays that are read faster than they are put would pile up.
-            arrays[name] = jax.block_until_ready(_put(arrays[name], part, np.int32(layer)))
-    raise_on_all(error)
-    return {name: _of_device(array) for name, array in arrays.items()}
+    first_error = None
+    # No prefetching on a mesh: there all processes read in step.
+    for arrays, error in (prefetch if mesh is None else map)(read, chunks):
+        first_error = first_error or error
+        if mesh is None and first_error:
+            raise first_error
+        for key in list(arrays):
+            parameters.add(tensors[key], arrays.pop(key))  # popped, so that its memory is freed
+    raise_on_all(first_error)
 
 
-def _host_is_device() -> bool:
-    """Whether arrays of numpy can be those of the model as they are."""
-    return jax.default_backend() == "cpu"
-
-
-def _of_device(array: np.ndarray | jax.Array | Int8) -> jax.Array | Int8:
-    """The same as an array of the device; one of numpy that is aligned is not copied."""
-    return jax.device_put(array, may_alias=True) if isinstance(array, np.ndarray) else array
-
-
-def _held_on_disk(piece: Piece, config: ModelConfig, mesh: Mesh) -> NamedSharding:
-    """How the devices divide an array as it is on disk, where the outputs come first."""
-    layer, name = piece.layer_and_leaf
-    spec = weight_spec(name.removeprefix("layers."), config, mesh)
-    return NamedSharding(mesh, spec if layer is None else PartitionSpec(*spec[::-1]))
-
-
-def _damage(path: Path, piece: Piece, array, leaves: Mapping, turn: int) -> InputError | None:
-    """What is wrong with an array; of several processes one sees it whole, and says."""
+def _damage(path: Path, key: str, array, sha256: str, index: int) -> InputError | None:
+    """The error if an array differs from its digest; of several processes one in turn checks it."""
     whole = to_host(array)
-    if turn % jax.process_count() != jax.process_index():
-        return None
-    if digest(whole) == leaves[piece.key]["sha256"]:
+    if index % jax.process_count() != jax.process_index() or digest(whole) == sha256:
         return None
     return InputError(
-        f"{path}: array {piece.key} is not what was converted: the files are damaged, convert again"
+        f"{path}: array {key} is not what was converted: the files are damaged, convert again"
     )
 
 
-def _empty(shape: tuple[int, ...], dtype, sharding: NamedSharding | None) -> jax.Array | Int8:
-    """A stack of a leaf's layers, to be filled."""
+def _host_is_device() -> bool:
+    """Whether the model can use numpy's arrays without a copy."""
+    return jax.default_backend() == "cpu"
+
+
+def _to_device(array: np.ndarray | jax.Array | Int8) -> jax.Array | Int8:
+    """An array on the device; numpy's is not copied if it is aligned."""
+    return jax.device_put(array, may_alias=True) if isinstance(array, np.ndarray) else array
+
+
+def _zeros(shape: tuple[int, ...], dtype, sharding: NamedSharding | None) -> jax.Array | Int8:
+    """The stack of a parameter's layers, to be filled."""
     values = jnp.zeros(shape, dtype, device=sharding)
     if dtype != jnp.int8:
         return values
@@ -178,31 +211,31 @@ def _empty(shape: tuple[int, ...], dtype, sharding: NamedSharding | None) -> jax
     return Int8(values, jnp.zeros((shape[0], shape[2]), jnp.float32, device=scale))
 
 
-def _of_layer(sharding: NamedSharding) -> NamedSharding:
-    """How one layer of a stack is held."""
+def _layer_sharding(sharding: NamedSharding) -> NamedSharding:
+    """The sharding of one layer of a stack."""
     return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
 
 
 @functools.partial(jax.jit, static_argnames=("dtype", "sharding"))
-def _cast(part, dtype, sharding):
-    return _kept(part.astype(dtype), sharding)
+def _cast(array, dtype, sharding):
+    return _constrain(array.astype(dtype), sharding)
 
 
 @functools.partial(jax.jit, static_argnames=("dtype", "sharding"))
-def _turned(part, dtype, sharding):
-    """A layer's array, inputs first. Apart from `_put`: fused with it, it is three times slower."""
-    return _kept(part.T.astype(dtype), sharding)
+def _transpose(array, dtype, sharding):
+    """A layer's array, inputs first. Fused with `_insert` it would take three times as long."""
+    return _constrain(array.T.astype(dtype), sharding)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _put(stack, part, layer):
-    """The stack with a layer's arrays in their place; no second stack is made."""
+def _insert(stack, array, layer):
+    """The stack with one layer replaced, in place."""
 
-    def put(stack, part):
-        return jax.lax.dynamic_update_index_in_dim(stack, part, layer, 0)
+    def insert(stack, array):
+        return jax.lax.dynamic_update_index_in_dim(stack, array, layer, 0)
 
-    return jax.tree.map(put, stack, part)
+    return jax.tree.map(insert, stack, array)
 
 
-def _kept(array, sharding):
+def _constrain(array, sharding):
     return array if sharding is None else jax.lax.with_sharding_constraint(array, sharding)

@@ -1,4 +1,4 @@
-"""Orbax without what it prints: damage is told in one line."""
+"""Orbax's errors in one line, without what it prints itself."""
 
 import functools
 import logging
@@ -11,48 +11,53 @@ from jaxdepth.errors import InputError
 
 
 @contextmanager
-def reading(place: Path, mend: str) -> Iterator[None]:
-    """What Orbax and TensorStore raise for damaged files, of many kinds, as one.
+def translate_orbax_errors(path: Path, remedy: str) -> Iterator[None]:
+    """Turn what Orbax and TensorStore raise for damaged files into InputError.
+
+    Args:
+        path: the files that the block reads.
+        remedy: what the user should do if they are damaged.
 
     Raises:
-        InputError: the files at `place` cannot be read; `mend` says what to do.
+        InputError: they cannot be read.
     """
-    _drop_late_reads()
+    _silence_abandoned_reads()
     try:
-        with quiet():
+        with silence_orbax():
             yield
-    except Exception as error:
+    except Exception as error:  # of many types
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{place} cannot be read ({reason}): {mend}") from None
+        raise InputError(f"{path} cannot be read ({reason}): {remedy}") from None
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps off the terminal what Orbax logs: of plain files, which it takes for a mistake, and of
-    damaged ones, which its errors tell as well.
+def silence_orbax() -> Iterator[None]:
+    """Disable Orbax's logging.
+
+    It warns about plain files, which are used on purpose, and logs damage that it raises as well.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    before = [logger.disabled for logger in loggers]
+    previous = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True
     try:
         yield
     finally:
-        for logger, was in zip(loggers, before, strict=True):
-            logger.disabled = was
+        for logger, disabled in zip(loggers, previous, strict=True):
+            logger.disabled = disabled
 
 
 @functools.cache
-def _drop_late_reads() -> None:
-    """Keeps the tracebacks of reads that nobody waits for any more off the terminal.
+def _silence_abandoned_reads() -> None:
+    """Keep the tracebacks of abandoned reads off the terminal.
 
-    When one array of a chunk cannot be read, Orbax closes its event loop while the others are on
-    their way; each of them then ends in an error that nobody can catch.
+    When one array of a chunk cannot be read, Orbax closes its event loop while it still reads the
+    others; each of them then ends in an error that nobody can catch.
     """
-    following = sys.unraisablehook
+    default_hook = sys.unraisablehook
 
-    def hook(late):
-        if str(late.exc_value) != "Event loop is closed":
-            following(late)
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            default_hook(unraisable)
 
     sys.unraisablehook = hook

@@ -1,26 +1,30 @@
-"""Reading ahead: the next piece of work in a thread, while this one is used."""
+"""Prefetching: a worker thread prepares the next item while the current one is used."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def ahead(work: Callable, items: Iterable) -> Iterator:
-    """`work(item)` for every item, in order; one is always being made while another is used."""
-    with one_thread() as thread:
-        ready = None
+def prefetch(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield `function(item)` of every item in order, always computing one ahead."""
+    with worker_thread() as worker:
+        current = None
         for item in items:
-            following = thread.submit(work, item)
-            if ready is not None:
-                yield ready.result()
-            ready = following
-        if ready is not None:
-            yield ready.result()
+            following = worker.submit(function, item)
+            if current is not None:
+                yield current.result()
+            current = following
+        if current is not None:
+            yield current.result()
 
 
 @contextmanager
-def one_thread() -> Iterator[ThreadPoolExecutor]:
-    """A thread whose waiting work is dropped when the block ends early."""
+def worker_thread() -> Iterator[ThreadPoolExecutor]:
+    """One thread; work that it has not begun is cancelled when the block ends."""
     pool = ThreadPoolExecutor(1)
     try:
         yield pool

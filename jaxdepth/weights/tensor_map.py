@@ -1,4 +1,8 @@
-"""Which source tensor becomes which leaf: names and shapes, before anything is read."""
+"""Which tensor of a source becomes which parameter: names and shapes, before anything is read.
+
+Names: transformers' `modeling_mistral.py` and `modeling_qwen2.py`; for GGUF llama.cpp's
+`gguf-py/gguf/constants.py`.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +13,7 @@ from jaxdepth.errors import InputError, listed
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.parameters import LAYER_PARAMETERS, TOP_PARAMETERS, axis_sizes, has_parameter
 
-# leaf -> tensor name, {i} being the layer
+# Parameter -> name of the tensor; {i} is the layer.
 HF_NAMES = {
     "embed": "model.embed_tokens.weight",
     "norm": "model.norm.weight",
@@ -47,40 +51,46 @@ GGUF_NAMES = {
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One array on its way: a source tensor, and the leaf of one layer that it becomes."""
+class MappedTensor:
+    """A tensor of a source, and the array of the checkpoint that it becomes.
 
-    key: str  # in the checkpoint: "embed", or "layers.3.q"
-    source: str  # the tensor's name in the source
-    shape: tuple[int, ...]  # of the source tensor, and of the checkpoint's array
-    heads: int | None  # of q and k, whose rows most GGUF files permute
+    The checkpoint keeps one array a layer and parameter, of the same shape as the source's tensor.
+    """
+
+    key: str  # of the array in the checkpoint: "embed", or "layers.3.q"
+    source: str  # name of the tensor in the source
+    shape: tuple[int, ...]  # outputs first, as both store matrices
+    heads: int | None  # of q and k, whose rows most GGUF files permute; None for all others
 
     @property
-    def layer_and_leaf(self) -> tuple[int | None, str]:
-        """(3, "layers.q") for layer 3's queries; (None, "embed") for the embedding."""
+    def layer_and_parameter(self) -> tuple[int | None, str]:
+        """(3, "layers.q") for the queries of layer 3; (None, "embed") for the embedding."""
         if not self.key.startswith("layers."):
             return None, self.key
-        _, number, name = self.key.split(".")
-        return int(number), f"layers.{name}"
+        _, layer, name = self.key.split(".")
+        return int(layer), f"layers.{name}"
 
-    def turn(self, array: np.ndarray) -> np.ndarray:
-        """A view of the checkpoint's array as the leaf has it, or back: layers' inputs first."""
+    def transpose(self, array: np.ndarray) -> np.ndarray:
+        """View an array of the checkpoint as the parameter, or back.
+
+        A layer's matrices have their inputs first in the model; all else is the same in both.
+        """
         return array.T if self.key.startswith("layers.") else array
 
 
-def plan(config: ModelConfig, names: Mapping[str, str]) -> list[Piece]:
-    """Every piece of a model, in the order in which it is converted.
+def tensor_map(config: ModelConfig, names: Mapping[str, str]) -> list[MappedTensor]:
+    """Every tensor of a model, in the order of conversion.
 
     Args:
         config: the shape of the model.
         names: `HF_NAMES` or `GGUF_NAMES`.
     """
-    size = axis_sizes(config)
+    sizes = axis_sizes(config)
+    heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
 
-    def piece(name: str, axes: str, layer: int | None) -> Piece:
-        shape = tuple(size[a] for a in axes)
-        heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
-        return Piece(
+    def mapped(name: str, axes: str, layer: int | None) -> MappedTensor:
+        shape = tuple(sizes[axis] for axis in axes)
+        return MappedTensor(
             key=name if layer is None else f"layers.{layer}.{name}",
             source=names[name].format(i=layer),
             shape=shape if layer is None else shape[::-1],
@@ -88,52 +98,68 @@ def plan(config: ModelConfig, names: Mapping[str, str]) -> list[Piece]:
         )
 
     top = [
-        piece(name, axes, None)
+        mapped(name, axes, None)
         for name, axes in TOP_PARAMETERS.items()
         if has_parameter(name, config)
     ]
     return top + [
-        piece(name, axes, layer)
+        mapped(name, axes, layer)
         for layer in range(config.num_hidden_layers)
         for name, axes in LAYER_PARAMETERS.items()
         if has_parameter(name, config)
     ]
 
 
-def check_depth(config: ModelConfig, found: Mapping[str, object], where: str) -> None:
-    """Refuses a config of more layers than a source can hold, before a plan for them is made.
+def check_layer_count(config: ModelConfig, shapes: Mapping[str, object], where: str) -> None:
+    """Refuse a config of more layers than the source has tensors, before mapping all of them.
+
+    Args:
+        config: the shape of the model.
+        shapes: of the source's tensors, by name.
+        where: the source, for the message.
 
     Raises:
         InputError: there are fewer tensors than layers.
     """
-    if config.num_hidden_layers > len(found):
+    if config.num_hidden_layers > len(shapes):
         raise InputError(
             f"{where}: config.json says num_hidden_layers = {config.num_hidden_layers}, but the "
-            f"files hold {len(found)} tensors: config.json belongs to another model, or the "
+            f"files hold {len(shapes)} tensors: config.json belongs to another model, or the "
             "download is incomplete"
         )
 
 
-def check_plan(pieces: list[Piece], found: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Holds the shapes found in a source against the plan.
+def check_shapes(
+    tensors: Iterable[MappedTensor], shapes: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+    """Compare the tensors of a source with those that its config implies.
+
+    Args:
+        tensors: from `tensor_map`.
+        shapes: of the source's tensors, by name.
+        where: the source, for messages.
 
     Raises:
         InputError: names the first tensors that are missing, extra or of another shape.
     """
-    wanted = {p.source: p.shape for p in pieces}
-    _refuse("lacks", [n for n in wanted if n not in found], "the download is incomplete?", where)
+    expected = {tensor.source: tensor.shape for tensor in tensors}
+    missing = [name for name in expected if name not in shapes]
+    _refuse("lacks", missing, "the download is incomplete?", where)
     _refuse(
         "has unexpected",
-        [n for n in found if n not in wanted],
+        [name for name in shapes if name not in expected],
         "config.json belongs to another model, or the architecture is not supported",
         where,
     )
-    wrong = [f"{n} {found[n]}, expected {s}" for n, s in wanted.items() if found[n] != s]
-    _refuse("has wrongly shaped", wrong, "config.json belongs to another model?", where)
+    differing = [
+        f"{name} {shapes[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if shapes[name] != shape
+    ]
+    _refuse("has wrongly shaped", differing, "config.json belongs to another model?", where)
 
 
-def _refuse(what: str, names: Iterable[str], hint: str, where: str) -> None:
-    names = list(names)
+def _refuse(problem: str, names: list[str], hint: str, where: str) -> None:
     if names:
         plural = "s" if len(names) > 1 else ""
-        raise InputError(f"{where} {what} tensor{plural} {listed(names)}: {hint}")
+        raise InputError(f"{where} {problem} tensor{plural} {listed(names)}: {hint}")

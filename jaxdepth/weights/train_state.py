@@ -1,44 +1,53 @@
-"""Training states, kept with Orbax: whole or not at all, and only the last one."""
+"""Training states on disk, written with Orbax: atomically, and only the latest is kept."""
 
 import shutil
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 
 from jaxdepth.runtime.distributed import all_gather, barrier, is_first
-from jaxdepth.weights.orbax_errors import reading
+from jaxdepth.weights.orbax_errors import translate_orbax_errors
+
+State = TypeVar("State")
 
 
 def save_state(folder: Path, step: int, state) -> None:
-    """Keeps a training state, whole or not at all; the one before it then goes."""
-    from orbax.checkpoint import v1 as ocp
+    """Write a training state atomically, then delete the one before it.
 
-    place = (folder / f"{step:08d}").absolute()
-    ocp.save(place, _flat(state))
+    Args:
+        folder: of the states; it exists.
+        step: how many steps the state has trained.
+        state: a pytree of arrays.
+    """
+    from orbax.checkpoint import v1 as ocp  # heavy
+
+    path = (folder / f"{step:08d}").absolute()
+    ocp.save(path, _numbered_leaves(state))
     for other in folder.iterdir() if is_first() else ():
-        if other.name != place.name:
+        if other.name != path.name:
             shutil.rmtree(other)
     barrier()
 
 
-def load_state(folder: Path, like):
-    """The last training state that was kept, in the form of `like`; None if there is none.
+def load_state(folder: Path, like: State) -> State | None:
+    """The latest training state, with the structure, dtypes and shardings of `like`, or None.
 
     Raises:
         InputError: it is damaged.
     """
-    from orbax.checkpoint import v1 as ocp
+    from orbax.checkpoint import v1 as ocp  # heavy
 
-    kept = [int(p.name) for p in folder.glob("*") if p.name.isdecimal()]
-    last = int(all_gather(max(kept, default=-1))[0])
-    if last < 0:
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+    latest = int(all_gather(max(steps, default=-1))[0])
+    if latest < 0:
         return None
-    place = folder / f"{last:08d}"
-    wanted = _flat(like)
-    with reading(place, "tune anew, to another run directory"):
-        found = ocp.load(place.absolute(), wanted)
-    return jax.tree.unflatten(jax.tree.structure(like), [found[key] for key in wanted])
+    path = folder / f"{latest:08d}"
+    abstract = _numbered_leaves(like)
+    with translate_orbax_errors(path, "tune anew, to another run directory"):
+        leaves = ocp.load(path.absolute(), abstract)
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[key] for key in abstract])
 
 
-def _flat(tree) -> dict[str, jax.Array]:
-    return {f"{n:05d}": leaf for n, leaf in enumerate(jax.tree.leaves(tree))}
+def _numbered_leaves(tree) -> dict[str, jax.Array]:
+    return {f"{number:05d}": leaf for number, leaf in enumerate(jax.tree.leaves(tree))}

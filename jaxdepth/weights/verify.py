@@ -1,4 +1,4 @@
-"""Is a checkpoint what its source says? Array by array, then by what the model computes."""
+"""Verify a checkpoint against its source: array by array, then by the logits of the model."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -16,21 +16,21 @@ from jaxdepth.files import read_json
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.weights.checkpoint import digest, fingerprint, read_chunk, read_manifest
-from jaxdepth.weights.convert import planned
+from jaxdepth.weights.huggingface.source import SafetensorsSource
 from jaxdepth.weights.load import load
-from jaxdepth.weights.sources import GGUFSource, SafetensorsSource, open_source
+from jaxdepth.weights.sources import Source, open_source, source_tensors
 
-# As for parity with transformers, at widths that one uses.
+# The tolerance of the parity tests with transformers, at the widths of real models.
 TOLERANCE = 1e-3
 _LENGTHS = (16, 9)
 
 
 class Verified(NamedTuple):
-    """What was held against a source, and found equal."""
+    """What was compared with a source, and found equal."""
 
-    arrays: int
-    logits: float | None  # the largest difference, over all exits; None where not computed
-    against: str  # what the logits were held against, or why they were not
+    arrays: int  # how many
+    logits: float | None  # the largest difference over all exits; None if not computed
+    reference: str  # what gave the reference's logits, or why they were not computed
 
 
 def verify(
@@ -38,71 +38,72 @@ def verify(
     target: str | Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verified:
-    """Holds every array of a checkpoint against its source, and logits at every exit.
+    """Compare every array of a checkpoint with its source, then the logits at every exit.
 
-    Arrays are read anew from both sides and compared by digest. The logits, of two prompts of fixed
-    token ids in float32, are held against transformers' where the source is a folder and torch can
-    be imported, else against a model that is put together from the source in memory; they are left
-    out where two such models do not fit into memory.
+    Both sides of an array are read anew and compared by digest. The logits are those of two prompts
+    of fixed token ids, in float32. The reference is transformers' model if the source is a folder
+    and torch is installed, else a model assembled from the source in memory. Logits are left out if
+    two such models do not fit into memory.
 
     Args:
         source: as for `convert`.
         target: a folder made by `convert`.
-        progress: called with arrays done and arrays in all.
+        progress: called with the number of arrays done, and of all.
 
     Raises:
         InputError: either is damaged, or they differ: names the arrays, or the exit.
     """
     target = Path(target)
-    opened, manifest = open_source(source), read_manifest(Path(target))
-    said = manifest["leaves"]
-    pieces = {piece.key: piece for piece in planned(opened)}
-    if set(pieces) != set(said) or opened.raw_config != read_json(target / "config.json"):
+    opened, manifest = open_source(source), read_manifest(target)
+    records = manifest["leaves"]
+    tensors = {tensor.key: tensor for tensor in source_tensors(opened)}
+    if set(tensors) != set(records) or opened.raw_config != read_json(target / "config.json"):
         raise InputError(f"{target} was converted from another model than {source}")
-    wrong, done = [], 0
-    for number in sorted({leaf["chunk"] for leaf in said.values()}):
+    differing, done = [], 0
+    for number in sorted({record["chunk"] for record in records.values()}):
         for key, array in read_chunk(target, number).items():
-            wanted = digest(opened.read(pieces[key]))
-            if {digest(array), said[key]["sha256"]} != {wanted}:
-                wrong.append(key)
+            expected = digest(opened.read(tensors[key]))
+            if {digest(array), records[key]["sha256"]} != {expected}:
+                differing.append(key)
             done += 1
-            progress(done, len(pieces))
-    if wrong:
+            progress(done, len(tensors))
+    if differing:
         raise InputError(
-            f"{len(wrong)} of {len(pieces)} arrays of {target} differ from {source}: "
-            f"{listed(wrong, 5)}: convert again, to another folder"
+            f"{len(differing)} of {len(tensors)} arrays of {target} differ from {source}: "
+            f"{listed(differing, 5)}: convert again, to another folder"
         )
-    if manifest["fingerprint"] != fingerprint(opened.config, said):
+    if manifest["fingerprint"] != fingerprint(opened.config, records):
         raise InputError(f"{target} names another fingerprint than its arrays have: convert again")
-    return Verified(len(pieces), *_compare_logits(opened, target))
+    return Verified(len(tensors), *_compare_logits(opened, target))
 
 
-def _compare_logits(opened: SafetensorsSource | GGUFSource, target: Path):
-    """The largest difference, and from what; or None, and why."""
-    config = opened.config
-    size = sum(4 * int(np.prod(piece.shape)) for piece in planned(opened))
-    if 3 * size > _free_memory():
-        return None, f"left out: two models of {size / 1e9:.1f} GB do not fit into memory"
+def _compare_logits(source: Source, target: Path) -> tuple[float | None, str]:
+    """The largest difference and what gave the reference; or None, and why there is none."""
+    config = source.config
+    nbytes = sum(4 * int(np.prod(tensor.shape)) for tensor in source_tensors(source))
+    if 3 * nbytes > _available_memory():
+        return None, f"left out: two models of {nbytes / 1e9:.1f} GB do not fit into memory"
     tokens_BS, lengths_B = _prompts(config)
-    if isinstance(opened, SafetensorsSource) and find_spec("torch"):
-        against = "transformers"
-        wanted = _by_transformers(opened.folder, config, tokens_BS, lengths_B)
+    if isinstance(source, SafetensorsSource) and find_spec("torch"):
+        reference = "transformers"
+        expected = _transformers_logits(source.folder, config, tokens_BS, lengths_B)
     else:
-        model = _from_source(opened)
-        against = "a model put together from the source"
-        wanted = {e: _last(model, tokens_BS, lengths_B, e) for e in _exits(config)}
+        reference = "a model put together from the source"
+        model = _model_of(source)
+        expected = {e: _logits(model, tokens_BS, lengths_B, e) for e in _exits(config)}
         del model
     model, _ = load(target, dtype="float32")
-    worst = 0.0
-    for exit_, logits_BV in wanted.items():
-        off = float(np.abs(_last(model, tokens_BS, lengths_B, exit_) - logits_BV).max())
-        if not off <= TOLERANCE:
+    largest = 0.0
+    for exit_layer, expected_BV in expected.items():
+        logits_BV = _logits(model, tokens_BS, lengths_B, exit_layer)
+        difference = float(np.abs(logits_BV - expected_BV).max())
+        if not difference <= TOLERANCE:
             raise InputError(
-                f"logits of {target} at exit {exit_} are off by {off:.2g} from {against}, expected "
-                f"at most {TOLERANCE:g}: convert again"
+                f"logits of {target} at exit {exit_layer} are off by {difference:.2g} from "
+                f"{reference}, expected at most {TOLERANCE:g}: convert again"
             )
-        worst = max(worst, off)
-    return worst, against
+        largest = max(largest, difference)
+    return largest, reference
 
 
 def _exits(config: ModelConfig) -> range:
@@ -114,43 +115,53 @@ def _prompts(config: ModelConfig) -> tuple[Int[np.ndarray, "B S"], Int[np.ndarra
     return np.random.default_rng(0).integers(0, config.vocab_size, shape), np.array(_LENGTHS)
 
 
-def _last(model: Mistral, tokens_BS, lengths_B, exit_: int) -> Float[np.ndarray, "B V"]:
-    return np.asarray(exit_logits(model, tokens_BS, lengths_B, exit_))
+def _logits(
+    model: Mistral,
+    tokens_BS: Int[np.ndarray, "B S"],
+    lengths_B: Int[np.ndarray, " B"],
+    exit_layer: int,
+) -> Float[np.ndarray, "B V"]:
+    return np.asarray(exit_logits(model, tokens_BS, lengths_B, exit_layer))
 
 
-def _from_source(opened: SafetensorsSource | GGUFSource) -> Mistral:
-    leaves: dict[str, list[np.ndarray]] = {}
-    for piece in planned(opened):  # layer after layer
-        array = piece.turn(opened.read(piece)).astype(np.float32)
-        leaves.setdefault(piece.layer_and_leaf[1], []).append(array)
-    stack = {n: np.stack(a) if n.startswith("layers.") else a[0] for n, a in leaves.items()}
-    return Mistral(opened.config, {name: jnp.asarray(array) for name, array in stack.items()})
+def _model_of(source: Source) -> Mistral:
+    """A model of a source's tensors in float32, by the plainest code."""
+    arrays: dict[str, list[np.ndarray]] = {}
+    for tensor in source_tensors(source):  # in order of layers
+        _, name = tensor.layer_and_parameter
+        array = tensor.transpose(source.read(tensor)).astype(np.float32)
+        arrays.setdefault(name, []).append(array)
+    parameters = {n: np.stack(a) if n.startswith("layers.") else a[0] for n, a in arrays.items()}
+    return Mistral(source.config, {n: jnp.asarray(array) for n, array in parameters.items()})
 
 
-def _by_transformers(
-    folder: Path, config: ModelConfig, tokens_BS, lengths_B
+def _transformers_logits(
+    folder: Path,
+    config: ModelConfig,
+    tokens_BS: Int[np.ndarray, "B S"],
+    lengths_B: Int[np.ndarray, " B"],
 ) -> Mapping[int, Float[np.ndarray, "B V"]]:
-    """Its logits, truncated by cutting the number of layers that it runs."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    """The logits of transformers' model at every exit, truncated by its `num_hidden_layers`."""
+    import torch  # optional
+    from transformers import AutoModelForCausalLM  # heavy
 
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
     ).eval()
-    found = {}
-    for exit_ in _exits(config):
-        model.config.num_hidden_layers = exit_
+    logits = {}
+    for exit_layer in _exits(config):
+        model.config.num_hidden_layers = exit_layer
         with torch.no_grad():
             rows = [
                 model(torch.tensor(row[None, :length])).logits[0, -1].numpy()
                 for row, length in zip(tokens_BS, lengths_B, strict=True)
             ]
-        found[exit_] = np.stack(rows)
-    return found
+        logits[exit_layer] = np.stack(rows)
+    return logits
 
 
-def _free_memory() -> int:
-    """Bytes of memory that are free or can be made so; all of it where the system does not say."""
+def _available_memory() -> int:
+    """Bytes of memory that can be used; all of it if the system does not say."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

@@ -1,1 +1,1 @@
-"""What lies at a path, and whether it is whole."""
+"""`jaxdepth inspect`: what is at a path, and whether it is undamaged."""

@@ -1,9 +1,9 @@
-"""What checkpoints, adapters and unconverted weights are, for `jaxdepth inspect`."""
+"""Describe checkpoints, adapters and weights that are not converted."""
 
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401 (numpy then knows bfloat16)
@@ -13,108 +13,118 @@ from jaxdepth.errors import InputError
 from jaxdepth.files import damaged_header, read_arrays
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.parameters import parameter_shapes
-from jaxdepth.study.inspection.seen import Seen, counted, short, size, told
+from jaxdepth.study.inspection.description import (
+    Description,
+    Rows,
+    format_bytes,
+    format_count,
+    format_values,
+    name_first,
+    truncate,
+)
 from jaxdepth.study.wording import runs_of_exits
-from jaxdepth.weights import adapter, checkpoint
-from jaxdepth.weights.convert import planned
+from jaxdepth.weights.adapter import FORMAT, adapter_digest
+from jaxdepth.weights.checkpoint import MANIFEST, end_tokens, load_tokenizer, read_manifest
+from jaxdepth.weights.gguf.source import GGUFSource, gguf_types
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
-from jaxdepth.weights.sources import GGUFSource, open_source
+from jaxdepth.weights.huggingface.source import safetensors_dtypes
+from jaxdepth.weights.sources import open_source, source_tensors
 
-Rows = list[tuple[str, str]]
 
-
-def checkpoint_seen(path: Path) -> Seen:
-    """A converted checkpoint, by its manifest and the small files, which are checked.
+def describe_checkpoint(path: Path) -> Description:
+    """Describe a checkpoint by its manifest and its small files, which are verified.
 
     Raises:
         InputError: it is damaged.
     """
-    manifest = checkpoint.read_manifest(path)
+    manifest = read_manifest(path)
     config, raw = read_config(path / "config.json")
     try:
-        leaves, source = manifest["leaves"], manifest["source"]
-        held = Counter()
-        for leaf in leaves.values():
-            held[leaf["dtype"]] += math.prod(leaf["shape"]) * np.dtype(leaf["dtype"]).itemsize
-        chunks = len({leaf["chunk"] for leaf in leaves.values()})
+        records, source = manifest["leaves"], manifest["source"]
+        sizes = Counter()
+        for record in records.values():
+            itemsize = np.dtype(record["dtype"]).itemsize
+            sizes[record["dtype"]] += math.prod(record["shape"]) * itemsize
+        arrays = format_count(len(records), "array")
+        chunks = format_count(len({record["chunk"] for record in records.values()}), "chunk")
         rows = [
             *_model_rows(config, raw["model_type"]),
-            ("weights", ", ".join(f"{size(n)} of {dtype}" for dtype, n in held.items())),
+            ("weights", ", ".join(f"{format_bytes(n)} of {dtype}" for dtype, n in sizes.items())),
             ("fingerprint", manifest["fingerprint"]),
             (
                 "digests",
-                f"{counted(len(leaves), 'array')} in {counted(chunks, 'chunk')}, a SHA-256 of each "
-                "array (checked when they are loaded)",
+                f"{arrays} in {chunks}, a SHA-256 of each array (checked when they are loaded)",
             ),
             ("made of", source["path"]),
-            *_file_rows(source["files"]),
+            *(
+                ("", f"{name}: {format_bytes(file['bytes'])}, sha256 {file['sha256']}")
+                for name, file in source["files"].items()
+            ),
             ("made by", f"jaxdepth {manifest['jaxdepth']}"),
         ]
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path / checkpoint.MANIFEST} is damaged ({error!r}): convert again"
-        ) from None
-    tokenizer = checkpoint.load_tokenizer(path)
-    ends = checkpoint.end_tokens(path, tokenizer)
-    return Seen("a checkpoint of jaxdepth", rows + _tokenizer_rows(tokenizer, ends))
+        raise InputError(f"{path / MANIFEST} is damaged ({error!r}): convert again") from None
+    tokenizer = load_tokenizer(path)
+    rows += _tokenizer_rows(tokenizer, end_tokens(path, tokenizer))
+    return Description("a checkpoint of jaxdepth", rows)
 
 
-def source_seen(path: Path) -> Seen:
-    """Weights that are not converted, by their headers.
+def describe_source(path: Path) -> Description:
+    """Describe weights that are not converted by their headers.
 
     Raises:
         InputError: they cannot be read, or the model is not supported.
     """
-    opened = open_source(path)
-    gguf = isinstance(opened, GGUFSource)
-    rows = _model_rows(opened.config, opened.raw_config["model_type"])
-    dtypes = Counter(_gguf_types(opened.files) if gguf else _safetensors_types(opened.files))
-    rows += [
+    source = open_source(path)
+    is_gguf = isinstance(source, GGUFSource)
+    types_of = gguf_types if is_gguf else safetensors_dtypes
+    dtypes = Counter(dtype for file in source.files for dtype in types_of(file))
+    rows = [
+        *_model_rows(source.config, source.raw_config["model_type"]),
         ("tensors", ", ".join(f"{count} of {dtype}" for dtype, count in dtypes.most_common())),
-        *(("file" if n == 0 else "", _of(f)) for n, f in enumerate(opened.files)),
+        *name_first("file", [_file_size(file) for file in source.files]),
     ]
     try:
-        needed = sum(map(opened.nbytes, planned(opened)))
-        tokenizer = gguf_tokenizer(opened.fields) if gguf else checkpoint.load_tokenizer(path)
-        ends = () if gguf else checkpoint.end_tokens(path, tokenizer)
-        converts = f"yes, to {size(needed)}"
+        nbytes = sum(map(source.nbytes, source_tensors(source)))
+        tokenizer = gguf_tokenizer(source.fields) if is_gguf else load_tokenizer(path)
+        end_ids = () if is_gguf else end_tokens(path, tokenizer)
+        converts = f"yes, to {format_bytes(nbytes)}"
     except InputError as error:
-        tokenizer, ends, converts = None, (), f"no: {error}"
-    kind = "a GGUF file" if gguf else "a Hugging Face folder"
-    rows += [*_tokenizer_rows(tokenizer, ends), ("converts", converts)]
-    return Seen(f"{kind}, not converted", rows)
+        tokenizer, end_ids, converts = None, (), f"no: {error}"
+    rows += [*_tokenizer_rows(tokenizer, end_ids), ("converts", converts)]
+    kind = "a GGUF file" if is_gguf else "a Hugging Face folder"
+    return Description(f"{kind}, not converted", rows)
 
 
-def adapter_seen(path: Path) -> Seen:
-    """An adapter that `jaxdepth tune` made.
+def describe_adapter(path: Path) -> Description:
+    """Describe an adapter that `jaxdepth tune` made.
 
     Raises:
         InputError: it is damaged, or something else.
     """
-    arrays, said = read_arrays(path, "an adapter", adapter.FORMAT)
+    arrays, metadata = read_arrays(path, "an adapter", FORMAT)
     try:
-        form, made = said["form"], said["made"]
-        rank, tokens = form["rank"], [str(token) for token in said["tokens"]]
+        form, made = metadata["form"], metadata["made"]
+        rank, tokens = form["rank"], [str(token) for token in metadata["tokens"]]
         layers = np.array(form["layers"], int) + 1
-        held = Counter(str(array.dtype) for array in arrays.values())
-        parameters, nbytes = (sum(getattr(a, n) for a in arrays.values()) for n in _SIZES)
+        where = f"{', '.join(form['leaves'])} of layers {runs_of_exits(layers, layers > 0)}"
+        numbers = sum(array.size for array in arrays.values())
+        size = format_bytes(sum(array.nbytes for array in arrays.values()))
+        dtypes = ", ".join(dict.fromkeys(str(array.dtype) for array in arrays.values()))
         rows = [
             ("form", "weights" if rank is None else f"LoRA, rank {rank}, alpha {form['alpha']}"),
-            ("of", f"{', '.join(form['leaves'])} of layers {runs_of_exits(layers, layers > 0)}"),
-            ("arrays", f"{len(arrays)}, {parameters:,} numbers, {size(nbytes)} of {_all(held)}"),
-            ("base", str(said["base"] or "not told")),
+            ("of", where),
+            ("arrays", f"{len(arrays)}, {numbers:,} numbers, {size} of {dtypes}"),
+            ("base", str(metadata["base"] or "unknown")),
             ("new tokens", ", ".join(tokens) or "none"),
-            ("file", _of(path)),
-            ("sha256", adapter.adapter_digest(str(path))),
-            ("settings", told(made.get("settings") or {})),
-            ("made by", told(made.get("versions") or {})),
+            ("file", _file_size(path)),
+            ("sha256", adapter_digest(str(path))),
+            ("settings", format_values(made.get("settings") or {})),
+            ("made by", format_values(made.get("versions") or {})),
         ]
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise damaged_header(path, error) from None
-    return Seen("an adapter of jaxdepth", rows)
-
-
-_SIZES = ("size", "nbytes")
+    return Description("an adapter of jaxdepth", rows)
 
 
 def _model_rows(config: ModelConfig, family: str) -> Rows:
@@ -132,8 +142,8 @@ def _model_rows(config: ModelConfig, family: str) -> Rows:
         ("family", f"{family}{', with biases of queries, keys, values' if c.qkv_bias else ''}"),
         (
             "sizes",
-            f"{counted(c.num_hidden_layers, 'layer')}, width {c.hidden_size:,}, "
-            f"{counted(c.num_attention_heads, 'head')} of {c.head_dim} on "
+            f"{format_count(c.num_hidden_layers, 'layer')}, width {c.hidden_size:,}, "
+            f"{format_count(c.num_attention_heads, 'head')} of {c.head_dim} on "
             f"{c.num_key_value_heads} of keys and values, MLP {c.intermediate_size:,}, "
             f"vocabulary {c.vocab_size:,}",
         ),
@@ -148,52 +158,29 @@ def _model_rows(config: ModelConfig, family: str) -> Rows:
     ]
 
 
-def _file_rows(files: Mapping[str, Mapping]) -> Rows:
-    return [
-        ("", f"{name}: {size(said['bytes'])}, sha256 {said['sha256']}")
-        for name, said in files.items()
-    ]
-
-
-def _tokenizer_rows(tokenizer, ends: Sequence[int]) -> Rows:
+def _tokenizer_rows(tokenizer, end_ids: Sequence[int]) -> Rows:
     if tokenizer is None:
         return [("tokenizer", "none")]
-    names = {"BOS": tokenizer.bos_token_id, "EOS": tokenizer.eos_token_id}
-    told = [f"{name} {_token(tokenizer, i)}" for name, i in names.items()]
-    said = f"{counted(len(tokenizer), 'token')}, {', '.join(told)}"
-    if ends:
-        said += f"; answers end with {', '.join(_token(tokenizer, i) for i in ends)}"
+    text = (
+        f"{format_count(len(tokenizer), 'token')}, BOS {_token(tokenizer, tokenizer.bos_token_id)}"
+        f", EOS {_token(tokenizer, tokenizer.eos_token_id)}"
+    )
+    if end_ids:
+        text += f"; answers end with {', '.join(_token(tokenizer, i) for i in end_ids)}"
     template = tokenizer.chat_template
     if not template:
-        return [("tokenizer", said), ("chat template", "none")]
-    text = template if isinstance(template, str) else json.dumps(template, ensure_ascii=False)
-    shown = f"{counted(len(text), 'character')}: {short(text, 120)}"
-    return [("tokenizer", said), ("chat template", shown)]
+        return [("tokenizer", text), ("chat template", "none")]
+    if not isinstance(template, str):  # several by name
+        template = json.dumps(template, ensure_ascii=False)
+    shown = f"{format_count(len(template), 'character')}: {truncate(template, 120)}"
+    return [("tokenizer", text), ("chat template", shown)]
 
 
-def _token(tokenizer, number: int | None) -> str:
-    return "none" if number is None else f"{tokenizer.convert_ids_to_tokens(number)} ({number})"
+def _token(tokenizer, token_id: int | None) -> str:
+    if token_id is None:
+        return "none"
+    return f"{tokenizer.convert_ids_to_tokens(token_id)} ({token_id})"
 
 
-def _safetensors_types(files: Sequence[Path]) -> list[str]:
-    from safetensors import safe_open
-
-    found = []
-    for file in files:
-        with safe_open(file, framework="np") as of:
-            found += [of.get_slice(name).get_dtype() for name in of.keys()]  # noqa: SIM118
-    return found
-
-
-def _gguf_types(files: Sequence[Path]) -> list[str]:
-    from gguf import GGUFReader
-
-    return [tensor.tensor_type.name for file in files for tensor in GGUFReader(file).tensors]
-
-
-def _of(file: Path) -> str:
-    return f"{file.name}: {size(file.stat().st_size)}"
-
-
-def _all(held: Counter) -> str:
-    return ", ".join(held)
+def _file_size(file: Path) -> str:
+    return f"{file.name}: {format_bytes(file.stat().st_size)}"

@@ -1,23 +1,29 @@
-"""What a run directory holds, and whether it is as it was written, for `jaxdepth inspect`."""
+"""Describe a run directory, and whether its files match their digests."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest
-from jaxdepth.study.inspection.seen import Seen, counted, size, told
+from jaxdepth.study.inspection.description import (
+    Description,
+    format_bytes,
+    format_count,
+    format_values,
+    name_first,
+)
 from jaxdepth.study.probes.activations import FOLDER
 from jaxdepth.study.run_directory import check_chunk, find_chunks, finished_files, read_record
 
-_RIGHT, _DAMAGED, _MISSING = "as its digest says", "DAMAGED", "MISSING"
+_DAMAGED, _MISSING = "DAMAGED", "MISSING"
 _VERSIONS = ("jaxdepth", "jax", "flax", "numpy")
 
 
-def run_seen(path: Path) -> Seen:
-    """A run directory; every file but figures is held against its digest.
+def describe_run(path: Path) -> Description:
+    """Describe a run directory; every file but figures is compared with its digest.
 
     Raises:
-        InputError: its run.json is damaged. Other damage is told.
+        InputError: its run.json is damaged. Other damage is part of the description.
     """
     record = read_record(path)
     settings, facts = record["settings"], record["facts"]
@@ -27,64 +33,61 @@ def run_seen(path: Path) -> Seen:
     base = settings.get("model_fingerprint") or settings.get("base_fingerprint")
     rows = [
         ("command", _command(settings)),
-        ("model", f"{facts.get('model', 'not told')}, fingerprint {base or 'not told'}"),
+        ("model", f"{facts.get('model', 'unknown')}, fingerprint {base or 'unknown'}"),
         *([("adapter", str(facts["adapter"]))] if facts.get("adapter") else []),
         ("run on", ", ".join(str(facts[n]) for n in ("device", "mesh") if n in facts)),
-        ("made by", told(versions | {"Python": facts.get("python")})),
-        ("settings", told({k: v for k, v in settings.items() if k != "command"})),
-        *_named("finished", finished),
-        *_named("chunks", chunks),
-        *_named("unfinished", unfinished),
+        ("made by", format_values(versions | {"Python": facts.get("python")})),
+        ("settings", format_values({k: v for k, v in settings.items() if k != "command"})),
+        *name_first("finished", finished),
+        *name_first("chunks", chunks),
+        *name_first("unfinished", unfinished),
     ]
-    wrong = any(_DAMAGED in text or _MISSING in text for text in finished + chunks + unfinished)
-    return Seen(f"a run of jaxdepth{', with DAMAGE' if wrong else ''}", rows)
+    texts = finished + chunks + unfinished
+    is_damaged = any(_DAMAGED in text or _MISSING in text for text in texts)
+    return Description(f"a run of jaxdepth{', with DAMAGE' if is_damaged else ''}", rows)
 
 
 def _command(settings: Mapping) -> str:
-    """Tuning does not say so itself."""
-    tuned = "tune" if "tasks_sha256" in settings else "not told"
-    return str(settings.get("command", tuned))
+    """The command that made a run; tuning does not record it."""
+    default = "tune" if "tasks_sha256" in settings else "unknown"
+    return str(settings.get("command", default))
 
 
-def _finished(path: Path, record: Mapping) -> Iterable[str]:
+def _finished(path: Path, record: Mapping) -> Iterator[str]:
     for kind, name, file, digest in finished_files(path, record):
-        what = f"{counted(record[kind][name]['rows'], 'row')}, " if kind == "tables" else ""
+        rows = ""
+        if kind == "tables":
+            rows = f"{format_count(record[kind][name]['rows'], 'row')}, "
         if not file.is_file():
             yield f"{file.name}: {_MISSING}"
             continue
-        state = _RIGHT if file_digest(file) == digest else _DAMAGED
-        yield f"{file.name}: {what}{size(file.stat().st_size)}, {state}"
+        state = "matches its digest" if file_digest(file) == digest else _DAMAGED
+        yield f"{file.name}: {rows}{format_bytes(file.stat().st_size)}, {state}"
 
 
-def _chunks(path: Path) -> Iterable[str]:
+def _chunks(path: Path) -> Iterator[str]:
     for folder in sorted((path / FOLDER).glob("*")):
-        yield _folder(path, folder)
+        yield _describe_chunks(path, folder)
 
 
-def _unfinished(path: Path) -> Iterable[str]:
+def _unfinished(path: Path) -> Iterator[str]:
     for folder in sorted((path / "parts").glob("*")):
-        yield _folder(path, folder)
+        yield _describe_chunks(path, folder)
     for folder in sorted((path / "state").glob("*")):
         if folder.name.isdecimal():
-            yield f"{folder.relative_to(path)}: the state after {counted(int(folder.name), 'step')}"
+            steps = format_count(int(folder.name), "step")
+            yield f"{folder.relative_to(path)}: the state after {steps}"
 
 
-def _folder(path: Path, folder: Path) -> str:
-    """How many chunks a folder holds, and which of them are damaged."""
+def _describe_chunks(path: Path, folder: Path) -> str:
+    """How many chunks a folder has, and which of them are damaged."""
     chunks = find_chunks(folder)
-    wrong = []
+    damaged = []
     for file in chunks.values():
         try:
             check_chunk(file)
         except InputError:
-            wrong.append(file.name)
-    state = f"{_DAMAGED}: {', '.join(sorted(wrong))}" if wrong else "as their digests say"
-    held = size(sum(file.stat().st_size for file in chunks.values()))
-    where = folder.relative_to(path)
-    if not chunks:  # as of earlier versions
-        return f"{where}: no chunks with digests"
-    return f"{where}: {counted(len(chunks), 'chunk')}, {held}, {state}"
-
-
-def _named(name: str, texts: Iterable[str]) -> list[tuple[str, str]]:
-    return [(name if n == 0 else "", text) for n, text in enumerate(texts)]
+            damaged.append(file.name)
+    state = f"{_DAMAGED}: {', '.join(sorted(damaged))}" if damaged else "match their digests"
+    size = format_bytes(sum(file.stat().st_size for file in chunks.values()))
+    return f"{folder.relative_to(path)}: {format_count(len(chunks), 'chunk')}, {size}, {state}"

@@ -18,8 +18,9 @@ from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh
 from jaxdepth.runtime.profiling import use_compilation_cache
 from jaxdepth.study.planning.settings import Bench
+from jaxdepth.weights.export import model_tensor
 from jaxdepth.weights.load import load
-from jaxdepth.weights.tensor_map import HF_NAMES, plan
+from jaxdepth.weights.tensor_map import HF_NAMES, tensor_map
 
 FULL, ALL, LOOP, HF_FULL, HF_LOOP = (
     "one run, full depth",
@@ -150,12 +151,9 @@ def _torch_state(model: Mistral) -> dict:
     import torch
 
     state = {}
-    for piece in plan(model.config, HF_NAMES):
-        layer, leaf = piece.layer_and_leaf
-        module = model if layer is None else model.layers
-        array = getattr(module, leaf.removeprefix("layers."))[...]
-        array = np.asarray(array if layer is None else array[layer], np.float32)
-        state[piece.source] = torch.from_numpy(piece.turn(array).copy())
+    for tensor in tensor_map(model.config, HF_NAMES):
+        array = np.array(model_tensor(model, tensor), np.float32)
+        state[tensor.source] = torch.from_numpy(array)
     if model.config.tie_word_embeddings:
         state[HF_NAMES["head"]] = state[HF_NAMES["embed"]]
     return state

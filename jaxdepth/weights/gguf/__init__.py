@@ -1,1 +1,1 @@
-"""GGUF files: header, configuration, tensors, tokenizer."""
+"""From GGUF files: header, metadata, tensors, tokenizer."""

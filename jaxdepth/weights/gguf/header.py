@@ -1,8 +1,8 @@
-"""The header of a GGUF file, held against the file before a reader believes it.
+"""Check the header of a GGUF file against the file, before the `gguf` package reads it.
 
-The reader that the `gguf` package has goes by what a header says: a count with one wrong byte keeps
-it busy until memory ends, and a wrong place of a tensor gives it the numbers of another. Source:
-the GGUF specification; that tensors lie end to end is what llama.cpp's `gguf.cpp` demands.
+The package's reader believes the header: a wrong count keeps it busy until memory ends, and a wrong
+offset gives one tensor the numbers of another. Sources: the GGUF specification; llama.cpp's
+`gguf.cpp`, which demands that tensors are contiguous.
 """
 
 import mmap
@@ -10,31 +10,31 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # type -> bytes
 _STRING, _ARRAY = 8, 9
-_MOST_ITEMS = 4_000_000  # in all arrays; the largest vocabularies have a third of that
-_MOST_AXES = 4
+_MAX_ITEMS = 4_000_000  # of all arrays together; the largest vocabularies have a third of that
+_MAX_AXES = 4
 
 
 def check_header(file: Path) -> None:
-    """Walks over a header.
+    """Parse a header.
 
     Raises:
-        ValueError: it does not fit into the file, or holds what no model's header does.
+        ValueError: it does not fit into the file, or has what no model's header has.
     """
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            _Walk(data).header()
+            _HeaderParser(data).header()
         except struct.error:
             raise ValueError("it ends inside its header") from None
 
 
-def check_places(tensors: Iterable, start: int, alignment: int) -> None:
-    """Tensors must lie end to end, each filled up to the alignment.
+def check_offsets(tensors: Iterable, start: int, alignment: int) -> None:
+    """Check that tensors are contiguous, each padded to the alignment.
 
     Args:
-        tensors: as the `gguf` package's reader has them.
-        start: where the first must begin, in bytes.
+        tensors: `ReaderTensor`s of the `gguf` package.
+        start: the byte at which the first must begin.
         alignment: in bytes.
 
     Raises:
@@ -48,11 +48,11 @@ def check_places(tensors: Iterable, start: int, alignment: int) -> None:
         start += -(-tensor.n_bytes // alignment) * alignment
 
 
-class _Walk:
-    """A place in a file that moves forward, and never beyond its end."""
+class _HeaderParser:
+    """Skips forward over the values of a header, never beyond the end of the file."""
 
     def __init__(self, data: mmap.mmap):
-        self.data, self.at, self.items = data, 0, 0
+        self.data, self.offset, self.items = data, 0, 0
 
     def header(self) -> None:
         if self.bytes(4) != b"GGUF":
@@ -67,9 +67,9 @@ class _Walk:
         for _ in range(tensors):
             self.string()
             axes = self.number("<I")
-            if axes > _MOST_AXES:
+            if axes > _MAX_AXES:
                 raise ValueError(f"a tensor has {axes} axes")
-            self.bytes(8 * axes + 4 + 8)  # sizes, type, place
+            self.bytes(8 * axes + 4 + 8)  # sizes, type, offset
 
     def value(self, kind: int) -> None:
         if kind == _STRING:
@@ -77,7 +77,7 @@ class _Walk:
         elif kind == _ARRAY:
             kind, count = self.number("<I"), self.number("<Q")
             self.items += count
-            if self.items > _MOST_ITEMS:
+            if self.items > _MAX_ITEMS:
                 raise ValueError(f"its header has arrays of {self.items} items")
             for _ in range(count):
                 if kind == _ARRAY:
@@ -91,14 +91,14 @@ class _Walk:
     def string(self) -> None:
         self.bytes(self.number("<Q"))
 
-    def number(self, form: str) -> int:
-        (found,) = struct.unpack_from(form, self.data, self.at)
-        self.at += struct.calcsize(form)
-        return found
+    def number(self, struct_format: str) -> int:
+        (value,) = struct.unpack_from(struct_format, self.data, self.offset)
+        self.offset += struct.calcsize(struct_format)
+        return value
 
     def bytes(self, count: int) -> bytes:
-        """The next bytes; of many, only that they are there."""
-        begin, self.at = self.at, self.at + count
-        if self.at > len(self.data):
+        """Skip `count` bytes, which must exist; gives back at most the first four."""
+        begin, self.offset = self.offset, self.offset + count
+        if self.offset > len(self.data):
             raise struct.error
-        return self.data[begin : begin + 4]
+        return self.data[begin : begin + min(count, 4)]

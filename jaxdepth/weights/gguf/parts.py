@@ -1,7 +1,7 @@
-"""The files of a GGUF model: one, or the parts that llama.cpp's `gguf-split` makes of it.
+"""The files of a GGUF model: one file, or the parts that llama.cpp's `gguf-split` makes of it.
 
-Parts are called NAME-00001-of-00003.gguf; each says which it is in `split.no`, counted from 0, and
-the first has the metadata of all. Source: llama.cpp `tools/gguf-split`.
+Parts are called NAME-00001-of-00003.gguf. Each has its number in `split.no`, counted from 0, and
+the first has the metadata of the whole. Source: llama.cpp `tools/gguf-split`.
 """
 
 import re
@@ -15,60 +15,61 @@ _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE | re.DOTALL)
 
 
 def find_parts(file: Path) -> list[Path]:
-    """All parts of the model that `file` is a part of, by their names: `file` alone for most.
+    """All parts of the model that `file` is a part of, in order; most models are `file` alone.
 
     Raises:
-        InputError: a part is missing, or one has a number that no part can have.
+        InputError: a part is missing, or a file's name has a number above the count of parts.
     """
-    called = _PART.fullmatch(file.name)
-    if called is None:
+    match = _PART.fullmatch(file.name)
+    if match is None:
         return [file]
-    stem, _, total = called.groups()
-    there = {}
-    for other in file.parent.iterdir():
-        like = _PART.fullmatch(other.name)
-        if like and like[1] == stem and like[3] == total:
-            there[int(like[2])] = other
+    stem, _, total = match.groups()
+    present = {}
+    for sibling in file.parent.iterdir():
+        match = _PART.fullmatch(sibling.name)
+        if match and match[1] == stem and match[3] == total:
+            present[int(match[2])] = sibling
     numbers = range(1, int(total) + 1)
-    extra = [there[n].name for n in sorted(there) if n not in numbers]
+    extra = [present[n].name for n in sorted(present) if n not in numbers]
     if extra:
         raise InputError(f"{file.parent} has {listed(extra)}: there is no such part, remove it")
-    missing = [f"{stem}-{n:05d}-of-{total}.gguf" for n in numbers if n not in there]
+    missing = [f"{stem}-{n:05d}-of-{total}.gguf" for n in numbers if n not in present]
     if missing:
         raise InputError(f"{file.parent} lacks {listed(missing)}: fetch the missing parts")
-    return [there[n] for n in numbers]
+    return [present[n] for n in numbers]
 
 
 def check_parts(
     files: Sequence[Path], fields: Sequence[Mapping[str, Any]], tensors: Sequence[int]
 ) -> None:
-    """Holds what the parts say of themselves against their names.
+    """Compare the metadata of the parts with their names.
 
     Args:
         files: the parts, in order.
         fields: the metadata of each.
-        tensors: how many each holds.
+        tensors: how many tensors each has.
 
     Raises:
-        InputError: a part is of another model, or of a file that was renamed.
+        InputError: a part is of another model, or a file was renamed.
     """
     count = len(files)
-    all_said = fields[0].get("split.tensors.count")
-    for number, (file, said) in enumerate(zip(files, fields, strict=True), start=1):
-        is_number, is_count = int(said.get("split.no", 0)) + 1, int(said.get("split.count", 1))
-        if (is_number, is_count) != (number, count):
+    total = fields[0].get("split.tensors.count")
+    for number, (file, metadata) in enumerate(zip(files, fields, strict=True), start=1):
+        own_number = int(metadata.get("split.no", 0)) + 1
+        own_count = int(metadata.get("split.count", 1))
+        if (own_number, own_count) != (number, count):
             raise InputError(
-                f"{file} says that it is part {is_number} of {is_count}, but by its name it is "
-                f"{number} of {count}: give it its own name, NAME-{is_number:05d}-of-"
-                f"{is_count:05d}.gguf, beside the others"
+                f"{file} says that it is part {own_number} of {own_count}, but by its name it is "
+                f"{number} of {count}: give it its own name, NAME-{own_number:05d}-of-"
+                f"{own_count:05d}.gguf, beside the others"
             )
-        if said.get("split.tensors.count") != all_said:
+        if metadata.get("split.tensors.count") != total:
             raise InputError(
-                f"{file} is of a model of {said.get('split.tensors.count')} tensors, the first "
-                f"part of one of {all_said}: fetch the parts of one model"
+                f"{file} is of a model of {metadata.get('split.tensors.count')} tensors, the first "
+                f"part of one of {total}: fetch the parts of one model"
             )
-    if all_said is not None and sum(tensors) != all_said:
+    if total is not None and sum(tensors) != total:
         raise InputError(
-            f"{files[0]}: the {count} parts hold {sum(tensors)} tensors, expected {all_said}: "
+            f"{files[0]}: the {count} parts hold {sum(tensors)} tensors, expected {total}: "
             "fetch the parts of one model"
         )

@@ -1,4 +1,4 @@
-"""Which safetensors files a folder's weights are in."""
+"""Which safetensors files hold a folder's weights."""
 
 import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -11,15 +11,16 @@ SINGLE_NAME = "model.safetensors"
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """The safetensors of a folder: those that the index names, else the only file, else all.
+    """The safetensors of a folder: those that its index names, else `SINGLE_NAME`, else all.
 
     Raises:
-        InputError: there are none, one is missing, or the index names what is not in the folder.
+        InputError: there are none, one is missing, or the index names a file outside the folder.
     """
     index = folder / INDEX_NAME
     if index.exists():
         files = [folder / name for name in named_shards(index, read_json(index))]
-        missing = [f.name for f in files if not os.path.isfile(f)]  # False for what no name can be
+        # os.path.isfile is False for names that Path.is_file raises for.
+        missing = [file.name for file in files if not os.path.isfile(file)]
         if missing:
             raise InputError(f"{folder} lacks shard {listed(missing)} that {INDEX_NAME} names")
         return files
@@ -27,17 +28,21 @@ def find_shards(folder: Path) -> list[Path]:
     if (folder / SINGLE_NAME) in files:
         return [folder / SINGLE_NAME]
     if not files:
-        other = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-        hint = f" ({listed(sorted(other))} can run code when loaded and is not read)"
-        raise InputError(f"{folder} has no *.safetensors{hint if other else ''}")
+        pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+        hint = f" ({listed(sorted(pickles))} can run code when loaded and is not read)"
+        raise InputError(f"{folder} has no *.safetensors{hint if pickles else ''}")
     return files
 
 
-def named_shards(index: Path, content) -> list[str]:
-    """The files that an index names, all inside its folder.
+def named_shards(index: Path, content: object) -> list[str]:
+    """The files that an index names.
+
+    Args:
+        index: its path.
+        content: its parsed JSON.
 
     Raises:
-        InputError: it names none, or one elsewhere.
+        InputError: it names none, or one outside its folder.
     """
     shards = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(shards, dict) or not shards:
@@ -45,12 +50,13 @@ def named_shards(index: Path, content) -> list[str]:
     return [_inside(name, index) for name in sorted(set(map(_hashable, shards.values())), key=str)]
 
 
-def _hashable(name):
+def _hashable(name: object) -> str:
+    """A name as it is; anything else as a text that `_inside` refuses."""
     return name if isinstance(name, str) else repr(name)[:40] + "\0"
 
 
 def _inside(name: str, index: Path) -> str:
-    """A shard's name, if it stays in the index's folder; judged by its letters, so links work."""
+    """A shard's name, if its text stays in the index's folder; links inside may lead elsewhere."""
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     outside = posix.is_absolute() or bool(windows.anchor)
     if not name or "\0" in name or outside or ".." in (*posix.parts, *windows.parts):

@@ -1,0 +1,103 @@
+"""A GGUF model as a source of weights."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from gguf import GGUFReader, dequantize
+
+from jaxdepth.errors import InputError, one_line
+from jaxdepth.model.config import ModelConfig
+from jaxdepth.weights.finite import check_finite
+from jaxdepth.weights.gguf.config import gguf_config
+from jaxdepth.weights.gguf.header import check_header, check_offsets
+from jaxdepth.weights.gguf.parts import check_parts, find_parts
+from jaxdepth.weights.tensor_map import GGUF_NAMES, MappedTensor
+
+
+class GGUFSource:
+    """A GGUF file of the llama or qwen2 architecture, or its parts, dequantised to float32.
+
+    Its attributes are those of every source; see `jaxdepth.weights.sources`. `fields` is the
+    metadata of the first file.
+    """
+
+    tensor_names = GGUF_NAMES
+
+    def __init__(self, file: Path):
+        """Open the model that `file` is, or is a part of.
+
+        Raises:
+            InputError: a file is damaged or missing, or the model is not supported.
+        """
+        self.name = str(file)
+        self.files = find_parts(file)
+        parts = [_open_gguf(part) for part in self.files]
+        check_parts(self.files, [fields for fields, _ in parts], [len(held) for _, held in parts])
+        self.fields = parts[0][0]
+        self._tensors, self._file_of = {}, {}
+        for part, (_, tensors) in zip(self.files, parts, strict=True):
+            for tensor in tensors:
+                if tensor.name in self._tensors:
+                    raise InputError(f"{part} holds tensor {tensor.name} a second time")
+                self._tensors[tensor.name], self._file_of[tensor.name] = tensor, part
+        # GGUF lists the fastest axis first.
+        self.shapes = {n: tuple(int(d) for d in t.shape[::-1]) for n, t in self._tensors.items()}
+        try:
+            self.raw_config = gguf_config(self.fields, self.shapes)
+            self.config = ModelConfig.from_hf(self.raw_config)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
+
+    def read(self, tensor: MappedTensor) -> np.ndarray:
+        """A tensor in float32, the rows of q and k in Hugging Face's order.
+
+        Raises:
+            InputError: it cannot be dequantised, or has NaN or infinite values.
+        """
+        quantised, file = self._tensors[tensor.source], self._file_of[tensor.source]
+        try:
+            array = dequantize(quantised.data, quantised.tensor_type).astype(np.float32)
+        except (ValueError, NotImplementedError) as error:
+            kind = quantised.tensor_type.name
+            raise InputError(
+                f"{file}: tensor {tensor.source} of type {kind} cannot be dequantised "
+                f"({one_line(error)})"
+            ) from None
+        check_finite(array, tensor.source, file)
+        if tensor.heads is not None and self.fields["general.architecture"] == "llama":
+            array = unpermute(array, tensor.heads)
+        return np.ascontiguousarray(array)
+
+    def nbytes(self, tensor: MappedTensor) -> int:
+        """The bytes of a tensor, dequantised."""
+        return math.prod(tensor.shape) * np.dtype(np.float32).itemsize
+
+
+def _open_gguf(file: Path) -> tuple[dict, list]:
+    """The metadata of a GGUF file, and its tensors as the reader gives them: mapped, not read."""
+    try:
+        check_header(file)
+        reader = GGUFReader(file)
+        check_offsets(reader.tensors, reader.data_offset, int(reader.alignment))
+        return {k: f.contents() for k, f in reader.fields.items()}, reader.tensors
+    except Exception as error:  # the reader fails in many ways on a damaged file
+        raise InputError(
+            f"{file} is not a readable GGUF file ({one_line(error)}): fetch it again"
+        ) from None
+
+
+def gguf_types(file: Path) -> list[str]:
+    """The type of every tensor of a file, as GGUF names it."""
+    return [tensor.tensor_type.name for tensor in GGUFReader(file).tensors]
+
+
+def unpermute(matrix: np.ndarray, heads: int) -> np.ndarray:
+    """Undo llama.cpp's permutation of the rows of q and k, `permute` in `convert_hf_to_gguf.py`.
+
+    RoPE rotates pairs of rows: neighbours in llama.cpp, rows half a head apart in Hugging Face's
+    models and here.
+    """
+    rows, columns = matrix.shape
+    pairs = matrix.reshape(heads, rows // heads // 2, 2, columns)
+    return pairs.swapaxes(1, 2).reshape(rows, columns)

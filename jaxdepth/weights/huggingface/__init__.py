@@ -1,0 +1,1 @@
+"""From Hugging Face: folders of safetensors, models on the hub, and PEFT adapters."""

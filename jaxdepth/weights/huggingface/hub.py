@@ -1,0 +1,47 @@
+"""Models on the Hugging Face hub, downloaded to its own cache."""
+
+import re
+from pathlib import Path
+
+from jaxdepth.errors import InputError, one_line
+from jaxdepth.files import read_json
+from jaxdepth.weights.checkpoint import SIDECARS
+from jaxdepth.weights.huggingface.shards import INDEX_NAME, SINGLE_NAME, named_shards
+
+_MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether this could be a model's id, such as `organisation/name` or `.../name@revision`."""
+    return _MODEL_ID.fullmatch(source) is not None
+
+
+def fetch_model(model_id: str) -> Path:
+    """The folder in the hub's cache with a model's config, safetensors and tokenizer.
+
+    Only these files are downloaded, and only those that the cache lacks. Where the hub cannot be
+    reached, the cache is used alone; `HF_HUB_OFFLINE=1` does not try to reach it.
+
+    Raises:
+        InputError: there is no such model, or the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download  # heavy
+
+    name, _, revision = model_id.partition("@")
+
+    def fetch(*patterns: str) -> Path:
+        try:
+            folder = snapshot_download(
+                name, revision=revision or None, allow_patterns=list(patterns)
+            )
+        except Exception as error:  # many types: no such model, no network, not in the cache
+            raise InputError(
+                f"{model_id} is no folder or file here, and cannot be had from the hub "
+                f"({one_line(error)}): give a folder, a .gguf file, or the id of a model"
+            ) from None
+        return Path(folder)
+
+    folder = fetch("config.json", INDEX_NAME, "tokenizer.model", *SIDECARS)
+    index = folder / INDEX_NAME
+    shards = named_shards(index, read_json(index)) if index.exists() else [SINGLE_NAME]
+    return fetch("config.json", *shards)
