@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled_matmuls import compiled_matmul_flops
 from tiny import VOCAB, model_of, prompts, raw_config
 
 import jaxdepth
 from jaxdepth.depth.exits import _exit_logits, parse_exits
 from jaxdepth.model.attention import attend
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.study.planning.cost import matmul_flops
 
 VMAPPED = jax.vmap(jaxdepth.exit_logits, in_axes=(None, None, None, 0))
 
@@ -131,8 +131,10 @@ def test_all_exits_cost_one_pass(depth):
     tokens = tokens % 40
     exits = jnp.arange(1, depth + 1)
     head = 2 * len(lengths) * 64 * 40  # one unembedding of one position per prompt
-    one = matmul_flops(compiled_text(jaxdepth.exit_logits, model, tokens, lengths, exits[0]))
-    every = matmul_flops(compiled_text(VMAPPED, model, tokens, lengths, exits))
+    one = compiled_matmul_flops(
+        compiled_text(jaxdepth.exit_logits, model, tokens, lengths, exits[0])
+    )
+    every = compiled_matmul_flops(compiled_text(VMAPPED, model, tokens, lengths, exits))
     assert one - head == forward_flops(model, tokens)
     assert every - depth * head <= 1.02 * (one - head)
 
@@ -166,8 +168,8 @@ def test_masking_the_stream_would_cost_every_layer_for_every_exit(model):
         VMAPPED(model, tokens, lengths, exits),
         atol=1e-5,
     )
-    one = matmul_flops(compiled_text(masked, model, tokens, lengths, exits[0]))
-    every = matmul_flops(
+    one = compiled_matmul_flops(compiled_text(masked, model, tokens, lengths, exits[0]))
+    every = compiled_matmul_flops(
         compiled_text(
             jax.vmap(masked, in_axes=(None, None, None, 0)), model, tokens, lengths, exits
         )
@@ -191,9 +193,9 @@ def test_the_counter_equals_an_unrolled_twin():
         return jax.lax.fori_loop(0, 7, lambda _, h: scanned(h, w), x)
 
     single = 2 * 3 * 16 * 16
-    assert matmul_flops(compiled_text(unrolled, x, w)) == 5 * single
-    assert matmul_flops(compiled_text(scanned, x, w)) == 5 * single
-    assert matmul_flops(compiled_text(nested, x, w)) == 35 * single
+    assert compiled_matmul_flops(compiled_text(unrolled, x, w)) == 5 * single
+    assert compiled_matmul_flops(compiled_text(scanned, x, w)) == 5 * single
+    assert compiled_matmul_flops(compiled_text(nested, x, w)) == 35 * single
 
 
 def test_the_counter_refuses_what_it_cannot_know():
@@ -201,9 +203,9 @@ def test_the_counter_refuses_what_it_cannot_know():
         return jax.lax.while_loop(lambda h: h.sum() > 1, lambda h: jnp.tanh(h @ w), x)
 
     with pytest.raises(ValueError, match="trip count"):
-        matmul_flops(compiled_text(until_small, jnp.ones((3, 16)), jnp.ones((16, 16))))
+        compiled_matmul_flops(compiled_text(until_small, jnp.ones((3, 16)), jnp.ones((16, 16))))
     with pytest.raises(ValueError, match="ENTRY"):
-        matmul_flops("no program")
+        compiled_matmul_flops("no program")
 
 
 @pytest.mark.parametrize(

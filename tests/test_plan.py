@@ -15,24 +15,21 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from compiled_matmuls import compiled_matmul_flops
 from tiny import model_of, prompts, raw_config
 
 import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.cli import main
 from jaxdepth.study.planning.chips import GPUS, TPUS
-from jaxdepth.study.planning.compiled import collective_bytes, product_flops
-from jaxdepth.study.planning.cost import matmul_flops
-from jaxdepth.study.planning.run import (
-    TUNING,
-    Exhausted,
-    Planned,
-    Program,
-    largest_batch,
-    plan,
-    shapes_of,
-)
+from jaxdepth.study.planning.compiled import bytes_per_device, collective_bytes
+from jaxdepth.study.planning.flops import matmul_flops
+from jaxdepth.study.planning.programs import TUNING, Exhausted
+from jaxdepth.study.planning.roofline import Planned, Program
+from jaxdepth.study.planning.run import plan
+from jaxdepth.study.planning.search import largest_batch
 from jaxdepth.study.planning.settings import Plan
+from jaxdepth.study.planning.shapes import shapes_of
 from jaxdepth.study.planning.summary import plan_lines
 
 CHIP = GPUS["H100"]
@@ -109,17 +106,17 @@ def test_collectives_by_hand():
         collective_bytes(PROGRAM)
 
 
-def test_products_are_those_of_the_compiled_program():
+def test_matmuls_are_those_of_the_compiled_program():
     model = model_of(raw_config())
     tokens, lengths = prompts()
     every = jax.vmap(jaxdepth.exit_logits, in_axes=(None, None, None, 0))
     jitted = jax.jit(every)
     args = model, tokens, lengths, jnp.arange(1, 5)
-    counted = matmul_flops(jitted.lower(*args).compile().as_text())
-    assert product_flops(jitted.trace(*args).jaxpr) == counted
+    counted = compiled_matmul_flops(jitted.lower(*args).compile().as_text())
+    assert matmul_flops(jitted.trace(*args).jaxpr) == counted
 
 
-def test_products_in_loops_and_branches():
+def test_matmuls_in_loops_and_branches():
     x = jnp.ones((4, 8))
     one = 2 * 4 * 8 * 4
 
@@ -128,7 +125,7 @@ def test_products_in_loops_and_branches():
         z = jax.lax.while_loop(lambda i: i[0] < 9, lambda i: (i[0] + 1, x @ x.T), (0, ys[0]))[1]
         return jax.lax.cond(z[0, 0] > 0, lambda: x @ x.T, lambda: z)
 
-    assert product_flops(jax.jit(function).trace(x).jaxpr, trips=7) == (3 + 7 + 1) * one
+    assert matmul_flops(jax.jit(function).trace(x).jaxpr, trips=7) == (3 + 7 + 1) * one
 
 
 def program(**changes) -> Program:
@@ -140,13 +137,13 @@ def program(**changes) -> Program:
 
 def test_roofline_by_hand():
     found = program()
-    assert (found.held, found.fits) == (16, True)
-    assert program(outputs=5).held == 21
+    assert (found.peak_bytes, found.fits) == (16, True)
+    assert program(outputs=5).peak_bytes == 21
     assert found.times == pytest.approx(
-        {"products": 2e12 / 989e12, "memory": 1e9 / 3350e9, "links": (2e9 + 1) / 900e9}
+        {"matmuls": 2e12 / 989e12, "memory": 1e9 / 3350e9, "links": (2e9 + 1) / 900e9}
     )
-    assert (found.bound, found.seconds) == ("links", pytest.approx(0.0022222, rel=1e-4))
-    assert program(flops=989e12).bound == "products"
+    assert (found.bound_by, found.seconds) == ("links", pytest.approx(0.0022222, rel=1e-4))
+    assert program(flops=989e12).bound_by == "matmuls"
     assert not program(arguments=int(77e9)).fits
     settings = Plan(Path("m"), gpus=8)
     said = "\n".join(plan_lines(settings, Planned([program(arguments=int(77e9))], 0, None, 1.0)))
@@ -169,7 +166,7 @@ def test_the_largest_batch_fits_in_every_program(config_file, monkeypatch):
     """950 bytes are usable: 85 prompts decode, 62 are prefilled, and over 60 are refused."""
     shapes = shapes_of(Plan(config_file, gpus=1, gpu_memory=1e-6))
     sizes = {"prefill": lambda n: 20 + 15 * n, "decode": lambda n: 100 + 10 * n}
-    monkeypatch.setattr("jaxdepth.study.planning.run.makers", fakes(sizes))
+    monkeypatch.setattr("jaxdepth.study.planning.programs.compilers", fakes(sizes))
     assert 58 <= largest_batch(shapes, [], 0) <= 60
     sizes["prefill"] = lambda n: 20 + 17 * n + 300 * (n > 8)  # beside the line of 1 and 2
     assert largest_batch(shapes, [], 0) == 37
@@ -179,7 +176,7 @@ def test_the_largest_batch_fits_in_every_program(config_file, monkeypatch):
 
 def test_fewer_prompts_do_not_help_a_tuning_step(config_file, monkeypatch):
     sizes = {"prefill": lambda n: n, TUNING: lambda n: 1}
-    monkeypatch.setattr("jaxdepth.study.planning.run.makers", fakes(sizes, [TUNING]))
+    monkeypatch.setattr("jaxdepth.study.planning.programs.compilers", fakes(sizes, [TUNING]))
     settings = Plan(config_file, gpus=1, prompts=4)
     found = plan(settings)
     assert (found.fits, found.refused, found.nearest) == (False, (TUNING,), None)
@@ -191,9 +188,7 @@ def test_weights_are_held_as_the_rules_say(config_file):
     """On one device all of them; what a device of a mesh holds is seen in the subprocess below."""
     shapes = shapes_of(Plan(config_file, gpus=1, dtype="float32"))
     wanted = sum(math.prod(a.shape) for a in jax.tree.leaves(shapes.model))
-    from jaxdepth.study.planning.compiled import held_bytes
-
-    assert held_bytes(shapes.model) == 4 * wanted
+    assert bytes_per_device(shapes.model) == 4 * wanted
 
 
 @pytest.mark.parametrize(
@@ -210,7 +205,7 @@ def test_weights_are_held_as_the_rules_say(config_file):
     ],
 )
 def test_what_cannot_be_planned(config_file, changes, what, monkeypatch):
-    monkeypatch.setattr("jaxdepth.study.planning.run.find_spec", lambda name: None)
+    monkeypatch.setattr("jaxdepth.study.planning.shapes.find_spec", lambda name: None)
     with pytest.raises(InputError, match=what):
         shapes_of(Plan(config_file, **changes))
 

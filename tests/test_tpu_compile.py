@@ -20,9 +20,10 @@ from jaxdepth.model.config import ModelConfig, RopeConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.refusal.deliberate import Deliberate, Rule
-from jaxdepth.study.planning.compiled import held_bytes
-from jaxdepth.study.planning.run import programs_of, shapes_of
+from jaxdepth.study.planning.compiled import bytes_per_device
+from jaxdepth.study.planning.programs import compile_all
 from jaxdepth.study.planning.settings import Plan
+from jaxdepth.study.planning.shapes import shapes_of
 
 pytestmark = pytest.mark.tpu
 
@@ -139,7 +140,7 @@ def shapes(folder, topology: str, mesh: str, **changes):
 def test_a_sweep_of_all_exits_on_slices(tmp_path, topology):
     made = shapes(tmp_path, topology, SLICES[topology])
     rows = made.mesh.shape["data"] * 8  # 8 prompts a chip
-    first, prefill, decode = programs_of(made, rows)
+    first, prefill, decode = compile_all(made, rows)
     c, segments = made.config, plan_segments(made.exits)
     lanes = sum((s.last - s.first) * s.exits for s in segments)
     X, B, D, S, T = 32, 8, c.hidden_size, 256, 64
@@ -147,7 +148,7 @@ def test_a_sweep_of_all_exits_on_slices(tmp_path, topology):
     # Arguments: heads, MLP and vocabulary in four, prompts by data, nothing else divided.
     per_layer = (D * 4096 * 2 + D * 1024 * 2 + 3 * D * c.intermediate_size) / 4 + 2 * D
     weights = 2 * (32 * per_layer + 2 * c.vocab_size * D / 4 + D)
-    assert held_bytes(made.model) == weights
+    assert bytes_per_device(made.model) == weights
     cache = 2 * 2 * 32 * B * 2 * S * 128
     assert first.arguments == pytest.approx(weights, rel=0.05)
     assert decode.arguments == pytest.approx(weights + cache + 2 * X * B * D, rel=0.05)
@@ -170,5 +171,5 @@ def test_a_program_does_not_grow_with_the_layers(tmp_path):
     for layers in (16, 64):
         exits = ",".join(str(layers * k // 4) for k in (1, 2, 3, 4))
         made = shapes(tmp_path, "v5e:4x4", "data=4,model=4", layers=layers, exits=exits)
-        counts.append([program.instructions for program in programs_of(made, 32)])
+        counts.append([program.instructions for program in compile_all(made, 32)])
     assert counts[0] == counts[1]

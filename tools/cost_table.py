@@ -2,7 +2,7 @@
 
     python tools/cost_table.py models/smollm2-135m-instruct
 
-Work is counted in matrix-product FLOPs of the compiled programs. Time is a ratio: the three
+Work is counted in the FLOPs of the matmuls of the traced programs. Time is a ratio: the three
 programs run in turn in one process, and medians of their times are compared.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxdepth
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.study.planning.cost import matmul_flops
+from jaxdepth.study.planning.flops import matmul_flops
 
 LENGTH = 48  # tokens per prompt, about what a built-in prompt has in its template
 ROUNDS = 7
@@ -51,9 +51,9 @@ def measure(model: Mistral, batch: int) -> str:
     tokens = jnp.asarray(np.random.default_rng(0).integers(17, 40_000, (batch, LENGTH)))
     lengths, exits = jnp.full(batch, LENGTH), jnp.arange(1, depth + 1)
     shorter = [truncated(model, d) for d in range(1, depth + 1)]
-    one, every = full_pass.lower(model, tokens), every_exit.lower(model, tokens, lengths, exits)
-    counted = [matmul_flops(p.compile().as_text()) for p in (one, every)]
-    loop = sum(matmul_flops(full_pass.lower(m, tokens).compile().as_text()) for m in shorter)
+    one, every = full_pass.trace(model, tokens), every_exit.trace(model, tokens, lengths, exits)
+    counted = [matmul_flops(traced.jaxpr) for traced in (one, every)]
+    loop = sum(matmul_flops(full_pass.trace(m, tokens).jaxpr) for m in shorter)
 
     programs = {
         "one": lambda: full_pass(model, tokens),

@@ -1,1 +1,1 @@
-"""What a study costs: measured here, or planned for devices that are not there."""
+"""`jaxdepth plan` and `jaxdepth bench`: what programs need on other devices, and take on these."""

@@ -1,4 +1,4 @@
-"""What a chip can do, by the figures that its maker publishes."""
+"""The published figures of accelerators."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,19 @@ class Chip:
     """One accelerator."""
 
     memory: float  # bytes
-    flops: float  # bfloat16, dense, per second
-    bandwidth: float  # bytes per second, to its own memory
+    flops: float  # per second: bfloat16, dense
+    bandwidth: float  # bytes per second, of its own memory
     links: float  # bytes per second, to other chips of the slice or host
 
 
-# TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, "system architecture", per chip.
+# cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, "system architecture", per chip.
 TPUS = {
     "v4": Chip(32e9, 275e12, 1228e9, 300e9),
     "v5e": Chip(16e9, 197e12, 819e9, 200e9),
     "v5p": Chip(95e9, 459e12, 2765e9, 600e9),
     "v6e": Chip(32e9, 918e12, 1640e9, 448e9),
 }
-# GPUs: NVIDIA's data sheets of the SXM modules; links are NVLink, both directions.
+# NVIDIA's data sheets of the SXM modules; links are NVLink, both directions together.
 GPUS = {
     "A100": Chip(80e9, 312e12, 2039e9, 600e9),
     "H100": Chip(80e9, 989e12, 3350e9, 900e9),
@@ -30,10 +30,14 @@ GPUS = {
 }
 
 
-def find_chip(name: str, known: dict[str, Chip]) -> Chip:
-    """Raises InputError for a chip that is not in the table."""
-    if name not in known:
+def find_chip(name: str, chips: dict[str, Chip]) -> Chip:
+    """A chip of `TPUS` or `GPUS` by name.
+
+    Raises:
+        InputError: there are no figures for it.
+    """
+    if name not in chips:
         raise InputError(
-            f"no figures for {name!r}{nearest(name, known)}; known are {', '.join(known)}"
+            f"no figures for {name!r}{nearest(name, chips)}; known are {', '.join(chips)}"
         )
-    return known[name]
+    return chips[name]

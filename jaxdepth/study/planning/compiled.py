@@ -1,8 +1,6 @@
-"""What chips send each other in a compiled program, and what a function's products cost, counted.
+"""Read a compiled program: its computations, and what its devices send each other.
 
-Loops count with their trips, as in `depth.cost`. Collectives are read off the optimised program of
-one chip; products off the traced function, before it is divided among chips, because a TPU's
-program hides them in fused convolutions.
+The text of XLA's optimised program is parsed. The body of a loop counts as often as it runs.
 """
 
 import math
@@ -11,31 +9,93 @@ from collections import Counter
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from jaxdepth.study.planning.cost import called_in, split_program
+Computations = dict[str, dict[str, str]]  # computation -> instruction -> its text after "="
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .+ \{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.+)$")
+_BODY = re.compile(r"\bbody=%?([\w.\-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
+_LESS_THAN = re.compile(r"\bcompare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT")
+_CONSTANT = re.compile(r"\bconstant\((\d+)\)")
+_CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _COLLECTIVE = re.compile(
     rf"^(.+?) ({'|'.join(KINDS)})(-start)?\((?:\w+\[[\d,]*\]\S* )?%?([\w.\-]+)"
 )
 _ARRAY = re.compile(r"\b([a-z]\w*?)(\d+)?\[([\d,]*)\]")
-_BYTES = {"pred": 1}
-# A TPU runs a collective beside products: every fusion of a chain names it again. Its
-# reduce-scatter is a computation of this name, in which an all-reduce is cut.
+_ITEMSIZE = {"pred": 1}  # of types whose names do not end in their bits
+# A TPU overlaps a collective with matmuls: every fusion of a chain names it again, and only the one
+# that starts the chain counts. Its reduce-scatter is a computation of this name, in which an
+# all-reduce is sliced.
 _CHAINED, _CHAIN_STARTS = 'chain_id="', 'custom_call_target="AsyncCollectiveStart"'
-_SCATTERS = "all-reduce-scatter"
+_REDUCE_SCATTER = "all-reduce-scatter"
+
+
+def split_program(program: str) -> tuple[Computations, str]:
+    """The computations of a program, and the name of its entry.
+
+    Args:
+        program: the text of an optimised program: `jax.jit(f).lower(...).compile().as_text()`.
+
+    Raises:
+        ValueError: it has no entry.
+    """
+    computations: Computations = {}
+    entry, current = None, None
+    for line in program.splitlines():
+        start = _COMPUTATION.match(line)
+        if start:
+            current = computations.setdefault(start[1], {})
+            entry = start[1] if line.startswith("ENTRY") else entry
+        elif current is not None:
+            instruction = _INSTRUCTION.match(line)
+            if instruction:
+                current[instruction[1]] = instruction[2]
+    if entry is None:
+        raise ValueError("the program has no ENTRY computation: is this an optimised HLO text?")
+    return computations, entry
+
+
+def called_computations(text: str, computations: Computations) -> list[tuple[str, int | None]]:
+    """The computations that an instruction runs, and how often; None if a loop does not say."""
+    body = _BODY.search(text)
+    if body:
+        trips = _TRIPS.search(text)
+        return [(body[1], int(trips[1]) if trips else _trips_of_condition(text, computations))]
+    names = _CALLED.findall(text)
+    for branches in _BRANCHES.findall(text):
+        names += [name.strip().lstrip("%") for name in branches.split(",")]
+    return [(name, 1) for name in names]
+
+
+def _trips_of_condition(text: str, computations: Computations) -> int | None:
+    """The trips of a loop that runs while its counter, from 0, is below a constant.
+
+    TPU programs have the loops of `lax.scan` in this form.
+    """
+    condition = _CONDITION.search(text)
+    instructions = computations.get(condition[1], {}) if condition else {}
+    comparisons = [_LESS_THAN.search(line) for line in instructions.values()]
+    limits = [instructions.get(match[1], "") for match in comparisons if match]
+    constants = [_CONSTANT.search(limit) for limit in limits]
+    # Nothing but the state, its counter, the constant and their comparison.
+    is_plain = len(instructions) == 4
+    return int(constants[0][1]) if is_plain and constants and constants[0] else None
 
 
 def collective_bytes(program: str, trips: int | None = None) -> dict[str, int]:
-    """Bytes of the arrays that one chip gathers, sums or passes on, by kind, over one run.
+    """Bytes of the arrays that one device exchanges in one run, by the kind of collective.
 
-    Counted are whole arrays: what it gets from an all-gather or an all-reduce, and what it gives
-    to a reduce-scatter, of which it gets a part.
+    Whole arrays count: what a device receives from an all-gather or an all-reduce, and what it
+    gives to a reduce-scatter, of which it receives a part.
 
     Args:
-        program: text of an optimised program, from `.compile().as_text()`.
-        trips: of loops that do not say how often they run: those that may end early.
+        program: the text of an optimised program.
+        trips: of loops that may end early and therefore do not say how often they run.
 
     Raises:
         ValueError: there is such a loop with collectives in it, and no `trips`.
@@ -45,74 +105,51 @@ def collective_bytes(program: str, trips: int | None = None) -> dict[str, int]:
 
     def total(name: str) -> Counter:
         if name not in totals:
-            found, lines = Counter(), computations[name]
-            starts = any(_CHAIN_STARTS in text for text in lines.values())
-            for text in lines.values():
-                own = _COLLECTIVE.match(text)
-                if own and (starts or _CHAINED not in text):
-                    shapes, kind, started, operand = own.groups()
-                    if kind == "reduce-scatter":
-                        shapes, started = lines[operand].partition(" ")[0], None
-                    kind = "reduce-scatter" if name.startswith(_SCATTERS) else kind
-                    found[kind] += _size(shapes, started is not None)
-                for inner, times in called_in(text, computations):
-                    of_inner = total(inner)
-                    if of_inner and times is None and trips is None:
+            totals[name] = _own_bytes(name, computations[name])
+            for text in computations[name].values():
+                for inner, times in called_computations(text, computations):
+                    inner_bytes = total(inner)
+                    if inner_bytes and times is None and trips is None:
                         raise ValueError(f"loop over {inner} has collectives but no trip count")
                     times = trips if times is None else times
-                    for kind, size in of_inner.items():
-                        found[kind] += times * size
-            totals[name] = found
+                    for kind, size in inner_bytes.items():
+                        totals[name][kind] += times * size
         return totals[name]
 
     return dict(total(entry))
 
 
-def _size(shapes: str, started: bool) -> int:
-    """Bytes of the result; a started one names its operands too, before its results."""
+def _own_bytes(name: str, instructions: dict[str, str]) -> Counter:
+    """Bytes of the collectives of one computation, without those that it calls."""
+    counted = Counter()
+    starts_chain = any(_CHAIN_STARTS in text for text in instructions.values())
+    for text in instructions.values():
+        collective = _COLLECTIVE.match(text)
+        if collective and (starts_chain or _CHAINED not in text):
+            shapes, kind, started, operand = collective.groups()
+            if kind == "reduce-scatter":
+                shapes, started = instructions[operand].partition(" ")[0], None
+            kind = "reduce-scatter" if name.startswith(_REDUCE_SCATTER) else kind
+            counted[kind] += _result_bytes(shapes, started is not None)
+    return counted
+
+
+def _result_bytes(shapes: str, started: bool) -> int:
+    """Bytes of a collective's results; a started one lists its operands too, before them."""
     sizes = [
-        math.prod(int(n) for n in dims.split(",") if n) * _BYTES.get(kind, int(bits or 8) // 8)
+        math.prod(int(n) for n in dims.split(",") if n) * _ITEMSIZE.get(kind, int(bits or 8) // 8)
         for kind, bits, dims in _ARRAY.findall(shapes)
     ]
     return sum(sizes) if not started or len(sizes) < 2 else sum(sizes[len(sizes) // 2 :])
 
 
-def product_flops(traced: ClosedJaxpr | Jaxpr, trips: int = 1) -> int:
-    """Floating-point operations of all matrix products of a traced function, on all chips together.
+def bytes_per_device(tree) -> int:
+    """Bytes of a pytree of arrays, or of their shapes, on one device of their shardings."""
 
-    Args:
-        traced: from `jax.jit(f).trace(...).jaxpr`.
-        trips: of loops that may end early.
-    """
-    jaxpr = traced.jaxpr if isinstance(traced, ClosedJaxpr) else traced
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            depth = math.prod(left[axis] for axis in contracted)
-            total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
-        times = {"scan": equation.params.get("length"), "while": trips}
-        times = times.get(equation.primitive.name, 1)
-        inner = [
-            product_flops(part, trips)
-            for value in equation.params.values()
-            for part in (value if isinstance(value, tuple | list) else (value,))
-            if isinstance(part, ClosedJaxpr | Jaxpr)
-        ]
-        total += times * (
-            max(inner, default=0) if equation.primitive.name == "cond" else sum(inner)
-        )
-    return total
-
-
-def held_bytes(tree) -> int:
-    """Bytes of a tree of arrays, or of their shapes, on one chip of the mesh that holds them."""
-
-    def held(array) -> int:
+    def nbytes(array) -> int:
         shape = array.sharding.shard_shape(array.shape) if array.sharding else array.shape
         if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
             return 8 * math.prod(shape)
         return np.dtype(array.dtype).itemsize * math.prod(shape)
 
-    return sum(map(held, jax.tree.leaves(tree)))
+    return sum(map(nbytes, jax.tree.leaves(tree)))

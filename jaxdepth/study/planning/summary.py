@@ -1,7 +1,7 @@
-"""What `jaxdepth plan` prints."""
+"""The lines that `jaxdepth plan` prints."""
 
 from jaxdepth.model.sharding import parse_mesh
-from jaxdepth.study.planning.run import USABLE, Planned, Program
+from jaxdepth.study.planning.roofline import USABLE, Planned, Program
 from jaxdepth.study.planning.settings import Plan
 
 _HEAD = (
@@ -11,12 +11,12 @@ _HEAD = (
 
 
 def plan_lines(settings: Plan, planned: Planned) -> list[str]:
-    """A table in Markdown, per chip, and what follows from it."""
+    """A table of the programs in Markdown, per chip, and sentences on what fits."""
     s = settings
-    where = s.topology or f"{s.gpus} x {s.gpu}"
+    devices = s.topology or f"{s.gpus} x {s.gpu}"
     sizes = ",".join(f"{name}={n}" for name, n in parse_mesh(s.mesh).items() if n > 1) or "data=1"
     lines = [
-        f"{where}, mesh {sizes}, {s.dtype}: {s.prompts} prompts of {s.length} tokens at once, "
+        f"{devices}, mesh {sizes}, {s.dtype}: {s.prompts} prompts of {s.length} tokens at once, "
         f"{s.new_tokens} new tokens at exits {s.exits}. Per chip; times are estimates: what the "
         "published figures of the chip allow.",
         "",
@@ -32,11 +32,11 @@ def plan_lines(settings: Plan, planned: Planned) -> list[str]:
             "weights: on GPUs temporaries are smaller."
         )
     if planned.fits:
-        worst = max(planned.programs, key=lambda p: p.held)
-        room = USABLE * worst.chip.memory
+        worst = max(planned.programs, key=lambda p: p.peak_bytes)
+        usable = USABLE * worst.chip.memory
         lines.append(
-            f"It fits: {worst.name} holds {_bytes(worst.held)} of {_bytes(room)}. The largest "
-            f"sweep that fits has {planned.largest} prompts at once."
+            f"It fits: {worst.name} holds {_bytes(worst.peak_bytes)} of {_bytes(usable)}. "
+            f"The largest sweep that fits has {planned.largest} prompts at once."
         )
         lines.append(
             f"A sweep of {s.study_prompts} prompts: at least {_seconds(planned.study_seconds)}."
@@ -52,7 +52,7 @@ def _row(p: Program) -> str:
     cells = (
         p.name, _bytes(p.arguments), _bytes(p.caches) if p.caches else "", _bytes(p.temporaries),
         f"{p.flops / 1e12:.3g}", _bytes(p.traffic), sent or "nothing", _seconds(p.seconds),
-        p.bound if p.fits else f"{p.bound}; **does not fit**", f"{p.instructions:,}",
+        p.bound_by if p.fits else f"{p.bound_by}; **does not fit**", f"{p.instructions:,}",
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 

@@ -1,0 +1,110 @@
+"""A model and a batch as shapes, on a mesh of devices that are not there."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from jaxdepth.depth.exits import parse_exits
+from jaxdepth.errors import InputError, at_least, one_line
+from jaxdepth.model.config import ModelConfig, read_config
+from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.parameters import parameter_shapes
+from jaxdepth.model.sharding import make_mesh, parameter_sharding, stream_sharding
+from jaxdepth.study.planning.chips import GPUS, TPUS, Chip, find_chip
+from jaxdepth.study.planning.settings import Plan
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What is planned: settings, and shapes in place of arrays."""
+
+    settings: Plan
+    config: ModelConfig
+    mesh: Mesh
+    chip: Chip
+    platform: str  # that programs are compiled for
+
+    @property
+    def exits(self) -> list[int]:
+        return parse_exits(self.settings.exits, self.config.num_hidden_layers)
+
+    def array(self, shape, dtype, axes: str) -> jax.ShapeDtypeStruct:
+        """An array that is no parameter, sharded by the letters of its axes; `-` has no name."""
+        sharding = stream_sharding(tuple(shape), axes, self.mesh)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    @cached_property
+    def model(self) -> Mistral:
+        arrays = {
+            name: jax.ShapeDtypeStruct(
+                shape,
+                self.settings.dtype,
+                sharding=parameter_sharding(name, self.config, self.mesh),
+            )
+            for name, shape in parameter_shapes(self.config).items()
+        }
+        return Mistral(self.config, arrays, self.mesh)
+
+
+def shapes_of(settings: Plan) -> Shapes:
+    """The model, the mesh and the chip that the settings name.
+
+    Raises:
+        InputError: a number is too small, the model's config cannot be read, no programs can be
+            compiled for the devices, or the mesh does not divide them or the model.
+    """
+    s = settings
+    at_least(1, prompts=s.prompts, length=s.length, new_tokens=s.new_tokens, samples=s.samples)
+    at_least(1, study_prompts=s.study_prompts)
+    at_least(0, sequences=s.sequences)
+    if (s.topology is None) == (s.gpus is None):
+        raise InputError("name what to plan for: --topology v5e:4x4, or --gpus 8 --gpu H100")
+    path = s.model / "config.json" if s.model.is_dir() else s.model
+    config, _ = read_config(Path(path))
+    mesh, chip, platform = _devices(s)
+    for name in parameter_shapes(config):
+        parameter_sharding(name, config, mesh)
+    return Shapes(s, config, mesh, chip, platform)
+
+
+def with_mesh(shapes: Shapes, mesh: str) -> Shapes:
+    """The same on another mesh of as many devices; errors as `shapes_of`."""
+    settings = replace(shapes.settings, mesh=mesh)
+    return replace(shapes, settings=settings, mesh=_devices(settings)[0])
+
+
+def _devices(settings: Plan) -> tuple[Mesh, Chip, str]:
+    """The mesh, its chip, and the platform to compile for."""
+    s = settings
+    if s.gpus is not None:
+        chip = find_chip(s.gpu, GPUS)
+        if s.gpu_memory is not None:
+            chip = replace(chip, memory=s.gpu_memory * 1e9)
+        if jax.device_count() < s.gpus:
+            raise InputError(
+                f"{s.gpus} GPUs are planned on as many virtual devices, this process has begun "
+                f"with {jax.device_count()}: set JAX_NUM_CPU_DEVICES={s.gpus}"
+            )
+        return _mesh_of_all(s.mesh, jax.devices()[: s.gpus]), chip, "cpu"
+    chip = find_chip(s.topology.partition(":")[0], TPUS)
+    if find_spec("libtpu") is None:
+        raise InputError("programs for TPUs need their compiler: pip install 'jaxdepth[tpu]'")
+    try:
+        description = topologies.get_topology_desc(platform="tpu", topology_name=s.topology)
+    except Exception as error:  # jaxlib raises several types
+        raise InputError(
+            f"no programs for {s.topology} can be compiled: {one_line(error)}"
+        ) from None
+    return _mesh_of_all(s.mesh, description.devices), chip, "tpu"
+
+
+def _mesh_of_all(text: str, devices) -> Mesh:
+    mesh = make_mesh(text, devices)
+    if mesh.size != len(devices):
+        raise InputError(f"mesh {text} is of {mesh.size} devices, planned are {len(devices)}")
+    return mesh
