@@ -1,6 +1,6 @@
 """`jaxdepth plan`: what a study needs on devices that this machine does not have."""
 
-from jaxdepth.study.planning.run import use_only_cpu, plan
+from jaxdepth.study.planning.run import plan, use_only_cpu
 from jaxdepth.study.planning.settings import Plan
 from jaxdepth.study.planning.summary import plan_lines
 

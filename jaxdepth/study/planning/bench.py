@@ -1,8 +1,7 @@
-"""What every exit costs, against one run at full depth: ratios measured side by side.
+"""Time all exits against one run at full depth.
 
-All programs run in turn in one process, so that a busy machine slows them alike; medians are
-compared, with the range beside them. Compilation is timed apart. The 16 tokens of every lane are
-all spoken: nothing ends early.
+All programs run in turn in one process, so that a busy machine slows them alike. Times are ratios
+of medians, with their range; compilation is timed apart. No lane stops early.
 """
 
 import time
@@ -11,9 +10,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxdepth.depth.generation import generate
 from jaxdepth.errors import at_least
+from jaxdepth.model.config import read_config
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh
 from jaxdepth.runtime.profiling import use_compilation_cache
@@ -33,19 +34,22 @@ FULL, ALL, LOOP, HF_FULL, HF_LOOP = (
 
 @dataclass(frozen=True)
 class Row:
-    """One program at one batch size."""
+    """One program at one batch size.
 
-    prompts: int
+    The reference is the faster of this package's and Hugging Face's run at full depth.
+    """
+
+    prompts: int  # in the batch
     program: str
-    new_tokens: int
-    ratio: float  # of medians, to the faster of our and Hugging Face's run at full depth
-    low: float  # over the rounds
-    high: float
-    compile_seconds: float
+    new_tokens: int  # of every lane
+    ratio: float  # median time over the reference's median time
+    low: float  # lowest time of all rounds over the same
+    high: float  # highest
+    compile_seconds: float  # of the first run beyond the median
 
 
 def bench(settings: Bench) -> Iterator[Row]:
-    """Times the programs of `jaxdepth bench`; yields rows as they are measured.
+    """Time the programs of `jaxdepth bench`; yields rows as they are measured.
 
     Raises:
         InputError: the checkpoint cannot be loaded, or a number is below 1.
@@ -62,8 +66,10 @@ def bench(settings: Bench) -> Iterator[Row]:
             yield from measure(prompts, new_tokens, programs, settings.rounds)
 
 
-def random_prompts(model: Mistral, prompts: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random token ids (B, S) that fill their length."""
+def random_prompts(
+    model: Mistral, prompts: int, length: int
+) -> tuple[Int[np.ndarray, "B S"], Int[np.ndarray, " B"]]:
+    """Random token ids without padding, and their lengths."""
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (prompts, length))
     return ids, np.full(prompts, length)
 
@@ -71,16 +77,23 @@ def random_prompts(model: Mistral, prompts: int, length: int) -> tuple[np.ndarra
 def measure(
     prompts: int, new_tokens: int, programs: dict[str, Callable[[], object]], rounds: int
 ) -> Iterator[Row]:
-    """Runs each program once to compile, then all of them in turn, `rounds` times."""
-    compiling = {name: _seconds(program) for name, program in programs.items()}
+    """Run each program once to compile it, then all of them in turn, `rounds` times.
+
+    Args:
+        prompts: for the rows.
+        new_tokens: for the rows.
+        programs: functions by name, among them `FULL`; each returns when its work is done.
+        rounds: how often each is timed.
+    """
+    first_seconds = {name: _seconds(program) for name, program in programs.items()}
     times = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():
             times[name].append(_seconds(program))
-    single = min(np.median(times[name]) for name in (FULL, HF_FULL) if name in times)
-    for name, mine in times.items():
-        ratios = np.array(mine) / single
-        first = max(0.0, compiling[name] - float(np.median(mine)))
+    reference = min(np.median(times[name]) for name in (FULL, HF_FULL) if name in times)
+    for name, seconds in times.items():
+        ratios = np.array(seconds) / reference
+        compile_seconds = max(0.0, first_seconds[name] - float(np.median(seconds)))
         yield Row(
             prompts,
             name,
@@ -88,22 +101,22 @@ def measure(
             float(np.median(ratios)),
             float(ratios.min()),
             float(ratios.max()),
-            first,
+            compile_seconds,
         )
 
 
 def _programs(model, hf, tokens, lengths, new_tokens, loop) -> dict[str, Callable[[], object]]:
     depth = model.config.num_hidden_layers
 
-    def say(*exits):
+    def run(*exits):
         return generate(model, tokens, lengths, exits, new_tokens)
 
     programs = {
-        FULL: lambda: say(depth),
-        ALL: lambda: say(*range(1, depth + 1)),
+        FULL: lambda: run(depth),
+        ALL: lambda: run(*range(1, depth + 1)),
     }
     if loop:
-        programs[LOOP] = lambda: [say(exit) for exit in range(1, depth + 1)]
+        programs[LOOP] = lambda: [run(exit_layer) for exit_layer in range(1, depth + 1)]
     if hf is not None:
         programs[HF_FULL] = lambda: hf(tokens, new_tokens, [depth])
         if loop:
@@ -113,16 +126,14 @@ def _programs(model, hf, tokens, lengths, new_tokens, loop) -> dict[str, Callabl
 
 def _seconds(program: Callable[[], object]) -> float:
     start = time.perf_counter()
-    program()  # gives numpy arrays: the work is done when it returns
+    program()  # returns numpy arrays, so its work is done
     return time.perf_counter() - start
 
 
 def _hugging_face(model: Mistral, settings: Bench):
-    """The loop that everyone uses: set the number of layers, generate, repeat."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from jaxdepth.model.config import read_config
+    """transformers' model with the same weights, truncated by its number of layers."""
+    import torch  # optional
+    from transformers import AutoConfig, AutoModelForCausalLM  # heavy
 
     _, raw = read_config(settings.model / "config.json")
     config = AutoConfig.for_model(**raw)
@@ -132,8 +143,8 @@ def _hugging_face(model: Mistral, settings: Bench):
 
     def run(tokens, new_tokens, exits):
         ids = torch.tensor(tokens)
-        for exit in exits:
-            hf.config.num_hidden_layers = exit
+        for exit_layer in exits:
+            hf.config.num_hidden_layers = exit_layer
             with torch.no_grad():
                 hf.generate(
                     ids,
@@ -148,7 +159,7 @@ def _hugging_face(model: Mistral, settings: Bench):
 
 
 def _torch_state(model: Mistral) -> dict:
-    import torch
+    import torch  # optional
 
     state = {}
     for tensor in tensor_map(model.config, HF_NAMES):

@@ -41,9 +41,8 @@ def largest_batch(shapes: Shapes, compiled: list[Program], prompts: int) -> int:
     while guess > best:
         peaks = _sweep_peaks(shapes, guess)
         if peaks is not None and max(peaks) > usable:
-            guess = min(
-                extrapolate(guess, peaks), guess - unit
-            )  # small batches may be off the line
+            # At least one unit fewer: small batches may lie off the line.
+            guess = min(extrapolate(guess, peaks), guess - unit)
             continue
         if peaks is None:
             refused = guess
