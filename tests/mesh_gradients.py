@@ -1,4 +1,4 @@
-"""Run by test_mesh.py on 8 devices: gradients of every loss on every mesh are those of one."""
+"""Run by test_mesh.py on 8 devices: gradients of every loss on a mesh equal those on one device."""
 
 import sys
 
@@ -40,20 +40,20 @@ def micro(rng) -> Micro:
 
 
 def gradients(base, form: Form, loss_of, mesh) -> dict[str, np.ndarray]:
-    """What plain SGD with a rate of 1 moves by."""
+    """The gradients: the update of plain SGD with a learning rate of 1, negated."""
     plain = on_mesh(base, mesh)
     params = init_params(plain, form, 0, jax.random.key(0))
     if form.rank:  # neither factor zero
         params = {name: array + 0.05 for name, array in params.items()}
     optimizer = optax.sgd(1.0)
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    held = None if mesh is None else state_shardings(state, base.config, mesh)
-    state = state if mesh is None else reshard(state, held)
+    shardings = None if mesh is None else state_shardings(state, base.config, mesh)
+    state = state if mesh is None else reshard(state, shardings)
     before = jax.tree.map(np.array, state.params)
-    after, _ = make_step(form, loss_of, optimizer, held)(
+    after, _ = make_step(form, loss_of, optimizer, shardings)(
         state, plain, micro(np.random.default_rng(0))
     )
-    assert mesh is None or jax.tree.map(lambda a: a.sharding, after) == held
+    assert mesh is None or jax.tree.map(lambda a: a.sharding, after) == shardings
     return {name: before[name] - np.asarray(after.params[name]) for name in before}
 
 
@@ -63,14 +63,14 @@ def main() -> None:
         form, loss_of = (
             kind[name] for kind, name in zip((FORMS, LOSSES), names.split(), strict=True)
         )
-        wanted = gradients(base, form, loss_of, None)
+        expected = gradients(base, form, loss_of, None)
         for text in sys.argv[1:]:
-            found = gradients(base, form, loss_of, make_mesh(text))
-            for name, gradient in wanted.items():
+            sharded = gradients(base, form, loss_of, make_mesh(text))
+            for name, gradient in expected.items():
                 size = np.linalg.norm(gradient)
-                away = np.linalg.norm(found[name] - gradient) / size
+                error = np.linalg.norm(sharded[name] - gradient) / size
                 assert size > 0, (names, name)
-                assert away < 1e-5, (names, text, name, away)
+                assert error < 1e-5, (names, text, name, error)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Damage to a model's files, drawn at random; what should come of it is said in `test_fuzz`.
+"""Random damage to a model's files, for `test_fuzz`.
 
-Each kind takes {name: content} and a generator, and gives new files.
+Each kind of damage takes {name: content} and a random generator, and returns new files.
 """
 
 import gzip
@@ -399,11 +399,11 @@ def config_value(files, rng):
 
 def config_key(files, rng):
     config = json.loads(files["config.json"])
-    known = (
+    fields = (
         "rope_scaling", "rope_parameters", "layer_types", "sliding_window", "eos_token_id",
         "quantization_config", "auto_map", "head_dim", "x", "\x1b[2J", "x" * 10**4,
     )  # fmt: skip
-    config[pick(rng, known)] = pick(rng, VALUES)
+    config[pick(rng, fields)] = pick(rng, VALUES)
     return files | {"config.json": json.dumps(config).encode()}
 
 
@@ -464,10 +464,10 @@ def gguf_cut(content, rng, header):
 
 def gguf_word(content, rng, header):
     """Four or eight bytes of the header are another number."""
-    form, most = pick(rng, (("<I", 2**32), ("<Q", 2**64)))
+    form, limit = pick(rng, (("<I", 2**32), ("<Q", 2**64)))
     new = struct.pack(form, pick(rng, (0, 1, 2, 255, 2**16, 2**20, 2**31, 2**32 - 1)))
     if form == "<Q":
-        new = struct.pack(form, pick(rng, (0, 1, 10**6, 2**31, 2**40, 2**63, most - 1)))
+        new = struct.pack(form, pick(rng, (0, 1, 10**6, 2**31, 2**40, 2**63, limit - 1)))
     place = int(rng.integers(4, header))
     return content[:place] + new + content[place + len(new) :]
 

@@ -21,7 +21,7 @@ DEVICES = 8
 
 
 def start(commands: list[list], folder: Path, processes: int = 1, **environment) -> list:
-    """Starts the commands in every process; the machine's 8 devices are divided among them."""
+    """Start the commands in every process, each with its share of the 8 devices."""
     file = folder / f"commands{len(list(folder.glob('commands*')))}.json"
     file.write_text(json.dumps([[str(word) for word in command] for command in commands]))
     fixed = {
@@ -36,11 +36,11 @@ def start(commands: list[list], folder: Path, processes: int = 1, **environment)
         fixed |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes)}
     started = []
     for number in range(processes):
-        mine = {"JAX_PROCESS_ID": str(number)} if processes > 1 else {}
+        process_id = {"JAX_PROCESS_ID": str(number)} if processes > 1 else {}
         started.append(
             subprocess.Popen(
                 [sys.executable, __file__, str(file)],
-                env=os.environ | fixed | mine | environment,
+                env=os.environ | fixed | process_id | environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -50,15 +50,15 @@ def start(commands: list[list], folder: Path, processes: int = 1, **environment)
 
 
 def run(commands: list[list], folder: Path, processes: int = 1, **environment) -> list[str]:
-    """Runs them to their end; what each process said on standard error. They must succeed."""
+    """Run the commands, which must succeed; returns the standard error of each process."""
     started = start(commands, folder, processes, **environment)
-    said = [process.communicate(timeout=600)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * processes, said
-    return said
+    errors = [process.communicate(timeout=600)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * processes, errors
+    return errors
 
 
-def same_tables(one: Path, other: Path, most: float = 1e-5) -> set[str]:
-    """Holds every table of a run against another's: numbers to `most`, all else equal."""
+def same_tables(one: Path, other: Path, tolerance: float = 1e-5) -> set[str]:
+    """Compare every table of two runs: numbers to `tolerance`, all else equal."""
     tables = [set(json.loads((run / "run.json").read_text())["tables"]) for run in (one, other)]
     assert tables[0] == tables[1]
     assert not (other / "parts").exists()
@@ -68,10 +68,12 @@ def same_tables(one: Path, other: Path, most: float = 1e-5) -> set[str]:
         for name in a.column_names:
             if str(a.schema.field(name).type) in ("float", "double"):
                 x, y = (np.array(t[name].to_pylist(), float) for t in (a, b))
-                np.testing.assert_allclose(y, x, rtol=most, atol=most, err_msg=f"{table}.{name}")
+                np.testing.assert_allclose(
+                    y, x, rtol=tolerance, atol=tolerance, err_msg=f"{table}.{name}"
+                )
             elif str(a.schema.field(name).type).startswith("list<item: float"):
                 for x, y in zip(a[name].to_pylist(), b[name].to_pylist(), strict=True):
-                    np.testing.assert_allclose(y, x, rtol=most, atol=most, err_msg=name)
+                    np.testing.assert_allclose(y, x, rtol=tolerance, atol=tolerance, err_msg=name)
             else:
                 assert a[name].to_pylist() == b[name].to_pylist(), (table, name)
     return tables[0]
@@ -82,8 +84,8 @@ def _die_after(chunks: int) -> None:
 
     left, write = [chunks], Run.write_part
 
-    def counted(self, *args, **how):
-        write(self, *args, **how)
+    def counted(self, *args, **kwargs):
+        write(self, *args, **kwargs)
         left[0] -= 1
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Damaged weights by the hundred: one clear line, or exactly what the files say."""
+"""Damaged weights by the hundred: refused in one clear line, or read exactly as the files say."""
 
 import json
 import os
@@ -108,7 +108,7 @@ def refusal(work):
     return None
 
 
-def leaves(model):
+def arrays_of(model):
     return {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree.leaves_with_path(model)}
 
 
@@ -140,19 +140,19 @@ def source_mutant(whole, place, rng, done):
     source, target = place / "source", place / "target"
     shutil.copytree(whole / "source", source)
     done.append(mutate_source(source, rng))
-    there = {p.name for p in place.iterdir()}
-    said = refusal(lambda: convert(source, target))
-    if said is not None:
-        assert {p.name for p in place.iterdir()} == there
-        return said
-    assert {p.name for p in place.iterdir()} == there | {"target"}
+    before = {p.name for p in place.iterdir()}
+    message = refusal(lambda: convert(source, target))
+    if message is not None:
+        assert {p.name for p in place.iterdir()} == before
+        return message
+    assert {p.name for p in place.iterdir()} == before | {"target"}
     tensors = {k: v for file in shards(source) for k, v in load_file(file).items()}
     config, raw = read_config(source / "config.json")
     model, _ = jaxdepth.load(target)
-    wanted = leaves_of(config, tensors)
-    found = {name: getattr(model, name)[...] for name in wanted if "." not in name}
-    found |= {n: getattr(model.layers, n[7:])[...] for n in wanted if "." in n}
-    assert same({k: np.asarray(v) for k, v in found.items()}, wanted)
+    expected = leaves_of(config, tensors)
+    loaded = {name: getattr(model, name)[...] for name in expected if "." not in name}
+    loaded |= {n: getattr(model.layers, n[7:])[...] for n in expected if "." in n}
+    assert same({k: np.asarray(v) for k, v in loaded.items()}, expected)
     assert json.dumps(read_config(target / "config.json")[1]) == json.dumps(raw)
     assert tokenizer_of(target) == tokenizer_of(source)
     changed = [n for n in TENSORS if not np.array_equal(tensors[n], TENSORS[n])]
@@ -177,10 +177,10 @@ def gguf_mutant(whole, place, rng, done):
     source, target = place / "m.gguf", place / "target"
     shutil.copy(whole / "m.gguf", source)
     done.append(mutate_gguf(source, rng))
-    said = refusal(lambda: convert(source, target))
-    if said is not None:
+    message = refusal(lambda: convert(source, target))
+    if message is not None:
         assert [p.name for p in place.iterdir()] == ["m.gguf"]
-        return said
+        return message
     model, _ = jaxdepth.load(target)
     tensors = {}
     for mapped in tensor_map(CONFIG, HF_NAMES):
@@ -202,18 +202,18 @@ def data_of(file):
 
 
 def checkpoint_mutant(whole, original, place, rng, done):
-    """Refused at load; or the same in every leaf, in its config and in its tokenizer."""
+    """Refused at load; or the same in every parameter, in its config and in its tokenizer."""
     path = place / "checkpoint"
     shutil.copytree(whole / "checkpoint", path)
     done.append(mutate_checkpoint(path, rng))
-    found = []
-    said = refusal(lambda: found.append(jaxdepth.load(path)))
-    if said is None:
-        (model, _), (first, _) = found[0], original
+    results = []
+    message = refusal(lambda: results.append(jaxdepth.load(path)))
+    if message is None:
+        (model, _), (first, _) = results[0], original
         assert model.config == first.config
-        assert same(leaves(model), leaves(first))
+        assert same(arrays_of(model), arrays_of(first))
         assert tokenizer_of(path) == tokenizer_of(whole / "checkpoint")
-    return said
+    return message
 
 
 def adapter_mutant(whole, place, rng, done):
@@ -225,20 +225,20 @@ def adapter_mutant(whole, place, rng, done):
     else:
         shutil.copytree(whole / path.name, path)
     done.append((mutate_file if ours else mutate_peft)(path, rng))
-    found = []
-    said = refusal(lambda: found.append(read_adapter(str(path), CONFIG)))
-    if said is None and ours:
-        assert found[0].form == FORM
-        assert (found[0].base, found[0].tokens) == ("b" * 64, ("<|yes|>",))
-        assert same(found[0].params, PARAMS)
-    return said
+    results = []
+    message = refusal(lambda: results.append(read_adapter(str(path), CONFIG)))
+    if message is None and ours:
+        assert results[0].form == FORM
+        assert (results[0].base, results[0].tokens) == ("b" * 64, ("<|yes|>",))
+        assert same(results[0].params, PARAMS)
+    return message
 
 
 def write_peft(folder):
     """A LoRA as PEFT writes one."""
     folder.mkdir()
-    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
-    (folder / "adapter_config.json").write_text(json.dumps(said))
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
     names = [f"base_model.model.{HF_NAMES['q'].format(i=i)[:-7]}.lora_" for i in range(2)]
     a = {f"{name}A.weight": np.full((2, 8), 0.5, np.float32) for name in names}
     b = {f"{name}B.weight": np.full((8, 2), 0.25, np.float32) for name in names}
@@ -294,22 +294,22 @@ def test_what_is_no_file_to_read(whole, tmp_path, name, what):
     else:
         with (source / name).open("wb") as file:
             file.truncate(10**12)
-    said = refusal(lambda: convert(source, tmp_path / "target"))
+    message = refusal(lambda: convert(source, tmp_path / "target"))
     if what == "endless" or name.startswith(("config", "model")):
-        assert name in said
-    if said is not None:
+        assert name in message
+    if message is not None:
         assert [p.name for p in tmp_path.iterdir()] == ["source"]
 
 
-def test_a_count_in_a_gguf_header_is_held_against_the_file(whole, tmp_path):
+def test_a_count_in_a_gguf_header_is_compared_with_the_file(whole, tmp_path):
     """The reader would go on for each of so many numbers, beyond the end of the file."""
     content = (whole / "m.gguf").read_bytes()
     place = content.index(b"tokenizer.ggml.token_type") + len(b"tokenizer.ggml.token_type") + 8
     for count in (2**21, 2**40, 2**64 - 1):
         changed = content[:place] + count.to_bytes(8, "little") + content[place + 8 :]
         (tmp_path / "m.gguf").write_bytes(changed)
-        said = refusal(lambda: convert(tmp_path / "m.gguf", tmp_path / "target"))
-        assert "m.gguf is not a readable GGUF file (it" in said
+        message = refusal(lambda: convert(tmp_path / "m.gguf", tmp_path / "target"))
+        assert "m.gguf is not a readable GGUF file (it" in message
 
 
 def test_two_tensors_of_a_gguf_file_have_each_a_place(whole, tmp_path):
@@ -318,11 +318,11 @@ def test_two_tensors_of_a_gguf_file_have_each_a_place(whole, tmp_path):
     changed = bytearray(content)
     changed[places[1] : places[1] + 8] = content[places[0] : places[0] + 8]
     (tmp_path / "m.gguf").write_bytes(changed)
-    said = refusal(lambda: convert(tmp_path / "m.gguf", tmp_path / "target"))
-    assert "tensor blk.0.attn_k.weight begins at byte" in said
+    message = refusal(lambda: convert(tmp_path / "m.gguf", tmp_path / "target"))
+    assert "tensor blk.0.attn_k.weight begins at byte" in message
 
 
-def test_damaged_weights_are_told_in_one_line(whole, tmp_path):
+def test_damaged_weights_are_refused_in_one_line(whole, tmp_path):
     """Of a process that loads each: what readers and their threads print is not for users."""
     path = tmp_path / "checkpoint"
     shutil.copytree(whole / "checkpoint", path)
@@ -343,7 +343,7 @@ jaxdepth.load(path)
 """
     command = [sys.executable, "-c", script, path]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    said = done.stderr.splitlines()
-    assert len(said) > 10
-    assert all(line.startswith(f"jaxdepth: error: {path}") for line in said), done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) > 10
+    assert all(line.startswith(f"jaxdepth: error: {path}") for line in lines), done.stderr
     assert not done.stdout

@@ -1,4 +1,4 @@
-"""GGUF: every quantisation, parts, the qwen2 architecture, and how the tokenizers cut text."""
+"""GGUF: every quantisation, parts, the qwen2 architecture, and how tokenizers split text."""
 
 from dataclasses import replace
 
@@ -70,25 +70,25 @@ def blocks_of(kind: GGMLQuantizationType, array: np.ndarray, rng) -> tuple[np.nd
 def test_every_quantisation_that_gguf_reads(tmp_path):
     assert len(READABLE) >= 24
     rng, config = np.random.default_rng(0), ModelConfig.from_hf(BIG)
-    tensors, kinds, wanted, close = hf_tensors(config), {}, {}, {}
-    places = [n for n in tensors if n.endswith(("gate_proj.weight", "down_proj.weight"))]
-    for name, kind in zip(places, READABLE, strict=False):
+    tensors, kinds, expected, close = hf_tensors(config), {}, {}, {}
+    names = [n for n in tensors if n.endswith(("gate_proj.weight", "down_proj.weight"))]
+    for name, kind in zip(names, READABLE, strict=False):
         blocks, from_values = blocks_of(kind, tensors[name], rng)
-        wanted[name], kinds[name] = dequantize(blocks, kind), kind
+        expected[name], kinds[name] = dequantize(blocks, kind), kind
         if from_values:
             close[name] = tensors[name]
         tensors[name] = blocks
     assert len(kinds) == len(READABLE)
-    found = read_all(write_gguf(tmp_path / "m.gguf", BIG, tensors, kinds))
-    for name, array in wanted.items():
-        assert found[name].dtype == np.float32
-        np.testing.assert_array_equal(found[name], array, err_msg=kinds[name].name)
+    read = read_all(write_gguf(tmp_path / "m.gguf", BIG, tensors, kinds))
+    for name, array in expected.items():
+        assert read[name].dtype == np.float32
+        np.testing.assert_array_equal(read[name], array, err_msg=kinds[name].name)
     assert len(close) >= 6
     for name, array in close.items():  # the values, not only the same reading of the same bytes
-        assert np.corrcoef(found[name].ravel(), array.ravel())[0, 1] > 0.65, kinds[name].name
+        assert np.corrcoef(read[name].ravel(), array.ravel())[0, 1] > 0.65, kinds[name].name
     for name, array in tensors.items():
         if name not in kinds:
-            np.testing.assert_array_equal(found[name], array, err_msg=name)
+            np.testing.assert_array_equal(read[name], array, err_msg=name)
 
 
 def test_a_type_that_gguf_does_not_read_is_named(tmp_path):
@@ -103,22 +103,22 @@ def test_a_type_that_gguf_does_not_read_is_named(tmp_path):
 
 @pytest.fixture
 def parts(tmp_path):
-    found = write_gguf(tmp_path / "m.gguf", RAW, TENSORS, parts_of=8)
-    assert [p.name for p in found] == [f"m-{n:05d}-of-00003.gguf" for n in (1, 2, 3)]
-    return found
+    files = write_gguf(tmp_path / "m.gguf", RAW, TENSORS, parts_of=8)
+    assert [p.name for p in files] == [f"m-{n:05d}-of-00003.gguf" for n in (1, 2, 3)]
+    return files
 
 
 @pytest.mark.parametrize("named", [0, 1, 2])
 def test_parts_are_one_model_whichever_is_named(parts, named):
     opened = open_source(parts[named])
     assert opened.files == parts
-    found = read_all(parts[named])
-    assert set(found) == set(TENSORS)
+    read = read_all(parts[named])
+    assert set(read) == set(TENSORS)
     for name, array in TENSORS.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        np.testing.assert_array_equal(read[name], array, err_msg=name)
 
 
-# Each does some harm to the parts and gives the file that is then asked for.
+# Each damages the parts, and returns the file that is then opened.
 
 
 def lose(parts):
@@ -163,7 +163,7 @@ def truncate(parts):
 
 
 @pytest.mark.parametrize(
-    ("harm", "says"),
+    ("damage", "message"),
     [
         (lose, "lacks m-00002-of-00003.gguf: fetch the missing"),
         (add, "has m-00004-of-00003.gguf: there is no such part"),
@@ -181,15 +181,15 @@ def truncate(parts):
     ],
     ids=lambda v: v.__name__ if callable(v) else "",
 )
-def test_parts_that_do_not_fit(parts, harm, says):
-    source = harm(parts)
-    with pytest.raises(InputError, match=says) as caught:
+def test_parts_that_do_not_fit(parts, damage, message):
+    source = damage(parts)
+    with pytest.raises(InputError, match=message) as caught:
         open_source(source)
     assert "\n" not in str(caught.value)
 
 
-def test_part_of_a_like_model(parts):
-    """Of as many tensors in as many parts, but divided otherwise: one is there twice."""
+def test_a_part_of_a_similar_model(parts):
+    """As many tensors in as many parts, but in another order: one of them is there twice."""
     other = write_gguf(parts[0].parent / "n.gguf", RAW, TENSORS, parts_of=8, order=-1)
     parts[2].write_bytes(other[2].read_bytes())
     with pytest.raises(InputError, match=r"m-00003-of-00003.gguf holds tensor .* a second time"):
@@ -207,23 +207,23 @@ def test_qwen2_keeps_its_rows_and_has_biases(tmp_path):
     opened = open_source(source).config  # where numbers are in 32 bits
     assert replace(opened, rms_norm_eps=config.rms_norm_eps) == config
     assert np.float32(opened.rms_norm_eps) == np.float32(config.rms_norm_eps)
-    found = read_all(source)
-    assert "model.layers.3.self_attn.k_proj.bias" in found
+    read = read_all(source)
+    assert "model.layers.3.self_attn.k_proj.bias" in read
     for name, array in tensors.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        np.testing.assert_array_equal(read[name], array, err_msg=name)
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"qwen2__attention__sliding_window": "4"}, "qwen2.attention.sliding_window is not impl"),
         ({"qwen2__rope__scaling__type": "yarn"}, "scaled RoPE"),
     ],
 )
-def test_qwen2_refused_by_name(tmp_path, settings, says):
+def test_qwen2_refused_by_name(tmp_path, settings, message):
     raw = families()["qwen2.5"]
     tensors = hf_tensors(ModelConfig.from_hf(raw))
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         open_source(write_gguf(tmp_path / "m.gguf", raw, tensors, **settings))
 
 
@@ -251,7 +251,7 @@ def fields_of(pre: str, **more) -> dict:
     }
 
 
-def test_qwen2_cuts_as_transformers_own_class():
+def test_qwen2_splits_as_transformers_own_class():
     from transformers import Qwen2Tokenizer
 
     fields = fields_of("qwen2")
@@ -265,14 +265,14 @@ def test_qwen2_cuts_as_transformers_own_class():
 
 
 def pieces(pre: str) -> list[str]:
-    """How the text is cut before the merges."""
-    cut = gguf_tokenizer(fields_of(pre)).backend_tokenizer.pre_tokenizer.pre_tokenize_str(TEXT)
-    return [TEXT[start:end] for _, (start, end) in cut]
+    """How the text is split before the merges."""
+    split = gguf_tokenizer(fields_of(pre)).backend_tokenizer.pre_tokenizer.pre_tokenize_str(TEXT)
+    return [TEXT[start:end] for _, (start, end) in split]
 
 
-# By hand: llama-bpe takes up to three digits, tekken one, and cuts where a small letter meets a
-# capital; it takes a slash that begins a line to the marks before it.
-CUT = {
+# By hand: llama-bpe takes up to three digits, tekken one, and splits where a small letter meets
+# a capital; it takes a slash that begins a line to the marks before it.
+SPLIT = {
     "llama-bpe": "I|'m| HERE|'S| |123|45| fooBar|\r\n\n| | x|=| | -|1|/|2| //\n|/| e|\u0301t\u00e9|"
     " \u4f60\u597d|!",
     "tekken": "I|'m| HERE|'S| |1|2|3|4|5| foo|Bar|\r\n\n| | x|=| | -|1|/|2| //\n/| e\u0301t\u00e9| "
@@ -280,13 +280,13 @@ CUT = {
 }
 
 
-@pytest.mark.parametrize("pre", CUT)
-def test_cuts_by_hand(pre):
-    assert "|".join(pieces(pre)) == CUT[pre]
+@pytest.mark.parametrize("pre", SPLIT)
+def test_splits_by_hand(pre):
+    assert "|".join(pieces(pre)) == SPLIT[pre]
 
 
-@pytest.mark.parametrize("pre", CUT)
-def test_words_of_the_vocabulary_are_whole_and_texts_begin_with_bos(pre):
+@pytest.mark.parametrize("pre", SPLIT)
+def test_words_of_the_vocabulary_are_kept_and_texts_begin_with_bos(pre):
     tokenizer = gguf_tokenizer(fields_of(pre))
     assert tokenizer.tokenize(" HERE") == ["ĠHERE"]
     assert tokenizer.decode(tokenizer(" HERE")["input_ids"]) == "<s> HERE"
@@ -297,7 +297,7 @@ def test_words_of_the_vocabulary_are_whole_and_texts_begin_with_bos(pre):
     assert without.decode(without(" HERE")["input_ids"]) == " HERE"
 
 
-def test_others_take_words_apart_and_begin_with_bos_if_the_file_says_so():
+def test_other_tokenizers_apply_merges_and_begin_with_bos_if_the_file_says_so():
     assert len(gguf_tokenizer(fields_of("gpt-2")).tokenize(" HERE")) == 5
     assert (
         gguf_tokenizer(fields_of("gpt-2", add_bos_token=True))("f")["input_ids"][0]
@@ -305,6 +305,6 @@ def test_others_take_words_apart_and_begin_with_bos_if_the_file_says_so():
     )
 
 
-def test_an_unknown_cut_is_refused():
+def test_an_unknown_pre_tokenizer_is_refused():
     with pytest.raises(InputError, match=r"'bloom' is not implemented, only smollm.*tekken"):
         gguf_tokenizer(fields_of("bloom"))

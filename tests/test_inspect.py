@@ -1,4 +1,4 @@
-"""`jaxdepth inspect`: what it says of each kind of thing, and what it keeps from the terminal."""
+"""`jaxdepth inspect`: the description of each kind of file, escaped for the terminal."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ HOSTILE = "\x1b[2J[red]\u202egone\n"
 
 
 def inspected(capsys, path) -> str:
-    """What the command prints, its lines joined."""
+    """The output of the command, its lines joined."""
     assert main(["inspect", str(path)]) == 0
     out = capsys.readouterr().out
     assert all(c.isprintable() or c == "\n" for c in out)
@@ -32,12 +32,12 @@ def inspected(capsys, path) -> str:
 
 def refused(capsys, path) -> str:
     assert main(["inspect", str(path)]) == 2
-    said = capsys.readouterr()
-    assert not said.out
-    assert said.err.startswith("jaxdepth: error: ")
-    assert said.err.count("\n") == 1
-    assert said.err.rstrip("\n").isprintable()
-    return said.err
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert captured.err.startswith("jaxdepth: error: ")
+    assert captured.err.count("\n") == 1
+    assert captured.err.rstrip("\n").isprintable()
+    return captured.err
 
 
 @pytest.fixture
@@ -47,13 +47,13 @@ def source(tmp_path):
 
 
 def test_a_checkpoint(tiny_path, capsys):
-    said = inspected(capsys, tiny_path)
+    output = inspected(capsys, tiny_path)
     manifest = checkpoint.read_manifest(tiny_path)
-    parameters = sum(np.prod(leaf["shape"]) for leaf in manifest["leaves"].values())
+    parameters = sum(np.prod(record["shape"]) for record in manifest["leaves"].values())
     tokenizer = checkpoint.load_tokenizer(tiny_path)
     (end,) = checkpoint.end_tokens(tiny_path, tokenizer)
     (file,) = manifest["source"]["files"].values()
-    for wanted in (
+    for expected in (
         f"{tiny_path}: a checkpoint of jaxdepth",
         "family mistral",
         "4 layers, width 64, 4 heads of 16 on 2 of keys and values, MLP 112",
@@ -73,12 +73,12 @@ def test_a_checkpoint(tiny_path, capsys):
         f"chat template {len(tokenizer.chat_template)} characters: "
         f"{tokenizer.chat_template[:20].split()[0]}",
     ):
-        assert wanted in said, wanted
+        assert expected in output, expected
 
 
 def test_sizes_in_words():
-    said = [format_bytes(n) for n in (999, 1000, 999_499, 999_500, 2_515_000_000)]
-    assert said == ["999 bytes", "1 kB", "999 kB", "1 MB", "2.52 GB"]
+    output = [format_bytes(n) for n in (999, 1000, 999_499, 999_500, 2_515_000_000)]
+    assert output == ["999 bytes", "1 kB", "999 kB", "1 MB", "2.52 GB"]
 
 
 def test_a_damaged_checkpoint_is_one_line(tiny_path, tmp_path, capsys):
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_one_line(tiny_path, tmp_path, capsys):
     assert "chat_template.jinja is not what was converted" in refused(capsys, copy)
 
 
-def test_a_hostile_chat_template_is_shown_cut_and_escaped(tiny_path, tmp_path, capsys):
+def test_a_hostile_chat_template_is_truncated_and_escaped(tiny_path, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_path, copy)
     (copy / "chat_template.jinja").write_text(HOSTILE + "x" * 10**5)
@@ -97,15 +97,15 @@ def test_a_hostile_chat_template_is_shown_cut_and_escaped(tiny_path, tmp_path, c
     (copy / checkpoint.MANIFEST).unlink()
     manifest["source"]["path"] = HOSTILE
     checkpoint.write_manifest(copy, manifest)
-    said = inspected(capsys, copy)
-    assert r"made of \x1b[2J[red]\u202egone" in said
-    assert r"characters: \x1b[2J[red]\u202egone\nxxx" in said
-    assert len(said) < 2500
+    output = inspected(capsys, copy)
+    assert r"made of \x1b[2J[red]\u202egone" in output
+    assert r"characters: \x1b[2J[red]\u202egone\nxxx" in output
+    assert len(output) < 2500
 
 
-def test_a_source_is_told_from_its_headers(source, tmp_path, capsys):
-    said = inspected(capsys, source)
-    for wanted in (
+def test_a_source_is_described_by_its_headers(source, tmp_path, capsys):
+    output = inspected(capsys, source)
+    for expected in (
         "a Hugging Face folder, not converted",
         "window: 32 keys, in all of 4 layers",
         "tensors 39 of F32",
@@ -113,18 +113,18 @@ def test_a_source_is_told_from_its_headers(source, tmp_path, capsys):
         "tokenizer none",
         "converts yes, to ",
     ):
-        assert wanted in said, wanted
+        assert expected in output, expected
     config = ModelConfig.from_hf(raw_config())
     tensors = hf_tensors(config)
     missing = tensors.pop("model.norm.weight")
     write_folder(tmp_path / "lacks", raw_config(), tensors)
     assert "converts no: " in inspected(capsys, tmp_path / "lacks")
     file = write_gguf(tmp_path / "a.gguf", raw_config(), tensors | {"model.norm.weight": missing})
-    said = inspected(capsys, file)
-    assert "a GGUF file, not converted" in said
-    assert "family llama" in said
-    assert "tensors 39 of F32" in said
-    assert "converts yes, to " in said
+    output = inspected(capsys, file)
+    assert "a GGUF file, not converted" in output
+    assert "family llama" in output
+    assert "tensors 39 of F32" in output
+    assert "converts yes, to " in output
 
 
 def test_an_adapter(tmp_path, capsys):
@@ -133,8 +133,8 @@ def test_an_adapter(tmp_path, capsys):
     adapter = Adapter(Form((1, 2), ("q",), 3, 6.0), params, "b" * 64, ("<|yes|>",), made)
     file = tmp_path / "adapter.safetensors"
     save_adapter(file, adapter)
-    said = inspected(capsys, file)
-    for wanted in (
+    output = inspected(capsys, file)
+    for expected in (
         "an adapter of jaxdepth",
         "LoRA, rank 3, alpha 6.0",
         "of q of layers 2-3",
@@ -144,7 +144,7 @@ def test_an_adapter(tmp_path, capsys):
         r"method \x1b[2J[red]\u202egone\n, seed 0",
         "made by jax 1.2",
     ):
-        assert wanted in said, wanted
+        assert expected in output, expected
     file.write_bytes(file.read_bytes().replace(b'\\"layers\\": [1, 2]', b'\\"layers\\": {1: 2}'))
     assert "header is damaged" in refused(capsys, file)
 
@@ -157,8 +157,8 @@ def test_a_run(tmp_path, capsys):
     run.write_file("directions.safetensors", lambda p: p.write_bytes(b"123"))
     for number in range(2):
         run.write_part("first_token", number, pa.table({"a": [number]}))
-    said = inspected(capsys, path)
-    for wanted in (
+    output = inspected(capsys, path)
+    for expected in (
         f"{path}: a run of jaxdepth command sweep",
         "model somewhere, fingerprint " + "c" * 64,
         "run on cpu, one device",
@@ -168,16 +168,16 @@ def test_a_run(tmp_path, capsys):
         "unfinished parts/first_token: 2 chunks, ",
         "match their digests",
     ):
-        assert wanted in said, wanted
+        assert expected in output, expected
     (path / "directions.safetensors").write_bytes(b"124")
     part = next((path / "parts" / "first_token").glob("000001-*"))
     part.write_bytes(part.read_bytes() + b"x")
     (path / "prompts.parquet").unlink()
-    said = inspected(capsys, path)
-    assert "a run of jaxdepth, with DAMAGE" in said
-    assert "prompts.parquet: MISSING" in said
-    assert "directions.safetensors: 3 bytes, DAMAGED" in said
-    assert f"DAMAGED: {part.name}" in said
+    output = inspected(capsys, path)
+    assert "a run of jaxdepth, with DAMAGE" in output
+    assert "prompts.parquet: MISSING" in output
+    assert "directions.safetensors: 3 bytes, DAMAGED" in output
+    assert f"DAMAGED: {part.name}" in output
     (path / "run.json").write_text("{")
     assert "run.json is not valid JSON" in refused(capsys, path)
 

@@ -1,6 +1,6 @@
 """A full-size Mistral-7B through conversion and loading: memory, speed, kills (`make test-large`).
 
-Needs 45 GB of disk (TMPDIR says where) and 18 GB of memory; prints what it measured.
+Needs 45 GB of disk (TMPDIR says where) and 18 GB of memory; prints its measurements.
 """
 
 import json
@@ -23,8 +23,8 @@ PEAK = """
 import re, sys
 from pathlib import Path
 def peak():
-    said = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\\s+(\\d+)", said)[1]) * 1024 / 1e9
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) * 1024 / 1e9
 """
 CONVERT = (
     PEAK
@@ -43,13 +43,13 @@ LOAD = (
 import jax, jaxdepth
 model, _ = jaxdepth.load(sys.argv[1])
 jax.block_until_ready(model)
-print(sum(leaf.nbytes for leaf in jax.tree.leaves(model)) / 1e9, peak())
+print(sum(array.nbytes for array in jax.tree.leaves(model)) / 1e9, peak())
 """
 )
 
 
-def forget(folder):
-    """Drops a folder's pages from the file cache, so that every reader starts cold."""
+def drop_cache(folder):
+    """Drop a folder\'s pages from the file cache, so that every reader starts cold."""
     os.sync()
     for file in folder.rglob("*"):
         if file.is_file():
@@ -66,32 +66,32 @@ def run(script, *arguments):
 
 def timed(work):
     start = time.monotonic()
-    found = work()
+    result = work()
     os.sync()
-    return found, time.monotonic() - start
+    return result, time.monotonic() - start
 
 
-def leaves(target):
-    said = json.loads((target / "jaxdepth.json").read_text())["leaves"]
-    return {key: leaf["sha256"] for key, leaf in said.items()}
+def digests(target):
+    records = json.loads((target / "jaxdepth.json").read_text())["leaves"]
+    return {key: record["sha256"] for key, record in records.items()}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("large")
-    subprocess.run([sys.executable, TOOLS / "make_large.py", place / "source"], check=True)
-    yield place
-    shutil.rmtree(place)
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("large")
+    subprocess.run([sys.executable, TOOLS / "make_large.py", folder / "source"], check=True)
+    yield folder
+    shutil.rmtree(folder)
 
 
-def test_conversion_and_loading_at_size(place, capsys):
-    source, target = place / "source", place / "target"
-    forget(source)
-    _, copying = timed(lambda: shutil.copytree(source, place / "copy"))
-    shutil.rmtree(place / "copy")
-    forget(source)
+def test_conversion_and_loading_at_size(folder, capsys):
+    source, target = folder / "source", folder / "target"
+    drop_cache(source)
+    _, copying = timed(lambda: shutil.copytree(source, folder / "copy"))
+    shutil.rmtree(folder / "copy")
+    drop_cache(source)
     (idle, peak), converting = timed(lambda: run(CONVERT, source, target))
-    forget(target)
+    drop_cache(target)
     (weights, loaded), loading = timed(lambda: run(LOAD, target))
     with capsys.disabled():
         print(
@@ -104,12 +104,12 @@ def test_conversion_and_loading_at_size(place, capsys):
     assert max(converting, loading) < 2 * copying
 
 
-def test_killed_anywhere_it_ends_with_the_same_leaves(place):
+def test_killed_anywhere_it_ends_with_the_same_arrays(folder):
     """Kills at random times, each a little further on, until a conversion gets through."""
-    source, whole, target = place / "source", place / "target", place / "killed"
+    source, whole, target = folder / "source", folder / "target", folder / "killed"
     shutil.rmtree(whole, ignore_errors=True)
     _, converting = timed(lambda: run(CONVERT, source, whole))
-    wanted = leaves(whole)
+    expected = digests(whole)
     shutil.rmtree(whole)
     chance = random.Random(0)
     for _ in range(4):
@@ -119,8 +119,8 @@ def test_killed_anywhere_it_ends_with_the_same_leaves(place):
         child.wait()
         assert child.returncode == -signal.SIGKILL, "it was done before it could be killed"
         assert not target.exists()
-    kept = list((place / ".killed.partial" / "weights").iterdir())
+    kept = list((folder / ".killed.partial" / "weights").iterdir())
     assert len(kept) > 4
     run(CONVERT, source, target)
-    assert leaves(target) == wanted
-    run(LOAD, target)  # holds what is on disk against those digests
+    assert digests(target) == expected
+    run(LOAD, target)  # compares the arrays on disk with those digests

@@ -125,20 +125,20 @@ def test_batches_hold_the_same_prompts_on_any_mesh():
     assert (whole_rows(8, abstract(data=4)), whole_rows(5, None)) == (8, 5)
 
 
-def test_processes_are_joined_where_they_are(monkeypatch):
+def test_processes_are_joined_if_there_are_several(monkeypatch):
     joined = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *given: joined.append(given))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: joined.append(args))
     monkeypatch.setattr(distributed, "_on_tpu", lambda _: False)
     distributed.initialize({})
     distributed.initialize({"SLURM_STEP_NUM_TASKS": "1"})
     assert joined == []
     distributed.initialize({"SLURM_STEP_NUM_TASKS": "4"})
     distributed.initialize({"OMPI_COMM_WORLD_SIZE": "2"})
-    given = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "2"}
-    distributed.initialize(given)
+    address = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "2"}
+    distributed.initialize(address)
     assert joined == [(), (), ("a:1", 3, 2)]
     with pytest.raises(InputError, match="JAX_PROCESS_ID is not: set"):
-        distributed.initialize({k: v for k, v in given.items() if k != "JAX_PROCESS_ID"})
+        distributed.initialize({k: v for k, v in address.items() if k != "JAX_PROCESS_ID"})
 
 
 # Tables
@@ -264,7 +264,7 @@ def test_tuning_does_not_depend_on_the_mesh(tiny_path, tmp_path, processes):
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sigterm_ends_a_run_between_two_chunks(tiny_path, tmp_path, processes):
-    """Of two processes one is told, and both end; then one goes on alone."""
+    """One of two processes gets the signal and both stop; then one process resumes alone."""
     words = ["sweep", tiny_path, "--out", tmp_path / "run", "--max-new-tokens", 0]
     started = pod.start([[*words, "--batch-size", 1, "--limit", 40]], tmp_path, processes)
     parts = tmp_path / "run" / "parts" / "first_token"
@@ -273,9 +273,9 @@ def test_sigterm_ends_a_run_between_two_chunks(tiny_path, tmp_path, processes):
         time.sleep(0.02)
     started[-1].send_signal(signal.SIGTERM)
     for process in started:
-        _, said = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=120)
         assert process.returncode == 143
-        assert "Traceback" not in said
+        assert "Traceback" not in stderr
     assert len(list(parts.iterdir())) < 80
     how = {"max_new_tokens": 0, "batch_size": 1, "limit": 40}
     runs = [
@@ -285,21 +285,21 @@ def test_sigterm_ends_a_run_between_two_chunks(tiny_path, tmp_path, processes):
 
 
 @pytest.mark.slow
-def test_what_one_process_finds_damaged_all_refuse(tiny_path, tmp_path):
+def test_damage_that_one_process_finds_stops_all(tiny_path, tmp_path):
     damaged = tmp_path / "tiny"
     shutil.copytree(tiny_path, damaged)
     manifest = json.loads((damaged / "jaxdepth.json").read_text())
-    manifest["leaves"]["layers.1.q"]["sha256"] = "0" * 64  # an array that the second one checks
+    manifest["leaves"]["layers.1.q"]["sha256"] = "0" * 64  # the second process checks this array
     del manifest["sha256"]
     manifest["sha256"] = checkpoint._own_digest(manifest)
     (damaged / "jaxdepth.json").write_text(json.dumps(manifest))
     words = ["sweep", damaged, "--out", tmp_path / "run", "--limit", 1]
     started = pod.start([words], tmp_path, processes=2)
-    said = [process.communicate(timeout=300)[1] for process in started]
+    errors = [process.communicate(timeout=300)[1] for process in started]
     assert [process.returncode for process in started] == [2, 2]
-    (line,) = [line for line in said[0].splitlines() if line.startswith("jaxdepth: error")]
+    (line,) = [line for line in errors[0].splitlines() if line.startswith("jaxdepth: error")]
     assert "array layers.1.q is not what was converted" in line
-    assert "jaxdepth: error" not in said[1]
+    assert "jaxdepth: error" not in errors[1]
 
 
 def test_a_profile_is_written(tiny_path, tmp_path):
@@ -308,14 +308,14 @@ def test_a_profile_is_written(tiny_path, tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-@pytest.mark.parametrize(("backend", "kept"), [("cpu", None), ("gpu", "jaxdepth/programs")])
-def test_programs_are_kept_on_accelerators(monkeypatch, backend, kept):
+@pytest.mark.parametrize(("backend", "folder"), [("cpu", None), ("gpu", "jaxdepth/programs")])
+def test_the_compilation_cache_is_used_on_accelerators(monkeypatch, backend, folder):
     updated = {}
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax.config, "update", updated.__setitem__)
     profiling.use_compilation_cache()
-    assert updated.get("jax_compilation_cache_dir", "").endswith(kept or "")
-    assert bool(updated) == (kept is not None)
+    assert updated.get("jax_compilation_cache_dir", "").endswith(folder or "")
+    assert bool(updated) == (folder is not None)
 
 
 # Attention

@@ -1,6 +1,6 @@
-"""`jaxdepth plan`: what is counted, against arithmetic and programs of known cost; and its errors.
+"""`jaxdepth plan`: counts against arithmetic and programs of known cost, and errors.
 
-What a TPU's compiler says is in test_tpu_compile.py.
+Programs of a TPU\'s compiler are in test_tpu_compile.py.
 """
 
 import json
@@ -42,7 +42,7 @@ def config_file(tmp_path) -> Path:
     return file
 
 
-# A chip's program, in the words of XLA: a loop of 5, in it a sum of 2 x 3 float32 and, twice, a
+# The program of one chip, in XLA\'s text: a loop of 5, in it a sum of 2 x 3 float32 and, twice, a
 # gather that was started; outside a loop that does not say how often it runs. What only a TPU's
 # compiler writes: a gather in two fusions of a chain, and a reduce-scatter that is a fusion.
 PROGRAM = """
@@ -136,23 +136,23 @@ def program(**changes) -> Program:
 
 
 def test_roofline_by_hand():
-    found = program()
-    assert (found.peak_bytes, found.fits) == (16, True)
+    plain = program()
+    assert (plain.peak_bytes, plain.fits) == (16, True)
     assert program(outputs=5).peak_bytes == 21
-    assert found.times == pytest.approx(
+    assert plain.times == pytest.approx(
         {"matmuls": 2e12 / 989e12, "memory": 1e9 / 3350e9, "links": (2e9 + 1) / 900e9}
     )
-    assert (found.bound_by, found.seconds) == ("links", pytest.approx(0.0022222, rel=1e-4))
+    assert (plain.bound_by, plain.seconds) == ("links", pytest.approx(0.0022222, rel=1e-4))
     assert program(flops=989e12).bound_by == "matmuls"
     assert not program(arguments=int(77e9)).fits
     settings = Plan(Path("m"), gpus=8)
-    said = "\n".join(plan_lines(settings, Planned([program(arguments=int(77e9))], 0, None, 1.0)))
-    assert "does not fit" in said
-    assert "take more, or a smaller model" in said
+    text = "\n".join(plan_lines(settings, Planned([program(arguments=int(77e9))], 0, None, 1.0)))
+    assert "does not fit" in text
+    assert "take more, or a smaller model" in text
 
 
 def fakes(sizes, refuse=()):
-    """Programs in place of compiled ones: what each holds for n prompts, bytes; over 60 refused."""
+    """Fake programs with so many bytes for n prompts; the compiler refuses more than 60 prompts."""
 
     def make(name, n):
         if n > 60 or name in refuse:
@@ -178,21 +178,21 @@ def test_fewer_prompts_do_not_help_a_tuning_step(config_file, monkeypatch):
     sizes = {"prefill": lambda n: n, TUNING: lambda n: 1}
     monkeypatch.setattr("jaxdepth.study.planning.programs.compilers", fakes(sizes, [TUNING]))
     settings = Plan(config_file, gpus=1, prompts=4)
-    found = plan(settings)
-    assert (found.fits, found.refused, found.nearest) == (False, (TUNING,), None)
-    assert 57 <= found.largest <= 60
-    assert f"| {TUNING} | the compiler refuses it" in "\n".join(plan_lines(settings, found))
+    planned = plan(settings)
+    assert (planned.fits, planned.refused, planned.nearest) == (False, (TUNING,), None)
+    assert 57 <= planned.largest <= 60
+    assert f"| {TUNING} | the compiler refuses it" in "\n".join(plan_lines(settings, planned))
 
 
-def test_weights_are_held_as_the_rules_say(config_file):
-    """On one device all of them; what a device of a mesh holds is seen in the subprocess below."""
+def test_one_device_has_all_weights(config_file):
+    """The shares of a mesh are checked in test_tpu_compile.py."""
     shapes = shapes_of(Plan(config_file, gpus=1, dtype="float32"))
-    wanted = sum(math.prod(a.shape) for a in jax.tree.leaves(shapes.model))
-    assert bytes_per_device(shapes.model) == 4 * wanted
+    parameters = sum(math.prod(a.shape) for a in jax.tree.leaves(shapes.model))
+    assert bytes_per_device(shapes.model) == 4 * parameters
 
 
 @pytest.mark.parametrize(
-    ("changes", "what"),
+    ("changes", "message"),
     [
         ({}, "name what to plan for"),
         ({"gpus": 1, "topology": "v5e:4x4"}, "name what to plan for"),
@@ -204,9 +204,9 @@ def test_weights_are_held_as_the_rules_say(config_file):
         ({"topology": "v5e:4x4"}, r"pip install 'jaxdepth\[tpu\]'"),
     ],
 )
-def test_what_cannot_be_planned(config_file, changes, what, monkeypatch):
+def test_what_cannot_be_planned(config_file, changes, message, monkeypatch):
     monkeypatch.setattr("jaxdepth.study.planning.shapes.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=what):
+    with pytest.raises(InputError, match=message):
         shapes_of(Plan(config_file, **changes))
 
 
@@ -223,24 +223,24 @@ def run(config_file, *words) -> tuple[int, str]:
 
 
 def test_a_plan_that_does_not_fit(config_file):
-    """Memory for 24 prompts at most: asked for 64, told how many do."""
+    """Memory for at most 24 prompts: a plan for 64 names how many fit."""
     small = ("--mesh", "data=4,model=2", "--length", 32, "--new-tokens", 4, "--sequences", 0)
-    status, said = run(config_file, *small, "--prompts", 64, "--gpu-memory", 1e-3)
-    assert status == 3, said
-    assert "**does not fit**" in said
-    best = int(re.search(r"nearest that does: --prompts (\d+)", said)[1])
+    status, output = run(config_file, *small, "--prompts", 64, "--gpu-memory", 1e-3)
+    assert status == 3, output
+    assert "**does not fit**" in output
+    best = int(re.search(r"nearest that does: --prompts (\d+)", output)[1])
     assert 4 <= best < 64
     assert best % 4 == 0
-    status, said = run(config_file, *small, "--prompts", best, "--gpu-memory", 1e-3)
-    assert status == 0, said
-    assert f"The largest sweep that fits has {best} prompts at once" in said
+    status, output = run(config_file, *small, "--prompts", best, "--gpu-memory", 1e-3)
+    assert status == 0, output
+    assert f"The largest sweep that fits has {best} prompts at once" in output
 
 
 def test_data_alone_sends_nothing(config_file):
-    status, said = run(config_file, "--mesh", "data=8", "--prompts", 16, "--sequences", 0)
-    assert status == 0, said
+    status, output = run(config_file, "--mesh", "data=8", "--prompts", 16, "--sequences", 0)
+    assert status == 0, output
     rows = [
-        line.split("|") for line in said.splitlines() if re.match(r"\| (first|prefill|dec)", line)
+        line.split("|") for line in output.splitlines() if re.match(r"\| (first|prefill|dec)", line)
     ]
     assert [row[7].strip() for row in rows] == ["nothing"] * 3
 

@@ -1,7 +1,7 @@
 """Programs as a TPU compiler sees them, at 7B shapes (`make test-tpu-compile`, no TPU needed).
 
-Eight layers of a 7B model on one chip: what is copied per layer shows. All of them on slices: what
-chips hold and send each other is what the rules of `jaxdepth.model.sharding` imply.
+Eight layers of a 7B model on one chip show what is copied for each layer. All layers on slices show
+that memory and collectives are those that the rules of `jaxdepth.model.sharding` imply.
 """
 
 import json
@@ -34,16 +34,16 @@ LAYERS = 8
 def compiled(request):
     """All exits of 8 prompts of 256 tokens, 64 new ones, bfloat16, compiled for one v5e chip.
 
-    Children: two to each lane, which go on from what it has said, close a thought and decide.
+    Children: two forks of each lane, which continue its tokens, close a thought and decide.
     """
     from jax.experimental import topologies
 
     chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
     mesh = jax.sharding.Mesh(np.array(chips[:1]), ("chip",))
-    here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
     def array(shape, dtype=jnp.bfloat16):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=here)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     config = ModelConfig(
         vocab_size=32768,

@@ -38,15 +38,14 @@ INDEX = "model.safetensors.index.json"
 def assert_holds(path, tensors=TENSORS, raw=RAW):
     model, tokenizer = jaxdepth.load(path)
     assert tokenizer is None
-    wanted = leaves_of(ModelConfig.from_hf(raw), tensors)
-    for name, array in wanted.items():
+    for name, array in leaves_of(ModelConfig.from_hf(raw), tensors).items():
         module = model.layers if name.startswith("layers.") else model
-        leaf = getattr(module, name.removeprefix("layers."))[...]
-        assert np.array_equal(np.asarray(leaf), array), name
+        parameter = getattr(module, name.removeprefix("layers."))[...]
+        assert np.array_equal(np.asarray(parameter), array), name
 
 
 @pytest.mark.parametrize(("shards", "index"), [(1, False), (3, True), (3, False)])
-def test_every_layout_gives_the_same_leaves(tmp_path, shards, index):
+def test_every_layout_gives_the_same_parameters(tmp_path, shards, index):
     source = write_folder(tmp_path / "source", RAW, TENSORS, shards, index)
     assert convert(source, tmp_path / "a" / "b" / "target")
     assert_holds(tmp_path / "a" / "b" / "target")
@@ -56,15 +55,15 @@ def test_every_layout_gives_the_same_leaves(tmp_path, shards, index):
 def test_logits_survive_the_round_trip(tmp_path):
     convert(write_folder(tmp_path / "source", RAW, TENSORS), tmp_path / "target")
     model, _ = jaxdepth.load(tmp_path / "target")
-    found = jaxdepth.exit_logits(model, *prompts(), 3)
-    assert np.array_equal(found, jaxdepth.exit_logits(model_of(RAW), *prompts(), 3))
+    logits = jaxdepth.exit_logits(model, *prompts(), 3)
+    assert np.array_equal(logits, jaxdepth.exit_logits(model_of(RAW), *prompts(), 3))
 
 
 def test_bfloat16_is_kept_and_can_be_widened(tmp_path):
     low = {k: v.astype(ml_dtypes.bfloat16) for k, v in TENSORS.items()}
     convert(write_folder(tmp_path / "source", RAW, low), tmp_path / "target")
     model, _ = jaxdepth.load(tmp_path / "target")
-    assert {str(v.dtype) for v in __import__("jax").tree.leaves(model)} == {"bfloat16"}
+    assert {str(v.dtype) for v in jax.tree.leaves(model)} == {"bfloat16"}
     wide, _ = jaxdepth.load(tmp_path / "target", dtype="float32")
     assert np.array_equal(wide.embed[...], low["model.embed_tokens.weight"].astype(np.float32))
 
@@ -108,9 +107,9 @@ def test_chunks_are_written_piece_by_piece(tmp_path, monkeypatch):
     sizes = []
     real = checkpoint.write_chunk
 
-    def spy(folder, number, arrays, said):
+    def spy(folder, number, arrays, records):
         sizes.append(sum(a.nbytes for a in arrays.values()))
-        real(folder, number, arrays, said)
+        real(folder, number, arrays, records)
 
     monkeypatch.setattr(checkpoint, "write_chunk", spy)
     convert(source, tmp_path / "target")
@@ -125,13 +124,13 @@ def test_an_interrupted_conversion_never_looks_finished(tmp_path, monkeypatch):
     calls = []
     real = checkpoint.write_chunk
 
-    def killed(folder, number, arrays, said):
+    def interrupted(folder, number, arrays, records):
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        real(folder, number, arrays, said)
+        real(folder, number, arrays, records)
 
-    monkeypatch.setattr(checkpoint, "write_chunk", killed)
+    monkeypatch.setattr(checkpoint, "write_chunk", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(source, tmp_path / "target")
     assert not (tmp_path / "target").exists()
@@ -144,9 +143,9 @@ def written(monkeypatch):
     """The numbers of the chunks that are written from now on."""
     numbers, real = [], checkpoint.write_chunk
 
-    def spy(folder, number, arrays, said):
+    def spy(folder, number, arrays, records):
         numbers.append(number)
-        real(folder, number, arrays, said)
+        real(folder, number, arrays, records)
 
     monkeypatch.setattr(checkpoint, "write_chunk", spy)
     return numbers
@@ -214,14 +213,14 @@ def hub_cache(monkeypatch, tmp_path, files):
     """A cache as the hub's client keeps it: snapshots of links to blobs."""
     from huggingface_hub import constants
 
-    place = tmp_path / "hub" / "models--some--model"
-    (place / "refs").mkdir(parents=True)
-    (place / "blobs").mkdir()
-    snapshot = place / "snapshots" / ("0" * 40)
+    model = tmp_path / "hub" / "models--some--model"
+    (model / "refs").mkdir(parents=True)
+    (model / "blobs").mkdir()
+    snapshot = model / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
-    (place / "refs" / "main").write_text("0" * 40)
+    (model / "refs" / "main").write_text("0" * 40)
     for number, file in enumerate(files):
-        blob = place / "blobs" / str(number)
+        blob = model / "blobs" / str(number)
         blob.write_bytes(file.read_bytes())
         (snapshot / file.name).symlink_to(f"../../blobs/{number}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -234,8 +233,8 @@ def test_a_model_in_the_hubs_cache(tmp_path, monkeypatch, shards):
     hub_cache(monkeypatch, tmp_path, source.iterdir())
     convert("some/model", tmp_path / "target")
     assert_holds(tmp_path / "target")
-    said = checkpoint.read_manifest(tmp_path / "target")["source"]
-    assert said["path"] == "some/model"
+    manifest = checkpoint.read_manifest(tmp_path / "target")
+    assert manifest["source"]["path"] == "some/model"
     with pytest.raises(InputError, match=r"some/other is no folder or file here"):
         convert("some/other", tmp_path / "other")
 
@@ -249,8 +248,8 @@ from jaxdepth.weights import checkpoint, convert
 convert.CHUNK_BYTES = 1
 left = [int(sys.argv[3])]
 real = checkpoint.write_chunk
-def write(folder, number, arrays, said):
-    real(folder, number, arrays, said)
+def write(folder, number, arrays, records):
+    real(folder, number, arrays, records)
     left[0] -= 1
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -281,9 +280,9 @@ def test_a_conversion_is_verified(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == f"verified: {len(TENSORS)} arrays are those of {source}"
     assert lines[2].startswith("logits of every exit: within ")
-    found = verify(source, tmp_path / "target")
-    assert found.arrays == len(TENSORS)
-    assert found.logits < 1e-5
+    verified = verify(source, tmp_path / "target")
+    assert verified.arrays == len(TENSORS)
+    assert verified.logits < 1e-5
 
 
 def test_flips_are_converted_as_they_are_and_named(tmp_path):
@@ -301,7 +300,7 @@ def test_flips_are_converted_as_they_are_and_named(tmp_path):
         verify(write_folder(tmp_path / "third", raw_config(rms_norm_eps=1e-4), TENSORS), target)
 
 
-def test_what_a_digest_cannot_see_the_logits_do(tmp_path, monkeypatch):
+def test_the_logits_show_what_digests_cannot(tmp_path, monkeypatch):
     """Arrays that are right on disk, and stacked in the wrong order."""
     source, target = write_folder(tmp_path / "source", RAW, TENSORS), tmp_path / "target"
     convert(source, target)
@@ -311,8 +310,8 @@ def test_what_a_digest_cannot_see_the_logits_do(tmp_path, monkeypatch):
         real(self, config, arrays | {"layers.up": arrays["layers.up"][::-1]}, mesh)
 
     monkeypatch.setattr(verify_module, "find_spec", lambda name: None)
-    wanted = verify_module._model_of(verify_module.open_source(source))
-    monkeypatch.setattr(verify_module, "_model_of", lambda opened: wanted)
+    reference = verify_module._model_of(verify_module.open_source(source))
+    monkeypatch.setattr(verify_module, "_model_of", lambda opened: reference)
     monkeypatch.setattr(Mistral, "__init__", swapped)
     with pytest.raises(InputError, match=r"logits of .* at exit 1 are off by"):
         verify(source, target)
@@ -322,9 +321,9 @@ def test_logits_are_left_out_where_two_models_do_not_fit(tmp_path, monkeypatch):
     source, target = write_folder(tmp_path / "source", RAW, TENSORS), tmp_path / "target"
     convert(source, target)
     monkeypatch.setattr(verify_module, "_available_memory", lambda: 1000)
-    found = verify(source, target)
-    assert found.logits is None
-    assert "do not fit into memory" in found.reference
+    verified = verify(source, target)
+    assert verified.logits is None
+    assert "do not fit into memory" in verified.reference
 
 
 def damaged(tmp_path, change):
@@ -448,9 +447,9 @@ DAMAGES = {
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damage_is_one_clear_error(tmp_path, name):
-    change, says = DAMAGES[name]
+    change, message = DAMAGES[name]
     source = damaged(tmp_path, change)
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         convert(source, tmp_path / "target")
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
@@ -467,7 +466,7 @@ def test_tied_head(tmp_path):
         convert(write_folder(tmp_path / "other", raw, other), tmp_path / "target2")
 
 
-def test_old_buffers_are_passed_over(tmp_path):
+def test_old_buffers_are_ignored(tmp_path):
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)}
     convert(write_folder(tmp_path / "source", RAW, TENSORS | extra), tmp_path / "target")
     assert_holds(tmp_path / "target")
@@ -582,15 +581,15 @@ def test_unpermute_undoes_what_llama_cpp_does():
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_gguf_gives_the_same_leaves(tmp_path, tied):
+def test_gguf_gives_the_same_parameters(tmp_path, tied):
     raw = raw_config(tie_word_embeddings=tied, head_dim=24)
     tensors = hf_tensors(ModelConfig.from_hf(raw))
     convert(write_gguf(tmp_path / "m.gguf", raw, tensors), tmp_path / "target")
     assert_holds(tmp_path / "target", tensors, raw)
     model, _ = jaxdepth.load(tmp_path / "target")
-    found = jaxdepth.exit_logits(model, *prompts(), 4)
-    wanted = jaxdepth.exit_logits(model_of(raw), *prompts(), 4)
-    assert np.abs(np.asarray(found) - np.asarray(wanted)).max() < 1e-5
+    logits = jaxdepth.exit_logits(model, *prompts(), 4)
+    expected = jaxdepth.exit_logits(model_of(raw), *prompts(), 4)
+    assert np.abs(np.asarray(logits) - np.asarray(expected)).max() < 1e-5
 
 
 def without(tensors, name):
@@ -598,7 +597,7 @@ def without(tensors, name):
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"architecture": "gpt2"}, "gpt2"),
         ({"llama__rope__scaling__type": "yarn"}, "RoPE"),
@@ -611,9 +610,9 @@ def without(tensors, name):
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_gguf_refused_by_name(tmp_path, settings, says):
+def test_gguf_refused_by_name(tmp_path, settings, message):
     source = write_gguf(tmp_path / "m.gguf", **{"raw": RAW, "tensors": TENSORS} | settings)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         convert(source, tmp_path / "target")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.gguf"]
 

