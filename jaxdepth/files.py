@@ -53,7 +53,7 @@ def file_digest(path: Path) -> str:
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping) -> None:
     """Write arrays and their metadata, with a digest of both; equal content makes equal files."""
     metadata = json.loads(json.dumps(metadata))
-    header = json.dumps(metadata | {_DIGEST_KEY: _digest(arrays, metadata)})
+    header = json.dumps({**metadata, _DIGEST_KEY: _digest(arrays, metadata)})
     # One entry only: safetensors writes several in any order.
     path.write_bytes(save(dict(arrays), metadata={_METADATA_KEY: header}))
 

@@ -38,7 +38,7 @@ _RECORDS = "leaves"  # key of a chunk's records in Orbax's metadata
 _MAX_TOKEN_ID = 10_000_000
 
 
-def digest(array: np.ndarray) -> str:
+def digest(array: np.ndarray | jax.Array) -> str:
     """SHA-256 of an array's bytes, in C order and its own dtype."""
     return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()
 
@@ -188,7 +188,7 @@ def end_tokens(path: str | Path, tokenizer) -> tuple[int, ...]:
         InputError: a file names something else than a token id or a list of them.
     """
     path = Path(path)
-    end_ids = {None if tokenizer is None else tokenizer.eos_token_id}
+    end_ids = set() if tokenizer is None else {tokenizer.eos_token_id}
     for name in ("config.json", "generation_config.json"):
         config = read_json(path / name) if (path / name).is_file() else {}
         ids = config.get("eos_token_id") if isinstance(config, dict) else config
@@ -199,7 +199,7 @@ def end_tokens(path: str | Path, tokenizer) -> tuple[int, ...]:
                     "list of them"
                 )
             end_ids.add(i)
-    return tuple(sorted(end_ids - {None}))
+    return tuple(sorted(i for i in end_ids if i is not None))
 
 
 def fingerprint(config: ModelConfig, records: Mapping[str, Mapping]) -> str:

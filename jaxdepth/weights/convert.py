@@ -72,7 +72,7 @@ def convert(
         _check_space(folder, sum(map(opened.nbytes, tensors)))
         with worker_thread() as worker:
             files = {f.name: worker.submit(_file_record, f) for f in opened.files}
-            records = {}
+            records: dict[str, dict] = {}
             for number, (arrays, chunk_records) in enumerate(
                 prefetch(partial(_read_chunk, opened), chunks)
             ):

@@ -98,7 +98,8 @@ def _write_weights(model: Mistral, folder: Path) -> None:
 
 
 def _shards(model: Mistral) -> list[list[MappedTensor]]:
-    shards, size = [[]], 0
+    shards: list[list[MappedTensor]] = [[]]
+    size = 0
     itemsize = model.embed[...].dtype.itemsize
     for tensor in tensor_map(model.config, HF_NAMES):
         nbytes = int(np.prod(tensor.shape)) * itemsize

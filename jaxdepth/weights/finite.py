@@ -17,10 +17,7 @@ def check_finite(array: np.ndarray, name: str, file: Path) -> None:
         InputError: it has values that are NaN or infinite.
     """
     flat = array.reshape(-1)
-    count_bad = _count_bad
-    if array.dtype == ml_dtypes.bfloat16:
-        flat, count_bad = flat.view(np.uint16), _count_bad_bfloat16
-    count = sum(count_bad(flat[i : i + _BLOCK]) for i in range(0, flat.size, _BLOCK))
+    count = sum(_count_bad(flat[i : i + _BLOCK]) for i in range(0, flat.size, _BLOCK))
     if count:
         raise InputError(
             f"tensor {name} in {file} holds {count} values that are NaN or infinite: "
@@ -29,9 +26,6 @@ def check_finite(array: np.ndarray, name: str, file: Path) -> None:
 
 
 def _count_bad(values: np.ndarray) -> int:
+    if values.dtype == ml_dtypes.bfloat16:  # faster by the bits: NaN and infinity set all of 0x7F80
+        return int(((values.view(np.uint16) & 0x7FFF) >= 0x7F80).sum())
     return int((~np.isfinite(values)).sum())
-
-
-def _count_bad_bfloat16(bits: np.ndarray) -> int:
-    """Of values given by their bits: all exponent bits are set in NaN and infinity."""
-    return int(((bits & 0x7FFF) >= 0x7F80).sum())

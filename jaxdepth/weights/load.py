@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ def load(
     mesh: Mesh | None = None,
     adapter: str | Path | None = None,
     int8: bool = False,
-) -> tuple[Mistral, object | None]:
+) -> tuple[Mistral, Any]:
     """Load a converted checkpoint: the model and its tokenizer.
 
     Every array is compared with its digest from conversion. Besides the model a host needs memory
@@ -98,14 +99,15 @@ class _Parameters:
     dtype: jnp.dtype
     mesh: Mesh | None
     int8: bool  # whether the matrices of the layers are quantised
-    arrays: dict[str, np.ndarray | jax.Array | Int8] = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)  # numpy arrays, JAX arrays and Int8
 
-    def add(self, tensor: MappedTensor, array: np.ndarray | jax.Array) -> None:
+    def add(self, tensor: MappedTensor, array: Any) -> None:
         """Put an array of the checkpoint in its place.
 
         Args:
             tensor: what the array is.
-            array: as on disk, outputs first; on a mesh with the sharding of `disk_sharding`.
+            array: of numpy or JAX, as on disk: outputs first; on a mesh sharded as by
+                `_disk_sharding`.
         """
         layer, name = tensor.layer_and_parameter
         sharding = None if self.mesh is None else parameter_sharding(name, self.config, self.mesh)
@@ -136,13 +138,6 @@ class _Parameters:
         """All parameters, once every array has been added."""
         return {name: _to_device(array) for name, array in self.arrays.items()}
 
-    def disk_sharding(self, tensor: MappedTensor) -> NamedSharding:
-        """How a mesh shards an array as it is on disk, where the outputs come first."""
-        layer, name = tensor.layer_and_parameter
-        spec = weight_spec(name.removeprefix("layers."), self.config, self.mesh)
-        spec = spec if layer is None else PartitionSpec(*spec[::-1])
-        return NamedSharding(self.mesh, spec)
-
 
 def _read(
     path: Path,
@@ -153,7 +148,8 @@ def _read(
     """Read every array of a checkpoint into `parameters`, and compare it with its digest."""
     mesh, shardings = parameters.mesh, None
     if mesh is not None:
-        shardings = {key: parameters.disk_sharding(tensor) for key, tensor in tensors.items()}
+        config = parameters.config
+        shardings = {key: _disk_sharding(t, config, mesh) for key, t in tensors.items()}
     chunks: dict[int, list[str]] = {}
     for key in tensors:
         chunks.setdefault(records[key]["chunk"], []).append(key)
@@ -178,6 +174,13 @@ def _read(
         for key in list(arrays):
             parameters.add(tensors[key], arrays.pop(key))  # popped, so that its memory is freed
     raise_on_all(first_error)
+
+
+def _disk_sharding(tensor: MappedTensor, config: ModelConfig, mesh: Mesh) -> NamedSharding:
+    """How a mesh shards an array as it is on disk, where the outputs come first."""
+    layer, name = tensor.layer_and_parameter
+    spec = weight_spec(name.removeprefix("layers."), config, mesh)
+    return NamedSharding(mesh, spec if layer is None else PartitionSpec(*spec[::-1]))
 
 
 def _damage(path: Path, key: str, array, sha256: str, index: int) -> InputError | None:

@@ -121,7 +121,9 @@ def _logits(
     lengths_B: Int[np.ndarray, " B"],
     exit_layer: int,
 ) -> Float[np.ndarray, "B V"]:
-    return np.asarray(exit_logits(model, tokens_BS, lengths_B, exit_layer))
+    return np.asarray(
+        exit_logits(model, jnp.asarray(tokens_BS), jnp.asarray(lengths_B), exit_layer)
+    )
 
 
 def _model_of(source: Source) -> Mistral:

@@ -41,7 +41,7 @@ def describe_checkpoint(path: Path) -> Description:
     config, raw = read_config(path / "config.json")
     try:
         records, source = manifest["leaves"], manifest["source"]
-        sizes = Counter()
+        sizes: Counter[str] = Counter()
         for record in records.values():
             itemsize = np.dtype(record["dtype"]).itemsize
             sizes[record["dtype"]] += math.prod(record["shape"]) * itemsize
@@ -76,23 +76,26 @@ def describe_source(path: Path) -> Description:
         InputError: they cannot be read, or the model is not supported.
     """
     source = open_source(path)
-    is_gguf = isinstance(source, GGUFSource)
-    types_of = gguf_types if is_gguf else safetensors_dtypes
+    types_of = gguf_types if isinstance(source, GGUFSource) else safetensors_dtypes
     dtypes = Counter(dtype for file in source.files for dtype in types_of(file))
     rows = [
         *_model_rows(source.config, source.raw_config["model_type"]),
         ("tensors", ", ".join(f"{count} of {dtype}" for dtype, count in dtypes.most_common())),
         *name_first("file", [_file_size(file) for file in source.files]),
     ]
+    end_ids: Sequence[int] = ()
     try:
         nbytes = sum(map(source.nbytes, source_tensors(source)))
-        tokenizer = gguf_tokenizer(source.fields) if is_gguf else load_tokenizer(path)
-        end_ids = () if is_gguf else end_tokens(path, tokenizer)
+        if isinstance(source, GGUFSource):
+            tokenizer = gguf_tokenizer(source.fields)
+        else:
+            tokenizer = load_tokenizer(path)
+            end_ids = end_tokens(path, tokenizer)
         converts = f"yes, to {format_bytes(nbytes)}"
     except InputError as error:
-        tokenizer, end_ids, converts = None, (), f"no: {error}"
+        tokenizer, converts = None, f"no: {error}"
     rows += [*_tokenizer_rows(tokenizer, end_ids), ("converts", converts)]
-    kind = "a GGUF file" if is_gguf else "a Hugging Face folder"
+    kind = "a GGUF file" if isinstance(source, GGUFSource) else "a Hugging Face folder"
     return Description(f"{kind}, not converted", rows)
 
 

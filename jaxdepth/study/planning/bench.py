@@ -86,7 +86,7 @@ def measure(
         rounds: how often each is timed.
     """
     first_seconds = {name: _seconds(program) for name, program in programs.items()}
-    times = {name: [] for name in programs}
+    times: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():
             times[name].append(_seconds(program))

@@ -101,27 +101,27 @@ def collective_bytes(program: str, trips: int | None = None) -> dict[str, int]:
         ValueError: there is such a loop with collectives in it, and no `trips`.
     """
     computations, entry = split_program(program)
-    totals: dict[str, Counter] = {}
+    totals: dict[str, Counter[str]] = {}
 
-    def total(name: str) -> Counter:
+    def total(name: str) -> Counter[str]:
         if name not in totals:
             totals[name] = _own_bytes(name, computations[name])
             for text in computations[name].values():
                 for inner, times in called_computations(text, computations):
                     inner_bytes = total(inner)
-                    if inner_bytes and times is None and trips is None:
-                        raise ValueError(f"loop over {inner} has collectives but no trip count")
                     times = trips if times is None else times
                     for kind, size in inner_bytes.items():
+                        if times is None:
+                            raise ValueError(f"loop over {inner} has collectives but no trip count")
                         totals[name][kind] += times * size
         return totals[name]
 
     return dict(total(entry))
 
 
-def _own_bytes(name: str, instructions: dict[str, str]) -> Counter:
+def _own_bytes(name: str, instructions: dict[str, str]) -> Counter[str]:
     """Bytes of the collectives of one computation, without those that it calls."""
-    counted = Counter()
+    counted: Counter[str] = Counter()
     starts_chain = any(_CHAIN_STARTS in text for text in instructions.values())
     for text in instructions.values():
         collective = _COLLECTIVE.match(text)

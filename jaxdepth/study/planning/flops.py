@@ -25,9 +25,9 @@ def matmul_flops(traced: ClosedJaxpr | Jaxpr, trips: int = 1) -> int:
         primitive = equation.primitive.name
         if primitive == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
+            left, result = _shape(equation.invars[0]), _shape(equation.outvars[0])
             inner = math.prod(left[axis] for axis in contracted)
-            total += 2 * inner * math.prod(equation.outvars[0].aval.shape)
+            total += 2 * inner * math.prod(result)
         flops = [matmul_flops(function, trips) for function in _called(equation)]
         if primitive == "cond":
             total += max(flops, default=0)
@@ -38,6 +38,10 @@ def matmul_flops(traced: ClosedJaxpr | Jaxpr, trips: int = 1) -> int:
         else:
             total += sum(flops)
     return total
+
+
+def _shape(variable) -> tuple[int, ...]:
+    return variable.aval.shape
 
 
 def _called(equation) -> list[ClosedJaxpr | Jaxpr]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,7 @@ def _compile(
     )
 
 
-def _batch(shapes: Shapes, prompts: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+def _batch(shapes: Shapes, prompts: int) -> tuple[Any, Any]:
     """Tokens (B, S) and lengths (B)."""
     length = shapes.settings.length
     return (

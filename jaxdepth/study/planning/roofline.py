@@ -53,7 +53,7 @@ class Program:
     @property
     def bound_by(self) -> str:
         """The resource that takes longest."""
-        return max(self.times, key=self.times.get)
+        return max(self.times, key=lambda resource: self.times[resource])
 
 
 @dataclass(frozen=True)

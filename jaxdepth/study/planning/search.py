@@ -23,8 +23,9 @@ def largest_batch(shapes: Shapes, compiled: list[Program], prompts: int) -> int:
     unit_peaks = _sweep_peaks(shapes, unit)
     if unit_peaks is None or max(unit_peaks) > usable:
         return 0
-    count, peaks = prompts, [program.peak_bytes for program in compiled if program.name != TUNING]
-    if len(peaks) < len(unit_peaks) or count == unit:
+    count, compiled_peaks = prompts, [p.peak_bytes for p in compiled if p.name != TUNING]
+    peaks: list[int] | None = compiled_peaks
+    if len(compiled_peaks) < len(unit_peaks) or count == unit:
         count, peaks = 2 * unit, _sweep_peaks(shapes, 2 * unit)
     if peaks is None:
         return unit

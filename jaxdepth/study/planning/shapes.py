@@ -1,9 +1,11 @@
 """A model and a batch as shapes, on a mesh of devices that are not there."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -33,14 +35,17 @@ class Shapes:
     def exits(self) -> list[int]:
         return parse_exits(self.settings.exits, self.config.num_hidden_layers)
 
-    def array(self, shape, dtype, axes: str) -> jax.ShapeDtypeStruct:
-        """An array that is no parameter, sharded by the letters of its axes; `-` has no name."""
+    def array(self, shape: Sequence[int], dtype, axes: str) -> Any:
+        """The shape of an array that is no parameter, to pass in place of one.
+
+        It is sharded by the letters of its axes; `-` is an axis without a name.
+        """
         sharding = stream_sharding(tuple(shape), axes, self.mesh)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     @cached_property
     def model(self) -> Mistral:
-        arrays = {
+        arrays: dict[str, Any] = {
             name: jax.ShapeDtypeStruct(
                 shape,
                 self.settings.dtype,
@@ -81,16 +86,16 @@ def with_mesh(shapes: Shapes, mesh: str) -> Shapes:
 def _devices(settings: Plan) -> tuple[Mesh, Chip, str]:
     """The mesh, its chip, and the platform to compile for."""
     s = settings
-    if s.gpus is not None:
-        chip = find_chip(s.gpu, GPUS)
+    if s.topology is None:
+        chip, count = find_chip(s.gpu, GPUS), s.gpus or 0
         if s.gpu_memory is not None:
             chip = replace(chip, memory=s.gpu_memory * 1e9)
-        if jax.device_count() < s.gpus:
+        if jax.device_count() < count:
             raise InputError(
-                f"{s.gpus} GPUs are planned on as many virtual devices, this process has begun "
-                f"with {jax.device_count()}: set JAX_NUM_CPU_DEVICES={s.gpus}"
+                f"{count} GPUs are planned on as many virtual devices, this process has begun "
+                f"with {jax.device_count()}: set JAX_NUM_CPU_DEVICES={count}"
             )
-        return _mesh_of_all(s.mesh, jax.devices()[: s.gpus]), chip, "cpu"
+        return _mesh_of_all(s.mesh, jax.devices()[:count]), chip, "cpu"
     chip = find_chip(s.topology.partition(":")[0], TPUS)
     if find_spec("libtpu") is None:
         raise InputError("programs for TPUs need their compiler: pip install 'jaxdepth[tpu]'")

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+from gguf import ReaderTensor
+
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # type -> bytes
 _STRING, _ARRAY = 8, 9
 _MAX_ITEMS = 4_000_000  # of all arrays together; the largest vocabularies have a third of that
@@ -29,11 +31,11 @@ def check_header(file: Path) -> None:
             raise ValueError("it ends inside its header") from None
 
 
-def check_offsets(tensors: Iterable, start: int, alignment: int) -> None:
+def check_offsets(tensors: Iterable[ReaderTensor], start: int, alignment: int) -> None:
     """Check that tensors are contiguous, each padded to the alignment.
 
     Args:
-        tensors: `ReaderTensor`s of the `gguf` package.
+        tensors: as the `gguf` package reads them.
         start: the byte at which the first must begin.
         alignment: in bytes.
 

@@ -2,9 +2,10 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from gguf import GGUFReader, dequantize
+from gguf import GGUFReader, ReaderTensor, dequantize
 
 from jaxdepth.errors import InputError, one_line
 from jaxdepth.model.config import ModelConfig
@@ -33,10 +34,12 @@ class GGUFSource:
         self.name = str(file)
         self.files = find_parts(file)
         parts = [_open_gguf(part) for part in self.files]
-        check_parts(self.files, [fields for fields, _ in parts], [len(held) for _, held in parts])
-        self.fields = parts[0][0]
-        self._tensors, self._file_of = {}, {}
-        for part, (_, tensors) in zip(self.files, parts, strict=True):
+        fields_of_parts, tensors_of_parts = zip(*parts, strict=True)
+        check_parts(self.files, fields_of_parts, list(map(len, tensors_of_parts)))
+        self.fields = fields_of_parts[0]
+        self._tensors: dict[str, ReaderTensor] = {}
+        self._file_of: dict[str, Path] = {}
+        for part, tensors in zip(self.files, tensors_of_parts, strict=True):
             for tensor in tensors:
                 if tensor.name in self._tensors:
                     raise InputError(f"{part} holds tensor {tensor.name} a second time")
@@ -74,7 +77,7 @@ class GGUFSource:
         return math.prod(tensor.shape) * np.dtype(np.float32).itemsize
 
 
-def _open_gguf(file: Path) -> tuple[dict, list]:
+def _open_gguf(file: Path) -> tuple[dict[str, Any], list[ReaderTensor]]:
     """The metadata of a GGUF file, and its tensors as the reader gives them: mapped, not read."""
     try:
         check_header(file)

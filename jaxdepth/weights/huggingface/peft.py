@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,7 +25,7 @@ _KNOWN_KEYS = {
     "ensure_weight_tying", "qalora_group_size", "eva_config", "corda_config", "loftq_config",
     "megatron_core",
 }  # fmt: skip
-_OFF = (None, False, {}, [], "", "none")
+_OFF: tuple[object, ...] = (None, False, {}, [], "", "none")
 
 
 class PeftAdapter(NamedTuple):
@@ -53,7 +54,7 @@ def read_peft(path: Path, config: ModelConfig) -> PeftAdapter:
     if arrays or len(layers) != 1:
         problem = listed(arrays) if arrays else "other layers for some matrices than for others"
         raise InputError(f"{path}: cannot read {problem}")
-    rank = _positive(path, settings, "r")
+    rank = int(_positive(path, settings, "r"))
     divisor = rank**0.5 if settings.get("use_rslora") else rank
     scale = _positive(path, settings, "lora_alpha") / divisor
     params = {}
@@ -83,12 +84,12 @@ def _read_settings(path: Path) -> dict:
 
 def _pop_factors(
     arrays: dict[str, np.ndarray], config: ModelConfig
-) -> dict[str, dict[int, dict[str, np.ndarray]]]:
+) -> dict[str, dict[int, dict[str, jax.Array]]]:
     """Take `lora_A` (R, inputs) and `lora_B` (outputs, R) out of the arrays, by matrix and layer.
 
     What is left in `arrays` afterwards belongs to no matrix of the model.
     """
-    factors: dict[str, dict[int, dict[str, np.ndarray]]] = {}
+    factors: dict[str, dict[int, dict[str, jax.Array]]] = {}
     for name in MATRICES:
         for layer in range(config.num_hidden_layers):
             prefix = "base_model.model." + HF_NAMES[name].format(i=layer).removesuffix(".weight")
