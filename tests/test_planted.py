@@ -9,7 +9,7 @@ from jaxdepth.probe.categories import category_directions, category_scores, cosi
 from jaxdepth.probe.folds import make_folds
 from jaxdepth.probe.planted import LONGEST, MARKER, MOOD_WORD, WORD, WORDS, planted, planted_prompts
 from jaxdepth.stats.change_point import change_point, lag
-from jaxdepth.stats.intervals import cluster_draws
+from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.stats.ranking import auroc
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -182,7 +182,7 @@ def test_planted_confound_is_exposed_by_transfer(study):
         assert low < auroc(marked_N[None], prompts.harmful_N)[0] < high  # what counts of words see
     # The model must show the marker, or in distribution there is nothing to be misled by.
     plain = planted_prompts(confound=True, seed=0)
-    times = cluster_draws(plain.pair_N, 2)
+    times = resample_counts(plain.pair_N, 2)
     x_JND = study.read(planted(a, b, study.LAYERS), plain).x_JND
     curve, _ = study.fitted(x_JND, plain.harmful_N, plain.pair_N, times, 0)
     assert curve.value_X[:a].max() < 0.6
@@ -200,8 +200,8 @@ def test_planted_or_is_recovered(study):
         assert scored.compare(each_NK.max(axis=1) + noise_N).low > 0
     # Without two categories nothing tells an OR from a sum.
     single_N = scored.category_NK.sum(axis=1) < 2
-    *rows, times_NR = (rows[single_N] for rows in (*scored[:4], scored.times_RN.T))
-    single = study.Scored(*rows, times_NR.T)
+    *rows, counts_NR = (rows[single_N] for rows in (*scored[:4], scored.counts_RN.T))
+    single = study.Scored(*rows, counts_NR.T)
     told = single.compare(single.category_NK.sum(axis=1) + noise_N[single_N])
     assert abs(told.difference) < 0.01
     assert told.sum > 0.3

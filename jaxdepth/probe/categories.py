@@ -79,7 +79,7 @@ def compare_or(
     category_NK: Bool[np.ndarray, "N K"],
     refusal_N: Float[np.ndarray, " N"],
     fold_N: Int[np.ndarray, " N"],
-    times_RN: Float[np.ndarray, "R N"],
+    counts_RN: Float[np.ndarray, "R N"],
 ) -> OrTest:
     """Refusal by a sum, a + sum_k b_k s_k, and by an OR, a + max_k b_k s_k, on held-out prompts.
 
@@ -92,7 +92,7 @@ def compare_or(
         category_NK: the categories of each prompt.
         refusal_N: refusal of each prompt, such as its log-odds.
         fold_N: the fold of each prompt; clusters must not be split.
-        times_RN: how often each prompt is in each bootstrap draw of clusters.
+        counts_RN: how often each prompt is in each bootstrap draw of clusters.
 
     Raises:
         InputError: fewer than two folds.
@@ -115,10 +115,10 @@ def compare_or(
 
     known_N = np.isfinite(said_2N).all(axis=0)
     y_N, error_2N = refusal_N[known_N], (said_2N[:, known_N] - refusal_N[known_N]) ** 2
-    times_RN = np.concatenate([np.ones((1, known_N.sum())), times_RN[:, known_N]])
-    mean_R = times_RN @ y_N / times_RN.sum(axis=1)
-    variance_R = times_RN @ y_N**2 - times_RN.sum(axis=1) * mean_R**2
-    explained_2R = 1 - error_2N @ times_RN.T / variance_R
+    counts_RN = np.concatenate([np.ones((1, known_N.sum())), counts_RN[:, known_N]])
+    mean_R = counts_RN @ y_N / counts_RN.sum(axis=1)
+    variance_R = counts_RN @ y_N**2 - counts_RN.sum(axis=1) * mean_R**2
+    explained_2R = 1 - error_2N @ counts_RN.T / variance_R
     difference_R = explained_2R[1] - explained_2R[0]
     low, high = np.nanpercentile(difference_R[1:], [2.5, 97.5])
     return OrTest(*map(float, (*explained_2R[:, 0], difference_R[0], low, high)))

@@ -45,7 +45,7 @@ class Lag(NamedTuple):
 
 def change_point(
     curve_X: Float[np.ndarray, " X"],
-    draws_RX: Float[np.ndarray, "R X"],
+    resampled_RX: Float[np.ndarray, "R X"],
     first: int = 0,
     alpha: float = 0.05,
 ) -> ChangePoint:
@@ -62,7 +62,7 @@ def change_point(
 
     Args:
         curve_X: the curve, X >= 3 neighbouring layers.
-        draws_RX: R bootstrap draws of it; draws with a NaN in them are left out.
+        resampled_RX: R bootstrap draws of it; draws with a NaN in them are left out.
         first: the number of the curve's first layer: 0 for the stream, 1 for exits.
         alpha: level of both tests.
 
@@ -70,13 +70,13 @@ def change_point(
         InputError: fewer than three layers, another number of them in the draws, a NaN in the
             curve, or no draw without one.
     """
-    curve_X, draws_RX = np.asarray(curve_X, np.float64), np.asarray(draws_RX, np.float64)
+    curve_X, resampled_RX = np.asarray(curve_X, np.float64), np.asarray(resampled_RX, np.float64)
     X = len(curve_X)
-    if X < 3 or draws_RX.shape[1:] != (X,):
-        raise InputError(f"a curve of {X} layers with draws of shape {draws_RX.shape}")
-    layers_R = np.full(len(draws_RX), np.nan)
-    whole_R = np.isfinite(draws_RX).all(axis=1)
-    draws_RX = draws_RX[whole_R]
+    if X < 3 or resampled_RX.shape[1:] != (X,):
+        raise InputError(f"a curve of {X} layers with draws of shape {resampled_RX.shape}")
+    layers_R = np.full(len(resampled_RX), np.nan)
+    whole_R = np.isfinite(resampled_RX).all(axis=1)
+    resampled_RX = resampled_RX[whole_R]
     if not np.isfinite(curve_X).all() or not whole_R.any():
         raise InputError("no change point: the curve, or every draw of it, has a NaN")
 
@@ -86,7 +86,7 @@ def change_point(
     height_K = np.sqrt(X / (places * (X - places)))
     steps_K = step_KX @ curve_X
     best = int(steps_K.argmax())
-    steps_RK = draws_RX @ step_KX.T
+    steps_RK = resampled_RX @ step_KX.T
     layers_R[whole_R] = first + places[steps_RK.argmax(axis=1)]
     low, high = _bounds(layers_R)
 
@@ -101,7 +101,7 @@ def change_point(
         return (curves_YX @ ramp_MX.T).max(axis=1) - (curves_YX @ step_KX.T).max(axis=1)
 
     # Draws around the fitted step, all of its height: the curve's own is the fitted one too.
-    error_RX = draws_RX - draws_RX.mean(axis=0)
+    error_RX = resampled_RX - resampled_RX.mean(axis=0)
     error_RX -= np.outer(error_RX @ step_KX[best], step_KX[best])
     stepped_X = curve_X.mean() + steps_K[best] * step_KX[best]
     p_gradual = _p_value(gain(curve_X[None])[0], gain(stepped_X + error_RX))

@@ -33,7 +33,7 @@ def threshold_for_depth(
     thresholds_R: Float[np.ndarray, " R"],
     depth_NR: Float[np.ndarray, "N R"],
     wanted: float,
-    times_KN: Float[np.ndarray, "K N"],
+    counts_KN: Float[np.ndarray, "K N"],
 ) -> Calibrated:
     """The threshold whose mean depth is nearest to the wanted one.
 
@@ -44,23 +44,23 @@ def threshold_for_depth(
         thresholds_R: the grid, in any order.
         depth_NR: the mean depth of each prompt's tokens at each threshold.
         wanted: a depth; one that no threshold has gives the threshold that comes closest.
-        times_KN: how often each prompt is in each of K bootstrap draws.
+        counts_KN: how often each prompt is in each of K bootstrap draws.
 
     Raises:
         InputError: shapes do not fit, there are no prompts, thresholds are not all different, or a
             depth is not finite.
     """
     thresholds_R, depth_NR = _grid(thresholds_R, depth_NR, "depths")
-    times_KN = np.asarray(times_KN, np.float64)
-    if times_KN.ndim != 2 or len(times_KN) == 0 or times_KN.shape[1] != len(depth_NR):
-        raise InputError(f"draws of shape {times_KN.shape}, expected (K, {len(depth_NR)})")
+    counts_KN = np.asarray(counts_KN, np.float64)
+    if counts_KN.ndim != 2 or len(counts_KN) == 0 or counts_KN.shape[1] != len(depth_NR):
+        raise InputError(f"draws of shape {counts_KN.shape}, expected (K, {len(depth_NR)})")
     if not np.isfinite(depth_NR).all() or not math.isfinite(wanted):
         raise InputError("depths that are not finite")
     mean_R = depth_NR.mean(axis=0)
     careful_R = np.argsort(-thresholds_R)
     # Means on both sides of the wanted one are equally near up to rounding.
     index = int(careful_R[np.abs(mean_R - wanted)[careful_R].round(9).argmin()])
-    mean_K = times_KN @ depth_NR[:, index] / times_KN.sum(axis=1)
+    mean_K = counts_KN @ depth_NR[:, index] / counts_KN.sum(axis=1)
     low, high = np.percentile(mean_K, [2.5, 97.5])
     return Calibrated(
         index, float(thresholds_R[index]), float(mean_R[index]), float(low), float(high)

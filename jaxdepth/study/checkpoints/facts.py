@@ -24,7 +24,7 @@ from jaxdepth.model.sharding import shard, to_host
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.stats.intervals import cluster_draws
+from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.checkpoints.paired import MARGIN, RIGHT, Measured, paired_rows
 from jaxdepth.study.probes.settings import Probe
@@ -189,8 +189,8 @@ def compare_facts(base: Path, against: Path, draws: int, seed: int) -> list[dict
         curves = {}
         for d, domain in enumerate(sorted({tables[0][i][0]["domain"] for i in ids})):
             mine = [i for i in ids if tables[0][i][0]["domain"] == domain]
-            times_RN = cluster_draws(mine, draws, seed + d)
-            share_RN = times_RN / times_RN.sum(axis=1, keepdims=True)
+            counts_RN = resample_counts(mine, draws, seed + d)
+            share_RN = counts_RN / counts_RN.sum(axis=1, keepdims=True)
             values = [np.array([[r[measure] for r in t[i]] for i in mine], float) for t in tables]
             pair = [Measured(value_NE.mean(axis=0), share_RN @ value_NE) for value_NE in values]
             at = {"measure": measure, "domain": domain, "n": len(mine)}

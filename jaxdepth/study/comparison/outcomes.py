@@ -19,7 +19,7 @@ from jaxdepth.errors import InputError, listed
 from jaxdepth.model.config import read_config
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.stats.intervals import cluster_draws, interval, wilson
+from jaxdepth.stats.intervals import interval, resample_counts, wilson
 from jaxdepth.study.comparison.settings import Study
 from jaxdepth.study.run_directory import read_table, write_once
 from jaxdepth.study.settings import UNTOUCHED, Speaking
@@ -116,8 +116,8 @@ class Compared:
         self, model: str, group: str, exits: Sequence[int], *outcomes: Outcome, seed: int = 0
     ) -> Share:
         """The mean share over exits."""
-        draws_R, value = self._means(model, group, exits, outcomes, seed)
-        low, high = interval(draws_R[:, None])
+        resampled_R, value = self._means(model, group, exits, outcomes, seed)
+        low, high = interval(resampled_R[:, None])
         return Share(value, float(low[0]), float(high[0]))
 
     def difference(
@@ -150,8 +150,8 @@ class Compared:
         places = [self.exits.index(e) for e in exits]
         mine_N = self.group(group)
         did_N = self.did(model, *outcomes)[mine_N][:, places].mean(axis=1)
-        times_RN = cluster_draws(self.clusters_N[mine_N], seed=seed)
-        return times_RN @ did_N / times_RN.sum(axis=1), float(did_N.mean())
+        counts_RN = resample_counts(self.clusters_N[mine_N], seed=seed)
+        return counts_RN @ did_N / counts_RN.sum(axis=1), float(did_N.mean())
 
     def table(self) -> pa.Table:
         """Every share with its interval."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 from jaxdepth.depth.speculative import passes_spent, speculate
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.runtime.progress import ProgressBar
-from jaxdepth.stats.intervals import cluster_draws, interval
+from jaxdepth.stats.intervals import interval, resample_counts
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.run_directory import Run, read_table
 from jaxdepth.study.subject import Subject
@@ -111,7 +111,7 @@ def acceptance_rows(run: Run, prompts: Sequence[dict], layers: int, seed: int = 
             if not mine:
                 continue
             pairs = [told[r["prompt_id"]]["pair_id"] or r["prompt_id"] for r in mine]
-            times_RN = np.vstack([np.ones(len(mine)), cluster_draws(pairs, seed=seed)])
+            counts_RN = np.vstack([np.ones(len(mine)), resample_counts(pairs, seed=seed)])
             of_N = {name: np.array([r[name] for r in mine], float) for name in mine[0] if
                     name not in ("prompt_id", "draft_depth")}  # fmt: skip
             for metric, top_N, bottom_N in (
@@ -119,7 +119,7 @@ def acceptance_rows(run: Run, prompts: Sequence[dict], layers: int, seed: int = 
                 ("passes", of_N["passes"], layers * (of_N["n_tokens"] - 1)),
             ):
                 with np.errstate(invalid="ignore"):
-                    share_R = (times_RN @ top_N) / (times_RN @ bottom_N)
+                    share_R = (counts_RN @ top_N) / (counts_RN @ bottom_N)
                 low, high = interval(share_R[1:, None])
                 found.append(
                     {"draft_depth": depth, "label": label, "metric": metric, "n": len(mine)}
