@@ -237,14 +237,14 @@ def test_bad_losses_are_told_in_one_line(change, says):
         ({"depth_NR": np.zeros((4, 3))}, r"depths of shape \(4, 3\) at thresholds"),
         ({"thresholds_R": [0.3, 0.3]}, "not all different"),
         ({"depth_NR": np.full((4, 2), np.nan)}, "not finite"),
-        ({"wanted": np.nan}, "not finite"),
-        ({"counts_KN": np.ones((3, 5))}, r"draws of shape \(3, 5\), expected \(K, 4\)"),
-        ({"counts_KN": np.ones(4)}, r"draws of shape \(4,\)"),
-        ({"counts_KN": np.ones((0, 4))}, r"draws of shape \(0, 4\)"),
+        ({"target": np.nan}, "not finite"),
+        ({"counts_KN": np.ones((3, 5))}, r"resamples of shape \(3, 5\), expected \(K, 4\)"),
+        ({"counts_KN": np.ones(4)}, r"resamples of shape \(4,\)"),
+        ({"counts_KN": np.ones((0, 4))}, r"resamples of shape \(0, 4\)"),
     ],
 )
 def test_bad_depths_are_told_in_one_line(change, says):
-    right = {"thresholds_R": [0.9, 0.3], "depth_NR": np.ones((4, 2)), "wanted": 1.0}
+    right = {"thresholds_R": [0.9, 0.3], "depth_NR": np.ones((4, 2)), "target": 1.0}
     with pytest.raises(InputError, match=says) as told:
         threshold_for_depth(**right | {"counts_KN": np.ones((3, 4))} | change)
     assert "\n" not in str(told.value)

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.stats import binomtest
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 
 def bootstrap_means(
@@ -58,33 +60,24 @@ def wilson(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
     """
     if total == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    rate = count / total
-    middle = (rate + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(rate * (1 - rate) / total + (z / (2 * total)) ** 2)
     three = min(1.0, -math.log(1 - level) / total)
-    low = 0.0 if count == 0 else 1 - three if count == total else middle - half
-    high = three if count == 0 else 1.0 if count == total else middle + half
-    return low, high
+    if count == 0:
+        return 0.0, three
+    if count == total:
+        return 1 - three, 1.0
+    low, high = proportion_confint(count, total, alpha=1 - level, method="wilson")
+    return float(low), float(high)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided p-value of McNemar's test, from the two counts of discordant pairs."""
     total = only_first + only_second
-    if total == 0:
-        return 1.0
-    least = min(only_first, only_second)
-    tail = sum(math.comb(total, k) for k in range(least + 1))
-    return min(1.0, tail / 2 ** (total - 1))
+    return float(binomtest(only_first, total).pvalue) if total else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for several tests (Holm 1979), in the given order."""
-    count, adjusted, largest = len(p_values), [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(count), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (count - rank) * p_values[place]))
-        adjusted[place] = largest
-    return adjusted
+    return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
 
 
 def interval(
