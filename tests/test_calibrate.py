@@ -175,7 +175,7 @@ def test_the_threshold_for_a_depth():
     rng = np.random.default_rng(0)
     thresholds_R = np.array([0.5, 0.9, 0.1, 0.7])
     depth_NR = np.array([5.0, 9.0, 1.0, 7.0]) + rng.standard_normal((40, 4))
-    uneven = np.minimum(np.arange(40) // 2, 15)  # draws differ in how many prompts they have
+    uneven = np.minimum(np.arange(40) // 2, 15)  # resamples differ in how many prompts they have
     counts_KN = resample_counts(uneven, resamples=300)
     for wanted, index in ((5.2, 0), (6.7, 3), (100, 1), (-1, 2)):
         found = threshold_for_depth(thresholds_R, depth_NR, wanted, counts_KN)

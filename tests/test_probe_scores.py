@@ -10,7 +10,7 @@ from jaxdepth.stats.ranking import auroc, tpr_at_fpr
 
 
 def looped(score_N, y_N, fold_N, counts_N):
-    """AUROC over all pairs of drawn examples within a fold, one pair at a time."""
+    """AUROC over all pairs of resampled examples within a fold, one pair at a time."""
     drawn = [n for n in range(len(y_N)) for _ in range(int(counts_N[n]))]
     wins = pairs = 0
     for i in drawn:
@@ -35,7 +35,7 @@ def test_one_fold_is_the_auroc_of_scikit_learn():
     assert np.allclose(auroc(score_XN, y_N.astype(int)), wanted_X)
 
 
-def test_folds_and_draws_equal_a_loop():
+def test_folds_and_resamples_equal_a_loop():
     score_XN, y_N, fold_N = some_scores(3, 40)
     counts_RN = resample_counts(np.arange(40) // 2, resamples=6)
     found_RX = auroc(score_XN, y_N, fold_N, counts_RN)
@@ -47,7 +47,7 @@ def test_folds_and_draws_equal_a_loop():
     assert np.allclose(auroc(score_XN, y_N, fold_N), wanted_X)
 
 
-def test_weighted_draws_are_those_of_scikit_learn():
+def test_resampled_aurocs_are_those_of_scikit_learn():
     score_XN, y_N, _ = some_scores(2, 300)
     counts_RN = resample_counts(np.arange(300), resamples=5)
     found_RX = auroc(score_XN, y_N, counts_RN=counts_RN)
@@ -62,7 +62,7 @@ def test_scores_of_different_folds_are_not_compared():
     assert not np.allclose(auroc(score_XN, y_N), auroc(score_XN + 100 * fold_N, y_N))
 
 
-def test_a_draw_without_a_pair_has_no_auroc():
+def test_a_resample_without_a_pair_has_no_auroc():
     counts_RN = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1.0]])
     found_RX = auroc(np.array([[1, 2, 3, 4.0]]), np.array([0, 0, 1, 1]), counts_RN=counts_RN)
     assert np.isnan(found_RX[:2]).all()
