@@ -231,7 +231,7 @@ def test_folds_keep_pairs_or_sources_whole():
         assert all(len(found) == 1 for found in folds.values())
         assert (len({min(f) for f in folds.values()}), len(folds)) in ((3, 18), (3, 3))
         # Whole pairs are drawn, not sources: of three sources there is no bootstrap.
-        assert np.array_equal(counts_RN, resample_counts([p.cluster for p in prompts], 20, 0))
+        assert np.array_equal(counts_RN, resample_counts([p.cluster_id for p in prompts], 20, 0))
 
 
 def test_directions_are_differences_of_means(probed):

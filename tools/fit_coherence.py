@@ -90,7 +90,7 @@ def exits_said(model, tokenizer, prompts: int, exits, new_tokens: int = NEW_TOKE
             model, batch.tokens_BS, batch.lengths_B, at, new_tokens,
             stop_tokens=[tokenizer.eos_token_id],
         )  # fmt: skip
-        for row, place in enumerate(batch.prompts):
+        for row, place in enumerate(batch.indices):
             for column, part in enumerate(exits):
                 length = min(said.lengths[row, column], new_tokens * rng.integers(1, 4) // 3)
                 ids = said.tokens[row, column, :length]

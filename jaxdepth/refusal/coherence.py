@@ -96,7 +96,7 @@ def reference_logprobs(
     long = [n for n, tokens in enumerate(ids) if len(tokens) >= first + _FEWEST_TOKENS]
     for batch in make_batches([ids[n] for n in long], batch_size, model.mesh):
         scores_BS = token_logprobs(model, batch.tokens_BS, batch.lengths_B)
-        for row, place in enumerate(batch.prompts):
+        for row, place in enumerate(batch.indices):
             found[long[place]] = scores_BS[row, first : batch.lengths_B[row]]
     return found
 

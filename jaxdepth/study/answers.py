@@ -50,7 +50,7 @@ class Speaker:
         depth, s = model.config.num_hidden_layers, self.settings
         # Full depth is always spoken: agreement is held against it.
         spoken = list(dict.fromkeys([*exits, depth]))
-        real = len(batch.prompts)
+        real = len(batch.indices)
         said = generate(
             model,
             batch.tokens_BS,
@@ -59,7 +59,7 @@ class Speaker:
             s.max_new_tokens,
             samples=s.samples,
             sampling=Sampling(s.temperature, s.top_k, s.top_p),
-            seeds_B=[lane_seed(s.seed, prompts[place].prompt_id) for place in batch.places],
+            seeds_B=[lane_seed(s.seed, prompts[place].prompt_id) for place in batch.padded_indices],
             stop_tokens=self.subject.end_tokens,
             memory_budget=int(s.memory_gb * 2**30),
         )
@@ -70,14 +70,14 @@ class Speaker:
             text, ended = self.text_of(tokens)
             rows.append(
                 {
-                    "prompt_id": prompts[batch.prompts[b]].prompt_id,
+                    "prompt_id": prompts[batch.indices[b]].prompt_id,
                     "exit": exits[e],
                     "sample": m,
                     "text": text,
                     "n_tokens": len(tokens),
                     "ended": ended,
                     "agreement": agreement(tokens, full),
-                    "prompt": prompts[batch.prompts[b]].text,
+                    "prompt": prompts[batch.indices[b]].text,
                 }
             )
         judged = self.judged(rows)

@@ -133,7 +133,7 @@ def read_out(settings: Probe, facts: Sequence[Fact], bar: ProgressBar = silent) 
         logprob_BEO = option_logprobs(subject.model, batch, subject.exits, options_NO)
         right_BE, wrong_BE = logprob_BEO[..., 0], logprob_BEO[..., 1:].max(axis=-1)
         made = []
-        for b, n in enumerate(batch.prompts):
+        for b, n in enumerate(batch.indices):
             fact = told[n][0]
             of = {"prompt_id": fact.prompt_id, "domain": fact.domain, "category": fact.category}
             for e, exit in enumerate(subject.exits):
@@ -155,12 +155,12 @@ def option_logprobs(
     model, batch: Batch, exits: Sequence[int], options_NO: Int[np.ndarray, "N O"]
 ) -> Float[np.ndarray, "B E O"]:
     """Log-probabilities of each prompt's O tokens as the next one, at every exit."""
-    options_BO = options_NO[list(batch.places)]
+    options_BO = options_NO[list(batch.padded_indices)]
     tokens_BS = shard(batch.tokens_BS, "BS", model.mesh)
     lengths_B = shard(batch.lengths_B, "B", model.mesh)
     options_BO = shard(options_BO, "BO", model.mesh)
     found_EBO = _option_logprobs(model, tokens_BS, lengths_B, np.array(exits), options_BO)
-    return to_host(found_EBO).swapaxes(0, 1)[: len(batch.prompts)]
+    return to_host(found_EBO).swapaxes(0, 1)[: len(batch.indices)]
 
 
 @jax.jit

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, listed
 from jaxdepth.model.config import read_config
+from jaxdepth.prompts.datasets import cluster_of
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.stats.intervals import interval, resample_counts, wilson
@@ -91,7 +92,7 @@ class Compared:
             models=tuple(runs),
             exits=tuple(first.exits),
             groups_N=np.array([f"{p['source']} {p['label']}" for p in told]),
-            clusters_N=np.array([p["pair_id"] or p["prompt_id"] for p in told]),
+            clusters_N=np.array([cluster_of(p) for p in told]),
             outcome_MNE=np.stack(found),
         )
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float
 
 from jaxdepth.depth.policies import Policy
+from jaxdepth.prompts.datasets import cluster_of
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.intervals import interval, resample_counts, wilson
 from jaxdepth.study.policies.run import DYNAMIC
@@ -86,7 +87,7 @@ class RuleRun:
             rules,
             ids,
             np.array([p["label"] for p in prompts]),
-            [p["pair_id"] or p["prompt_id"] for p in prompts],
+            [cluster_of(p) for p in prompts],
             np.array([p["source"] for p in prompts]),
             values,
             samples,

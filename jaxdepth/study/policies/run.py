@@ -174,14 +174,14 @@ def _rows(speaker: Speaker, rules: list[ExitRule], classifier, batch: Batch) -> 
         s.max_new_tokens,
         samples=s.samples,
         sampling=Sampling(s.temperature, s.top_k, s.top_p),
-        seeds_B=[lane_seed(s.seed, subject.prompts[n].prompt_id) for n in batch.places],
+        seeds_B=[lane_seed(s.seed, subject.prompts[n].prompt_id) for n in batch.padded_indices],
         stop_tokens=subject.end_tokens,
         classifier=classifier,
         memory_budget=int(s.memory_gb * 2**30),
     )
     said, steps = [], []
-    for b, r, m in np.ndindex(len(batch.prompts), len(rules), s.samples):
-        prompt, rule = subject.prompts[batch.prompts[b]], rules[r]
+    for b, r, m in np.ndindex(len(batch.indices), len(rules), s.samples):
+        prompt, rule = subject.prompts[batch.indices[b]], rules[r]
         T = found.lengths[b, r, m]
         tokens_T, exits_T = found.tokens[b, r, m, :T], found.exits[b, r, m, :T]
         full_T = found.tokens[b, -1, m, : found.lengths[b, -1, m]]

@@ -114,7 +114,7 @@ def _see(model: Mistral, asked: Asked) -> Seen:
     log_odds_N, opens_N = np.zeros(N), np.zeros(N, bool)
     x_ND = np.zeros((N, model.config.hidden_size), np.float32)
     for batch in asked.batches:
-        rows = list(batch.prompts)
+        rows = list(batch.indices)
         last_B1 = batch.lengths_B[:, None] - 1
         h_BD = residuals(model, batch.tokens_BS, batch.lengths_B, last_B1)[:, 0, -1]
         said = _first_token(model, h_BD, asked.is_opener_V)

@@ -94,7 +94,7 @@ class Examples(NamedTuple):
                 f"{name} has {kind} prompts only, and probes tell harmful from harmless: join two "
                 "sources with + in --transfer, or name both in --prompts"
             )
-        clusters = [p.cluster for p in prompts]
+        clusters = [p.cluster_id for p in prompts]
         counts_RN = resample_counts(clusters, draws, seed)
         groups = [p.source for p in prompts] if group_by == "source" else clusters
         return cls(name, [p.prompt_id for p in prompts], groups, harmful_N, counts_RN)

@@ -195,7 +195,7 @@ class _Followed:
 
 def _follow(model, batch: Batch, thoughts: Thoughts, own: Examples, probes, middle_JD) -> OnHost:
     """What each prompt's probes say of a batch: those of the fold that it was tested in."""
-    rows_BT = [[probe.row_of(n) for probe in probes] for n in batch.places]
+    rows_BT = [[probe.row_of(n) for probe in probes] for n in batch.padded_indices]
     folds_BT = [
         [0 if m is None else probe.fold_M[m] for probe, m in zip(probes, rows_T, strict=True)]
         for rows_T in rows_BT
@@ -218,7 +218,7 @@ def _follow(model, batch: Batch, thoughts: Thoughts, own: Examples, probes, midd
         )
     )
     rows = []
-    for b, n in enumerate(batch.prompts):
+    for b, n in enumerate(batch.indices):
         for t, probe in enumerate(probes):
             m = rows_BT[b][t]
             for layer, score_S in enumerate(score_BTJS[b, t] if m is not None else ()):

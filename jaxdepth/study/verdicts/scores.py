@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
+from jaxdepth.prompts.datasets import cluster_of
 from jaxdepth.refusal.deliberate import ABSTAINS, Rule
 from jaxdepth.refusal.protocol import VERDICTS
 from jaxdepth.refusal.votes import RULES, caution, fit_temperature, vote
@@ -99,7 +100,7 @@ class Verdicts:
         self._n = {name: n for n, name in enumerate(self.ids)}
         self._e = {exit: e for e, exit in enumerate(self.exits)}
         self.harmful_N = np.array([p["label"] == "harmful" for p in prompts])
-        self.clusters = [p["pair_id"] or p["prompt_id"] for p in prompts]
+        self.clusters = [cluster_of(p) for p in prompts]
         self.counts_RN = resample_counts(self.clusters, seed=seed)
         # Half of the clusters fit the temperature, the other half test it.
         self.test_N = np.array([zlib.crc32(str(c).encode()) % 2 == 0 for c in self.clusters])
