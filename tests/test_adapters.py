@@ -39,11 +39,11 @@ def outcomes(path, adapter: str, exits: list[int]) -> list[list[str]]:
     model, tokenizer = jaxdepth.load(path, adapter=adapter)
     encoder, stops = PromptEncoder(tokenizer), end_tokens(path, tokenizer)
     prompts = [p.text for p in read_prompts(["builtin:harmful/test[:12]"])]
-    batch = max(make_batches([encoder.encode(p) for p in prompts], 8), key=lambda b: len(b.prompts))
+    batch = max(make_batches([encoder.encode(p) for p in prompts], 8), key=lambda b: len(b.indices))
     answers = jaxdepth.generate(
         model, batch.tokens_BS, batch.lengths_B, exits, 14, stop_tokens=stops
     )
-    tokens_EBT = answers.tokens[: len(batch.prompts)].swapaxes(0, 1)
+    tokens_EBT = answers.tokens[: len(batch.indices)].swapaxes(0, 1)
     texts_of_exits = (tokenizer.batch_decode(t, skip_special_tokens=True) for t in tokens_EBT)
     return [[r.outcome for r in classify_texts(texts)] for texts in texts_of_exits]
 

@@ -24,7 +24,7 @@ from jaxdepth.model.tuned import Form
 from jaxdepth.probe.folds import make_folds
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import read_prompts
-from jaxdepth.stats.intervals import cluster_draws, holm
+from jaxdepth.stats.intervals import holm, resample_counts
 from jaxdepth.study.checkpoints.backfire import backfire
 from jaxdepth.study.checkpoints.facts import SCHEMA as FACTS_SCHEMA
 from jaxdepth.study.checkpoints.facts import compare_facts, encode_fact, read_facts
@@ -176,7 +176,7 @@ def test_differences_of_aurocs_by_plain_loops(out):
         assert told[0] == told[1]
         folds = [read_table(run, SCORES)["fold"].to_pylist() for run in runs]
         assert folds[0] == folds[1]
-        times = [np.ones(2 * LIMIT), *cluster_draws([p["pair_id"] for p in told[0]], DRAWS, n)]
+        times = [np.ones(2 * LIMIT), *resample_counts([p["pair_id"] for p in told[0]], DRAWS, n)]
         curves[domain] = {
             layer: tuple([slow_auroc(run, layer, t) for t in times] for run in runs)
             for layer in range(DEPTH + 1)
@@ -226,7 +226,7 @@ def test_differences_of_facts_by_plain_loops(out):
     curves = {}
     for n, domain in enumerate(("general", "neighbouring")):
         ids = sorted({r["prompt_id"] for r in sides[0] if r["domain"] == domain})
-        times = [np.ones(len(ids)), *cluster_draws(ids, DRAWS, n)]
+        times = [np.ones(len(ids)), *resample_counts(ids, DRAWS, n)]
         for measure in ("right", "margin"):
             curves[domain, measure] = {
                 e: tuple(

@@ -8,7 +8,7 @@ from scipy.special import rel_entr
 from scipy.stats import binom, binomtest
 
 from jaxdepth import InputError
-from jaxdepth.stats.intervals import cluster_draws
+from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.stats.risk_control import risk_p_value, threshold_for_depth, threshold_for_risk
 
 RISK = 0.1
@@ -175,28 +175,28 @@ def test_the_threshold_for_a_depth():
     rng = np.random.default_rng(0)
     thresholds_R = np.array([0.5, 0.9, 0.1, 0.7])
     depth_NR = np.array([5.0, 9.0, 1.0, 7.0]) + rng.standard_normal((40, 4))
-    uneven = np.minimum(np.arange(40) // 2, 15)  # draws differ in how many prompts they have
-    times_KN = cluster_draws(uneven, draws=300)
+    uneven = np.minimum(np.arange(40) // 2, 15)  # resamples differ in how many prompts they have
+    counts_KN = resample_counts(uneven, resamples=300)
     for wanted, index in ((5.2, 0), (6.7, 3), (100, 1), (-1, 2)):
-        found = threshold_for_depth(thresholds_R, depth_NR, wanted, times_KN)
+        found = threshold_for_depth(thresholds_R, depth_NR, wanted, counts_KN)
         assert found[:2] == (index, thresholds_R[index])
         assert found.depth == pytest.approx(depth_NR[:, index].mean())
         drawn_K = [
-            np.repeat(depth_NR[:, index], times_N.astype(int)).mean() for times_N in times_KN
+            np.repeat(depth_NR[:, index], counts_N.astype(int)).mean() for counts_N in counts_KN
         ]
         assert found[3:] == pytest.approx(np.percentile(drawn_K, [2.5, 97.5]))
         assert found.low < found.depth < found.high
 
 
 def test_of_equally_near_depths_the_most_careful_threshold():
-    times_KN = np.ones((1, 3))
+    counts_KN = np.ones((1, 3))
     for depths in ([2.1, 2.3], [2.3, 2.1], [2.2, 2.2]):
         depth_NR = np.tile(depths, (3, 1))
         for thresholds in ([0.1, 0.2], [0.2, 0.1]):
-            found = threshold_for_depth(thresholds, depth_NR, 2.2, times_KN)
+            found = threshold_for_depth(thresholds, depth_NR, 2.2, counts_KN)
             assert found.threshold == 0.2
             assert found.low == pytest.approx(found.depth) == found.high
-    assert threshold_for_depth([0.1, 0.2], np.tile([2.1, 2.31], (3, 1)), 2.2, times_KN).index == 0
+    assert threshold_for_depth([0.1, 0.2], np.tile([2.1, 2.31], (3, 1)), 2.2, counts_KN).index == 0
 
 
 # Errors
@@ -233,20 +233,20 @@ def test_bad_losses_are_told_in_one_line(change, says):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"depth_NR": np.zeros((0, 2)), "times_KN": np.ones((3, 0))}, "no prompts"),
+        ({"depth_NR": np.zeros((0, 2)), "counts_KN": np.ones((3, 0))}, "no prompts"),
         ({"depth_NR": np.zeros((4, 3))}, r"depths of shape \(4, 3\) at thresholds"),
         ({"thresholds_R": [0.3, 0.3]}, "not all different"),
         ({"depth_NR": np.full((4, 2), np.nan)}, "not finite"),
-        ({"wanted": np.nan}, "not finite"),
-        ({"times_KN": np.ones((3, 5))}, r"draws of shape \(3, 5\), expected \(K, 4\)"),
-        ({"times_KN": np.ones(4)}, r"draws of shape \(4,\)"),
-        ({"times_KN": np.ones((0, 4))}, r"draws of shape \(0, 4\)"),
+        ({"target": np.nan}, "not finite"),
+        ({"counts_KN": np.ones((3, 5))}, r"resamples of shape \(3, 5\), expected \(K, 4\)"),
+        ({"counts_KN": np.ones(4)}, r"resamples of shape \(4,\)"),
+        ({"counts_KN": np.ones((0, 4))}, r"resamples of shape \(0, 4\)"),
     ],
 )
 def test_bad_depths_are_told_in_one_line(change, says):
-    right = {"thresholds_R": [0.9, 0.3], "depth_NR": np.ones((4, 2)), "wanted": 1.0}
+    right = {"thresholds_R": [0.9, 0.3], "depth_NR": np.ones((4, 2)), "target": 1.0}
     with pytest.raises(InputError, match=says) as told:
-        threshold_for_depth(**right | {"times_KN": np.ones((3, 4))} | change)
+        threshold_for_depth(**right | {"counts_KN": np.ones((3, 4))} | change)
     assert "\n" not in str(told.value)
 
 

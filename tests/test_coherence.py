@@ -139,7 +139,7 @@ def test_held_out_texts_of_known_truth(longest, smollm2, judge, tool, data_dir):
     for kind in (tool.COMPLIANCE, *tool.BREAKS):
         # Not the longest nor many, for time. Of all held-out texts the share is 95% or more.
         kept += [s for s in samples if s.kind == kind and s.held_out and s.tokens <= longest][:32]
-    kept += [s for s in tool.exits_said(model, tokenizer, 10, (8, 16, 22, 24)) if s.tokens]
+    kept += [s for s in tool.exit_samples(model, tokenizer, 10, (8, 16, 22, 24)) if s.tokens]
     texts = [s.text for s in kept]
     judged = judge_coherence(texts, reference_logprobs(*judge, texts))
     for kind in (tool.COMPLIANCE, *tool.BREAKS, tool.SHALLOW):

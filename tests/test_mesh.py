@@ -119,9 +119,9 @@ def test_more_devices_than_there_are():
 def test_batches_hold_the_same_prompts_on_any_mesh():
     ids = [[1] * n for n in (3, 4, 5, 6, 7)]
     plain, padded = make_batches(ids, 3), make_batches(ids, 3, abstract(data=4))
-    assert [b.prompts for b in plain] == [b.prompts for b in padded] == [(0, 1, 2), (3, 4)]
+    assert [b.indices for b in plain] == [b.indices for b in padded] == [(0, 1, 2), (3, 4)]
     assert [len(b.lengths_B) for b in padded] == [4, 4]
-    assert padded[1].places == (3, 4, 3, 3)
+    assert padded[1].padded_indices == (3, 4, 3, 3)
     assert (whole_rows(8, abstract(data=4)), whole_rows(5, None)) == (8, 5)
 
 

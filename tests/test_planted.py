@@ -9,7 +9,7 @@ from jaxdepth.probe.categories import category_directions, category_scores, cosi
 from jaxdepth.probe.folds import make_folds
 from jaxdepth.probe.planted import LONGEST, MARKER, MOOD_WORD, WORD, WORDS, planted, planted_prompts
 from jaxdepth.stats.change_point import change_point, lag
-from jaxdepth.stats.intervals import cluster_draws
+from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.stats.ranking import auroc
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -25,8 +25,8 @@ def study(import_tool):
     return import_tool("planted_study")
 
 
-def measured(truth_X, seed: int, error: float = 0.03, shared: float = 0.03, draws: int = 300):
-    """A curve with errors of its layers and one that they share, and draws with the same."""
+def measured(truth_X, seed: int, error: float = 0.03, shared: float = 0.03, resamples: int = 300):
+    """A curve with errors of its layers and one that they share, and resamples with the same."""
     rng = np.random.default_rng(seed)
 
     def errors(rows):
@@ -34,7 +34,7 @@ def measured(truth_X, seed: int, error: float = 0.03, shared: float = 0.03, draw
         return error * own + shared * common
 
     curve_X = truth_X + errors(1)[0]
-    return curve_X, curve_X + errors(draws)
+    return curve_X, curve_X + errors(resamples)
 
 
 def kinds(truth_X, trials: int = 200) -> dict[str, int]:
@@ -79,8 +79,8 @@ def test_planted_step_is_covered_where_it_is_hard_to_see():
     assert rarer_than(0.05, sum(not p.rise_low <= 0 <= p.rise_high for p in flats), 200)
 
 
-def test_planted_lag_has_the_interval_of_shared_draws():
-    # Both steps move together in the draws, so their distance is known better than their places.
+def test_planted_lag_has_the_interval_of_shared_resamples():
+    # Both steps move together in the resamples: their distance is known better than their layers.
     rng = np.random.default_rng(0)
     moved_R = rng.integers(-1, 2, 200)[:, None]
     first, second = (
@@ -94,18 +94,18 @@ def test_planted_lag_has_the_interval_of_shared_draws():
     holed = change_point(0.3 * (layers_X >= 9), holed)
     assert np.isnan(holed.layers_R[3])
     assert lag(first, holed) == (5, 5, 5)
-    with pytest.raises(InputError, match="same draws"):
+    with pytest.raises(InputError, match="same resamples"):
         lag(first, change_point(STEP, STEP[None]))
 
 
 def test_planted_curves_that_cannot_be_read():
     with pytest.raises(InputError, match="2 layers"):
         change_point(STEP[:2], STEP[None, :2])
-    with pytest.raises(InputError, match="draws of shape"):
+    with pytest.raises(InputError, match="resamples of shape"):
         change_point(STEP, STEP[None, :5])
-    for curve, draws in ((STEP * np.nan, STEP[None]), (STEP, STEP[None] * np.nan)):
+    for curve, resamples in ((STEP * np.nan, STEP[None]), (STEP, STEP[None] * np.nan)):
         with pytest.raises(InputError, match="NaN"):
-            change_point(curve, draws)
+            change_point(curve, resamples)
 
 
 def test_planted_prompts_differ_within_pairs_by_their_content():
@@ -182,7 +182,7 @@ def test_planted_confound_is_exposed_by_transfer(study):
         assert low < auroc(marked_N[None], prompts.harmful_N)[0] < high  # what counts of words see
     # The model must show the marker, or in distribution there is nothing to be misled by.
     plain = planted_prompts(confound=True, seed=0)
-    times = cluster_draws(plain.pair_N, 2)
+    times = resample_counts(plain.pair_N, 2)
     x_JND = study.read(planted(a, b, study.LAYERS), plain).x_JND
     curve, _ = study.fitted(x_JND, plain.harmful_N, plain.pair_N, times, 0)
     assert curve.value_X[:a].max() < 0.6
@@ -200,8 +200,8 @@ def test_planted_or_is_recovered(study):
         assert scored.compare(each_NK.max(axis=1) + noise_N).low > 0
     # Without two categories nothing tells an OR from a sum.
     single_N = scored.category_NK.sum(axis=1) < 2
-    *rows, times_NR = (rows[single_N] for rows in (*scored[:4], scored.times_RN.T))
-    single = study.Scored(*rows, times_NR.T)
+    *rows, counts_NR = (rows[single_N] for rows in (*scored[:4], scored.counts_RN.T))
+    single = study.Scored(*rows, counts_NR.T)
     told = single.compare(single.category_NK.sum(axis=1) + noise_N[single_N])
     assert abs(told.difference) < 0.01
     assert told.sum > 0.3

@@ -27,7 +27,7 @@ from jaxdepth.probe.folds import make_folds
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import Prompt, read_prompts
 from jaxdepth.refusal.openers import resolve_openers
-from jaxdepth.stats.intervals import cluster_draws
+from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.study.probes.ablation import ablate
 from jaxdepth.study.probes.activations import Capture, capture, read_stream
 from jaxdepth.study.probes.behaviour import ANSWERED, NEITHER, REFUSED, read_behaviour
@@ -226,14 +226,14 @@ def test_folds_keep_pairs_or_sources_whole():
     for group_by, kept in (("pair", "pair_id"), ("source", "source")):
         own = Examples.of("own", prompts, 20, 0, group_by)
         target = Target("content", np.arange(len(prompts)), own.harmful_N)
-        fold_N, times_RN = folds_of(how, own, target)
+        fold_N, counts_RN = folds_of(how, own, target)
         folds = {}
         for prompt, fold in zip(prompts, fold_N, strict=True):
             folds.setdefault(getattr(prompt, kept), set()).add(fold)
         assert all(len(found) == 1 for found in folds.values())
         assert (len({min(f) for f in folds.values()}), len(folds)) in ((3, 18), (3, 3))
         # Whole pairs are drawn, not sources: of three sources there is no bootstrap.
-        assert np.array_equal(times_RN, cluster_draws([p.cluster for p in prompts], 20, 0))
+        assert np.array_equal(counts_RN, resample_counts([p.cluster_id for p in prompts], 20, 0))
 
 
 def test_directions_are_differences_of_means(probed):

@@ -5,13 +5,13 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from jaxdepth.errors import InputError
-from jaxdepth.stats.intervals import cluster_draws
+from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.stats.ranking import auroc, tpr_at_fpr
 
 
-def looped(score_N, y_N, fold_N, times_N):
-    """AUROC over all pairs of drawn examples within a fold, one pair at a time."""
-    drawn = [n for n in range(len(y_N)) for _ in range(int(times_N[n]))]
+def looped(score_N, y_N, fold_N, counts_N):
+    """AUROC over all pairs of resampled examples within a fold, one pair at a time."""
+    drawn = [n for n in range(len(y_N)) for _ in range(int(counts_N[n]))]
     wins = pairs = 0
     for i in drawn:
         for j in drawn:
@@ -35,24 +35,24 @@ def test_one_fold_is_the_auroc_of_scikit_learn():
     assert np.allclose(auroc(score_XN, y_N.astype(int)), wanted_X)
 
 
-def test_folds_and_draws_equal_a_loop():
+def test_folds_and_resamples_equal_a_loop():
     score_XN, y_N, fold_N = some_scores(3, 40)
-    times_RN = cluster_draws(np.arange(40) // 2, draws=6)
-    found_RX = auroc(score_XN, y_N, fold_N, times_RN)
-    for r, times_N in enumerate(times_RN):
+    counts_RN = resample_counts(np.arange(40) // 2, resamples=6)
+    found_RX = auroc(score_XN, y_N, fold_N, counts_RN)
+    for r, counts_N in enumerate(counts_RN):
         for x, score_N in enumerate(score_XN):
-            wanted = looped(score_N, y_N, fold_N, times_N)
+            wanted = looped(score_N, y_N, fold_N, counts_N)
             assert found_RX[r, x] == pytest.approx(wanted, abs=1e-12)
     wanted_X = [looped(score_N, y_N, fold_N, np.ones(40)) for score_N in score_XN]
     assert np.allclose(auroc(score_XN, y_N, fold_N), wanted_X)
 
 
-def test_weighted_draws_are_those_of_scikit_learn():
+def test_resampled_aurocs_are_those_of_scikit_learn():
     score_XN, y_N, _ = some_scores(2, 300)
-    times_RN = cluster_draws(np.arange(300), draws=5)
-    found_RX = auroc(score_XN, y_N, times_RN=times_RN)
-    for r, times_N in enumerate(times_RN):
-        wanted_X = [roc_auc_score(y_N, score_N, sample_weight=times_N) for score_N in score_XN]
+    counts_RN = resample_counts(np.arange(300), resamples=5)
+    found_RX = auroc(score_XN, y_N, counts_RN=counts_RN)
+    for r, counts_N in enumerate(counts_RN):
+        wanted_X = [roc_auc_score(y_N, score_N, sample_weight=counts_N) for score_N in score_XN]
         assert np.allclose(found_RX[r], wanted_X)
 
 
@@ -62,9 +62,9 @@ def test_scores_of_different_folds_are_not_compared():
     assert not np.allclose(auroc(score_XN, y_N), auroc(score_XN + 100 * fold_N, y_N))
 
 
-def test_a_draw_without_a_pair_has_no_auroc():
-    times_RN = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1.0]])
-    found_RX = auroc(np.array([[1, 2, 3, 4.0]]), np.array([0, 0, 1, 1]), times_RN=times_RN)
+def test_a_resample_without_a_pair_has_no_auroc():
+    counts_RN = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1.0]])
+    found_RX = auroc(np.array([[1, 2, 3, 4.0]]), np.array([0, 0, 1, 1]), counts_RN=counts_RN)
     assert np.isnan(found_RX[:2]).all()
     assert found_RX[2] == 1
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxdepth.stats.intervals import cluster_bootstrap, interval
+from jaxdepth.stats.intervals import bootstrap_means, interval
 from jaxdepth.study.wording import runs_of_exits
 
 
@@ -11,18 +11,18 @@ def test_equals_a_loop():
     values = rng.standard_normal((6, 3))
     clusters = ["a", "b", "a", "c", "b", "d"]
     groups = [np.array([1, 1, 0, 1, 0, 1], bool), np.array([0, 0, 1, 0, 1, 0], bool)]
-    found = cluster_bootstrap(values, clusters, groups, draws=50, seed=3)
-    times = np.random.default_rng(3).multinomial(4, [0.25] * 4, size=50)
+    means = bootstrap_means(values, clusters, groups, resamples=50, seed=3)
+    counts = np.random.default_rng(3).multinomial(4, [0.25] * 4, size=50)
     for g, group in enumerate(groups):
         for r in range(50):
-            drawn = [
+            resampled = [
                 values[n]
                 for n in range(6)
                 if group[n]
-                for _ in range(times[r]["abcd".index(clusters[n])])
+                for _ in range(counts[r]["abcd".index(clusters[n])])
             ]
-            wanted = np.mean(drawn, axis=0) if drawn else np.full(3, np.nan)
-            assert np.allclose(found[g, r], wanted, equal_nan=True)
+            expected = np.mean(resampled, axis=0) if resampled else np.full(3, np.nan)
+            assert np.allclose(means[g, r], expected, equal_nan=True)
 
 
 def covers(clustered: bool, trials: int = 200) -> float:
@@ -33,8 +33,8 @@ def covers(clustered: bool, trials: int = 200) -> float:
         shared = np.repeat(rng.standard_normal((40, 1)), 2, axis=0)
         values = shared + 0.1 * rng.standard_normal((80, 1))
         clusters = np.arange(80) // (2 if clustered else 1)
-        draws = cluster_bootstrap(values, clusters, [np.ones(80, bool)], draws=300, seed=trial)
-        low, high = interval(draws[0])
+        means = bootstrap_means(values, clusters, [np.ones(80, bool)], resamples=300, seed=trial)
+        low, high = interval(means[0])
         hits += bool(low[0] <= 0 <= high[0])
     return hits / trials
 
@@ -50,10 +50,10 @@ def test_a_difference_within_pairs_is_sharper_than_its_parts():
     values = np.concatenate([shared + 0.2, shared])[:, None]
     clusters = np.tile(np.arange(100), 2)
     first = np.arange(200) < 100
-    draws = cluster_bootstrap(values, clusters, [first, ~first])
-    low, high = interval(draws[0] - draws[1])
+    means = bootstrap_means(values, clusters, [first, ~first])
+    low, high = interval(means[0] - means[1])
     assert np.allclose([low, high], 0.2)
-    low, high = interval(draws[0])
+    low, high = interval(means[0])
     assert high - low > 0.3
 
 

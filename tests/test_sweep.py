@@ -96,10 +96,10 @@ def test_log_odds_are_exact_when_openers_take_nearly_all():
 def test_batches_hold_every_prompt_once():
     ids = [[1] * n for n in (3, 20, 16, 17, 5, 40, 3)]
     batches = make_batches(ids, 2)
-    assert sorted(place for b in batches for place in b.prompts) == list(range(7))
+    assert sorted(place for b in batches for place in b.indices) == list(range(7))
     for b in batches:
         assert b.tokens_BS.shape[0] == 2
-        for row, place in enumerate(b.prompts):
+        for row, place in enumerate(b.indices):
             assert b.lengths_B[row] == len(ids[place]) <= b.tokens_BS.shape[1]
             assert b.tokens_BS[row, : len(ids[place])].tolist() == ids[place]
 

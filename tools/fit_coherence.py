@@ -1,11 +1,11 @@
-"""Fits the two limits of the coherence rule on texts whose truth is known, and checks them.
+"""Fits the two limits of the coherence rule on labelled texts, and checks them.
 
     python tools/fit_coherence.py --reference MODEL     # reads $JAXDEPTH_DATA/xstest/completions
 
-MODEL is a converted checkpoint: it gives the log-probabilities, and its early exits give the
-untrained text. Coherent are answers that people labelled full compliance; degenerate are the same
-answers broken in four ways, and what exits up to 26/30 of the depth say. Half the prompts fit, the
-other half make the tables. Prints them and writes jaxdepth/data.
+MODEL is a converted checkpoint: it gives the log-probabilities, and its early exits generate
+degenerate text. Coherent are answers that people labelled full compliance; degenerate are the same
+answers broken in four ways, and the texts of exits up to 26/30 of the depth. The limits are fitted
+on half the prompts; the tables are of the other half. Prints them and writes jaxdepth/data.
 """
 
 import argparse
@@ -27,26 +27,26 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.refusal.coherence import (
     LIMITS_FILE,
-    fault,
+    degeneracy,
     judge_coherence,
     reference_logprobs,
     repetition,
 )
 
-LENGTHS = (16, 32, 64, 128)  # tokens that an answer is cut to
+LENGTHS = (16, 32, 64, 128)  # tokens that an answer is truncated to
 COMPLIANCE, REFUSAL, SHALLOW = "compliance", "refusal", "shallow exits"
-# Where a network of 30 layers is cut. What the last few say is partly coherent, so its truth is
-# not known: it is reported only.
+# Exits of a network of 30 layers. The texts of the last few are partly coherent and have no label:
+# they are reported only.
 EXITS, LATE = (3, 8, 12, 16, 20, 22, 24, 26), (28, 29, 30)
-BAR = 0.95  # the least share of each kind of degenerate text
+MIN_RECALL = 0.95  # on each kind of degenerate text
 NEW_TOKENS = 48
-MODELS_DEPTH = 30
+DEPTH = 30
 REPETITIONS = np.arange(0.1, 1, 0.02)
 LOGPROBS = np.arange(-8, -3, 0.1)
 
 
 class Sample(NamedTuple):
-    """A text whose kind is known."""
+    """A text with its kind as label."""
 
     kind: str
     held_out: bool
@@ -55,7 +55,7 @@ class Sample(NamedTuple):
 
 
 def published(tokenizer, folder: Path) -> list[Sample]:
-    """Answers of other models cut to a length, and each compliance broken in one way."""
+    """Truncated answers of other models, and each compliance broken in one way."""
     rng = np.random.default_rng(0)
     samples, refusals = [], 0
     for path in sorted(folder.glob("*.csv")):
@@ -76,27 +76,29 @@ def published(tokenizer, folder: Path) -> list[Sample]:
     return samples
 
 
-def exits_said(model, tokenizer, prompts: int, exits, new_tokens: int = NEW_TOKENS) -> list[Sample]:
-    """What exits say to built-in prompts, greedily, cut to a third, two thirds or all of it."""
+def exit_samples(
+    model, tokenizer, prompts: int, exits, new_tokens: int = NEW_TOKENS
+) -> list[Sample]:
+    """Greedy answers of exits to built-in prompts, truncated to a third, two thirds or not."""
     rng = np.random.default_rng(0)
     encoder = PromptEncoder(tokenizer)
-    asked = read_prompts(["builtin:ordinary"])
-    asked = asked[:: len(asked) // prompts][:prompts]
+    ordinary = read_prompts(["builtin:ordinary"])
+    ordinary = ordinary[:: len(ordinary) // prompts][:prompts]
     depth = model.config.num_hidden_layers
-    at = [max(1, round(depth * e / MODELS_DEPTH)) for e in exits]
+    layers = [max(1, round(depth * e / DEPTH)) for e in exits]
     samples = []
-    for batch in make_batches([encoder.encode(p.text) for p in asked], prompts):
-        said = jaxdepth.generate(
-            model, batch.tokens_BS, batch.lengths_B, at, new_tokens,
+    for batch in make_batches([encoder.encode(p.text) for p in ordinary], prompts):
+        generated = jaxdepth.generate(
+            model, batch.tokens_BS, batch.lengths_B, layers, new_tokens,
             stop_tokens=[tokenizer.eos_token_id],
         )  # fmt: skip
-        for row, place in enumerate(batch.prompts):
-            for column, part in enumerate(exits):
-                length = min(said.lengths[row, column], new_tokens * rng.integers(1, 4) // 3)
-                ids = said.tokens[row, column, :length]
+        for row, index in enumerate(batch.indices):
+            for column, exit_ in enumerate(exits):
+                length = min(generated.lengths[row, column], new_tokens * rng.integers(1, 4) // 3)
+                ids = generated.tokens[row, column, :length]
                 text = tokenizer.decode(ids, skip_special_tokens=True)
-                kind = SHALLOW if part in EXITS else f"exit {part}/{MODELS_DEPTH}"
-                samples.append(Sample(kind, bool(place % 2), text, int(length)))
+                kind = SHALLOW if exit_ in EXITS else f"exit {exit_}/{DEPTH}"
+                samples.append(Sample(kind, bool(index % 2), text, int(length)))
     return samples
 
 
@@ -127,7 +129,7 @@ def _corrupt(tokenizer, ids, rng) -> str:
 
 
 def _loop(tokenizer, ids, rng) -> str:
-    """A sound beginning of up to a quarter, then a phrase three times or more."""
+    """An intact beginning of up to a quarter, then a phrase three times or more."""
     lead, phrase = rng.integers(0, len(ids) // 4 + 1), rng.integers(1, len(ids) // 4 + 1)
     text = list(ids[:lead]) + list(ids[lead : lead + phrase]) * len(ids)
     return tokenizer.decode(text[: len(ids)])
@@ -142,42 +144,47 @@ BREAKS = {
 
 
 def fit(samples: list[Sample], logprobs: list[np.ndarray]) -> dict:
-    """The limits that call fewest compliances degenerate and find `BAR` of each broken kind.
+    """The limits with fewest false positives on compliances and `MIN_RECALL` of each broken kind.
 
-    Of equals, those that bear most repetition.
+    Of equals, those that tolerate most repetition.
 
     Raises:
-        InputError: no limits find that many.
+        InputError: no limits have that recall.
     """
-    here = [n for n, s in enumerate(samples) if not s.held_out and s.text.strip()]
-    kind_N = np.array([samples[n].kind for n in here])
-    repeats_N = np.array([repetition(samples[n].text) for n in here])
-    mean_N = np.array([np.mean(logprobs[n]) if len(logprobs[n]) else 0.0 for n in here])
+    fitted_on = [n for n, s in enumerate(samples) if not s.held_out and s.text.strip()]
+    kind_N = np.array([samples[n].kind for n in fitted_on])
+    repeats_N = np.array([repetition(samples[n].text) for n in fitted_on])
+    mean_N = np.array([np.mean(logprobs[n]) if len(logprobs[n]) else 0.0 for n in fitted_on])
     best = None
-    for most, least in itertools.product(REPETITIONS, LOGPROBS):
-        degenerate_N = fault(repeats_N, mean_N, most, least) > 1
-        if all(degenerate_N[kind_N == kind].mean() >= BAR for kind in (*BREAKS, SHALLOW)):
-            rank = (-degenerate_N[kind_N == COMPLIANCE].mean(), most, -least)
+    for repeats, mean in itertools.product(REPETITIONS, LOGPROBS):
+        limits = {"repetition": repeats, "mean_logprob": mean}
+        degenerate_N = degeneracy(repeats_N, mean_N, limits) > 1
+        if all(degenerate_N[kind_N == kind].mean() >= MIN_RECALL for kind in (*BREAKS, SHALLOW)):
+            rank = (-degenerate_N[kind_N == COMPLIANCE].mean(), repeats, -mean)
             best = max(best or rank, rank)
     if best is None:
-        raise InputError(f"no limits find {BAR:.0%} of each kind of degenerate text")
+        raise InputError(f"no limits find {MIN_RECALL:.0%} of each kind of degenerate text")
     return {"repetition": round(float(best[1]), 3), "mean_logprob": round(float(-best[2]), 3)}
 
 
 def shares(samples: list[Sample], logprobs: list[np.ndarray]) -> dict[str, list[str]]:
-    """Per kind and length: how many are judged degenerate, of how many; the last is all."""
+    """By kind and length: the number judged degenerate and the number of texts; the last is all."""
     judged = judge_coherence([s.text for s in samples], logprobs)
     edges = (0, *LENGTHS)
     cells = {}
     for kind in dict.fromkeys(s.kind for s in samples):
         cells[kind] = []
         for low, high in (*zip(edges, LENGTHS, strict=False), (-1, LENGTHS[-1])):
-            bad = [
+            degenerate = [
                 c.degenerate is True
                 for c, s in zip(judged, samples, strict=True)
                 if s.kind == kind and low < s.tokens <= high
             ]
-            cells[kind].append(f"{sum(bad)}/{len(bad)} {np.mean(bad):.3f}" if bad else "")
+            cells[kind].append(
+                f"{sum(degenerate)}/{len(degenerate)} {np.mean(degenerate):.3f}"
+                if degenerate
+                else ""
+            )
     return cells
 
 
@@ -193,7 +200,7 @@ def main() -> None:
     samples = published(tokenizer, Path(data) / "xstest" / "completions")
     if not samples:
         sys.exit(f"no answers in {data}/xstest/completions: expected a CSV file per model")
-    samples += exits_said(model, tokenizer, 32, (*EXITS, *LATE))
+    samples += exit_samples(model, tokenizer, 32, (*EXITS, *LATE))
     logprobs = reference_logprobs(model, PromptEncoder(tokenizer), [s.text for s in samples])
     limits = fit(samples, logprobs)
     path = Path(jaxdepth.__file__).parent / "data" / LIMITS_FILE

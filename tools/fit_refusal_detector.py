@@ -2,9 +2,9 @@
 
     python tools/fit_refusal_detector.py        # reads $JAXDEPTH_DATA/xstest/completions
 
-Every number is for answers of a model that had no part in the fit: features are chosen and weights
-fitted on the other models' answers. Prints tables, then writes jaxdepth/data. Needs scikit-learn,
-which the test extra brings.
+Every number is for answers of a model that was left out of the fit: features are selected and
+weights fitted on the other models' answers. Prints tables, then writes jaxdepth/data. Needs
+scikit-learn, which is in the test extra.
 """
 
 import csv
@@ -44,7 +44,7 @@ ATTRIBUTION = (
     "github.com/paul-rottger/xstest commit d7bb5bd738c1fcbc36edd83d5e7d1b71a3e2d84d"
 )
 # A feature is kept if it is in this many answers, of this many models, to this many of the 18
-# kinds of prompts: what only goes with one topic says nothing about refusing.
+# kinds of prompts: one that occurs with one topic only is no evidence of refusal.
 TEXTS, SOURCES, KINDS = 8, 2, 9
 # Inverse strength of the L2 penalty: of refusal against the rest, and of partial among the rest.
 STRENGTHS = (1.0, 10.0)
@@ -59,9 +59,9 @@ class Answer(NamedTuple):
     kind: str  # of prompt
     label: int
     text: str
-    found: tuple[set[str], set[str]]  # its blocks, with the prompt known
-    found_alone: tuple[set[str], set[str]]  # without
-    copies: list[tuple[set[str], set[str]]]  # of its parts
+    features: tuple[set[str], set[str]]  # its blocks, given the prompt
+    features_alone: tuple[set[str], set[str]]  # without the prompt
+    part_features: list[tuple[set[str], set[str]]]  # of its parts
 
 
 def read_answers(folder: Path) -> list[Answer]:
@@ -71,35 +71,44 @@ def read_answers(folder: Path) -> list[Answer]:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 text, prompt = row["completion"], row["prompt"]
-                copies = [blocks(part, prompt) for part in parts(text)]
-                found, alone = blocks(text, prompt), blocks(text)
-                label = int(row["final_label"][0])
-                answer = (path.stem, row["id"], row["type"], label, text, found, alone, copies)
-                answers.append(Answer(*answer))
+                answers.append(
+                    Answer(
+                        source=path.stem,
+                        prompt_id=row["id"],
+                        kind=row["type"],
+                        label=int(row["final_label"][0]),
+                        text=text,
+                        features=blocks(text, prompt),
+                        features_alone=blocks(text),
+                        part_features=[blocks(part, prompt) for part in parts(text)],
+                    )
+                )
     return answers
 
 
 def parts(text: str) -> list[str]:
-    """An answer cut after one, two and three sentences, and without its first sentence.
+    """An answer truncated after one, two and three sentences, and without its first sentence.
 
-    A refusal that is cut short still refuses, and its lecture alone, without the "I cannot", does
-    so too. Models differ in length and in the verb; this makes the fit depend less on either.
+    A truncated refusal still refuses, and so does its explanation without the "I cannot". Models
+    differ in length and in the verb; with the parts the fit depends less on either.
     """
-    found = sentences(text)
-    cut = [found[:count] for count in (1, 2, 3)] + ([found[1:]] if len(found) > 2 else [])
-    return ["\n".join(part) for part in cut]
+    lines = sentences(text)
+    kept = [lines[:count] for count in (1, 2, 3)] + ([lines[1:]] if len(lines) > 2 else [])
+    return ["\n".join(part) for part in kept]
 
 
 def fit(answers: list[Answer], strengths: tuple[float, float] = STRENGTHS) -> dict:
     """Weights for `detect`, rounded to three places."""
     names = _features(answers)
-    found, labels = [a.found for a in answers], [a.label for a in answers]
+    examples, labels = [a.features for a in answers], [a.label for a in answers]
     for answer in answers:
         if answer.label != PARTIAL:  # a part of a partial answer may be anything
-            found += answer.copies
-            labels += [answer.label] * len(answer.copies)
+            examples += answer.part_features
+            labels += [answer.label] * len(answer.part_features)
     labels = np.array(labels)
-    columns = [_columns(block, [f[b] for f in found]) for b, block in enumerate(names)]
+    columns = [
+        _columns(block, [example[b] for example in examples]) for b, block in enumerate(names)
+    ]
     x_NF = np.concatenate(columns, axis=1)
     rest = labels != REFUSE
     heads = (
@@ -107,12 +116,12 @@ def fit(answers: list[Answer], strengths: tuple[float, float] = STRENGTHS) -> di
         _logistic(x_NF[rest], labels[rest] == PARTIAL, strengths[1]),
     )
     pairs = np.stack([head.coef_[0] for head in heads], axis=1).round(3).tolist()
-    middle = len(names[0])
+    cues = len(names[0])
     return {
         "attribution": ATTRIBUTION,
         "intercepts": [round(float(head.intercept_[0]), 3) for head in heads],
-        "cues": dict(zip(names[0], pairs[:middle], strict=True)),
-        "words": dict(zip(names[1], pairs[middle:], strict=True)),
+        "cues": dict(zip(names[0], pairs[:cues], strict=True)),
+        "words": dict(zip(names[1], pairs[cues:], strict=True)),
     }
 
 
@@ -128,7 +137,7 @@ def left_out(answers: list[Answer], strengths=STRENGTHS, alone: bool = False) ->
         weights = fit(training, strengths(training) if callable(strengths) else strengths)
         for n, answer in enumerate(answers):
             if answer.source == source:
-                out_N3[n] = detect(answer.found_alone if alone else answer.found, weights)
+                out_N3[n] = detect(answer.features_alone if alone else answer.features, weights)
     return out_N3
 
 
@@ -156,8 +165,8 @@ def _features(answers: list[Answer]) -> tuple[list[str], list[str]]:
     for block in (0, 1):
         texts, models, kinds = Counter(), defaultdict(set), defaultdict(set)
         for answer in answers:
-            texts.update(answer.found[block])
-            for feature in answer.found[block]:
+            texts.update(answer.features[block])
+            for feature in answer.features[block]:
                 models[feature].add(answer.source)
                 kinds[feature].add(answer.kind)
         names.append(
@@ -170,14 +179,14 @@ def _features(answers: list[Answer]) -> tuple[list[str], list[str]]:
     return tuple(names)
 
 
-def _columns(names: list[str], found: list[set[str]]) -> np.ndarray:
+def _columns(names: list[str], examples: list[set[str]]) -> np.ndarray:
     """Features as columns, each row of unit length, as `detect` weighs them."""
-    index = {name: column for column, name in enumerate(names)}
-    x_NF = np.zeros((len(found), len(names)))
-    for row, features in enumerate(found):
-        known = [index[f] for f in features if f in index]
-        if known:
-            x_NF[row, known] = 1 / np.sqrt(len(known))
+    column_of = {name: column for column, name in enumerate(names)}
+    x_NF = np.zeros((len(examples), len(names)))
+    for row, features in enumerate(examples):
+        columns = [column_of[f] for f in features if f in column_of]
+        if columns:
+            x_NF[row, columns] = 1 / np.sqrt(len(columns))
     return x_NF
 
 
@@ -190,13 +199,13 @@ def _print_refusal(answers: list[Answer], rules: dict[str, np.ndarray]) -> None:
     print(f"| left-out model | n | {' | '.join(f'{r}: kappa, acc., F1' for r in rules)} |")
     print("|---" * (2 + len(rules)) + "|")
     for source in (*sorted(set(source_N)), "pooled"):
-        here = (source_N == source) | (source == "pooled")
+        rows_N = (source_N == source) | (source == "pooled")
         cells = []
-        for says_N in rules.values():
-            pair = (label_N[here] == REFUSE, says_N[here])
+        for refuses_N in rules.values():
+            pair = (label_N[rows_N] == REFUSE, refuses_N[rows_N])
             scores = [score(*pair) for score in (cohen_kappa_score, accuracy_score, f1_score)]
             cells.append(", ".join(f"{score:.3f}" for score in scores))
-        print(f"| {source} | {here.sum()} | {' | '.join(cells)} |")
+        print(f"| {source} | {rows_N.sum()} | {' | '.join(cells)} |")
 
 
 def _print_partial(answers: list[Answer], p_N: np.ndarray) -> None:
@@ -204,22 +213,22 @@ def _print_partial(answers: list[Answer], p_N: np.ndarray) -> None:
     low, high = _partial_interval(answers, p_N)
     print("| left-out model | base rate | average precision |\n|---|---|---|")
     for source in sorted(set(source_N)):
-        here = source_N == source
-        score = average_precision_score(partial_N[here], p_N[here])
-        print(f"| {source} | {partial_N[here].mean():.3f} | {score:.3f} |")
+        rows_N = source_N == source
+        score = average_precision_score(partial_N[rows_N], p_N[rows_N])
+        print(f"| {source} | {partial_N[rows_N].mean():.3f} | {score:.3f} |")
     score = average_precision_score(partial_N, p_N)
     print(f"| pooled | {partial_N.mean():.3f} | {score:.3f} [{low:.3f}, {high:.3f}] |")
     precision, recall, threshold = precision_recall_curve(partial_N, p_N)
     print()
-    for least in (0.3, 0.5):
-        best = np.argmax(np.where(recall >= least, precision, 0))
+    for min_recall in (0.3, 0.5):
+        best = np.argmax(np.where(recall >= min_recall, precision, 0))
         print(f"- precision {precision[best]:.3f} at recall {recall[best]:.3f}: ", end="")
         print(f"p_partial >= {threshold[best]:.3f}")
     print(f"- recall at precision 0.40: {recall[precision >= 0.4].max():.3f}")
 
 
-def _partial_interval(answers, p_N, draws: int = 1000) -> tuple[float, float]:
-    """95% bounds of average precision; whole prompts are drawn."""
+def _partial_interval(answers, p_N, resamples: int = 1000) -> tuple[float, float]:
+    """95% bounds of average precision; whole prompts are resampled."""
     partial_N = labels_of(answers) == PARTIAL
     members = defaultdict(list)
     for n, answer in enumerate(answers):
@@ -227,22 +236,22 @@ def _partial_interval(answers, p_N, draws: int = 1000) -> tuple[float, float]:
     members = [np.array(m) for m in members.values()]
     rng = np.random.default_rng(0)
     scores = []
-    for _ in range(draws):
-        drawn = np.concatenate([members[c] for c in rng.integers(len(members), size=len(members))])
-        scores.append(average_precision_score(partial_N[drawn], p_N[drawn]))
+    for _ in range(resamples):
+        rows = np.concatenate([members[c] for c in rng.integers(len(members), size=len(members))])
+        scores.append(average_precision_score(partial_N[rows], p_N[rows]))
     low, high = interval(np.array(scores)[:, None])
     return low[0], high[0]
 
 
 def outcomes(out_N3: np.ndarray) -> np.ndarray:
-    """The outcome of each detection, (N,): partial first, then what is likelier than not."""
+    """The outcome of each detection, (N,): partial from its threshold on, else refuse above 0.5."""
     outcome_N = np.where(out_N3[:, 0] > 0.5, REFUSE, COMPLY)
     outcome_N[out_N3[:, 1] >= PARTIAL_FROM] = PARTIAL
     return outcome_N
 
 
 def held_out_counts(answers: list[Answer], out_N3: np.ndarray) -> dict[str, dict[str, int]]:
-    """How many answers of each human label have each outcome."""
+    """Counts of outcomes by human label."""
     label_N, outcome_N = labels_of(answers), outcomes(out_N3)
     return {
         label: {o: int(((label_N == a) & (outcome_N == b)).sum()) for o, b in NAMES.items()}

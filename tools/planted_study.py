@@ -26,7 +26,7 @@ from jaxdepth.probe.planted import OPENER, PlantedPrompts, planted, planted_prom
 from jaxdepth.refusal.openers import first_token
 from jaxdepth.stats.change_point import ChangePoint, Lag, change_point, lag
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import cluster_draws, interval
+from jaxdepth.stats.intervals import interval, resample_counts
 from jaxdepth.stats.ranking import auroc
 from jaxdepth.study.figures import band, new_figure
 
@@ -39,7 +39,7 @@ class Curve(NamedTuple):
     """A number per layer, and its bootstrap draws."""
 
     value_X: np.ndarray
-    draws_RX: np.ndarray
+    resampled_RX: np.ndarray
 
 
 class Read(NamedTuple):
@@ -73,12 +73,12 @@ def read(model, prompts: PlantedPrompts) -> Read:
     return Read(np.moveaxis(np.asarray(x_NPJD[:, 0]), 1, 0), log_odds_EN, refused_N)
 
 
-def fitted(x_JND, y_N, pair_N, times_RN, seed: int) -> tuple[Curve, CrossFitted]:
+def fitted(x_JND, y_N, pair_N, counts_RN, seed: int) -> tuple[Curve, CrossFitted]:
     """Held-out AUROC of a label by layer, and its probes."""
     fold_N = make_folds(pair_N.tolist(), y_N, seed=seed)
     probes = cross_fit(x_JND, y_N, fold_N, STRENGTHS)
     score_JN = probes.score_GN
-    return Curve(auroc(score_JN, y_N, fold_N), auroc(score_JN, y_N, fold_N, times_RN)), probes
+    return Curve(auroc(score_JN, y_N, fold_N), auroc(score_JN, y_N, fold_N, counts_RN)), probes
 
 
 def find(a: int | None, b: int | None, seed: int, count: int = 160, noise: float = 0.35) -> Found:
@@ -89,14 +89,14 @@ def find(a: int | None, b: int | None, seed: int, count: int = 160, noise: float
     prompts = planted_prompts(count, seed=seed)
     said = read(planted(a, b, LAYERS, noise=noise, seed=seed), prompts)
     harmful_N = prompts.harmful_N
-    times_RN = cluster_draws(prompts.pair_N, DRAWS, seed)
-    content, _ = fitted(said.x_JND, harmful_N, prompts.pair_N, times_RN, seed)
+    counts_RN = resample_counts(prompts.pair_N, DRAWS, seed)
+    content, _ = fitted(said.x_JND, harmful_N, prompts.pair_N, counts_RN, seed)
     label_N = prompts.mood_N if b is None else said.refused_N
     behaviour, _ = fitted(
         said.x_JND[:, harmful_N],
         label_N[harmful_N],
         prompts.pair_N[harmful_N],
-        times_RN[:, harmful_N],
+        counts_RN[:, harmful_N],
         seed,
     )
 
@@ -107,7 +107,7 @@ def find(a: int | None, b: int | None, seed: int, count: int = 160, noise: float
             harmless_RN @ said.log_odds_EN.T
         ) / harmless_RN.sum(axis=1, keepdims=True)
 
-    refusal = Curve(gap(np.ones((1, len(harmful_N))))[0], gap(times_RN))
+    refusal = Curve(gap(np.ones((1, len(harmful_N))))[0], gap(counts_RN))
     points = [change_point(*content), change_point(*behaviour), change_point(*refusal, first=1)]
     curves = {"content": content, "behaviour": behaviour, "refusal": refusal}
     return Found(curves, *points, lag(points[0], points[2]))
@@ -187,15 +187,15 @@ def transfer(a: int, b: int, seed: int) -> tuple[Curve, Curve]:
     model = planted(a, b, LAYERS, confound=True, seed=seed)
     inside = planted_prompts(confound=True, seed=seed)
     outside = planted_prompts(seed=10_000 + seed)
-    times_RN = cluster_draws(inside.pair_N, DRAWS, seed)
+    counts_RN = resample_counts(inside.pair_N, DRAWS, seed)
     x_JND = read(model, inside).x_JND
-    held_out, probes = fitted(x_JND, inside.harmful_N, inside.pair_N, times_RN, seed)
+    held_out, probes = fitted(x_JND, inside.harmful_N, inside.pair_N, counts_RN, seed)
     weights_JD, bias_J = probes.weights_GFD.mean(axis=1), probes.bias_GF.mean(axis=1)
     x_JND = read(model, outside).x_JND
     score_JN = np.einsum("jnd,jd->jn", x_JND, weights_JD) + bias_J[:, None]
-    times_RN = cluster_draws(outside.pair_N, DRAWS, seed)
+    counts_RN = resample_counts(outside.pair_N, DRAWS, seed)
     y_N = outside.harmful_N
-    return held_out, Curve(auroc(score_JN, y_N), auroc(score_JN, y_N, None, times_RN))
+    return held_out, Curve(auroc(score_JN, y_N), auroc(score_JN, y_N, None, counts_RN))
 
 
 class Scored(NamedTuple):
@@ -205,10 +205,10 @@ class Scored(NamedTuple):
     category_NK: np.ndarray
     log_odds_N: np.ndarray  # of a refusal at full depth
     fold_N: np.ndarray
-    times_RN: np.ndarray
+    counts_RN: np.ndarray
 
     def compare(self, refusal_N) -> OrTest:
-        return compare_or(self.score_NK, self.category_NK, refusal_N, self.fold_N, self.times_RN)
+        return compare_or(self.score_NK, self.category_NK, refusal_N, self.fold_N, self.counts_RN)
 
 
 def score(seed: int) -> Scored:
@@ -218,10 +218,10 @@ def score(seed: int) -> Scored:
     fold_N = make_folds(prompts.pair_N.tolist(), prompts.harmful_N, seed=seed)
     rows_N = (prompts.harmful_N, prompts.category_NK, fold_N)
     score_NK = category_scores(said.x_JND[6], *rows_N)
-    times_RN = cluster_draws(prompts.pair_N, DRAWS, seed)
-    columns = (score_NK, prompts.category_NK, said.log_odds_EN[-1], fold_N, times_RN.T)
-    *kept, times_NR = (column[prompts.mood_N] for column in columns)
-    return Scored(*kept, times_NR.T)
+    counts_RN = resample_counts(prompts.pair_N, DRAWS, seed)
+    columns = (score_NK, prompts.category_NK, said.log_odds_EN[-1], fold_N, counts_RN.T)
+    *kept, counts_NR = (column[prompts.mood_N] for column in columns)
+    return Scored(*kept, counts_NR.T)
 
 
 def sum_or_or(seeds: int) -> str:
@@ -255,7 +255,7 @@ def draw(path: Path, a: int = 4, b: int = 8, seed: int = 0) -> None:
     ]
     for axes, curve, colour, name, style in lines:
         numbers = np.arange(LAYERS + 1)[-len(curve.value_X) :]
-        estimate = Estimate(curve.value_X, *interval(curve.draws_RX))
+        estimate = Estimate(curve.value_X, *interval(curve.resampled_RX))
         band(axes, numbers, estimate, colour, f"{name}, 95% band", style)
     for axes in figure.axes:
         axes.set_xlim(-0.7, LAYERS + 0.7)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.settings_file import build
-from jaxdepth.stats.intervals import cluster_draws, interval
+from jaxdepth.stats.intervals import interval, resample_counts
 from jaxdepth.study.comparison.outcomes import Compared, Share
 from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.sweep.run import sweep
@@ -89,9 +89,9 @@ def print_verdicts(verdicts) -> None:
     for name, table in rows.items():
         same = np.array(table["verdict"]) == np.array(base["verdict"])
         change = np.array(table["p_refuse"]) - np.array(base["p_refuse"])
-        times_RN = cluster_draws(np.array(base["prompt_id"]))
-        draws_R = times_RN @ change / times_RN.sum(axis=1)
-        low, high = interval(draws_R[:, None])
+        counts_RN = resample_counts(np.array(base["prompt_id"]))
+        resampled_R = counts_RN @ change / counts_RN.sum(axis=1)
+        low, high = interval(resampled_R[:, None])
         print(
             f"| {name} | {same.mean():.0%} | {change.mean():+.3f} [{low[0]:+.3f}, {high[0]:+.3f}] "
             f"| {np.abs(change).mean():.3f} |"

@@ -44,7 +44,7 @@ def main() -> None:
     batches = make_batches(located.ids, 16)
 
     def capture(batch):
-        places_BP = located.places_NP[list(batch.places)][:, [0, 1, -1]]
+        places_BP = located.places_NP[list(batch.padded_indices)][:, [0, 1, -1]]
         return residuals(model, batch.tokens_BS, batch.lengths_B, places_BP)
 
     def plain(batch):
@@ -65,9 +65,9 @@ def main() -> None:
     captured, parts, rows = 0.0, [], []
     for batch in batches:
         start = time.perf_counter()
-        parts.append(np.asarray(capture(batch))[: len(batch.prompts)])
+        parts.append(np.asarray(capture(batch))[: len(batch.indices)])
         captured += time.perf_counter() - start
-        rows += batch.prompts
+        rows += batch.indices
     x_NPJD = np.concatenate(parts)[np.argsort(rows)]
     x_GND = x_NPJD.transpose(1, 2, 0, 3).reshape(-1, len(prompts), x_NPJD.shape[-1])
     y_N = np.array([p.label == "harmful" for p in prompts])

@@ -1,11 +1,11 @@
 """Makes small runs of every kind, and compares their tables: did a change move any number?
 
     python tools/same_numbers.py make MODEL OUT [--quick]   runs of a small checkpoint
-    python tools/same_numbers.py compare OUT OTHER          exit status 1 if a table differs
+    python tools/same_numbers.py compare OUT OTHER [TOLERANCE]   exit status 1 if a table differs
     python tools/same_numbers.py record OUT FILE            digests and sums, to be committed
 
 Make the runs with two versions of the package on one machine, then compare: every value of every
-table has to be equal, bit for bit. What `record` writes is for other machines too: values that are
+table has to be equal, bit for bit, or floats within a tolerance where one is given. What `record` writes is for other machines too: values that are
 not floating-point have a digest; columns of floats have the number of values, their sum and the sum
 of their magnitudes, which another processor reproduces up to rounding. The tables of times are left
 out.
@@ -109,7 +109,7 @@ def tables(out: Path) -> dict[str, pa.Table]:
     }
 
 
-def differences(out: Path, other: Path) -> list[str]:
+def differences(out: Path, other: Path, tolerance: float = 0.0) -> list[str]:
     """What differs between the tables of two folders, a line each."""
     mine, theirs = tables(out), tables(other)
     lines = [f"{name} is in one of them only" for name in sorted(mine.keys() ^ theirs.keys())]
@@ -119,9 +119,23 @@ def differences(out: Path, other: Path) -> list[str]:
             lines.append(f"{name}: {a.shape} {a.column_names}, not {b.shape} {b.column_names}")
             continue
         for column in a.column_names:
-            if digest(a[column]) != digest(b[column]):
-                lines.append(f"{name}: {column} differs")
+            if digest(a[column]) == digest(b[column]):
+                continue
+            distance = largest_difference(a[column], b[column])
+            if not distance <= tolerance:
+                lines.append(f"{name}: {column} differs by up to {distance:.1e}")
     return lines
+
+
+def largest_difference(a: pa.ChunkedArray, b: pa.ChunkedArray) -> float:
+    """Between two columns of floats; infinite for other columns and other missing values."""
+    if not pa.types.is_floating(a.type):
+        return np.inf
+    first, second = (np.array([np.nan if x is None else x for x in c.to_pylist()]) for c in (a, b))
+    if (np.isnan(first) != np.isnan(second)).any():
+        return np.inf
+    with np.errstate(invalid="ignore"):  # two infinities of one sign differ by NaN
+        return float(np.nan_to_num(np.abs(first - second)).max())
 
 
 def digest(column: pa.ChunkedArray) -> str:
@@ -151,8 +165,8 @@ def main(argv: list[str]) -> int:
         case ["make", model, out, *quick] if quick in ([], ["--quick"]):
             make(model, Path(out), bool(quick))
             return 0
-        case ["compare", out, other]:
-            lines = differences(Path(out), Path(other))
+        case ["compare", out, other, *tolerance] if len(tolerance) < 2:
+            lines = differences(Path(out), Path(other), *map(float, tolerance))
             print("\n".join(lines) or f"the same values in all {len(tables(Path(out)))} tables")
             return bool(lines)
         case ["record", out, file]:

@@ -1,1 +1,1 @@
-"""What each layer knows: linear probes of the residual stream, and what they are held against."""
+"""Linear probes of the residual stream, directions in it, and controls for both."""

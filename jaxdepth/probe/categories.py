@@ -1,4 +1,4 @@
-"""Is refusal a sum or an OR of what a layer says about categories of harm?
+"""Is refusal a sum or an OR of how strongly a layer represents each category of harm?
 
 A category's direction is the mean of its prompts less that of the harmless ones, as for one
 category in Arditi et al. 2024 (arXiv:2406.11717). A prompt with two categories tells the two apart:
@@ -32,7 +32,9 @@ def category_directions(
     harmful_N: Bool[np.ndarray, " N"],
     category_NK: Bool[np.ndarray, "N K"],
 ) -> Float[np.ndarray, "K D"]:
-    """Mean of each category's prompts, which may have others too, less that of harmless ones.
+    """Mean of each category's prompts minus the mean of the harmless ones.
+
+    A prompt may have several categories and then counts in each.
 
     Raises:
         InputError: a category, or the harmless class, has no prompt.
@@ -57,10 +59,10 @@ def category_scores(
     category_NK: Bool[np.ndarray, "N K"],
     fold_N: Int[np.ndarray, " N"],
 ) -> Float[np.ndarray, "N K"]:
-    """How much of each category's direction a prompt has, by directions of the other folds.
+    """Coefficients of each prompt on the category directions, which other folds provide.
 
-    Coefficients of the least-squares fit of a prompt, less the harmless mean, by all directions at
-    once: what directions share is not counted for each of them.
+    They are those of a least-squares fit of the prompt, minus the harmless mean, by all directions
+    at once: a component that directions share is not counted in each of them.
 
     Raises:
         InputError: as `category_directions`, in the prompts outside one fold.
@@ -69,8 +71,8 @@ def category_scores(
     for fold in np.unique(fold_N):
         rest_N = fold_N != fold
         directions_KD = category_directions(x_ND[rest_N], harmful_N[rest_N], category_NK[rest_N])
-        middle_D = x_ND[rest_N & ~harmful_N].mean(axis=0, dtype=np.float64)
-        scores_NK[~rest_N] = (x_ND[~rest_N] - middle_D) @ np.linalg.pinv(directions_KD)
+        harmless_D = x_ND[rest_N & ~harmful_N].mean(axis=0, dtype=np.float64)
+        scores_NK[~rest_N] = (x_ND[~rest_N] - harmless_D) @ np.linalg.pinv(directions_KD)
     return scores_NK
 
 
@@ -79,7 +81,7 @@ def compare_or(
     category_NK: Bool[np.ndarray, "N K"],
     refusal_N: Float[np.ndarray, " N"],
     fold_N: Int[np.ndarray, " N"],
-    times_RN: Float[np.ndarray, "R N"],
+    counts_RN: Float[np.ndarray, "R N"],
 ) -> OrTest:
     """Refusal by a sum, a + sum_k b_k s_k, and by an OR, a + max_k b_k s_k, on held-out prompts.
 
@@ -92,7 +94,7 @@ def compare_or(
         category_NK: the categories of each prompt.
         refusal_N: refusal of each prompt, such as its log-odds.
         fold_N: the fold of each prompt; clusters must not be split.
-        times_RN: how often each prompt is in each bootstrap draw of clusters.
+        counts_RN: how often each prompt is in each of R bootstrap resamples of clusters.
 
     Raises:
         InputError: fewer than two folds.
@@ -101,7 +103,7 @@ def compare_or(
         raise InputError("a comparison on held-out prompts needs two folds")
     refusal_N = np.asarray(refusal_N, np.float64)
     group_N = np.unique(category_NK, axis=0, return_inverse=True)[1].reshape(-1)
-    said_2N = np.full((2, len(refusal_N)), np.nan)
+    predicted_2N = np.full((2, len(refusal_N)), np.nan)
     for fold in np.unique(fold_N):
         train_N = fold_N != fold
         mean_NK = np.full(score_NK.shape, np.nan)
@@ -109,16 +111,16 @@ def compare_or(
             mean_NK[group_N == group] = score_NK[train_N & (group_N == group)].mean(axis=0)
         test_N = ~train_N & (np.isin(group_N, group_N[train_N]))
         offset, weights_K = _linear(mean_NK[train_N], refusal_N[train_N])
-        said_2N[0, test_N] = offset + mean_NK[test_N] @ weights_K
+        predicted_2N[0, test_N] = offset + mean_NK[test_N] @ weights_K
         offset, weights_K = _strongest(mean_NK[train_N], refusal_N[train_N], weights_K)
-        said_2N[1, test_N] = offset + (mean_NK[test_N] * weights_K).max(axis=1)
+        predicted_2N[1, test_N] = offset + (mean_NK[test_N] * weights_K).max(axis=1)
 
-    known_N = np.isfinite(said_2N).all(axis=0)
-    y_N, error_2N = refusal_N[known_N], (said_2N[:, known_N] - refusal_N[known_N]) ** 2
-    times_RN = np.concatenate([np.ones((1, known_N.sum())), times_RN[:, known_N]])
-    mean_R = times_RN @ y_N / times_RN.sum(axis=1)
-    variance_R = times_RN @ y_N**2 - times_RN.sum(axis=1) * mean_R**2
-    explained_2R = 1 - error_2N @ times_RN.T / variance_R
+    kept_N = np.isfinite(predicted_2N).all(axis=0)
+    y_N, error_2N = refusal_N[kept_N], (predicted_2N[:, kept_N] - refusal_N[kept_N]) ** 2
+    counts_RN = np.concatenate([np.ones((1, kept_N.sum())), counts_RN[:, kept_N]])
+    mean_R = counts_RN @ y_N / counts_RN.sum(axis=1)
+    variance_R = counts_RN @ y_N**2 - counts_RN.sum(axis=1) * mean_R**2
+    explained_2R = 1 - error_2N @ counts_RN.T / variance_R
     difference_R = explained_2R[1] - explained_2R[0]
     low, high = np.nanpercentile(difference_R[1:], [2.5, 97.5])
     return OrTest(*map(float, (*explained_2R[:, 0], difference_R[0], low, high)))
@@ -131,7 +133,7 @@ def _linear(features_NK, y_N):
 
 
 def _strongest(s_NK, y_N, weights_K):
-    """Offset and weights of a + max_k b_k s_k: fits to the strongest of each until these stay."""
+    """Offset and weights of a + max_k b_k s_k: refitted until each row's largest term stays."""
     best, offset, strongest_N = (np.inf, 0.0, weights_K), 0.0, None
     for _ in range(50):
         before_N, strongest_N = strongest_N, (s_NK * weights_K).argmax(axis=1)

@@ -1,4 +1,4 @@
-"""Directions in the residual stream: how they are made, kept in a file, and found by name."""
+"""Directions in the residual stream: difference of means, their file, and look-up by name."""
 
 import hashlib
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ class Directions:
     """One direction per name and layer; layer 0 is the embedding, J = L + 1."""
 
     arrays: Mapping[str, Float[np.ndarray, "J D"]]  # by target.position
-    base: str  # fingerprint of the checkpoint in which they were found
-    adapter: str | None  # digest of the adapter in it, if there was one
-    made: Mapping  # of which prompts, how many, settings, versions
+    base: str  # fingerprint of the checkpoint whose activations they are from
+    adapter: str | None  # digest of its adapter, if it had one
+    made: Mapping  # provenance: prompts, their number, settings, versions
 
     def at(self, name: str, layer: int) -> Float[np.ndarray, " D"]:
         """The direction of that name at that layer, 0..L.
@@ -54,15 +54,15 @@ def mean_difference(
     y_N = np.asarray(y_N, bool)
     if y_N.all() or not y_N.any():
         raise InputError(f"{len(y_N)} examples of one class: a difference needs two")
-    of_class = (x_GND[:, mine_N].mean(axis=1, dtype=np.float64) for mine_N in (y_N, ~y_N))
-    return np.subtract(*of_class)
+    means = (x_GND[:, rows_N].mean(axis=1, dtype=np.float64) for rows_N in (y_N, ~y_N))
+    return np.subtract(*means)
 
 
 def parse_direction(text: str) -> tuple[str, int]:
     """Name and layer of a direction on the command line, such as `content.instruction@15`.
 
     Raises:
-        InputError: the text cannot be read.
+        InputError: the text has another form.
     """
     name, _, layer = text.rpartition("@")
     if not name or not layer.isdecimal():
@@ -71,51 +71,51 @@ def parse_direction(text: str) -> tuple[str, int]:
 
 
 def save_directions(path: Path, directions: Directions) -> None:
-    """Writes a directions file; its arrays are float32."""
-    said = {
+    """Writes a directions file (safetensors); its arrays are float32."""
+    metadata = {
         "format": FORMAT,
         "base": directions.base,
         "adapter": directions.adapter,
         "made": directions.made,
     }
     arrays = {k: np.ascontiguousarray(v, np.float32) for k, v in directions.arrays.items()}
-    save_arrays(path, arrays, said)
+    save_arrays(path, arrays, metadata)
 
 
 def read_directions(path: Path) -> Directions:
-    """The directions in a file.
+    """Reads a directions file.
 
     Raises:
-        InputError: there is none, it is damaged, or it holds something else.
+        InputError: there is no file, it is damaged, or it has other content.
     """
     if not path.is_file():
         raise InputError(f"no directions file {path}: `jaxdepth probe` makes one")
-    arrays, said = read_arrays(path, "a directions file", FORMAT)
+    arrays, metadata = read_arrays(path, "a directions file", FORMAT)
     try:
-        found = Directions(arrays, said["base"], said["adapter"], said["made"])
+        directions = Directions(arrays, metadata["base"], metadata["adapter"], metadata["made"])
     except KeyError as error:
         raise damaged_header(path, error) from None
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2:
         raise InputError(f"{path}: its arrays are not all of one shape (J, D): it is damaged")
-    return found
+    return directions
 
 
-def find_direction(path: Path, wanted: str, base: str) -> Float[np.ndarray, " D"]:
-    """The direction that is called `wanted` (NAME@LAYER) in a file, for the checkpoint `base`.
+def find_direction(path: Path, requested: str, base: str) -> Float[np.ndarray, " D"]:
+    """The direction NAME@LAYER of a file, checked to be of a checkpoint.
 
-    An adapter may be another than the one it was found with: directions are tried on both.
+    The adapter may differ from that of the directions: they may be applied to tuned models too.
 
     Args:
         path: a file from `save_directions`.
-        wanted: see `parse_direction`.
-        base: the fingerprint of a checkpoint.
+        requested: NAME@LAYER, see `parse_direction`.
+        base: the fingerprint of the checkpoint.
 
     Raises:
         InputError: as `read_directions`; the file is of another checkpoint; it has no such name or
             layer.
     """
-    name, layer = parse_direction(wanted)
+    name, layer = parse_direction(requested)
     directions = read_directions(path)
     if directions.base != base:
         raise InputError(

@@ -1,7 +1,6 @@
 """Linear probes of every slice of the activations at once."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,10 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.errors import InputError
-from jaxdepth.probe.logistic import minimise_slices
-from jaxdepth.probe.newton import refine
-
-_product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+from jaxdepth.probe.newton import minimise
 
 
 class LinearProbes(NamedTuple):
@@ -36,7 +32,7 @@ def fit_logistic(
     for all features, the root of their mean variance there.
 
     Args:
-        x_GND: features of N examples in G slices, of any floating type; computed in float32.
+        x_GND: features of N examples in G slices, of any floating type; computed in float64.
         y_N: the class of each example, 0 or 1.
         train_FN: which examples each fold trains on.
         strengths_C: inverse strengths c of the regularisation.
@@ -46,23 +42,23 @@ def fit_logistic(
             trains on one class only, or a probe does not converge.
     """
     _check(x_GND, y_N, train_FN)
-    strengths_C = np.asarray(strengths_C, np.float32)
+    strengths_C = np.asarray(strengths_C, np.float64)
     if strengths_C.ndim != 1 or not ((strengths_C > 0) & np.isfinite(strengths_C)).all():
         raise InputError(f"strengths {strengths_C.tolist()} are not a list of numbers above 0")
-    sign_N = np.where(np.asarray(y_N) == 1, 1, -1).astype(np.float32)
-    train_FN = np.asarray(train_FN, np.float32)
-    found = minimise_slices(jnp.asarray(x_GND), sign_N, train_FN, strengths_C)
-    weights_GFCD, bias_GFC = map(np.array, found)
+    sign_N = np.where(np.asarray(y_N) == 1, 1.0, -1.0)
+    weights_GFCD, bias_GFC = [], []
     for g, x_ND in enumerate(np.asarray(x_GND)):
-        start = weights_GFCD[g], bias_GFC[g]
-        rows = x_ND.astype(np.float64), sign_N, train_FN > 0
-        weights_GFCD[g], bias_GFC[g], reached = refine(*rows, strengths_C, *start)
-        if not reached:
+        weights_FCD, bias_FC, converged = minimise(
+            x_ND.astype(np.float64), sign_N, np.asarray(train_FN), strengths_C
+        )
+        if not converged:
             raise InputError(
                 f"a logistic probe of slice {g} did not converge: take strengths below "
                 f"{strengths_C.max():g}"
             )
-    return LinearProbes(weights_GFCD, bias_GFC)
+        weights_GFCD.append(weights_FCD.astype(np.float32))
+        bias_GFC.append(bias_FC.astype(np.float32))
+    return LinearProbes(np.stack(weights_GFCD), np.stack(bias_GFC))
 
 
 def fit_difference(
@@ -76,14 +72,15 @@ def fit_difference(
     Arguments and errors as `fit_logistic`; nothing is regularised, every strength gives the same.
     """
     _check(x_GND, y_N, train_FN)
-    first_FN, second_FN = (
-        rows_FN / rows_FN.sum(axis=1, keepdims=True, dtype=np.float32)
-        for rows_FN in (np.asarray(train_FN) & (np.asarray(y_N) == label) for label in (0, 1))
-    )
     x_GND = jnp.asarray(x_GND).astype(jnp.float32)
-    first_GFD, second_GFD = _product(first_FN, x_GND), _product(second_FN, x_GND)
-    weights_GFD = second_GFD - first_GFD
-    bias_GF = -(weights_GFD * (first_GFD + second_GFD) / 2).sum(axis=2)
+    mean_of_class = []
+    for label in (0, 1):
+        rows_FN = np.asarray(train_FN) & (np.asarray(y_N) == label)
+        share_FN = rows_FN / rows_FN.sum(axis=1, keepdims=True, dtype=np.float32)
+        mean_of_class.append(jnp.matmul(share_FN, x_GND, precision=jax.lax.Precision.HIGHEST))
+    zero_GFD, one_GFD = mean_of_class
+    weights_GFD = one_GFD - zero_GFD
+    bias_GF = -(weights_GFD * (zero_GFD + one_GFD) / 2).sum(axis=2)
     count = len(strengths_C)
     return LinearProbes(
         jnp.repeat(weights_GFD[:, :, None], count, axis=2),
@@ -99,14 +96,16 @@ def decide(
     Summed in float64, on the host: where a few features dwarf those that a probe reads, as they do
     in residual streams, sums in float32 are off by more than the probe itself.
     """
-    found = []
+    decisions = []
     for weights_FCD, bias_FC, x_ND in zip(*probes, x_GND, strict=True):
         weights_FCD, x_ND = (np.asarray(a, np.float64) for a in (weights_FCD, x_ND))
-        found.append((weights_FCD @ x_ND.T + np.asarray(bias_FC)[..., None]).astype(np.float32))
-    return np.stack(found)
+        value_FCN = weights_FCD @ x_ND.T + np.asarray(bias_FC)[..., None]
+        decisions.append(value_FCN.astype(np.float32))
+    return np.stack(decisions)
 
 
 def _check(x_GND, y_N, train_FN) -> None:
+    """Raises the InputErrors that `fit_logistic` names, except those of strengths."""
     y_N, train_FN = np.asarray(y_N), np.asarray(train_FN)
     if np.ndim(x_GND) != 3 or y_N.shape != np.shape(x_GND)[1:2] or train_FN.ndim != 2:
         raise InputError(

@@ -1,7 +1,7 @@
-"""Folds of whole groups, and probes that are judged on what they have not seen.
+"""Folds of whole groups, and cross-fitted probes: each example is scored by probes of other folds.
 
-Of every fold's probes one is chosen: its regularisation here, then its slice. Both choices read the
-fold's validation rows only. A test row has no say in the number that is reported for it.
+Of every fold's probes one is chosen: first its regularisation, then its slice. Both choices read
+the fold's validation rows only, so a test row has no part in the number reported for it.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -57,13 +57,13 @@ def make_folds(
     shuffled_M = np.random.default_rng(seed).permutation(len(numbers))
     order_M = shuffled_M[np.argsort(-size_MK[shuffled_M].sum(axis=1), kind="stable")]
     share_MK = size_MK / size_MK.sum(axis=0)
-    held_FK, fold_M = np.zeros((count, len(classes))), np.zeros(len(numbers), int)
+    dealt_FK, fold_M = np.zeros((count, len(classes))), np.zeros(len(numbers), int)
     for group in order_M:
-        # How much the sum of squared shares grows: least where least is held.
-        growth_F = (share_MK[group] * (2 * held_FK + share_MK[group])).sum(axis=1)
+        # How much the sum of squared shares grows: least in the fold that has least.
+        growth_F = (share_MK[group] * (2 * dealt_FK + share_MK[group])).sum(axis=1)
         fold_M[group] = np.argmin(growth_F.round(12))  # of equals the first, whatever the rounding
-        held_FK[fold_M[group]] += share_MK[group]
-    if (held_FK == 0).any():
+        dealt_FK[fold_M[group]] += share_MK[group]
+    if (dealt_FK == 0).any():
         raise InputError(f"groups are too uneven for {count} folds with every class: take fewer")
     return fold_M[number_N]
 

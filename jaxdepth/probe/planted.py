@@ -1,18 +1,18 @@
-"""A model whose truth is known: at which layer harm becomes readable, and at which it is refused.
+"""A model with known ground truth: the layer where harm becomes readable, and where it is refused.
 
-The weights are set, not trained. A large constant slot keeps the RMS of the stream nearly the same
-everywhere, so that all layers work on the stream as it is. A prompt is fillers and, in any order, a
+The weights are set, not trained. A large constant slot keeps the RMS of the residual stream nearly
+the same everywhere, so that RMSNorm changes nothing. A prompt is fillers and, in any order, a
 marker, two content words and a mood word; then comes a last token.
 
-- Layer a's attention carries the categories of the content words to the last token, whose slots for
-  them say nothing before.
-- Layer b's attention carries the mood there, and its MLP sets the refusal slot to
-  min(1, sum of categories) AND mood; the head turns that slot into the opener of a refusal.
+- Layer a's attention copies the categories of the content words to the last token, whose slots for
+  them hold only noise before.
+- Layer b's attention copies the mood there, and its MLP sets the refusal slot to
+  min(1, sum of categories) AND mood; the head maps that slot to the opener of a refusal.
 - Noise: the last token is one of many with a random vector each, and every layer's MLP writes
-  another projection of it over the slots of categories and mood. The MLP of layer b takes it off
-  again, as it knows the projection. A probe would have to learn that from fewer prompts than the
+  another projection of it over the slots of categories and mood. The MLP of layer b subtracts it,
+  as its weights have the projection. A probe would have to learn that from fewer prompts than the
   vector has numbers.
-- Content words are many, so that counts of words say little.
+- Content words are many, so that a bag of words predicts little.
 - Confound: the last token also shows the marker, from the embedding on.
 """
 
@@ -32,7 +32,7 @@ FILLER, FILLERS = 3, 8
 MARKER, MOOD_WORD, WORD = 11, 13, 15
 WORDS, ENDS = 200, 512  # content words of each kind, and last tokens
 NUISANCE, SPREAD = 128, 0.5  # numbers in the random vector of a last token, and their deviation
-DECIDED = 0.3  # height of the refusal slot: small, as a decision is also a mark of harm
+DECIDED = 0.3  # height of the refusal slot: small, as a refusal is also evidence of harm
 HEAD_DIM = 32
 CONSTANT = 40.0
 SHARP = 40.0  # SiLU(SHARP x) / SHARP is nearly max(0, x)
@@ -60,11 +60,11 @@ def planted(
     confound: bool = False,
     seed: int = 0,
 ) -> Mistral:
-    """The model.
+    """Builds the planted model.
 
     Args:
-        a: the layer, 1..layers, after which categories are readable; None: never.
-        b: the layer, above a, after which mood is readable and refusal is decided; None: never.
+        a: the layer, 1..layers, after which categories are readable; None for never.
+        b: the layer, above a, after which mood is readable and refusal is decided; None for never.
         layers: L.
         categories: K, at most 31.
         noise: standard deviation of the noise on the slot of a category, which is 0 or 1.
@@ -74,8 +74,8 @@ def planted(
     Raises:
         InputError: a and b are not layers in that order.
     """
-    planned = [place for place in (0, a, b, layers + 1) if place is not None]
-    if planned != sorted(set(planned)):
+    order = [layer for layer in (0, a, b, layers + 1) if layer is not None]
+    if order != sorted(set(order)):
         raise InputError(f"a = {a} and b = {b} of {layers} layers; expected 1 <= a < b <= {layers}")
     K, J = categories, NUISANCE
     constant, carrier, refusal, mood_source, mood, opening, lexical = range(7)
@@ -125,7 +125,7 @@ def planted(
     head[:, constant] = -20 / CONSTANT
     head[[OPENER, ORDINARY], constant] = 0, 3 / CONSTANT
 
-    quiet = HEAD_DIM // 2 - 1  # does not turn with position
+    quiet = HEAD_DIM // 2 - 1  # RoPE hardly rotates it
     arrays["layers.q"][:, constant, quiet] = 1
     arrays["layers.k"][:, carrier, quiet] = 30 * np.sqrt(HEAD_DIM) / CONSTANT
     arrays["layers.v"][:, [*range(sources.start, sources.stop), mood_source], range(K + 1)] = 1
@@ -165,15 +165,15 @@ def planted_prompts(
     Args:
         count: N, a multiple of 4, at most 680.
         categories: K.
-        confound: whether the marker tells the label in nine of ten prompts; else it is random, and
-            the same in both prompts of a pair.
-        seed: of the draw.
+        confound: whether the marker equals the label in nine of ten prompts; else it is random,
+            and the same in both prompts of a pair.
+        seed: of the generator.
     """
     K, rng = categories, np.random.default_rng(seed)
     pairs = count // 4
     groups = count - pairs
     pair_N = np.concatenate([np.arange(pairs), np.arange(groups)])
-    # Pairs come first: the harmful halves, then with the rest the harmless ones.
+    # Pairs come first: their harmful prompts, then their harmless ones, then the rest.
     harmful_N = np.concatenate([np.ones(pairs, bool), np.zeros(pairs, bool)])
     harmful_N = np.concatenate([harmful_N, np.arange(count - 2 * pairs) % 2 == 0])
     mood_N = rng.permutation(np.arange(groups) % 2 == 0)[pair_N]

@@ -1,7 +1,7 @@
-"""Where a prompt is probed: at the instruction's last token and at the template's after it.
+"""Positions of a prompt that are probed: the instruction's last token and the template's after it.
 
-After the user's text the chat template still has tokens to say before a reply begins. Harmfulness
-and refusal may be read at different ones of them (Zhao et al. 2025, arXiv:2507.11878).
+After the user's text the chat template has some tokens before a reply begins. Harmfulness and
+refusal may be linearly readable at different ones of them (Zhao et al. 2025, arXiv:2507.11878).
 """
 
 from collections.abc import Sequence
@@ -18,67 +18,69 @@ INSTRUCTION, TEMPLATE, LAST, RESPONSE = "instruction", "template", "last", "resp
 
 @dataclass(frozen=True)
 class Located:
-    """Prompts as token ids, with the places that are probed in each."""
+    """Prompts as token ids, with the probed positions of each."""
 
     ids: list[list[int]]
     names: tuple[str, ...]  # instruction, template1.., last
     places_NP: Int[np.ndarray, "N P"]
-    tokens: dict[str, str]  # what stands at the template's positions
+    tokens: dict[str, str]  # the token at each of the template's positions
 
 
 def locate(encoder: PromptEncoder, tokenizer, texts: Sequence[str]) -> Located:
-    """The positions of some prompts.
+    """Encodes prompts and finds the positions that can be probed.
 
-    `instruction` is the last token that holds some of the user's text; `template1` and so on are
-    the template's tokens after it, of which `last` is the one that the reply follows. Where their
-    number differs between prompts (one was merged with the text), the fewest are taken, counted
+    `instruction` is the last token that has some of the user's text; `template1` and so on are the
+    template's tokens after it, of which `last` is the one that the reply follows. Where their
+    number differs between prompts (one was merged with the text), the smallest is taken, counted
     from the end.
     """
-    found = [encoder.locate(text) for text in texts]
-    ids = [tokens for tokens, _ in found]
+    located = [encoder.locate(text) for text in texts]
+    ids = [tokens for tokens, _ in located]
     lengths = np.array([len(tokens) for tokens in ids])
-    instruction = np.array([place for _, place in found])
+    instruction = np.array([place for _, place in located])
     after = int((lengths - 1 - instruction).min())
     columns = [instruction] + [lengths - after + k for k in range(after)]
     names = [INSTRUCTION] + [f"{TEMPLATE}{k + 1}" for k in range(after)]
     if after:
         names[-1] = LAST
     places_NP = np.stack(columns, axis=1)
-    said = tokenizer.convert_ids_to_tokens([ids[0][p] for p in places_NP[0, 1:]])
-    return Located(ids, tuple(names), places_NP, dict(zip(names[1:], said, strict=True)))
+    tokens = tokenizer.convert_ids_to_tokens([ids[0][p] for p in places_NP[0, 1:]])
+    return Located(ids, tuple(names), places_NP, dict(zip(names[1:], tokens, strict=True)))
 
 
-def resolve_positions(wanted: Sequence[str], located: Located) -> tuple[list[int], list[str], bool]:
-    """The columns of the wanted positions, the names of all of them, and whether `response` is one.
+def resolve_positions(
+    requested: Sequence[str], located: Located
+) -> tuple[list[int], list[str], bool]:
+    """The columns of requested positions, the names of all, and whether `response` is one of them.
 
-    The reply's first token has no column: it is no part of the prompt, and its name comes last.
+    The reply's first token has no column, as it is not part of the prompt; its name comes last.
 
     Raises:
         InputError: as `choose_positions`.
     """
-    columns = choose_positions([name for name in wanted if name != RESPONSE], located)
-    response = tuple(wanted) == ("all",) or RESPONSE in wanted
+    columns = choose_positions([name for name in requested if name != RESPONSE], located)
+    response = tuple(requested) == ("all",) or RESPONSE in requested
     return columns, [*(located.names[c] for c in columns), *[RESPONSE] * response], response
 
 
-def choose_positions(wanted: Sequence[str], located: Located) -> list[int]:
-    """The columns of the wanted positions; `all` is every one.
+def choose_positions(requested: Sequence[str], located: Located) -> list[int]:
+    """The columns of the requested positions; `all` is every one.
 
-    `last` is also the instruction where no template comes after it.
+    Where no template token follows the instruction, `last` is the instruction.
 
     Raises:
         InputError: a position that this template does not have.
     """
-    if tuple(wanted) == ("all",):
+    if tuple(requested) == ("all",):
         return list(range(len(located.names)))
     columns = []
-    for name in wanted:
+    for name in requested:
         if name == LAST and LAST not in located.names:
             name = INSTRUCTION
         if name not in located.names:
-            known = [*located.names, RESPONSE]
+            names = [*located.names, RESPONSE]
             raise InputError(
-                f"no position {name!r}{nearest(name, known)}; this template has {listed(known, 9)}"
+                f"no position {name!r}{nearest(name, names)}; this template has {listed(names, 9)}"
             )
         if located.names.index(name) not in columns:
             columns.append(located.names.index(name))

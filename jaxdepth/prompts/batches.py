@@ -1,10 +1,11 @@
-"""Prompts of like length together, so that few programs compile and little is padding."""
+"""Batches of prompts of similar length, so that few programs compile and little is padding."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from jaxdepth.errors import at_least
 from jaxdepth.model.sharding import whole_rows
@@ -15,51 +16,50 @@ from jaxdepth.prompts.datasets import Prompt
 class Batch:
     """Prompts of similar length, right-padded together."""
 
-    prompts: tuple[int, ...]  # their places in the list of all prompts
-    tokens_BS: np.ndarray
-    lengths_B: np.ndarray
+    indices: tuple[int, ...]  # of its prompts in the list of all prompts
+    tokens_BS: Int[np.ndarray, "B S"]
+    lengths_B: Int[np.ndarray, " B"]
 
     @property
-    def places(self) -> tuple[int, ...]:
-        """The place of every row, those that only fill the batch included."""
-        fill = len(self.lengths_B) - len(self.prompts)
-        return self.prompts + self.prompts[:1] * fill
+    def padded_indices(self) -> tuple[int, ...]:
+        """The index of every row; rows that only fill the batch repeat the first prompt."""
+        fill = len(self.lengths_B) - len(self.indices)
+        return self.indices + self.indices[:1] * fill
 
 
 def limit_prompts(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
-    """The first `limit` prompts, the halves of a pair counting as one and staying together."""
+    """The first `limit` clusters of prompts: both prompts of a pair count as one."""
     if limit is None:
         return prompts
     at_least(1, limit=limit)
-    kept = list(dict.fromkeys(p.cluster for p in prompts))[:limit]
-    keep = set(kept)
-    return [p for p in prompts if p.cluster in keep]
+    kept = set(list(dict.fromkeys(p.cluster_id for p in prompts))[:limit])
+    return [p for p in prompts if p.cluster_id in kept]
 
 
 def make_batches(ids: Sequence[Sequence[int]], size: int, mesh: Mesh | None = None) -> list[Batch]:
-    """Prompts of like length together, each batch padded to the same number of rows.
+    """Batches of at most `size` prompts of similar length, shortest first.
 
-    Rows that only fill a batch repeat its first prompt, so that one program serves all batches of
-    a length, and so that the mesh divides them. Which prompts are together does not depend on it.
+    Every batch has the same number of rows, rounded up so that the mesh divides it. Rows that only
+    fill a batch repeat its first prompt, so that one program serves all batches of a length. Which
+    prompts share a batch does not depend on the mesh.
     """
-    return list(_make_batches(ids, size, whole_rows(size, mesh)))
-
-
-def _make_batches(ids, size: int, full: int) -> Iterator[Batch]:
+    rows = whole_rows(size, mesh)
     buckets: dict[int, list[int]] = {}
-    for place, tokens in enumerate(ids):
-        buckets.setdefault(bucket_length(len(tokens)), []).append(place)
-    for length, places in sorted(buckets.items()):
-        for start in range(0, len(places), size):
-            chosen = places[start : start + size]
-            rows = chosen + chosen[:1] * (full - len(chosen))
-            tokens_BS = np.zeros((full, length), np.int32)
-            for row, place in enumerate(rows):
-                tokens_BS[row, : len(ids[place])] = ids[place]
-            lengths_B = np.array([len(ids[place]) for place in rows], np.int32)
-            yield Batch(tuple(chosen), tokens_BS, lengths_B)
+    for index, tokens in enumerate(ids):
+        buckets.setdefault(bucket_length(len(tokens)), []).append(index)
+    batches = []
+    for length, indices in sorted(buckets.items()):
+        for start in range(0, len(indices), size):
+            chosen = indices[start : start + size]
+            tokens_BS = np.zeros((rows, length), np.int32)
+            lengths_B = np.zeros(rows, np.int32)
+            for row, index in enumerate(chosen + chosen[:1] * (rows - len(chosen))):
+                tokens_BS[row, : len(ids[index])] = ids[index]
+                lengths_B[row] = len(ids[index])
+            batches.append(Batch(tuple(chosen), tokens_BS, lengths_B))
+    return batches
 
 
 def bucket_length(length: int, step: int = 16) -> int:
-    """The padded length for a prompt: the next multiple of `step`, so that few programs compile."""
+    """The padded length of a prompt: the next multiple of `step`, so that few programs compile."""
     return -(-length // step) * step

@@ -1,10 +1,10 @@
-"""A user's text as the model is meant to see it: inside its chat template, once, and as text only.
+"""A user's text as token ids inside a chat template, safe from typed control tokens.
 
 The template is rendered with a placeholder, so what the user typed never passes through it; and in
 a process of its own with limits (template.py), since it is a program from a stranger's file. Its
 control tokens are looked up in the template's own parts; the user's part is tokenised without any
 control tokens, so that nothing a user types becomes one. Text between two control tokens is
-tokenised together, which gives the very ids that Hugging Face gives for harmless text.
+tokenised together, which gives the same ids as Hugging Face for text without control tokens.
 
 A template whose markers are plain text (Mistral v0.1's `[INST]`) cannot be protected that way:
 there a typed marker has the tokens of a real one.
@@ -21,7 +21,7 @@ _ANSWER = "\ue000assistant\ue001"
 _USER = {"role": "user", "content": _PLACEHOLDER}
 _SPACED = {"role": "user", "content": f" {_PLACEHOLDER} "}
 _REPLY = {"role": "assistant", "content": _ANSWER}
-# What the template is asked for, each with a generation prompt or without.
+# Conversations to render, each with a generation prompt or without.
 _CONVERSATIONS = (([_USER], True), ([_SPACED], True), ([_USER, _REPLY], False))
 
 
@@ -43,13 +43,13 @@ class PromptEncoder:
 
         backend = tokenizer.backend_tokenizer
         spec = json.loads(backend.to_str())
-        # What ordinary text may become besides words: the id for characters that it cannot spell.
+        # Ordinary text may become this id too: that of characters without a token.
         unknown = backend.token_to_id(spec["model"].get("unk_token") or "")
         self.control_ids = frozenset(tokenizer.added_tokens_decoder) - {unknown}
         named = tokenizer.added_tokens_decoder.items()
         self._control_of = {str(token): i for i, token in named if i in self.control_ids}
         self.has_template = bool(tokenizer.chat_template)
-        self._before, self._after, self._trims, lead = _render_parts(tokenizer)
+        self._before, self._after, self._strips, lead = _render_parts(tokenizer)
         # Everything up to the template's last control token before the text, and from its first
         # one after: those are tokenised once, as the template means them.
         cut = self._last_control_end(backend, self._before)
@@ -59,7 +59,7 @@ class PromptEncoder:
         self._tail = self._after[:cut]
         self._suffix_ids = backend.encode(self._after[cut:], add_special_tokens=False).ids
         self._answer_lead = lead[self._last_control_end(backend, lead) :]
-        # What of that lead the generation prompt already has.
+        # The part of that lead that the generation prompt already has.
         self._opened = self._after[self._last_control_end(backend, self._after) :]
         self._bos_ids = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
         if not self.has_template:
@@ -72,32 +72,33 @@ class PromptEncoder:
         return self.locate(text)[0]
 
     def locate(self, text: str) -> tuple[list[int], int]:
-        """The token ids of such a prompt, and the place of the last one that holds some of `text`.
+        """The token ids of such a prompt, and the position of the last that has some of `text`.
 
-        White space at the end of the text does not count. What comes after that place is the
-        template's. An empty text has none: then it is the place before the template's next token.
+        White space at the end of the text does not count. All tokens after that position are the
+        template's. For an empty text it is the position before the template's next token.
         """
-        text = text.strip() if self._trims else text
+        text = text.strip() if self._strips else text
         spans = self._spans(self._head + text + self._tail)
         end = len(self._head) + len(text.rstrip())
-        mine = sum(start < end for _, start, _ in spans)
+        text_tokens = sum(start < end for _, start, _ in spans)
         ids = self._prefix_ids + [token for token, _, _ in spans] + self._suffix_ids
-        return ids, max(len(self._prefix_ids) + mine - 1, 0)
+        return ids, max(len(self._prefix_ids) + text_tokens - 1, 0)
 
     def encode_alone(self, text: str) -> list[int]:
         """The token ids of a text outside the template, after the BOS token if there is one."""
         return self._bos_ids + self.encode_text(text)
 
     def encode_text(self, text: str) -> list[int]:
-        """The token ids of ordinary text in the midst of something; never a control token."""
+        """The token ids of ordinary text without BOS; never a control token."""
         return [token for token, _, _ in self._spans(text)]
 
     def user_turn(self) -> tuple[list[int], int]:
-        """The token ids that open a user's turn, and the one that ends it: what a model goes on
-        with is a prompt of its own making.
+        """The token ids that open a user's turn, and the one that ends it.
+
+        A model that continues the opening writes a prompt itself.
 
         Raises:
-            InputError: the template ends a user's turn with no control token, or there is none.
+            InputError: there is no template, or it ends a user's turn with no control token.
         """
         if not self._suffix_ids or self._tail:
             raise InputError("this chat template ends a user's turn with no control token")
@@ -112,13 +113,13 @@ class PromptEncoder:
         return self._last_token(self._answer_lead, answer)
 
     def reply(self, text: str) -> list[int]:
-        """The token ids of an answer's text where the generation prompt leaves off."""
-        whole = self.encode_text(self._answer_lead + text)
+        """The token ids of an answer's text after the generation prompt."""
+        ids = self.encode_text(self._answer_lead + text)
         opened = self.encode_text(self._opened)
-        return whole[len(opened) :] if whole[: len(opened)] == opened else self.encode_text(text)
+        return ids[len(opened) :] if ids[: len(opened)] == opened else self.encode_text(text)
 
     def marker(self, text: str) -> list[int]:
-        """The token ids of a marker in a reply: a control token's if it is one, else plain text's.
+        """The token ids of a marker in a reply: a control token, or those of plain text.
 
         Raises:
             InputError: the text gives no token at all.
@@ -171,23 +172,32 @@ class PromptEncoder:
 
     def _last_control_end(self, backend, text: str) -> int:
         encoding = backend.encode(text, add_special_tokens=False)
-        ends = [e[1] for i, e in zip(encoding.ids, encoding.offsets, strict=True) if self._is(i)]
+        ends = [
+            e[1]
+            for i, e in zip(encoding.ids, encoding.offsets, strict=True)
+            if i in self.control_ids
+        ]
         return ends[-1] if ends else 0
 
     def _first_control_start(self, backend, text: str) -> int:
         encoding = backend.encode(text, add_special_tokens=False)
-        starts = [o[0] for i, o in zip(encoding.ids, encoding.offsets, strict=True) if self._is(i)]
+        starts = [
+            o[0]
+            for i, o in zip(encoding.ids, encoding.offsets, strict=True)
+            if i in self.control_ids
+        ]
         return starts[0] if starts else len(text)
-
-    def _is(self, token_id: int) -> bool:
-        return token_id in self.control_ids
 
 
 def _render_parts(tokenizer) -> tuple[str, str, bool, str]:
-    """The template before and after the user's text, whether it trims that text, and what stands
-    between the text and a reply to it in a finished conversation."""
+    """The template's text around the user's.
+
+    Returns:
+        The text before the user's and after it, whether the template strips the user's text, and
+        the text between the user's and a reply in a finished conversation.
+    """
     if not tokenizer.chat_template:
-        return "", "", False, " "  # a base model goes on with the text
+        return "", "", False, " "  # a base model continues the text
     *prompts, finished = render(tokenizer, _CONVERSATIONS)
     for text, reason in prompts:
         if text is None:
@@ -198,9 +208,9 @@ def _render_parts(tokenizer) -> tuple[str, str, bool, str]:
                 "expected once"
             )
     before, _, after = prompts[0].text.partition(_PLACEHOLDER)
-    lead, found, _ = (finished.text or "").partition(_PLACEHOLDER)[2].partition(_ANSWER)
-    # Of a template that takes no replies: they follow the generation prompt.
-    return before, after, prompts[1] == prompts[0], lead if found else after
+    lead, has_answer, _ = (finished.text or "").partition(_PLACEHOLDER)[2].partition(_ANSWER)
+    # Where a template renders no replies they follow the generation prompt.
+    return before, after, prompts[1] == prompts[0], lead if has_answer else after
 
 
 def _adds_bos(tokenizer) -> bool:
@@ -209,10 +219,10 @@ def _adds_bos(tokenizer) -> bool:
 
 
 def _without_control_tokens(spec: dict, follows_control_token: bool) -> dict:
-    """A tokenizer.json whose tokenizer knows ordinary text only."""
+    """A tokenizer.json without control tokens, for ordinary text."""
     spec["added_tokens"] = []
     spec["post_processor"] = None
-    if follows_control_token:  # then a space that is put before the first word only is not put
+    if follows_control_token:  # "first" puts a space before the first word of a whole prompt only
         steps = spec.get("pre_tokenizer") or {}
         for step in (steps, *steps.get("pretokenizers", [])):
             if step.get("type") == "Metaspace" and step.get("prepend_scheme") == "first":

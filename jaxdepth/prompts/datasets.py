@@ -1,6 +1,6 @@
 """Prompts with labels: the built-in pairs, and readers for the published sets.
 
-A file is recognised by its columns, whatever its name: AdvBench (goal, target), HarmBench
+A file is recognised by its columns, not by its name: AdvBench (goal, target), HarmBench
 (Behavior, ContextString), JailbreakBench (Goal, Behavior, Category), XSTest (prompt, type, label),
 the refusal_direction splits (instruction, category), and our own (harmful, harmless).
 """
@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from importlib.resources import files
@@ -18,7 +19,7 @@ from pathlib import Path
 from jaxdepth.errors import InputError, listed, nearest
 
 HARMFUL, HARMLESS = "harmful", "harmless"
-# Which file, and which of its labels. The pairs go round the categories, so any first N mix them.
+# File and labels of each set. The pairs cycle through the categories, so any first N mix them.
 BUILT_IN = {
     "pairs": ("pairs.jsonl", (HARMFUL, HARMLESS)),
     "harmful": ("pairs.jsonl", (HARMFUL,)),
@@ -27,19 +28,19 @@ BUILT_IN = {
     "control": ("control.jsonl", (HARMLESS,)),
     "facts": ("facts.jsonl", (HARMLESS,)),
 }
-# Parts of the pairs, for tuning: what a tuned model is measured on must be new to it.
+# Splits of the pairs for tuning: a tuned model must not be measured on what it was trained on.
 TRAIN, VALIDATION, TEST, UNSEEN = "train", "validation", "test", "unseen"
 SPLITS = (TRAIN, VALIDATION, TEST, UNSEEN)
 UNSEEN_CATEGORIES = ("drugs", "privacy")
 _FIRST = re.compile(r"^(.+)\[:(\d+)\]$")
 
-# Columns that hold the prompt, the first that is there; compared without regard to case.
+# Columns that may have the prompt, in order of preference; compared without regard to case.
 _TEXT_COLUMNS = ("prompt", "instruction", "goal", "text", "question", "behavior")
 _ID_COLUMNS = ("prompt_id", "id", "behaviorid", "index")
 _CATEGORY_COLUMNS = ("category", "type", "semanticcategory")
 _LABELS = {"harmful": HARMFUL, "unsafe": HARMFUL, "harmless": HARMLESS, "safe": HARMLESS}
 _LABELS |= {"benign": HARMLESS}
-# Words of a file's name that tell its label when no column does.
+# Words of a file's name that give its label when no column does.
 _NAME_LABELS = (
     (re.compile(r"harmless|benign|alpaca"), HARMLESS),
     (re.compile(r"harmful|advbench|harmbench|jailbreakbench|malicious|strongreject"), HARMFUL),
@@ -54,56 +55,62 @@ class Prompt:
     text: str
     label: str  # harmful or harmless
     category: str | None
-    pair_id: str | None  # shared by the halves of a pair
+    pair_id: str | None  # shared by the harmful and the harmless prompt of a pair
     source: str  # the file or built-in set that it is from
 
     @property
-    def cluster(self) -> str:
-        """What is drawn or left out as one: its pair, or itself."""
+    def cluster_id(self) -> str:
+        """The unit that the bootstrap resamples and folds keep whole: its pair, or itself."""
         return self.pair_id or self.prompt_id
 
 
+def cluster_of(row: Mapping[str, str | None]) -> str:
+    """`Prompt.cluster_id` of a row of a table with prompt_id and pair_id."""
+    return row["pair_id"] or row["prompt_id"]
+
+
 def read_prompts(names: Iterable[str]) -> list[Prompt]:
-    """Prompts of several sources, in their order.
+    """Reads the prompts of several sources, in their order.
 
     Args:
         names: each `builtin:pairs`, `builtin:harmful`, `builtin:two_categories` (pairs whose
-            harmful half is of two categories), `builtin:ordinary`, `builtin:control` (two
+            harmful prompt is of two categories), `builtin:ordinary`, `builtin:control` (two
             categories of harmless requests), `builtin:facts` (short questions), or a .jsonl, .json,
             .csv or .txt file. `/train`, `/validation`, `/test` or `/unseen` behind built-in pairs
-            takes that split of them. A label in front of a file, as in `harmless=my.csv`, is that
-            of all its prompts. `[:N]` at the end takes the first N prompts of a source.
+            selects that split. A label in front of a file, as in `harmless=my.csv`, is that of all
+            its prompts. `[:N]` at the end takes the first N prompts of a source.
 
     Raises:
-        InputError: a source does not exist, has no prompts, or does not tell their labels.
+        InputError: a source does not exist, has no prompts, or gives no labels.
     """
     prompts: list[Prompt] = []
     for name in names:
-        label, equals, rest = name.partition("=")
-        known = _LABELS.get(label.lower()) if equals else None
-        rest = rest if known else name
-        first = _FIRST.match(rest)
-        rest, count = (first[1], int(first[2])) if first else (rest, None)
-        prompts += _read_one(rest, known)[:count]
+        prefix, equals, rest = name.partition("=")
+        label = _LABELS.get(prefix.lower()) if equals else None
+        source = rest if label else name
+        first = _FIRST.match(source)
+        source, count = (first[1], int(first[2])) if first else (source, None)
+        prompts += _read_one(source, label)[:count]
     if not prompts:
         raise InputError("no prompts: name at least one source, such as builtin:pairs")
-    counts: dict[str, int] = {}
-    for prompt in prompts:
-        counts[prompt.prompt_id] = counts.get(prompt.prompt_id, 0) + 1
-    repeated = [i for i, count in counts.items() if count > 1]
+    counts = Counter(p.prompt_id for p in prompts)
+    repeated = [prompt_id for prompt_id, count in counts.items() if count > 1]
     if repeated:
         raise InputError(f"prompt ids repeat: {listed(repeated)}; give each prompt its own id")
     return prompts
 
 
 def prompts_digest(prompts: Iterable[Prompt]) -> str:
-    """SHA-256 over everything that the prompts hold."""
+    """SHA-256 over every field of every prompt."""
     return hashlib.sha256(json.dumps([astuple(p) for p in prompts]).encode()).hexdigest()
 
 
 def split_of(prompt: Prompt) -> str:
-    """The split of a built-in pair: two categories are unseen in training; of the others' pairs, 5
-    in 8 are for training, 1 for validation and 2 for the test."""
+    """The split of a prompt of the built-in pairs.
+
+    Two categories are unseen in training; of the others' pairs 5 in 8 are for training, 1 for
+    validation and 2 for the test.
+    """
     if prompt.category in UNSEEN_CATEGORIES:
         return UNSEEN
     return (*[TRAIN] * 5, VALIDATION, TEST, TEST)[int(prompt.pair_id[-3:]) % 8]
@@ -117,8 +124,8 @@ def _read_one(name: str, label: str | None) -> list[Prompt]:
             raise InputError(f"no built-in prompts {built_in!r}{nearest(built_in, BUILT_IN)}")
         file, labels = BUILT_IN[built_in]
         if slash and (split not in SPLITS or file != "pairs.jsonl"):
-            known = listed([f"{b}/{s}" for b in ("pairs", "harmful") for s in SPLITS], 9)
-            raise InputError(f"no built-in split {built_in}/{split}; there are {known}")
+            names = listed([f"{b}/{s}" for b in ("pairs", "harmful") for s in SPLITS], 9)
+            raise InputError(f"no built-in split {built_in}/{split}; there are {names}")
         rows = _jsonl((files("jaxdepth") / "data" / file).read_text("utf-8"), name)
         prompts = _prompts_of(rows, name, file.removesuffix(".jsonl"), HARMLESS)
         chosen = [p for p in prompts if p.label in labels]
@@ -151,8 +158,8 @@ def _prompts_of(rows: list[dict], source: str, stem: str, label: str | None) -> 
         if HARMFUL in row and HARMLESS in row:
             pair = f"{stem}-{row.get('pair_id') or f'{number:04d}'}"
             prompts += [
-                Prompt(f"{pair}-{half}", _text(row, half, where), half, category, pair, source)
-                for half in (HARMFUL, HARMLESS)
+                Prompt(f"{pair}-{kind}", _text(row, kind, where), kind, category, pair, source)
+                for kind in (HARMFUL, HARMLESS)
             ]
             continue
         column = next((c for c in _TEXT_COLUMNS if c in row), None)
@@ -166,8 +173,8 @@ def _prompts_of(rows: list[dict], source: str, stem: str, label: str | None) -> 
             text = f"{row['contextstring']}\n\n---\n\n{text}"
         pair = row.get("pair_id") or None
         pair = f"{stem}-{pair}" if pair else None
-        label_here = label or _label(row, stem, where)
-        prompts.append(Prompt(prompt_id, text, label_here, category, pair, source))
+        row_label = label or _label(row, stem, where)
+        prompts.append(Prompt(prompt_id, text, row_label, category, pair, source))
     return prompts
 
 
@@ -179,12 +186,12 @@ def _text(row: Mapping, column: str, where: str) -> str:
 
 
 def _label(row: Mapping, stem: str, where: str) -> str:
-    """From the label column, else from what is known of the columns or the file's name."""
+    """The label by its column, else by the published set that columns or file name show."""
     if row.get("label") not in (None, ""):
         label = _LABELS.get(str(row["label"]).strip().lower())
         if label is None:
-            known = listed(_LABELS, 9)
-            raise InputError(f"{where}: label {row['label']!r}; expected one of {known}")
+            names = listed(_LABELS, 9)
+            raise InputError(f"{where}: label {row['label']!r}; expected one of {names}")
         return label
     if "type" in row and "focus" in row:  # early XSTest: the unsafe ones are the contrasts
         return HARMFUL if str(row["type"]).startswith("contrast_") else HARMLESS

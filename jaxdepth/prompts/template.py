@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from jaxdepth.errors import InputError
 
-# For all conversations of one call, after the child's imports: those can be slow, where the
-# machine is busy, and are not the template's doing.
+# For all conversations of one call, after the child's imports: those can be slow where the machine
+# is busy, and the template does not cause that.
 _SECONDS = 10
 _START_SECONDS = 120
 _MEBIBYTES = 512
@@ -30,7 +30,7 @@ _CHILD = Path(__file__).with_name("template_child.py")
 
 
 class Rendered(NamedTuple):
-    """What a template made of one conversation: a text, or None and the reason why not."""
+    """One rendered conversation: its text, or None and the reason why not."""
 
     text: str | None
     reason: str | None
@@ -40,8 +40,8 @@ def render(tokenizer, conversations: Sequence[tuple[list[dict], bool]]) -> list[
     """Renders conversations with a tokenizer's chat template.
 
     Args:
-        tokenizer: A transformers tokenizer that has a chat template.
-        conversations: The messages of each, and whether the generation prompt comes after them.
+        tokenizer: a transformers tokenizer that has a chat template.
+        conversations: the messages of each, and whether the generation prompt comes after them.
 
     Returns:
         One item per conversation. A text is that of
@@ -70,9 +70,9 @@ def render(tokenizer, conversations: Sequence[tuple[list[dict], bool]]) -> list[
 
 @lru_cache(maxsize=128)
 def _answer(request: str) -> tuple[Rendered, ...]:
-    """What a new child answers."""
-    # The child must find the very transformers of this process. -P: its own folder is no place for
-    # imports.
+    """Renders in a new child process; the same request is rendered once."""
+    # The child must import the transformers of this process. -P: nothing is imported from its own
+    # folder.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         child = subprocess.Popen(
@@ -95,6 +95,7 @@ def _answer(request: str) -> tuple[Rendered, ...]:
 
 
 def _exchange(child: subprocess.Popen, request: str) -> tuple[Rendered, ...]:
+    """Sends a request to a child that has announced itself, and reads its reply."""
     timer = threading.Timer(_START_SECONDS, _kill, [child])
     timer.start()
     try:
@@ -114,12 +115,12 @@ def _exchange(child: subprocess.Popen, request: str) -> tuple[Rendered, ...]:
         raise InputError(
             f"the chat template cannot be rendered (its process ended with {child.returncode})"
         )
-    found = json.loads(answer)
-    if found == "memory":
+    reply = json.loads(answer)
+    if reply == "memory":
         raise InputError(f"the chat template takes more than {_MEBIBYTES} MiB of memory")
-    if found == "characters":
+    if reply == "characters":
         raise InputError(f"the chat template writes more than {_CHARACTERS:,} characters")
-    return tuple(Rendered(**one) for one in found)
+    return tuple(Rendered(**one) for one in reply)
 
 
 def _kill(child: subprocess.Popen) -> None:

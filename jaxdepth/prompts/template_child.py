@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> None:
-    """Answers with the rendered conversations, or with the name of the limit that was reached."""
+    """Writes the rendered conversations, or the name of the limit that was reached."""
     sys.modules["torch"] = None  # some transformers would import it here, for nothing
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -56,14 +56,14 @@ def _limit(seconds: int, more_bytes: int) -> None:
         resource.setrlimit(kind, (value, value))
 
     at_most(resource.RLIMIT_CORE, 0)
-    # Holds even if nobody is left to end this process. Otherwise the one who waits does, before.
+    # Holds even if the parent has ended. Otherwise the parent ends this process before.
     usage = resource.getrusage(resource.RUSAGE_SELF)
     at_most(resource.RLIMIT_CPU, math.ceil(usage.ru_utime + usage.ru_stime + 2 * seconds))
     try:
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[0])
     except OSError:
-        return  # only Linux says what is used, and only there does the next limit hold
+        return  # only Linux reports the memory in use, and only there does the next limit hold
     at_most(resource.RLIMIT_AS, pages * resource.getpagesize() + more_bytes)
 
 

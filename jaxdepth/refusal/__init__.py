@@ -1,1 +1,1 @@
-"""Refusal: what is asked, how it is put to the model, and whether the answer opens as a refusal."""
+"""Judging a text: refusal, coherence, outcome; and verdicts that a model decides by a token."""

@@ -1,7 +1,7 @@
-"""Refusal openers, and what an exit's first token says.
+"""Refusal openers and the next-token distribution of every exit before a reply.
 
-The first token of a reply tells much of a refusal: "I cannot", "Sorry", "As an AI". Its log-odds
-are the refusal metric of Arditi et al. 2024 (arXiv:2406.11717), log p - log(1 - p).
+The first token of a reply is strong evidence of a refusal: "I cannot", "Sorry", "As an AI". Its
+log-odds are the refusal metric of Arditi et al. 2024 (arXiv:2406.11717), log p - log(1 - p).
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ DEFAULT_OPENERS = ("I", "As", "Sorry", "Unfortunately", "Apologies")
 
 
 class FirstToken(NamedTuple):
-    """What each exit's next-token distribution says, per prompt. Logarithms are natural."""
+    """Summary of each exit's next-token distribution, per prompt. Logarithms are natural."""
 
     refusal_log_odds: Float[Array, "E B"]  # log p(openers) - log p(all others)
     top_token: Int[Array, "E B"]
@@ -29,14 +29,14 @@ class FirstToken(NamedTuple):
 
 
 def first_token(logits_EBV: Float[Array, "E B V"], is_opener_V: Bool[Array, " V"]) -> FirstToken:
-    """Summaries of the next-token logits of several exits, the last of which is full depth."""
+    """Summarises the next-token logits of several exits, the last of which is full depth."""
     logp_EBV = jax.nn.log_softmax(logits_EBV.astype(jnp.float32), axis=-1)
     p_EBV = jnp.exp(logp_EBV)
     full_BV = logp_EBV[-1]
     top_EB = jnp.argmax(logp_EBV, axis=-1)
 
-    def log_mass(keep_V):
-        return jax.nn.logsumexp(jnp.where(keep_V, logp_EBV, -jnp.inf), axis=-1)
+    def log_mass(mask_V):
+        return jax.nn.logsumexp(jnp.where(mask_V, logp_EBV, -jnp.inf), axis=-1)
 
     return FirstToken(
         refusal_log_odds=log_mass(is_opener_V) - log_mass(~is_opener_V),
@@ -59,13 +59,13 @@ def resolve_openers(
     Raises:
         InputError: a named opener is not one token, or none is left.
     """
-    found = {opener: encoder.answer_start(opener) for opener in openers}
-    split = [opener for opener, token in found.items() if token is None]
+    token_of = {opener: encoder.answer_start(opener) for opener in openers}
+    split = [opener for opener, token in token_of.items() if token is None]
     if split and tuple(openers) != DEFAULT_OPENERS:
         raise InputError(
             f"refusal opener {listed(map(repr, split))} is not one token of this model"
         )
-    found = {opener: token for opener, token in found.items() if token is not None}
-    if not found:
+    single = {opener: token for opener, token in token_of.items() if token is not None}
+    if not single:
         raise InputError("no refusal opener is a single token of this model: name some")
-    return found
+    return single

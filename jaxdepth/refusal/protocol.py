@@ -1,4 +1,4 @@
-"""How a model thinks aloud, decides with one token, and then answers: the words of it as token ids.
+"""Think-then-decide protocols: a thought, a verdict in one token, then the answer, as token ids.
 
     prompt | open | thought | close | VERDICT | answer
 
@@ -17,7 +17,7 @@ from jaxdepth.settings_file import read_settings
 
 
 class Verdict(StrEnum):
-    """What a model decides. Abstain: the margin was too small; nothing is shown."""
+    """The decision of a model. Abstain: the margin was too small and no answer is shown."""
 
     REFUSE = "refuse"
     PARTIAL = "partial"
@@ -30,7 +30,7 @@ VERDICTS = (Verdict.REFUSE, Verdict.PARTIAL, Verdict.COMPLY)  # in the order of 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is said to a model that is to think, then decide, and what it says."""
+    """The texts that make a model think, then decide, and the lengths of both parts."""
 
     instruction: str
     """Stands before the user's text; {refuse}, {partial}, {comply}, {close} become its words."""
@@ -39,13 +39,13 @@ class Protocol:
     open: str
     """Begins the reply; may be empty."""
     close: str
-    """Ends the thought: written by the model, or for it when it has thought long enough."""
+    """Ends the thought: written by the model, or appended when the thought has its max tokens."""
     verdicts: tuple[tuple[str, ...], ...]
-    """Sets of words for refuse, partial and comply: the first of single tokens is taken."""
+    """Sets of words for refuse, partial and comply: the first set of single tokens is taken."""
     thought_tokens: int
-    """The longest thought; 0 decides at once."""
+    """Max tokens of a thought; 0 decides at once."""
     answer_tokens: int
-    """The longest answer; 0 only decides."""
+    """Max tokens of an answer; 0 only decides."""
 
     def __post_init__(self):
         for name in ("thought_tokens", "answer_tokens"):
@@ -64,7 +64,7 @@ class Protocol:
 
 
 class Markers(NamedTuple):
-    """A protocol as one tokenizer spells it."""
+    """The token ids of a protocol for one tokenizer."""
 
     open: tuple[int, ...]
     close: tuple[int, ...]
@@ -75,7 +75,7 @@ class Markers(NamedTuple):
 def resolve_markers(
     protocol: Protocol, encoder: PromptEncoder, end_tokens: Sequence[int]
 ) -> Markers:
-    """The token ids of a protocol's markers and verdicts.
+    """Finds the token ids of a protocol's markers and verdicts.
 
     Raises:
         InputError: in no set of words is each verdict one token of its own, or a marker is an end
@@ -87,15 +87,15 @@ def resolve_markers(
         ids = [encoder.word_after(protocol.close, word) for word in words]
         fault = _fault(words, ids, close, end_tokens)
         if fault is None:
-            opened = encoder.marker(protocol.open) if protocol.open else []
-            return Markers(tuple(opened), tuple(close), tuple(ids), tuple(words))
+            open_ids = encoder.marker(protocol.open) if protocol.open else []
+            return Markers(tuple(open_ids), tuple(close), tuple(ids), tuple(words))
         faults.append(fault)
     others = f" (and {len(faults) - 1} other sets fail)" if len(faults) > 1 else ""
     raise InputError(f"{faults[0]}{others}: choose other verdict words")
 
 
 def instruct(instruction: str, close: str, words: Sequence[str], text: str) -> str:
-    """A user's text with the instruction before it. Nothing in the user's text is replaced."""
+    """A user's text after the instruction. Placeholders in the user's text stay as they are."""
     if not instruction:
         return text
     for name, word in zip((*VERDICTS, "close"), (*words, close.strip()), strict=True):
@@ -110,36 +110,42 @@ def open_thoughts(
 
     Args:
         encoder: of the model.
-        markers: the protocol as its tokenizer spells it.
+        markers: from `resolve_markers`.
         instruction: `Protocol.instruction` or `Protocol.again`.
         close: `Protocol.close`.
-        texts: what users say.
+        texts: users' texts.
     """
-    asked = [instruct(instruction, close, markers.words, text) for text in texts]
-    return [encoder.encode(text) + list(markers.open) for text in asked]
+    messages = [instruct(instruction, close, markers.words, text) for text in texts]
+    return [encoder.encode(message) + list(markers.open) for message in messages]
 
 
-def _fault(words, ids, close, end_tokens) -> str | None:
+def _fault(
+    words: Sequence[str],
+    ids: Sequence[int | None],
+    close: Sequence[int],
+    end_tokens: Sequence[int],
+) -> str | None:
+    """Why a set of verdict words cannot be used; None if it can."""
     split = [repr(word) for word, token in zip(words, ids, strict=True) if token is None]
     if split:
         return f"the verdict {listed(split)} is not one token of this model"
-    for place, token in enumerate(ids):
-        if token in ids[:place]:
-            first, second = words[ids.index(token)], words[place]
+    for index, token in enumerate(ids):
+        if token in ids[:index]:
+            first, second = words[ids.index(token)], words[index]
             return f"the verdicts {first!r} and {second!r} collide: both are token {token}"
         if token in end_tokens or token in close:
-            return f"the verdict {words[place]!r} is token {token}, which ends a thought or answer"
+            return f"the verdict {words[index]!r} is token {token}, which ends a thought or answer"
     return None
 
 
 def read_protocol(name: str) -> Protocol:
-    """The protocol in a TOML file, or in one of configs/ by its name.
+    """Reads the protocol in a TOML file, or in one of configs/ by its name.
 
     Raises:
-        InputError: as `read_settings`; a key is missing; a value makes no sense.
+        InputError: as `read_settings`; a key is missing; a value is out of range.
     """
-    found = read_settings(Protocol, name)
-    missing = [f.name for f in fields(Protocol) if f.name not in found]
+    settings = read_settings(Protocol, name)
+    missing = [f.name for f in fields(Protocol) if f.name not in settings]
     if missing:
         raise InputError(f"protocol {name} lacks {listed(missing)}")
-    return Protocol(**found)
+    return Protocol(**settings)

@@ -1,4 +1,4 @@
-"""From several verdicts to one, and from their probabilities to honest ones."""
+"""Votes over several verdicts, and temperature scaling of verdict probabilities."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ RULES = ("majority", "mean", "cautious")
 
 
 class Vote(NamedTuple):
-    """What several thoughts decide together."""
+    """The joint verdict of several thoughts."""
 
     verdict: int  # 0 to 2 as `VERDICTS`, 3 where all abstain
     p: Float[np.ndarray, " 3"]  # mean probabilities
@@ -22,14 +22,14 @@ class Vote(NamedTuple):
 def vote(
     p_M3: Float[np.ndarray, "M 3"], verdict_M: Int[np.ndarray, " M"], by: str, rule: Rule
 ) -> Vote:
-    """One verdict of M.
+    """Combines M verdicts into one.
 
     Args:
         p_M3: probabilities of refuse, partial and comply.
         verdict_M: the verdicts, 0 to 3.
         by: majority takes the most frequent verdict, of equals the most cautious; mean applies the
             rule to the mean probabilities; cautious takes the most cautious verdict of any.
-            Votes that abstain count for nothing in majority and cautious.
+            Majority and cautious ignore votes that abstain.
         rule: from probabilities to a verdict.
     """
     p_3 = p_M3.mean(axis=0)
@@ -46,9 +46,10 @@ def vote(
 
 
 def fit_temperature(logp_N3: Float[np.ndarray, "N 3"], harmful_N: Bool[np.ndarray, " N"]) -> float:
-    """The temperature whose P(not comply) has the highest likelihood for the labels.
+    """Temperature scaling: the temperature whose P(not comply) makes the labels most likely.
 
-    A grid of 121 from 0.05 to 50. Source: Guo et al. 2017 (arXiv:1706.04599).
+    The best of 121 from 0.05 to 50, evenly spaced in their logarithm. Source: Guo et al. 2017
+    (arXiv:1706.04599).
     """
     grid = np.geomspace(0.05, 50, 121)
     losses = [log_loss(caution(logp_N3, t), harmful_N) for t in grid]

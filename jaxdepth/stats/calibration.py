@@ -1,4 +1,4 @@
-"""How far stated probabilities are from what happens: calibration, risk and coverage."""
+"""Calibration and selective prediction: log loss, calibration error, risk and coverage."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 
 
 def log_loss(p_N: Float[np.ndarray, " N"], true_N: Bool[np.ndarray, " N"]) -> float:
-    """Mean negative log-likelihood in nats; probabilities are kept 1e-9 from 0 and 1."""
+    """Mean negative log-likelihood in nats; probabilities are clipped to 1e-9 from 0 and 1."""
     p_N = np.clip(p_N, 1e-9, 1 - 1e-9)
     return float(-np.mean(np.where(true_N, np.log(p_N), np.log1p(-p_N))))
 
@@ -18,7 +18,7 @@ def calibration_error(
     weights_RN: Float[np.ndarray, "R N"],
     bins: int = 10,
 ) -> Float[np.ndarray, " R"]:
-    """Expected calibration error over bins of equal width, for each row of weights.
+    """Expected calibration error over bins of equal width, for each of R rows of weights.
 
     Source: Naeini et al. 2015; the form of Guo et al. 2017 (arXiv:1706.04599).
     """
@@ -31,17 +31,18 @@ def calibration_error(
 
 
 def risk_coverage(
-    margin_N: Sequence[float], right_N: Bool[np.ndarray, " N"], coverages: Sequence[float]
+    margin_N: Sequence[float], correct_N: Bool[np.ndarray, " N"], coverages: Sequence[float]
 ) -> list[tuple[float, float, int]]:
-    """Error among the most certain share of verdicts: (coverage, risk, verdicts), by margin.
+    """Selective risk at several coverages: rows of (coverage, risk, number of verdicts).
 
-    Prompts of equal margin at the border are taken in as a whole.
+    The verdicts with the largest margins are kept; ties at the border are all kept. Risk is the
+    share of wrong ones among them.
     """
     order = np.argsort(-np.asarray(margin_N, np.float64), kind="stable")
     ordered, rows = np.asarray(margin_N)[order], []
     for coverage in coverages:
         count = max(1, round(coverage * len(order)))
         count = int(np.searchsorted(-ordered, -ordered[count - 1], side="right"))
-        risk = 1 - float(np.mean(right_N[order[:count]]))
+        risk = 1 - float(np.mean(correct_N[order[:count]]))
         rows.append((count / len(order), risk, count))
     return rows

@@ -1,14 +1,14 @@
 """Where a curve over depth rises: one change point, with a bootstrap interval.
 
-A curve has one number per layer. Its shapes are least-squares fits of two levels, joined at once (a
-step) or by a straight line over several layers (a ramp). Both are projections: the statistic of a
-shape is the inner product of the curve with that shape, centred and of unit length, and its square
-is by how much the fit lowers the sum of squares.
+A curve has one number per layer. Two shapes are fitted by least squares: two levels joined at once
+(a step) or by a straight line over several layers (a ramp). Both fits are projections: the
+statistic of a shape is the inner product of the curve with that shape, centred and of unit length,
+and its square is the reduction of the sum of squares.
 
 Sources: least squares for a change of level, Bai 1994 (J. Time Series Analysis 15), Bai 1997 (Rev.
 Economics and Statistics 79); the test is that of a searched maximum (Andrews 1993, Econometrica 61)
-with its null distribution from centred bootstrap draws (Hall and Wilson 1991, Biometrics 47);
-percentile intervals, Efron and Tibshirani 1993. The draws redraw prompts, not layers, so errors of
+with its null distribution from centred bootstrap resamples (Hall and Wilson 1991, Biometrics 47);
+percentile intervals, Efron and Tibshirani 1993. Prompts are resampled, not layers, so errors of
 neighbouring layers may be correlated and of any size.
 """
 
@@ -30,9 +30,9 @@ class ChangePoint(NamedTuple):
     rise: float  # upper level minus lower level
     rise_low: float
     rise_high: float
-    p_rise: float  # of a rise this clear in a flat curve
-    p_gradual: float  # of a ramp this much better than the step, where there is a step
-    layers_R: Float[np.ndarray, " R"]  # the layer in each draw; NaN where the draw has one
+    p_rise: float  # p-value against a flat curve
+    p_gradual: float  # p-value of a ramp against a step
+    layers_R: Float[np.ndarray, " R"]  # the layer in each resample; NaN where the resample has one
 
 
 class Lag(NamedTuple):
@@ -45,49 +45,50 @@ class Lag(NamedTuple):
 
 def change_point(
     curve_X: Float[np.ndarray, " X"],
-    draws_RX: Float[np.ndarray, "R X"],
+    resampled_RX: Float[np.ndarray, "R X"],
     first: int = 0,
     alpha: float = 0.05,
 ) -> ChangePoint:
-    """The rise that explains a curve best.
+    """The rise of a curve that fits it best.
 
-    The layer is the place of the best step upwards; its interval are percentiles of the same in
-    every draw. It is a whole number, so where one place has 95% of the draws the interval is that
-    place, and in general it covers more often than it says.
+    The layer is that of the best step upwards; its interval is the percentile interval of the same
+    layer in every resample. Layers are whole numbers, so where one layer has 95% of the resamples
+    the interval is that layer alone, and in general its coverage exceeds 95%.
 
-    `kind` is "none" unless the largest studentised step over all places is larger than in a share
-    `alpha` of the draws around a flat curve. It is "gradual" if the best ramp over two or more
-    layers beats the best step by more than in a share `alpha` of the draws around that step. The
-    bounds of the rise hold for all places at once, so that choosing the place does not bias them.
+    `kind` is "none" unless the largest studentised step over all layers exceeds the quantile
+    1 - `alpha` of the same in resamples around a flat curve. It is "gradual" if the best ramp over
+    two or more layers beats the best step by more than that quantile of resamples around that step.
+    The bounds of the rise hold for all layers at once, so that choosing the layer does not bias
+    them.
 
     Args:
         curve_X: the curve, X >= 3 neighbouring layers.
-        draws_RX: R bootstrap draws of it; draws with a NaN in them are left out.
-        first: the number of the curve's first layer: 0 for the stream, 1 for exits.
+        resampled_RX: R bootstrap resamples of it; those with a NaN are left out.
+        first: the number of the curve's first layer: 0 for the residual stream, 1 for exits.
         alpha: level of both tests.
 
     Raises:
-        InputError: fewer than three layers, another number of them in the draws, a NaN in the
-            curve, or no draw without one.
+        InputError: fewer than three layers, another number of them in the resamples, a NaN in the
+            curve, or no resample without one.
     """
-    curve_X, draws_RX = np.asarray(curve_X, np.float64), np.asarray(draws_RX, np.float64)
+    curve_X, resampled_RX = np.asarray(curve_X, np.float64), np.asarray(resampled_RX, np.float64)
     X = len(curve_X)
-    if X < 3 or draws_RX.shape[1:] != (X,):
-        raise InputError(f"a curve of {X} layers with draws of shape {draws_RX.shape}")
-    layers_R = np.full(len(draws_RX), np.nan)
-    whole_R = np.isfinite(draws_RX).all(axis=1)
-    draws_RX = draws_RX[whole_R]
-    if not np.isfinite(curve_X).all() or not whole_R.any():
-        raise InputError("no change point: the curve, or every draw of it, has a NaN")
+    if X < 3 or resampled_RX.shape[1:] != (X,):
+        raise InputError(f"a curve of {X} layers with resamples of shape {resampled_RX.shape}")
+    layers_R = np.full(len(resampled_RX), np.nan)
+    finite_R = np.isfinite(resampled_RX).all(axis=1)
+    resampled_RX = resampled_RX[finite_R]
+    if not np.isfinite(curve_X).all() or not finite_R.any():
+        raise InputError("no change point: the curve, or every resample of it, has a NaN")
 
     step_KX, ramp_MX = _shapes(X)
-    places = np.arange(1, X)
+    step_at_K = np.arange(1, X)  # the first layer of a step's upper level
     # A step of unit length has this distance between its levels.
-    height_K = np.sqrt(X / (places * (X - places)))
+    height_K = np.sqrt(X / (step_at_K * (X - step_at_K)))
     steps_K = step_KX @ curve_X
     best = int(steps_K.argmax())
-    steps_RK = draws_RX @ step_KX.T
-    layers_R[whole_R] = first + places[steps_RK.argmax(axis=1)]
+    steps_RK = resampled_RX @ step_KX.T
+    layers_R[finite_R] = first + step_at_K[steps_RK.argmax(axis=1)]
     low, high = _bounds(layers_R)
 
     error_K = np.maximum(steps_RK.std(axis=0), 1e-9)  # of layers that cannot differ: nearly 0
@@ -97,18 +98,18 @@ def change_point(
     rise = steps_K[best] * height_K[best]
 
     def gain(curves_YX):
-        """By how much the best ramp beats the best step, in units of the curve."""
+        """How much the best ramp exceeds the best step, in units of the curve."""
         return (curves_YX @ ramp_MX.T).max(axis=1) - (curves_YX @ step_KX.T).max(axis=1)
 
-    # Draws around the fitted step, all of its height: the curve's own is the fitted one too.
-    error_RX = draws_RX - draws_RX.mean(axis=0)
+    # Resamples around the fitted step, all of its height: the curve's own is the fitted one too.
+    error_RX = resampled_RX - resampled_RX.mean(axis=0)
     error_RX -= np.outer(error_RX @ step_KX[best], step_KX[best])
     stepped_X = curve_X.mean() + steps_K[best] * step_KX[best]
     p_gradual = _p_value(gain(curve_X[None])[0], gain(stepped_X + error_RX))
     kind = "none" if p_rise > alpha else "gradual" if p_gradual <= alpha else "jump"
     return ChangePoint(
         kind,
-        first + int(places[best]),
+        first + int(step_at_K[best]),
         low,
         high,
         float(rise),
@@ -121,31 +122,31 @@ def change_point(
 
 
 def lag(earlier: ChangePoint, later: ChangePoint) -> Lag:
-    """Layers from one change point to another, from the same draws of the same prompts.
+    """Layers from one change point to another, from the same resamples of the same prompts.
 
     Raises:
-        InputError: the two have different numbers of draws, so they cannot be the same.
+        InputError: the two have different numbers of resamples, so these cannot be the same.
     """
     if earlier.layers_R.shape != later.layers_R.shape:
-        raise InputError("a lag needs two change points from the same draws")
+        raise InputError("a lag needs two change points from the same resamples")
     return Lag(later.layer - earlier.layer, *_bounds(later.layers_R - earlier.layers_R))
 
 
 def _bounds(numbers_R: Float[np.ndarray, " R"]) -> tuple[int, int]:
-    """95% percentile bounds of whole numbers, each of them one that was drawn."""
+    """95% percentile bounds of whole numbers, each of them one of the numbers."""
     numbers_R = numbers_R[np.isfinite(numbers_R)]
     low, high = np.percentile(numbers_R, [2.5, 97.5], method="inverted_cdf")
     return int(low), int(high)
 
 
-def _shapes(size: int):
-    """Steps (by the first place of their upper level) and ramps, each centred, of unit length."""
-    places = np.arange(size)
-    steps = [places >= k for k in places[1:]]
+def _shapes(size: int) -> tuple[Float[np.ndarray, "K X"], Float[np.ndarray, "M X"]]:
+    """Steps (by the first layer of their upper level) and ramps, each centred, of unit length."""
+    layers = np.arange(size)
+    steps = [layers >= k for k in layers[1:]]
     ramps = [
-        np.clip((places - start) / (end - start), 0, 1)
-        for start in places
-        for end in places[start + 2 :]
+        np.clip((layers - start) / (end - start), 0, 1)
+        for start in layers
+        for end in layers[start + 2 :]
     ]
 
     def unit(shapes):
@@ -156,6 +157,6 @@ def _shapes(size: int):
     return unit(steps), unit(ramps)
 
 
-def _p_value(found: float, null_R: Float[np.ndarray, " R"]) -> float:
-    """Share of the null draws that are as large; never 0 (Davison and Hinkley 1997, 4.11)."""
-    return float((1 + np.sum(null_R >= found - 1e-12)) / (1 + len(null_R)))
+def _p_value(statistic: float, null_R: Float[np.ndarray, " R"]) -> float:
+    """Share of the null resamples as large; never 0 (Davison and Hinkley 1997, 4.11)."""
+    return float((1 + np.sum(null_R >= statistic - 1e-12)) / (1 + len(null_R)))

@@ -10,7 +10,7 @@ def auroc(
     score_XN: Float[np.ndarray, "X N"],
     y_N: Bool[np.ndarray, " N"] | Int[np.ndarray, " N"],
     fold_N: Int[np.ndarray, " N"] | None = None,
-    times_RN: Float[np.ndarray, "R N"] | None = None,
+    counts_RN: Float[np.ndarray, "R N"] | None = None,
 ) -> Float[np.ndarray, " X"] | Float[np.ndarray, "R X"]:
     """The share of pairs of a y = 1 and a y = 0 in which y = 1 scores higher, ties counting half.
 
@@ -21,10 +21,11 @@ def auroc(
         score_XN: X scores of each example.
         y_N: the class of each example, 0 or 1.
         fold_N: the fold of each example; one fold if left out.
-        times_RN: how often each example is in each of R bootstrap draws.
+        counts_RN: how often each example is in each of R bootstrap resamples.
 
     Returns:
-        One AUROC per score, with `times_RN` one per draw and score: NaN for a draw without a pair.
+        One AUROC per score; with `counts_RN` one per resample and score, NaN for a resample without
+        a pair.
 
     Raises:
         InputError: a score is NaN, or no fold has both classes.
@@ -33,26 +34,26 @@ def auroc(
     if np.isnan(score_XN).any():
         raise InputError("scores that are not a number have no AUROC")
     fold_N = np.zeros(len(positive_N), int) if fold_N is None else np.asarray(fold_N)
-    # Draws count wholes and comparisons halves: float32 is exact up to 8 million pairs in a fold.
-    draws_RN = np.ones((1, len(positive_N))) if times_RN is None else times_RN
-    draws_RN = np.asarray(draws_RN, np.float32)
-    wins_RX, pairs_R = np.zeros((len(draws_RN), len(score_XN))), np.zeros(len(draws_RN))
-    compared = False
+    # Counts are whole and comparisons halves: float32 is exact up to 8 million pairs in a fold.
+    weight_RN = np.ones((1, len(positive_N))) if counts_RN is None else counts_RN
+    weight_RN = np.asarray(weight_RN, np.float32)
+    wins_RX, pairs_R = np.zeros((len(weight_RN), len(score_XN))), np.zeros(len(weight_RN))
+    has_pair = False
     for fold in np.unique(fold_N):
         ones_N, zeros_N = ((fold_N == fold) & (positive_N == label) for label in (True, False))
-        compared |= bool(ones_N.any() and zeros_N.any())
-        ones_RP, zeros_RQ = draws_RN[:, ones_N], draws_RN[:, zeros_N]
+        has_pair |= bool(ones_N.any() and zeros_N.any())
+        ones_RP, zeros_RQ = weight_RN[:, ones_N], weight_RN[:, zeros_N]
         pairs_R += ones_RP.sum(axis=1, dtype=np.float64) * zeros_RQ.sum(axis=1, dtype=np.float64)
         for x, score_N in enumerate(score_XN):
-            upper_P1, lower_Q = score_N[ones_N][:, None], score_N[zeros_N]
-            win_PQ = (upper_P1 > lower_Q) + np.float32(0.5) * (upper_P1 == lower_Q)
-            beaten_RP = zeros_RQ @ win_PQ.T
-            wins_RX[:, x] += np.einsum("rp,rp->r", beaten_RP, ones_RP)
-    if not compared:
+            one_P1, zero_Q = score_N[ones_N][:, None], score_N[zeros_N]
+            win_PQ = (one_P1 > zero_Q) + np.float32(0.5) * (one_P1 == zero_Q)
+            wins_RP = zeros_RQ @ win_PQ.T
+            wins_RX[:, x] += np.einsum("rp,rp->r", wins_RP, ones_RP)
+    if not has_pair:
         raise InputError("no fold has both classes: there is no AUROC")
     with np.errstate(invalid="ignore", divide="ignore"):
         area_RX = wins_RX / pairs_R[:, None]
-    return area_RX[0] if times_RN is None else area_RX
+    return area_RX[0] if counts_RN is None else area_RX
 
 
 def tpr_at_fpr(
@@ -60,7 +61,7 @@ def tpr_at_fpr(
     y_N: Bool[np.ndarray, " N"] | Int[np.ndarray, " N"],
     fpr: float = 0.01,
 ) -> float:
-    """The most of y = 1 that one threshold finds while it flags at most `fpr` of y = 0.
+    """True positive rate of the lowest threshold whose false positive rate is at most `fpr`.
 
     One threshold serves all examples: the scores of different folds must mean the same.
 
@@ -70,8 +71,8 @@ def tpr_at_fpr(
     score_N, positive_N = np.asarray(score_N), np.asarray(y_N) == 1
     if np.isnan(score_N).any() or positive_N.all() or not positive_N.any():
         raise InputError("a true positive rate needs scores that are numbers, and both classes")
-    lower_Q = np.sort(score_N[~positive_N])[::-1]
-    allowed = int(fpr * len(lower_Q) + 1e-9)  # 0.29 of 100 are 29, not 28
-    if allowed >= len(lower_Q):
+    zero_Q = np.sort(score_N[~positive_N])[::-1]
+    allowed = int(fpr * len(zero_Q) + 1e-9)  # 0.29 of 100 are 29, not 28
+    if allowed >= len(zero_Q):
         return 1.0
-    return float(np.mean(score_N[positive_N] > lower_Q[allowed]))
+    return float(np.mean(score_N[positive_N] > zero_Q[allowed]))

@@ -1,8 +1,9 @@
 """The threshold of an exit policy, from validation prompts: for a depth, or for a risk.
 
-A policy is tried at a grid of thresholds, of which higher ones are more careful: tokens go deeper.
-For a depth the threshold is an estimate with an interval. For a risk it comes with a guarantee:
-over draws of the validation prompts it is chosen wrongly no more often than was asked for.
+A policy is tried at a grid of thresholds, of which higher ones are more conservative: tokens exit
+later. For a depth the threshold is an estimate with an interval. For a risk it comes with a
+guarantee: over draws of the validation prompts it is chosen wrongly with a probability of at most
+`error`.
 
 Sources: Learn then Test with fixed-sequence testing, Angelopoulos et al. 2021 (arXiv:2110.01052);
 its use for early exits, Schuster et al. 2022 (CALM, arXiv:2207.07061); the Hoeffding-Bentkus
@@ -15,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.special import rel_entr
+from scipy.stats import binom
 
 from jaxdepth.errors import InputError
 
@@ -32,35 +35,36 @@ class Calibrated(NamedTuple):
 def threshold_for_depth(
     thresholds_R: Float[np.ndarray, " R"],
     depth_NR: Float[np.ndarray, "N R"],
-    wanted: float,
-    times_KN: Float[np.ndarray, "K N"],
+    target: float,
+    counts_KN: Float[np.ndarray, "K N"],
 ) -> Calibrated:
-    """The threshold whose mean depth is nearest to the wanted one.
+    """The threshold whose mean depth is nearest to a target depth.
 
-    Of thresholds that are equally near it is the highest, which is the most careful. The bounds are
-    percentiles of the draws at that threshold: that it was chosen for its mean is not in them.
+    Of thresholds that are equally near it is the highest, which is the most conservative. The
+    bounds are bootstrap percentiles at that threshold: that it was chosen for its mean is not in
+    them.
 
     Args:
         thresholds_R: the grid, in any order.
         depth_NR: the mean depth of each prompt's tokens at each threshold.
-        wanted: a depth; one that no threshold has gives the threshold that comes closest.
-        times_KN: how often each prompt is in each of K bootstrap draws.
+        target: a depth; one that no threshold reaches gives the threshold that comes closest.
+        counts_KN: how often each prompt is in each of K bootstrap resamples.
 
     Raises:
         InputError: shapes do not fit, there are no prompts, thresholds are not all different, or a
             depth is not finite.
     """
     thresholds_R, depth_NR = _grid(thresholds_R, depth_NR, "depths")
-    times_KN = np.asarray(times_KN, np.float64)
-    if times_KN.ndim != 2 or len(times_KN) == 0 or times_KN.shape[1] != len(depth_NR):
-        raise InputError(f"draws of shape {times_KN.shape}, expected (K, {len(depth_NR)})")
-    if not np.isfinite(depth_NR).all() or not math.isfinite(wanted):
+    counts_KN = np.asarray(counts_KN, np.float64)
+    if counts_KN.ndim != 2 or len(counts_KN) == 0 or counts_KN.shape[1] != len(depth_NR):
+        raise InputError(f"resamples of shape {counts_KN.shape}, expected (K, {len(depth_NR)})")
+    if not np.isfinite(depth_NR).all() or not math.isfinite(target):
         raise InputError("depths that are not finite")
     mean_R = depth_NR.mean(axis=0)
-    careful_R = np.argsort(-thresholds_R)
-    # Means on both sides of the wanted one are equally near up to rounding.
-    index = int(careful_R[np.abs(mean_R - wanted)[careful_R].round(9).argmin()])
-    mean_K = times_KN @ depth_NR[:, index] / times_KN.sum(axis=1)
+    from_highest_R = np.argsort(-thresholds_R)
+    # Means on both sides of the target are equally near up to rounding.
+    index = int(from_highest_R[np.abs(mean_R - target)[from_highest_R].round(9).argmin()])
+    mean_K = counts_KN @ depth_NR[:, index] / counts_KN.sum(axis=1)
     low, high = np.percentile(mean_K, [2.5, 97.5])
     return Calibrated(
         index, float(thresholds_R[index]), float(mean_R[index]), float(low), float(high)
@@ -74,18 +78,18 @@ def threshold_for_risk(
     error: float = 0.05,
     clusters_N: Sequence[Hashable] | None = None,
 ) -> int | None:
-    """The lowest threshold of which validation prompts prove that its mean loss is at most `risk`.
+    """The lowest threshold that validation prompts certify to have a mean loss of at most `risk`.
 
     Whatever the losses' distribution, the mean loss of the returned threshold over all prompts that
     there could be exceeds `risk` with a probability of at most `error`, over the draw of the
     validation prompts. Thresholds are tested from the highest down, each at the whole level
-    `error`, until the first that fails: what lies below it is not looked at, so that nothing is
-    paid for the size of the grid.
+    `error`, until the first that fails: what lies below it is not tested, so that the size of the
+    grid costs no power.
 
     The guarantee wants prompts that are independent draws, and a grid, risk and error that were
-    chosen without their losses. Prompts that belong together, such as the halves of a pair, are
-    not independent: name their clusters, and the risk is the mean over clusters of the mean loss
-    within one.
+    chosen without their losses. Prompts that belong together, such as the harmful and the harmless
+    one of a pair, are not independent: name their clusters, and the risk is the mean over clusters
+    of the mean loss within one.
 
     Args:
         thresholds_R: the grid, in any order.
@@ -118,7 +122,7 @@ def threshold_for_risk(
 def risk_p_value(loss_N: Float[np.ndarray, " N"] | Bool[np.ndarray, " N"], risk: float) -> float:
     """P-value of independent losses in [0, 1] against the null hypothesis of a mean above `risk`.
 
-    Of bool losses it is the exact binomial tail. Of others it is the lesser of Hoeffding's bound
+    Of bool losses it is the exact binomial tail. Of others it is the smaller of Hoeffding's bound
     and Bentkus's, e times the binomial tail at the sum rounded up. The dtype decides and not the
     numbers: a test that is chosen for the losses that were drawn need not keep its level.
 
@@ -129,26 +133,13 @@ def risk_p_value(loss_N: Float[np.ndarray, " N"] | Bool[np.ndarray, " N"], risk:
     _check(loss_N, risk=risk)
     count, total = len(loss_N), math.fsum(loss_N)
     if loss_N.dtype == bool:
-        return _binomial_tail(int(total), count, risk)
-    hoeffding = math.exp(-count * _divergence(min(total / count, risk), risk))
+        return float(binom.cdf(int(total), count, risk))
+    mean = min(total / count, risk)
+    # Kullback-Leibler divergence of a coin of rate `risk` from one of rate `mean`, in nats.
+    divergence = rel_entr(mean, risk) + rel_entr(1 - mean, 1 - risk)
+    hoeffding = math.exp(-count * divergence)
     above = math.ceil(total - 1e-9)  # ten times 1 - 0.7 are 3, not 4
-    return min(hoeffding, math.e * _binomial_tail(above, count, risk))
-
-
-def _divergence(first: float, second: float) -> float:
-    """Kullback-Leibler divergence of a coin of the second rate from one of the first, in nats."""
-    heads = first * math.log(first / second) if first else 0.0
-    return heads + (1 - first) * (math.log1p(-first) - math.log1p(-second))
-
-
-def _binomial_tail(most: int, count: int, rate: float) -> float:
-    """Probability of at most that many of `count` draws that each succeed at that rate."""
-
-    def log_chance(k: int) -> float:
-        ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
-        return ways + k * math.log(rate) + (count - k) * math.log1p(-rate)
-
-    return min(1.0, math.fsum(math.exp(log_chance(k)) for k in range(most + 1)))
+    return min(hoeffding, math.e * float(binom.cdf(above, count, risk)))
 
 
 def _cluster_means(loss_NR, clusters_N: Sequence[Hashable]) -> Float[np.ndarray, "C R"]:
@@ -158,11 +149,13 @@ def _cluster_means(loss_NR, clusters_N: Sequence[Hashable]) -> Float[np.ndarray,
     rows: dict[Hashable, list[int]] = {}
     for row, cluster in enumerate(clusters_N):
         rows.setdefault(cluster, []).append(row)
-    return np.stack([loss_NR[mine].mean(axis=0) for mine in rows.values()])
+    return np.stack([loss_NR[members].mean(axis=0) for members in rows.values()])
 
 
-def _grid(thresholds_R, values_NR, what: str):
-    """Both as arrays, their shapes and the thresholds being right."""
+def _grid(
+    thresholds_R, values_NR, what: str
+) -> tuple[Float[np.ndarray, " R"], Float[np.ndarray, "N R"]]:
+    """Both as arrays; raises InputError for shapes or thresholds that `threshold_for_*` refuse."""
     thresholds_R, values_NR = np.asarray(thresholds_R, np.float64), np.asarray(values_NR)
     if thresholds_R.ndim != 1 or values_NR.ndim != 2 or values_NR.shape[1:] != thresholds_R.shape:
         raise InputError(

@@ -66,20 +66,20 @@ class Answerer:
             memory_budget=memory_budget(s.decoding),
         )
         rows = []
-        for b, e, m in np.ndindex(len(batch.prompts), len(exits), s.answers.samples):
+        for b, e, m in np.ndindex(len(batch.indices), len(exits), s.answers.samples):
             tokens = generation.tokens[b, e, m, : generation.lengths[b, e, m]]
             full = generation.tokens[b, full_depth, m, : generation.lengths[b, full_depth, m]]
             text, ended = self.decode_text(tokens)
             rows.append(
                 {
-                    "prompt_id": prompts[batch.prompts[b]].prompt_id,
+                    "prompt_id": prompts[batch.indices[b]].prompt_id,
                     "exit": exits[e],
                     "sample": m,
                     "text": text,
                     "n_tokens": len(tokens),
                     "ended": ended,
                     "agreement": agreement(tokens, full),
-                    "prompt": prompts[batch.prompts[b]].text,
+                    "prompt": prompts[batch.indices[b]].text,
                 }
             )
         judge = self.judge_rows(rows)
@@ -150,7 +150,7 @@ def memory_budget(decoding: Decoding) -> int:
 
 def prompt_seeds(seed: int, prompts: Sequence[Prompt], batch: Batch) -> list[int]:
     """A seed for each row of a batch."""
-    return [lane_seed(seed, prompts[n].prompt_id) for n in batch.places]
+    return [lane_seed(seed, prompts[n].prompt_id) for n in batch.padded_indices]
 
 
 def lane_seed(seed: int, prompt_id: str) -> int:

@@ -33,7 +33,7 @@ def in_parts(
     wanted = [table for table in tables if not run.finished(table)]
     if not wanted:
         return
-    total = sum(len(batch.prompts) for batch in batches)
+    total = sum(len(batch.indices) for batch in batches)
     there, count = run.parts_done(wanted, len(batches)), jax.process_count()
 
     def write(number: int, on_host: OnHost) -> None:
@@ -51,7 +51,7 @@ def in_parts(
                     writing.result()
                 mine = number % count == jax.process_index()
                 writing = host.submit(write, number, on_host) if mine else None
-            done += len(batch.prompts)
+            done += len(batch.indices)
             progress(done, total)
         if writing is not None:
             writing.result()

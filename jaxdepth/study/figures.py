@@ -32,7 +32,7 @@ def new_figure(rows: int):
 
 
 def band(axes, exits, e: Estimate, colour: str, name: str, style: str) -> None:
-    axes.plot(exits, e.mean, style, color=colour, markersize=3.5, label=name)
+    axes.plot(exits, e.value, style, color=colour, markersize=3.5, label=name)
     axes.fill_between(exits, e.low, e.high, color=colour, alpha=0.2, linewidth=0)
     by_exit(axes, exits)
 

@@ -31,7 +31,7 @@ def first_rows(
 ) -> Callable[[], list[pa.Table]]:
     """One row per prompt of the batch and exit; `openers` are the token ids that open a refusal."""
     stats = run_batch(model, batch, exits, opener_mask(model, openers))
-    ids = [prompts[place].prompt_id for place in batch.prompts]
+    ids = [prompts[place].prompt_id for place in batch.indices]
 
     def on_host() -> list[pa.Table]:
         columns = {
@@ -60,7 +60,7 @@ def run_batch(model, batch: Batch, exits: Sequence[int], is_opener_V: np.ndarray
     tokens_BS = shard(batch.tokens_BS, "BS", model.mesh)
     lengths_B = shard(batch.lengths_B, "B", model.mesh)
     stats = first_token_at(model, tokens_BS, lengths_B, np.array(with_full), is_opener_V)
-    rows, real = len(exits), len(batch.prompts)
+    rows, real = len(exits), len(batch.indices)
     return FirstToken(*(to_host(column)[:rows, :real] for column in stats))
 
 

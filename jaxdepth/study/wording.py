@@ -23,4 +23,4 @@ def runs_of_exits(exits: Int[np.ndarray, " E"], chosen: np.ndarray) -> str:
 
 
 def _with_interval(e: Estimate, place: int) -> str:
-    return f"{e.mean[place]:+.2f} [{e.low[place]:+.2f}, {e.high[place]:+.2f}]"
+    return f"{e.value[place]:+.2f} [{e.low[place]:+.2f}, {e.high[place]:+.2f}]"

@@ -120,7 +120,7 @@ def answer(
             answer_tokens,
             stop_tokens=end_tokens,
         )
-        for row, place in enumerate(b.prompts):
+        for row, place in enumerate(b.indices):
             tokens = said.tokens[row, 0, : said.lengths[row, 0]].tolist()
             ended = tokens[-1] in end_tokens
             text = tokenizer.decode(tokens[:-1] if ended else tokens).strip()

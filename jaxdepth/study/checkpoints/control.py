@@ -45,7 +45,7 @@ def probe_control(settings: Probe, bar: ProgressBar = silent) -> Run:
     prompts = subject.prompts
     classes = two_classes(prompts, "+".join(settings.prompts.prompts))
     positive_N = np.array([p.category == classes[0] for p in prompts])
-    clusters = [p.cluster for p in prompts]
+    clusters = [p.cluster_id for p in prompts]
     fold_N = make_folds(clusters, positive_N, settings.probes.folds, settings.output.seed)
     located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
     columns, names, response = resolve_positions(settings.probes.positions, located)

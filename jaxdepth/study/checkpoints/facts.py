@@ -24,7 +24,7 @@ from jaxdepth.model.sharding import shard, to_host
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.stats.intervals import cluster_draws
+from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.checkpoints.paired import MARGIN, RIGHT, Measured, paired_rows
 from jaxdepth.study.probes.settings import Probe
@@ -133,7 +133,7 @@ def read_out(settings: Probe, facts: Sequence[Fact], bar: ProgressBar = silent) 
         logprob_BEO = option_logprobs(subject.model, batch, subject.exits, options_NO)
         right_BE, wrong_BE = logprob_BEO[..., 0], logprob_BEO[..., 1:].max(axis=-1)
         made = []
-        for b, n in enumerate(batch.prompts):
+        for b, n in enumerate(batch.indices):
             fact = told[n][0]
             of = {"prompt_id": fact.prompt_id, "domain": fact.domain, "category": fact.category}
             for e, exit in enumerate(subject.exits):
@@ -155,12 +155,12 @@ def option_logprobs(
     model, batch: Batch, exits: Sequence[int], options_NO: Int[np.ndarray, "N O"]
 ) -> Float[np.ndarray, "B E O"]:
     """Log-probabilities of each prompt's O tokens as the next one, at every exit."""
-    options_BO = options_NO[list(batch.places)]
+    options_BO = options_NO[list(batch.padded_indices)]
     tokens_BS = shard(batch.tokens_BS, "BS", model.mesh)
     lengths_B = shard(batch.lengths_B, "B", model.mesh)
     options_BO = shard(options_BO, "BO", model.mesh)
     found_EBO = _option_logprobs(model, tokens_BS, lengths_B, np.array(exits), options_BO)
-    return to_host(found_EBO).swapaxes(0, 1)[: len(batch.prompts)]
+    return to_host(found_EBO).swapaxes(0, 1)[: len(batch.indices)]
 
 
 @jax.jit
@@ -189,8 +189,8 @@ def compare_facts(base: Path, against: Path, draws: int, seed: int) -> list[dict
         curves = {}
         for d, domain in enumerate(sorted({tables[0][i][0]["domain"] for i in ids})):
             mine = [i for i in ids if tables[0][i][0]["domain"] == domain]
-            times_RN = cluster_draws(mine, draws, seed + d)
-            share_RN = times_RN / times_RN.sum(axis=1, keepdims=True)
+            counts_RN = resample_counts(mine, draws, seed + d)
+            share_RN = counts_RN / counts_RN.sum(axis=1, keepdims=True)
             values = [np.array([[r[measure] for r in t[i]] for i in mine], float) for t in tables]
             pair = [Measured(value_NE.mean(axis=0), share_RN @ value_NE) for value_NE in values]
             at = {"measure": measure, "domain": domain, "n": len(mine)}

@@ -47,10 +47,10 @@ class Measured(NamedTuple):
     """What one checkpoint reaches at every layer, and in every bootstrap draw of the prompts."""
 
     value_X: Float[np.ndarray, " X"]
-    draws_RX: Float[np.ndarray, "R X"]
+    resampled_RX: Float[np.ndarray, "R X"]
 
     def __sub__(self, other: "Measured") -> "Measured":
-        return Measured(self.value_X - other.value_X, self.draws_RX - other.draws_RX)
+        return Measured(self.value_X - other.value_X, self.resampled_RX - other.resampled_RX)
 
 
 def paired_rows(at: dict, layers: Sequence[int], base: Measured, against: Measured) -> list[dict]:
@@ -66,7 +66,7 @@ def paired_rows(at: dict, layers: Sequence[int], base: Measured, against: Measur
     base, against = (
         Measured(
             np.append(m.value_X, m.value_X @ mean_X),
-            np.column_stack([m.draws_RX, m.draws_RX @ mean_X]),
+            np.column_stack([m.resampled_RX, m.resampled_RX @ mean_X]),
         )
         for m in (base, against)
     )
@@ -78,7 +78,7 @@ def paired_rows(at: dict, layers: Sequence[int], base: Measured, against: Measur
         row = at | {"layer": layer, "p": p_values[x], "p_holm": adjusted[x]}
         ends = (("base_", base), ("against_", against), ("", change))
         for prefix, of in ends:
-            low, high = interval(of.draws_RX[:, [x]])
+            low, high = interval(of.resampled_RX[:, [x]])
             row[prefix.rstrip("_") or "difference"] = float(of.value_X[x])
             row |= {f"{prefix}low": float(low[0]), f"{prefix}high": float(high[0])}
         rows.append(row)
@@ -91,7 +91,7 @@ def p_of_zero(change: Measured) -> list[float]:
     Counting draws would give nothing below 2 / R, too coarse for Holm over many layers.
     """
     found = []
-    for value, spread in zip(change.value_X, np.nanstd(change.draws_RX, axis=0), strict=True):
+    for value, spread in zip(change.value_X, np.nanstd(change.resampled_RX, axis=0), strict=True):
         if not value:
             found.append(1.0)
         else:

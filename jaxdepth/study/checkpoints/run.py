@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from jaxdepth.errors import InputError
 from jaxdepth.model.config import read_config
 from jaxdepth.prompts.batches import limit_prompts
-from jaxdepth.prompts.datasets import read_prompts
+from jaxdepth.prompts.datasets import cluster_of, read_prompts
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.stats.intervals import cluster_draws
+from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.stats.ranking import auroc
 from jaxdepth.study.checkpoints.control import probe_control, two_classes
 from jaxdepth.study.checkpoints.facts import FACTS, compare_facts, read_facts, read_out
@@ -155,7 +155,7 @@ def aurocs(run_path: Path, target: str | None, draws: int, seed: int) -> dict[st
         seed: of the draws: the same for two runs with the same prompts gives the same draws.
     """
     prompts = read_table(run_path, "prompts").to_pylist()
-    times_RN = cluster_draws([p["pair_id"] or p["prompt_id"] for p in prompts], draws, seed)
+    counts_RN = resample_counts([cluster_of(p) for p in prompts], draws, seed)
     table = read_table(run_path, SCORES)
     table = table.filter(pc.equal(table["set"], OWN))
     if target is not None:
@@ -170,7 +170,7 @@ def aurocs(run_path: Path, target: str | None, draws: int, seed: int) -> dict[st
         )
         found[position] = Measured(
             auroc(score_XN, positive_N, fold_N),
-            np.asarray(auroc(score_XN, positive_N, fold_N, times_RN)),
+            np.asarray(auroc(score_XN, positive_N, fold_N, counts_RN)),
         )
     return found
 

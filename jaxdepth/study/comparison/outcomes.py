@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, listed
 from jaxdepth.model.config import read_config
+from jaxdepth.prompts.datasets import cluster_of
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.stats.intervals import cluster_draws, interval, wilson
+from jaxdepth.stats.intervals import interval, resample_counts, wilson
 from jaxdepth.study.comparison.settings import Study
 from jaxdepth.study.run_directory import read_table, write_once
 from jaxdepth.study.settings import UNTOUCHED, AdaptedModel, ExitStudy
@@ -91,7 +92,7 @@ class Compared:
             models=tuple(runs),
             exits=tuple(first.exits),
             groups_N=np.array([f"{p['source']} {p['label']}" for p in told]),
-            clusters_N=np.array([p["pair_id"] or p["prompt_id"] for p in told]),
+            clusters_N=np.array([cluster_of(p) for p in told]),
             outcome_MNE=np.stack(found),
         )
 
@@ -116,8 +117,8 @@ class Compared:
         self, model: str, group: str, exits: Sequence[int], *outcomes: Outcome, seed: int = 0
     ) -> Share:
         """The mean share over exits."""
-        draws_R, value = self._means(model, group, exits, outcomes, seed)
-        low, high = interval(draws_R[:, None])
+        resampled_R, value = self._means(model, group, exits, outcomes, seed)
+        low, high = interval(resampled_R[:, None])
         return Share(value, float(low[0]), float(high[0]))
 
     def difference(
@@ -150,8 +151,8 @@ class Compared:
         places = [self.exits.index(e) for e in exits]
         mine_N = self.group(group)
         did_N = self.did(model, *outcomes)[mine_N][:, places].mean(axis=1)
-        times_RN = cluster_draws(self.clusters_N[mine_N], seed=seed)
-        return times_RN @ did_N / times_RN.sum(axis=1), float(did_N.mean())
+        counts_RN = resample_counts(self.clusters_N[mine_N], seed=seed)
+        return counts_RN @ did_N / counts_RN.sum(axis=1), float(did_N.mean())
 
     def table(self) -> pa.Table:
         """Every share with its interval."""

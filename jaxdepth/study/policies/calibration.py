@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxdepth.depth.policies import Policy
-from jaxdepth.stats.intervals import cluster_draws, interval
+from jaxdepth.stats.intervals import interval, resample_counts
 from jaxdepth.stats.risk_control import threshold_for_depth, threshold_for_risk
 from jaxdepth.study.policies.rates import AGREEMENT, MEAN_LAYERS, RuleRun
 
@@ -42,7 +42,7 @@ def calibration_rows(
     The risk is controlled by Learn-then-Test over whole pairs, so that with probability
     1 - `error` the held-out risk is below `risk` if the prompts are of one kind.
     """
-    times_KN = cluster_draws(validation.clusters, seed=seed)
+    counts_KN = resample_counts(validation.clusters, seed=seed)
     rows = []
     grid = [policy for policy in Policy if policy not in (Policy.FIXED, Policy.ORACLE)]
     for policy in grid:
@@ -53,7 +53,7 @@ def calibration_rows(
         depth_NR = validation.values[MEAN_LAYERS][:, places]
         loss_NR = 1 - validation.values[AGREEMENT][:, places]
         for wanted in wanted_layers:
-            found = threshold_for_depth(thresholds, depth_NR, wanted, times_KN)
+            found = threshold_for_depth(thresholds, depth_NR, wanted, counts_KN)
             rows.append(
                 {"policy": str(policy), "aim": DEPTH, "wanted": wanted}
                 | _held(validation, held_out, MEAN_LAYERS, places[found.index], seed)
@@ -78,8 +78,8 @@ def _held(validation: RuleRun, held_out: RuleRun, metric: str, r: int | None, se
         return 1 - value_N if metric == AGREEMENT else value_N
 
     value_N = value_of(held_out)
-    times_RN = cluster_draws(held_out.clusters, seed=seed)
-    low, high = interval(((times_RN @ value_N) / times_RN.sum(axis=1))[:, None])
+    counts_RN = resample_counts(held_out.clusters, seed=seed)
+    low, high = interval(((counts_RN @ value_N) / counts_RN.sum(axis=1))[:, None])
     return counts | {
         "threshold": validation.rules[r][2],
         "on_validation": float(value_of(validation).mean()),

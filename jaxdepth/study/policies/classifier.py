@@ -42,7 +42,7 @@ def write_exit_classifier(path: Path, subject: Subject, settings: Sweep) -> None
         for b, (begin, count) in enumerate(zip(begins_B, spoken_B, strict=True)):
             tokens_BS[b, begin : begin + count] = said.tokens[b, 0, :count]
         found = agreement_examples(model, tokens_BS, begins_B + spoken_B, begins_B)
-        real = spoken_B[: len(batch.prompts)].sum()  # rows that fill the batch come last
+        real = spoken_B[: len(batch.indices)].sum()  # rows that fill the batch come last
         streams.append(found.x_LND[:, :real])
         agrees.append(found.agrees_LN[:, :real])
     x_LND, agrees_LN = (np.concatenate(parts, axis=1) for parts in (streams, agrees))

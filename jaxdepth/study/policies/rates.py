@@ -10,8 +10,9 @@ import pyarrow as pa
 from jaxtyping import Bool, Float
 
 from jaxdepth.depth.policies import Policy
+from jaxdepth.prompts.datasets import cluster_of
 from jaxdepth.refusal.outcome import Outcome
-from jaxdepth.stats.intervals import cluster_draws, interval, wilson
+from jaxdepth.stats.intervals import interval, resample_counts, wilson
 from jaxdepth.study.policies.run import DYNAMIC
 from jaxdepth.study.run_directory import Run, read_table
 
@@ -86,7 +87,7 @@ class RuleRun:
             rules,
             ids,
             np.array([p["label"] for p in prompts]),
-            [p["pair_id"] or p["prompt_id"] for p in prompts],
+            [cluster_of(p) for p in prompts],
             np.array([p["source"] for p in prompts]),
             values,
             samples,
@@ -113,10 +114,10 @@ class RuleRun:
 def rate_rows(run: RuleRun, seed: int = 0) -> list[dict]:
     """Every metric of every rule, by label."""
     rows = []
-    times_RN = cluster_draws(run.clusters, seed=seed)
+    counts_RN = resample_counts(run.clusters, seed=seed)
     for label in run.labels:
         mine_N = run.labels_N == label
-        count, times = int(mine_N.sum()), times_RN[:, mine_N]
+        count, times = int(mine_N.sum()), counts_RN[:, mine_N]
         for metric, value_NR in run.values.items():
             mean_R = value_NR[mine_N].mean(axis=0)
             if metric in list(Outcome) and run.samples == 1:
@@ -141,7 +142,7 @@ def matched_rows(run: RuleRun, seed: int = 0) -> list[dict]:
     """
     fixed = sorted((threshold, r) for r, (_, p, threshold) in enumerate(run.rules) if p == "fixed")
     depth_R = run.values[MEAN_LAYERS].mean(axis=0)
-    times_RN = cluster_draws(run.clusters, seed=seed)
+    counts_RN = resample_counts(run.clusters, seed=seed)
     rows = []
     for r, rule in enumerate(run.rules):
         found = None if rule[1] == Policy.FIXED else _between(fixed, depth_R[r])
@@ -154,7 +155,7 @@ def matched_rows(run: RuleRun, seed: int = 0) -> list[dict]:
                 value_NR = run.values[metric][mine_N]
                 static_N = (1 - weight) * value_NR[:, b] + weight * value_NR[:, a]
                 differs_N1 = (value_NR[:, r] - static_N)[:, None]
-                low, high = interval(_means(times_RN[:, mine_N], differs_N1))
+                low, high = interval(_means(counts_RN[:, mine_N], differs_N1))
                 rows.append(
                     named(rule)
                     | {"label": label, "metric": str(metric), "n": int(mine_N.sum())}
@@ -177,9 +178,9 @@ def named(rule: tuple[str, str, float]) -> dict:
     return dict(zip(("rule", "policy", "threshold"), rule, strict=True))
 
 
-def _means(times_RN: np.ndarray, value_NX: np.ndarray) -> np.ndarray:
+def _means(counts_RN: np.ndarray, value_NX: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (times_RN @ value_NX) / times_RN.sum(axis=1, keepdims=True)
+        return (counts_RN @ value_NX) / counts_RN.sum(axis=1, keepdims=True)
 
 
 def _between(fixed: Sequence[tuple[float, int]], depth: float):

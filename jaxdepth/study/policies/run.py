@@ -186,8 +186,8 @@ def _rows(answerer: Answerer, rules: list[ExitRule], classifier, batch: Batch) -
         memory_budget=memory_budget(s.decoding),
     )
     answers, steps = [], []
-    for b, r, m in np.ndindex(len(batch.prompts), len(rules), s.answers.samples):
-        prompt, rule = subject.prompts[batch.prompts[b]], rules[r]
+    for b, r, m in np.ndindex(len(batch.indices), len(rules), s.answers.samples):
+        prompt, rule = subject.prompts[batch.indices[b]], rules[r]
         T = generation.lengths[b, r, m]
         tokens_T, exits_T = generation.tokens[b, r, m, :T], generation.exits[b, r, m, :T]
         full_T = generation.tokens[b, -1, m, : generation.lengths[b, -1, m]]

@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from jaxdepth.depth.speculative import passes_spent, speculate
 from jaxdepth.prompts.batches import Batch, make_batches
+from jaxdepth.prompts.datasets import cluster_of
 from jaxdepth.runtime.progress import ProgressBar
-from jaxdepth.stats.intervals import cluster_draws, interval
+from jaxdepth.stats.intervals import interval, resample_counts
 from jaxdepth.study.answers import memory_budget
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.run_directory import Run, read_table
@@ -70,7 +71,7 @@ def write_speculation(
         passes_BE = passes_spent(depths, found.rounds, found.drafted, layers)
         table = [
             {
-                "prompt_id": subject.prompts[batch.prompts[b]].prompt_id,
+                "prompt_id": subject.prompts[batch.indices[b]].prompt_id,
                 "draft_depth": depth,
                 "n_tokens": int(found.lengths[b, e]),
                 "rounds": int(found.rounds[b, e]),
@@ -78,7 +79,7 @@ def write_speculation(
                 "accepted": int(found.accepted[b, e]),
                 "passes": int(passes_BE[b, e]),
             }
-            for b in range(len(batch.prompts))
+            for b in range(len(batch.indices))
             for e, depth in enumerate(depths)
         ]
         return lambda: [pa.Table.from_pylist(table, SPECULATION_SCHEMA)]
@@ -110,8 +111,8 @@ def acceptance_rows(run: Run, prompts: Sequence[dict], layers: int, seed: int = 
             ]  # fmt: skip
             if not mine:
                 continue
-            pairs = [told[r["prompt_id"]]["pair_id"] or r["prompt_id"] for r in mine]
-            times_RN = np.vstack([np.ones(len(mine)), cluster_draws(pairs, seed=seed)])
+            pairs = [cluster_of(told[r["prompt_id"]]) for r in mine]
+            counts_RN = np.vstack([np.ones(len(mine)), resample_counts(pairs, seed=seed)])
             of_N = {name: np.array([r[name] for r in mine], float) for name in mine[0] if
                     name not in ("prompt_id", "draft_depth")}  # fmt: skip
             for metric, top_N, bottom_N in (
@@ -119,7 +120,7 @@ def acceptance_rows(run: Run, prompts: Sequence[dict], layers: int, seed: int = 
                 ("passes", of_N["passes"], layers * (of_N["n_tokens"] - 1)),
             ):
                 with np.errstate(invalid="ignore"):
-                    share_R = (times_RN @ top_N) / (times_RN @ bottom_N)
+                    share_R = (counts_RN @ top_N) / (counts_RN @ bottom_N)
                 low, high = interval(share_R[1:, None])
                 found.append(
                     {"draft_depth": depth, "label": label, "metric": metric, "n": len(mine)}

@@ -115,7 +115,7 @@ def _see(model: Mistral, asked: Asked) -> Seen:
     log_odds_N, opens_N = np.zeros(N), np.zeros(N, bool)
     x_ND = np.zeros((N, model.config.hidden_size), np.float32)
     for batch in asked.batches:
-        rows = list(batch.prompts)
+        rows = list(batch.indices)
         last_B1 = batch.lengths_B[:, None] - 1
         h_BD = residuals(model, batch.tokens_BS, batch.lengths_B, last_B1)[:, 0, -1]
         said = _first_token(model, h_BD, asked.is_opener_V)
@@ -138,10 +138,10 @@ def compare(asked: Asked, after: Seen, before: Seen) -> list[dict]:
     for metric, values in ((LOG_ODDS, "log_odds_N"), (OPENS, "opens_N")):
         both_2N = np.stack([getattr(after, values), getattr(before, values)]).astype(float)
         for label, mine_N in (("harmful", examples.harmful_N), ("harmless", ~examples.harmful_N)):
-            times_RM = examples.times_RN[:, mine_N]
+            counts_RM = examples.counts_RN[:, mine_N]
             with np.errstate(invalid="ignore"):
-                draws_R2 = times_RM @ both_2N[:, mine_N].T / times_RM.sum(axis=1)[:, None]
-            found = _row(both_2N[:, mine_N].mean(axis=1), draws_R2)
+                resampled_R2 = counts_RM @ both_2N[:, mine_N].T / counts_RM.sum(axis=1)[:, None]
+            found = _row(both_2N[:, mine_N].mean(axis=1), resampled_R2)
             if metric == OPENS:  # a rate: near 0 and 1 a bootstrap knows too little
                 bounds = wilson(int(both_2N[0, mine_N].sum()), int(mine_N.sum()))
                 found |= dict(zip(("low", "high"), bounds, strict=True))
@@ -149,14 +149,14 @@ def compare(asked: Asked, after: Seen, before: Seen) -> list[dict]:
     score_2N = np.stack([after.score_N, before.score_N])
     y_N = examples.harmful_N
     found = _row(
-        auroc(score_2N, y_N, asked.fold_N), auroc(score_2N, y_N, asked.fold_N, examples.times_RN)
+        auroc(score_2N, y_N, asked.fold_N), auroc(score_2N, y_N, asked.fold_N, examples.counts_RN)
     )
     return [*rows, {"metric": CONTENT_AUROC, "label": None, "n": len(y_N)} | found]
 
 
-def _row(value_2: np.ndarray, draws_R2: np.ndarray) -> dict:
-    low_2, high_2 = interval(draws_R2)
-    low, high = interval(draws_R2[:, 0] - draws_R2[:, 1])
+def _row(value_2: np.ndarray, resampled_R2: np.ndarray) -> dict:
+    low_2, high_2 = interval(resampled_R2)
+    low, high = interval(resampled_R2[:, 0] - resampled_R2[:, 1])
     return {
         "value": float(value_2[0]),
         "low": float(low_2[0]),

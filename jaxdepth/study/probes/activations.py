@@ -56,16 +56,16 @@ def capture(
         batches = make_batches(wanted.ids, batch_size, model.mesh)
         there = chunks_done(folder, range(len(batches)))
         for number, batch in enumerate(batches):
-            real = len(batch.prompts)
+            real = len(batch.indices)
             if not there[number]:
                 preemption.raise_if_stop_requested()
-                places_BP = wanted.places_NP[list(batch.places)]
+                places_BP = wanted.places_NP[list(batch.padded_indices)]
                 tokens_BS, lengths_B = batch.tokens_BS, batch.lengths_B
                 if wanted.response:
                     tokens_BS, lengths_B = _with_reply(model, tokens_BS, lengths_B)
                     places_BP = np.concatenate([places_BP, lengths_B[:, None] - 1], axis=1)
                 stream = to_host(residuals(model, tokens_BS, lengths_B, places_BP))[:real]
-                arrays = {"stream": stream, "rows": np.array(batch.prompts, np.int32)}
+                arrays = {"stream": stream, "rows": np.array(batch.indices, np.int32)}
                 if number % jax.process_count() == jax.process_index():
                     write_chunk(folder, number, _SUFFIX, lambda p: save_file(arrays, p))  # noqa: B023
             done += real

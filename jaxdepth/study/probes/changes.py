@@ -51,7 +51,7 @@ class Curve(NamedTuple):
 
     first: int
     auroc_X: np.ndarray
-    draws_RX: np.ndarray
+    resampled_RX: np.ndarray
     follows: bool  # whether it is of behaviour, so that a lag behind content makes sense
 
 
@@ -64,14 +64,14 @@ def write_changes(run: Run, own: Examples, others: list[Examples]) -> None:
     curves[REFUSAL] = refusal_curve(run, own)
     rows = []
     for name, curve in curves.items():
-        bounds = zip(curve.auroc_X, *interval(curve.draws_RX), strict=True)
+        bounds = zip(curve.auroc_X, *interval(curve.resampled_RX), strict=True)
         for layer, numbers in enumerate(bounds, curve.first):
             values = dict(zip(("auroc", "low", "high"), map(float, numbers), strict=True))
             rows.append({"curve": name, "layer": layer} | values)
     run.write_table(CURVES, pa.Table.from_pylist(rows, CURVES_SCHEMA))
 
     found = {
-        name: change_point(curve.auroc_X, curve.draws_RX, curve.first)
+        name: change_point(curve.auroc_X, curve.resampled_RX, curve.first)
         for name, curve in curves.items()
         if len(curve.auroc_X) > 2
     }
@@ -120,12 +120,12 @@ def probe_curves(run: Run, own: Examples, others: list[Examples]) -> dict[str, C
         # Rows go layer by layer, the prompts in the same order in each.
         score_JM = score[mine].reshape(-1, len(rows_M))
         fold_M = fold[first] if name == OWN else None
-        times_RM = sets[name].times_RN[:, rows_M]
+        counts_RM = sets[name].counts_RN[:, rows_M]
         label = f"{target} at {position}" + ("" if name == OWN else f", transfer to {name}")
         curves[label] = Curve(
             0,
             auroc(score_JM, positive[first], fold_M),
-            auroc(score_JM, positive[first], fold_M, times_RM),
+            auroc(score_JM, positive[first], fold_M, counts_RM),
             target == BEHAVIOUR_HARMFUL,
         )
     return curves
@@ -140,5 +140,5 @@ def refusal_curve(run: Run, own: Examples) -> Curve:
     score_EN = np.zeros((len(exits), len(own.ids)))
     score_EN[e, n] = table["refusal_log_odds"].to_numpy()
     return Curve(
-        1, auroc(score_EN, own.harmful_N), auroc(score_EN, own.harmful_N, None, own.times_RN), True
+        1, auroc(score_EN, own.harmful_N), auroc(score_EN, own.harmful_N, None, own.counts_RN), True
     )

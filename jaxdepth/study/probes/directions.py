@@ -116,7 +116,7 @@ def write_categories(run: Run, prompts: Sequence[Prompt], own: Examples, folds: 
     if several:
         fold_N = make_folds(own.groups, own.harmful_N, folds)
         score_NK = category_scores(x_ND, own.harmful_N, category_NK, fold_N)
-        found = compare_or(score_NK, category_NK, _refusal(run, own), fold_N, own.times_RN)
+        found = compare_or(score_NK, category_NK, _refusal(run, own), fold_N, own.counts_RN)
         row = (
             at
             | {"n": len(prompts), "n_of_two": several}

@@ -16,7 +16,7 @@ from jaxdepth.probe.fit import LinearProbes, fit_difference
 from jaxdepth.probe.folds import CrossFitted, choose_slice, cross_fit, make_folds
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.stats.calibration import calibration_error
-from jaxdepth.stats.intervals import cluster_draws, interval
+from jaxdepth.stats.intervals import interval, resample_counts
 from jaxdepth.stats.ranking import auroc, tpr_at_fpr
 
 PROBES, SCORES = "probes", "probe_scores"
@@ -80,7 +80,7 @@ class Examples(NamedTuple):
     ids: list[str]
     groups: list  # what folds keep whole: pairs, or sources
     harmful_N: Bool[np.ndarray, " N"]
-    times_RN: Float[np.ndarray, "R N"]  # bootstrap draws of whole pairs
+    counts_RN: Float[np.ndarray, "R N"]  # bootstrap draws of whole pairs
 
     @classmethod
     def of(
@@ -94,10 +94,10 @@ class Examples(NamedTuple):
                 f"{name} has {kind} prompts only, and probes tell harmful from harmless: join two "
                 "sources with + in --transfer, or name both in --prompts"
             )
-        clusters = [p.cluster for p in prompts]
-        times_RN = cluster_draws(clusters, draws, seed)
+        clusters = [p.cluster_id for p in prompts]
+        counts_RN = resample_counts(clusters, draws, seed)
         groups = [p.source for p in prompts] if group_by == "source" else clusters
-        return cls(name, [p.prompt_id for p in prompts], groups, harmful_N, times_RN)
+        return cls(name, [p.prompt_id for p in prompts], groups, harmful_N, counts_RN)
 
 
 class Evaluation(NamedTuple):
@@ -116,7 +116,7 @@ def evaluate(
 ) -> tuple[list[dict], list[dict]]:
     """The rows of `probes` and of `probe_scores` for a target at one position."""
     x_JMD, y_M = x_JND[:, target.rows_M], target.positive_M
-    fold_M, times_RM = folds_of(how, own, target)
+    fold_M, counts_RM = folds_of(how, own, target)
     shuffled_M = shuffled(y_M, fold_M, how.seed)
     sides = 2 * _DIRECTIONS
     fitted = {
@@ -131,21 +131,21 @@ def evaluate(
     control_J = None
     for probe in (SHUFFLED, LOGISTIC, DIFFERENCE, RANDOM):
         truth_M = shuffled_M if probe == SHUFFLED else y_M
-        found = measured(fitted[probe].score_GN, truth_M, fold_M, times_RM, probe == LOGISTIC)
+        found = measured(fitted[probe].score_GN, truth_M, fold_M, counts_RM, probe == LOGISTIC)
         control_J = control_J or [row["auroc"] for row in found]
         for layer, row in zip(layers, found, strict=True):
             above = row["auroc"] - control_J[layer] if probe == LOGISTIC else None
             probes.append(at | {"probe": probe, "layer": layer, "selectivity": above} | row)
     logistic = fitted[LOGISTIC]
     score_M, chosen_F = choose_slice(logistic.validation_GF, logistic.score_GN, fold_M)
-    best = measured(score_M[None], y_M, fold_M, times_RM, True)[0]
+    best = measured(score_M[None], y_M, fold_M, counts_RM, True)[0]
     probes.append(at | {"probe": CHOSEN, "chosen_layers": chosen_F.tolist()} | best)
     ids = [own.ids[n] for n in target.rows_M]
     scores += scored(at, ids, fold_M, y_M, logistic.score_GN)
     for other, their_JND in transfer if target.name == CONTENT else ():
         there = at | {"set": other.name}
         score_JN = transferred(logistic, their_JND)
-        found = measured(score_JN, other.harmful_N, None, other.times_RN, True)
+        found = measured(score_JN, other.harmful_N, None, other.counts_RN, True)
         probes += [
             there | {"probe": LOGISTIC, "layer": layer} | row for layer, row in enumerate(found)
         ]
@@ -157,15 +157,15 @@ def evaluate_words(
     how: Evaluation, own: Examples, words_NV, transfer: Streams, target: Target
 ) -> list[dict]:
     """The rows of `probes` for a target read from which tokens a prompt has."""
-    fold_M, times_RM = folds_of(how, own, target)
+    fold_M, counts_RM = folds_of(how, own, target)
     y_M = target.positive_M
     fitted = cross_fit(words_NV[None, target.rows_M], y_M, fold_M, how.strengths)
     at = {"target": target.name, "probe": WORDS}
-    found = measured(fitted.score_GN, y_M, fold_M, times_RM, True)
+    found = measured(fitted.score_GN, y_M, fold_M, counts_RM, True)
     rows = [at | {"set": own.name} | row for row in found]
     for other, their_NV in transfer if target.name == CONTENT else ():
         score_1N = transferred(fitted, their_NV[None])
-        found = measured(score_1N, other.harmful_N, None, other.times_RN, True)
+        found = measured(score_1N, other.harmful_N, None, other.counts_RN, True)
         rows += [at | {"set": other.name} | row for row in found]
     return rows
 
@@ -202,12 +202,12 @@ def measured(
     score_XN: Float[np.ndarray, "X N"],
     y_N: Bool[np.ndarray, " N"],
     fold_N: Int[np.ndarray, " N"] | None,
-    times_RN: Float[np.ndarray, "R N"],
+    counts_RN: Float[np.ndarray, "R N"],
     logistic: bool,
 ) -> list[dict]:
     """How well scores tell two classes apart, a row for each of X."""
     auroc_X = auroc(score_XN, y_N, fold_N)
-    low_X, high_X = interval(auroc(score_XN, y_N, fold_N, times_RN))
+    low_X, high_X = interval(auroc(score_XN, y_N, fold_N, counts_RN))
     everyone = np.ones((1, len(y_N)))
     rows = []
     for x, score_N in enumerate(score_XN):
@@ -246,4 +246,4 @@ def folds_of(how: Evaluation, own: Examples, target: Target) -> tuple[np.ndarray
     """The fold of each of a target's prompts (M,), and its bootstrap draws of them (R, M)."""
     groups = [own.groups[n] for n in target.rows_M]
     fold_M = make_folds(groups, target.positive_M, how.folds, how.seed)
-    return fold_M, own.times_RN[:, target.rows_M]
+    return fold_M, own.counts_RN[:, target.rows_M]

@@ -88,7 +88,7 @@ def _aurocs(rows: list[dict], target: str):
             (DIFFERENCE, "0.25", ":"), (RANDOM, "0.55", "-."), (SHUFFLED, "0.7", "--"),
         ):  # fmt: skip
             layers, found = curve_of([r for r in here if r["probe"] == probe])
-            axes.plot(layers, found.mean, style, color=colour, linewidth=1, label=_NAMES[probe])
+            axes.plot(layers, found.value, style, color=colour, linewidth=1, label=_NAMES[probe])
         for colour, name in zip(_LINES, sets, strict=False):
             words = [r for r in mine if r["probe"] == WORDS and r["set"] == name]
             axes.axhline(

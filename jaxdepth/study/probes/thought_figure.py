@@ -61,5 +61,5 @@ def along_thoughts(run_path: str | Path):
 def _line(axes, rows: list[dict], colour: str, name: str, style: str) -> None:
     x = np.array([PLACES.index(r["place"]) for r in rows])
     found = Estimate(*(np.array([r[k] for r in rows]) for k in ("value", "low", "high")))
-    axes.plot(x, found.mean, style, color=colour, markersize=3.5, label=name)
+    axes.plot(x, found.value, style, color=colour, markersize=3.5, label=name)
     axes.fill_between(x, found.low, found.high, color=colour, alpha=0.2, linewidth=0)

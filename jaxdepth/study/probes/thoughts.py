@@ -195,7 +195,7 @@ class _Followed:
 
 def _follow(model, batch: Batch, thoughts: Thoughts, own: Examples, probes, middle_JD) -> OnHost:
     """What each prompt's probes say of a batch: those of the fold that it was tested in."""
-    rows_BT = [[probe.row_of(n) for probe in probes] for n in batch.places]
+    rows_BT = [[probe.row_of(n) for probe in probes] for n in batch.padded_indices]
     folds_BT = [
         [0 if m is None else probe.fold_M[m] for probe, m in zip(probes, rows_T, strict=True)]
         for rows_T in rows_BT
@@ -218,7 +218,7 @@ def _follow(model, batch: Batch, thoughts: Thoughts, own: Examples, probes, midd
         )
     )
     rows = []
-    for b, n in enumerate(batch.prompts):
+    for b, n in enumerate(batch.indices):
         for t, probe in enumerate(probes):
             m = rows_BT[b][t]
             for layer, score_S in enumerate(score_BTJS[b, t] if m is not None else ()):
@@ -253,12 +253,12 @@ def _write_along(run: Run, own: Examples) -> None:
     place = {prompt_id: n for n, prompt_id in enumerate(own.ids)}
     for (target, fitted_at), mine in scores.items():
         at = {"target": target, "fitted_at": fitted_at, "layer": chosen[target, fitted_at]}
-        times_RM = own.times_RN[:, [place[r["prompt_id"]] for r in mine]]
-        rows += [at | row for row in _along(mine, times_RM)]
+        counts_RM = own.counts_RN[:, [place[r["prompt_id"]] for r in mine]]
+        rows += [at | row for row in _along(mine, counts_RM)]
     run.write_table(ALONG, pa.Table.from_pylist(rows, ALONG_SCHEMA))
 
 
-def _along(mine: list[dict], times_RM: Float[np.ndarray, "R M"]) -> list[dict]:
+def _along(mine: list[dict], counts_RM: Float[np.ndarray, "R M"]) -> list[dict]:
     """The rows of one probe: AUROC and means at every place, and the falls."""
     positive_M, fold_M = (np.array([r[name] for r in mine]) for name in ("positive", "fold"))
     score_MX = np.array([at_places(r["scores"], r["thought_tokens"]) for r in mine])
@@ -267,7 +267,7 @@ def _along(mine: list[dict], times_RM: Float[np.ndarray, "R M"]) -> list[dict]:
     rows = []
     if any(len(set(positive_M[fold_M == f])) == 2 for f in set(fold_M)):
         value_X = auroc(score_MX.T, positive_M, fold_M)
-        bounds = interval(auroc(score_MX.T, positive_M, fold_M, times_RM))
+        bounds = interval(auroc(score_MX.T, positive_M, fold_M, counts_RM))
         rows += _rows({"metric": AUROC, "n": len(mine)}, PLACES, value_X, *bounds)
     for side in (True, False):
         of = positive_M == side
@@ -276,9 +276,9 @@ def _along(mine: list[dict], times_RM: Float[np.ndarray, "R M"]) -> list[dict]:
             for metric, places, value_MX in (
                 (MEAN, PLACES, score_MX), (FALL, (None,), fall_M[:, None])
             ):  # fmt: skip
-                times_RG = times_RM[:, of]
+                counts_RG = counts_RM[:, of]
                 with np.errstate(invalid="ignore"):
-                    drawn_RX = (times_RG @ value_MX[of]) / times_RG.sum(axis=1, keepdims=True)
+                    drawn_RX = (counts_RG @ value_MX[of]) / counts_RG.sum(axis=1, keepdims=True)
                 found = value_MX[of].mean(axis=0), *interval(drawn_RX)
                 rows += _rows(at | {"metric": metric}, places, *found)
     return rows

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import cluster_bootstrap, interval
+from jaxdepth.stats.intervals import bootstrap_means, interval
 from jaxdepth.study.run_directory import read_table
 
 
@@ -42,7 +42,7 @@ def depth_curves(run_path: str | Path, seed: int = 0) -> DepthCurves:
     def estimates(column: str):
         values_NE = np.full((len(ids), len(exits)), np.nan)
         values_NE[number_of_row, exit_of_row] = table[column].to_numpy().astype(np.float64)
-        draws = cluster_bootstrap(values_NE, clusters_N, groups, seed=seed)
+        draws = bootstrap_means(values_NE, clusters_N, groups, seed=seed)
         means = [values_NE[group].mean(axis=0) for group in groups]
         by_label = {
             label: Estimate(mean, *interval(d))

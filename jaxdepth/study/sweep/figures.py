@@ -79,7 +79,7 @@ def draw_outcomes(run_path: str | Path) -> dict[Path, str]:
             e = rates.of(outcome, label)
             axes.bar(
                 rates.exits,
-                e.mean,
+                e.value,
                 bottom=base,
                 color=colour,
                 label=outcome,
@@ -87,7 +87,7 @@ def draw_outcomes(run_path: str | Path) -> dict[Path, str]:
                 edgecolor="0.6",
                 linewidth=0.4,
             )
-            base = base + e.mean
+            base = base + e.value
         axes.set_ylabel(f"share of answers to\n{label} prompts (n={rates.counts[label]})")
         axes.set_ylim(0, 1)
         by_exit(axes, rates.exits)

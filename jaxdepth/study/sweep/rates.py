@@ -10,7 +10,7 @@ import pyarrow as pa
 from jaxdepth.refusal.detector import held_out_counts
 from jaxdepth.refusal.outcome import BUILT_IN, Outcome
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import cluster_bootstrap, holm, interval, mcnemar, wilson
+from jaxdepth.stats.intervals import bootstrap_means, holm, interval, mcnemar, wilson
 from jaxdepth.study.run_directory import Run, read_table
 from jaxdepth.study.sweep.curves import DepthCurves
 
@@ -100,7 +100,7 @@ def first_token_rows(curves: DepthCurves) -> list[dict]:
                     "label": label,
                     "exit": int(exit),
                     "n": curves.counts[label],
-                    "value": e.mean[i],
+                    "value": e.value[i],
                     "low": e.low[i],
                     "high": e.high[i],
                 }
@@ -125,7 +125,7 @@ def outcome_rows(run_path: str | Path, seed: int = 0) -> list[dict]:
                 bounds = [wilson(int(k), count) for k in did_NE.sum(axis=0)]
             else:
                 everyone = [np.ones(count, bool)]
-                draws = cluster_bootstrap(did_NE, range(count), everyone, seed=seed)
+                draws = bootstrap_means(did_NE, range(count), everyone, seed=seed)
                 bounds = list(zip(*interval(draws[0]), strict=True))
             rows += [
                 {

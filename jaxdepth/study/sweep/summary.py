@@ -28,7 +28,7 @@ def print_curves(curves: DepthCurves, console: Console | None = None) -> None:
     agree, kl = pooled(curves, curves.agrees_with_full), pooled(curves, curves.kl_to_full)
     for e, exit in enumerate(curves.exits):
         cells = [str(exit)]
-        cells += [f"{curves.refusal_log_odds[label].mean[e]:.2f}" for label in curves.labels]
+        cells += [f"{curves.refusal_log_odds[label].value[e]:.2f}" for label in curves.labels]
         if curves.difference:
             cells.append(_with_interval(curves.difference, e))
         table.add_row(*cells, f"{agree[e]:.0%}", f"{kl[e]:.2f}")
@@ -76,7 +76,7 @@ def print_outcomes(run_path, console: Console | None = None) -> None:
         table.add_column(f"{label} (n={rates.counts[label]})", justify="right", no_wrap=True)
     for e, exit in enumerate(rates.exits):
         cells = [
-            " ".join(f"{100 * rates.of(outcome, label).mean[e]:4.0f}" for outcome in Outcome)
+            " ".join(f"{100 * rates.of(outcome, label).value[e]:4.0f}" for outcome in Outcome)
             for label in rates.labels
         ]
         table.add_row(str(exit), *cells)
@@ -100,14 +100,14 @@ def outcome_findings(rates: Rates) -> list[str]:
         broken = rates.of(Outcome.DEGENERATE, "harmful")
         lines.append(
             "Exits where most answers to harmful prompts are degenerate: "
-            f"{runs_of_exits(rates.exits, broken.mean > 0.5)}."
+            f"{runs_of_exits(rates.exits, broken.value > 0.5)}."
         )
     if "harmless" in rates.labels:
         refuse, partial = (rates.of(o, "harmless") for o in (Outcome.REFUSE, Outcome.PARTIAL))
         lines.append(
-            f"At exit {rates.exits[-1]}, {refuse.mean[-1]:.0%} "
+            f"At exit {rates.exits[-1]}, {refuse.value[-1]:.0%} "
             f"[{refuse.low[-1]:.0%}, {refuse.high[-1]:.0%}] of harmless prompts are refused, "
-            f"{partial.mean[-1]:.0%} in part."
+            f"{partial.value[-1]:.0%} in part."
         )
     return lines
 
@@ -115,4 +115,4 @@ def outcome_findings(rates: Rates) -> list[str]:
 def pooled(curves: DepthCurves, estimates: dict[str, Estimate]) -> np.ndarray:
     """The mean over all prompts at every exit."""
     weights = [curves.counts[label] for label in curves.labels]
-    return np.average([estimates[label].mean for label in curves.labels], axis=0, weights=weights)
+    return np.average([estimates[label].value for label in curves.labels], axis=0, weights=weights)

@@ -34,7 +34,7 @@ def write_cost(run: Run, thinker: Thinker, batch: Batch) -> None:
     s, protocol = thinker.settings, thinker.protocol
     if run.finished(COST) or not s.interventions.cost_rounds or not protocol.answer_tokens:
         return
-    real = len(batch.prompts)
+    real = len(batch.indices)
     marker = len(thinker.markers.close) + 1
 
     def answering() -> tuple[float, float]:

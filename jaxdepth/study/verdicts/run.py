@@ -172,10 +172,10 @@ class Thinker:
     def swapped_table(self, batch: Batch, thoughts: dict, partner: dict[str, str]) -> OnHost:
         """Verdicts of a batch upon the thoughts of its prompts' partners, one vote each."""
         exits, prompts = self.subject.exits, self.subject.prompts
-        shape = len(batch.places), len(exits), 1, self.protocol.thought_tokens
+        shape = len(batch.padded_indices), len(exits), 1, self.protocol.thought_tokens
         ids = np.zeros(shape, np.int32)
         lengths = np.zeros(shape[:3], np.int32)
-        for b, place in enumerate(batch.places):
+        for b, place in enumerate(batch.padded_indices):
             for e, exit in enumerate(exits):
                 given = thoughts[partner[prompts[place].prompt_id], exit]
                 ids[b, e, 0, : len(given)], lengths[b, e, 0] = given, len(given)
@@ -221,11 +221,11 @@ class Thinker:
 
     def _places(self, batch: Batch, votes: int | None = None):
         return np.ndindex(
-            len(batch.prompts), len(self.subject.exits), votes or self.settings.thinking.votes
+            len(batch.indices), len(self.subject.exits), votes or self.settings.thinking.votes
         )
 
     def _where(self, batch: Batch, b: int, e: int, m: int) -> dict:
-        prompt_id = self.subject.prompts[batch.prompts[b]].prompt_id
+        prompt_id = self.subject.prompts[batch.indices[b]].prompt_id
         return {"prompt_id": prompt_id, "exit": self.subject.exits[e], "vote": m}
 
     def _text(self, ids: np.ndarray) -> str:
@@ -329,7 +329,7 @@ def _again(run: Run, thinker: Thinker, bar: ProgressBar) -> None:
     places = [n for n, p in enumerate(thinker.subject.prompts) if p.prompt_id in names]
     mesh = thinker.subject.model.mesh
     batches = [
-        replace(batch, prompts=tuple(places[n] for n in batch.prompts))
+        replace(batch, indices=tuple(places[n] for n in batch.indices))
         for batch in make_batches(
             [ids[n] for n in places], thinker.settings.prompts.batch_size, mesh
         )

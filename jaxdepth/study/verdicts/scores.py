@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
+from jaxdepth.prompts.datasets import cluster_of
 from jaxdepth.refusal.deliberate import ABSTAINS, Rule
 from jaxdepth.refusal.protocol import VERDICTS
 from jaxdepth.refusal.votes import RULES, caution, fit_temperature, vote
 from jaxdepth.stats.calibration import calibration_error, risk_coverage
-from jaxdepth.stats.intervals import cluster_draws, holm, interval, mcnemar, wilson
+from jaxdepth.stats.intervals import holm, interval, mcnemar, resample_counts, wilson
 from jaxdepth.study.run_directory import Run, read_table
 from jaxdepth.study.verdicts.run import CUTS, FORCED, NAMES, SERIES, SWAPPED, VERDICT_TABLE
 
@@ -99,8 +100,8 @@ class Verdicts:
         self._n = {name: n for n, name in enumerate(self.ids)}
         self._e = {exit: e for e, exit in enumerate(self.exits)}
         self.harmful_N = np.array([p["label"] == "harmful" for p in prompts])
-        self.clusters = [p["pair_id"] or p["prompt_id"] for p in prompts]
-        self.draws_RN = cluster_draws(self.clusters, seed=seed)
+        self.clusters = [cluster_of(p) for p in prompts]
+        self.counts_RN = resample_counts(self.clusters, seed=seed)
         # Half of the clusters fit the temperature, the other half test it.
         self.test_N = np.array([zlib.crc32(str(c).encode()) % 2 == 0 for c in self.clusters])
 
@@ -267,7 +268,7 @@ class Verdicts:
             value = float(statistic(np.ones((1, len(self.ids))))[0])
             if np.isnan(value):
                 return None
-            low, high = interval(statistic(self.draws_RN)[:, None])
+            low, high = interval(statistic(self.counts_RN)[:, None])
         return value, float(low[0]), float(high[0]), int(among_N.sum())
 
     def _agreements(self) -> Iterator[dict]:
