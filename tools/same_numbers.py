@@ -5,10 +5,10 @@
     python tools/same_numbers.py record OUT FILE            digests and sums, to be committed
 
 Make the runs with two versions of the package on one machine, then compare: every value of every
-table has to be equal, bit for bit, or floats within a tolerance where one is given. What `record` writes is for other machines too: values that are
-not floating-point have a digest; columns of floats have the number of values, their sum and the sum
-of their magnitudes, which another processor reproduces up to rounding. The tables of times are left
-out.
+table has to be equal, bit for bit, or floats within a tolerance where one is given. What `record`
+writes is for other machines too: columns that are not floats have a digest; columns of floats have
+the number of values, their sum and the sum of their magnitudes, which another processor reproduces
+up to rounding. The tables of times are left out.
 """
 
 import hashlib
