@@ -1,1 +1,1 @@
-"""From the files of other tools to a checkpoint of ours: plan, read, check, write, load."""
+"""From the weight files of other tools to a checkpoint: map, read, convert, verify, load."""
