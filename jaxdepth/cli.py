@@ -11,11 +11,16 @@ from collections.abc import Callable, Sequence
 BROKEN_PIPE = 141  # what a shell reports of a process that SIGPIPE ended
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda: None) -> int:
     """Runs a command; returns the exit status.
 
-    0 done, 2 bad input, 3 a plan does not fit, 130 interrupted, 141 standard output was closed, 143
-    stopped by SIGTERM between two chunks.
+    Args:
+        argv: the words of the command line; by default those of the process.
+        ready: called when everything is imported and parsed, before the command begins.
+
+    Returns:
+        0 done, 2 bad input, 3 a plan does not fit, 130 interrupted, 141 standard output was closed,
+        143 stopped by SIGTERM between two chunks.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in ("--version", "-V"):
@@ -28,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from jaxdepth.commands.parsing import parse_command
 
         command = parse_command(words)
+        ready()
         return command.run(command.settings)
 
     return guarded(run)
@@ -90,6 +96,10 @@ def _drop_output() -> None:
 
 
 def entry() -> None:
-    """The `jaxdepth` script."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.exit(main())
+    """The `jaxdepth` script.
+
+    Until everything is imported, Ctrl-C ends the process at once: an interrupted import of numpy
+    would end in its own error.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(main(ready=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)))

@@ -4,14 +4,17 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
 from tiny import hf_tensors, raw_config, write_folder
 
+import jaxdepth
 from jaxdepth.cli import main
 from jaxdepth.commands.parsing import COMMANDS, parse, settings_class
 from jaxdepth.model.config import ModelConfig
@@ -206,6 +209,65 @@ def test_help(capsys):
             option = f"--{name.replace('_', '-')}"
             assert option in out or f" {name.upper()}" in out, name
         assert out == run(capsys, "-h", command)[1]  # anywhere
+
+
+def test_version(capsys):
+    assert run(capsys, "--version")[:2] == (0, f"jaxdepth {jaxdepth.__version__}\n")
+
+
+def test_nothing_heavy_is_imported_with_the_package():
+    """`import jaxdepth` and the script's first line load no JAX: they are quick to interrupt."""
+    script = "import sys, jaxdepth, jaxdepth.cli; print({'jax', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
+    for name in jaxdepth.__all__:
+        assert getattr(jaxdepth, name) is not None
+    assert dir(jaxdepth) == jaxdepth.__all__
+    with pytest.raises(AttributeError, match="no attribute 'sweeep'"):
+        _ = jaxdepth.sweeep
+
+
+def test_an_interrupt_at_the_start_is_quiet():
+    started = subprocess.Popen(
+        [sys.executable, "-m", "jaxdepth", "sweep", "nowhere"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(0.3)
+    started.send_signal(signal.SIGINT)
+    _, err = started.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert started.returncode in (130, 2, -signal.SIGINT)
+
+
+def test_a_reader_that_leaves_ends_a_command_quietly():
+    command = f"{sys.executable} -m jaxdepth sweep --help | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    first, status = done.stdout.splitlines()
+    assert "usage: jaxdepth sweep" in first
+    assert status in ("0", "141")
+    assert done.stderr == ""
+
+
+def test_no_color_is_obeyed(monkeypatch):
+    """In a terminal, where help is in colour otherwise."""
+    for wanted, value in ((True, None), (False, "1")):
+        environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+        environment |= {"TERM": "xterm"} | ({} if value is None else {"NO_COLOR": value})
+        parent, child = os.openpty()
+        args = [sys.executable, "-m", "jaxdepth", "inspect", "--help"]
+        subprocess.run(args, stdout=child, env=environment, check=True)
+        os.close(child)
+        printed = os.read(parent, 100_000).decode()
+        os.close(parent)
+        assert ("\x1b[" in printed) == wanted
+
+
+def test_completion_is_of_all_commands(capsys):
+    status, out, _ = run(capsys, "--tyro-print-completion", "bash")
+    assert not status
+    assert all(command in out for command in COMMANDS)
 
 
 def test_unknown_option_names_the_nearest(capsys):
