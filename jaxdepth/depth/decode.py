@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxdepth.depth.exits import at_places
 from jaxdepth.depth.lanes import Plan
+from jaxdepth.depth.layer_scan import at_exits, at_positions, scan_layers
 from jaxdepth.depth.talk import Talk
 from jaxdepth.model.attention import merge_parts
 from jaxdepth.model.cache import (
@@ -119,21 +119,15 @@ def prefill(
     depth: int,
 ) -> tuple[PromptCache, Float[Array, "E B D"]]:
     """One pass over the prompts: the cache of `depth` layers, and each exit's stream at the end."""
-    B, S = tokens_BS.shape
+
+    def read(output):
+        k_BKSH, v_BKSH = output.k_BSKH.swapaxes(1, 2), output.v_BSKH.swapaxes(1, 2)
+        return at_positions(output.h_BSD, lengths_B - 1), k_BKSH, v_BKSH
+
     h_BSD = model.embed_tokens(tokens_BS)
-    inputs = model.position_inputs(S)
-
-    def layer(carry, i):
-        h_BSD, picked_EBD = carry
-        h_BSD, (k_BSKH, v_BSKH) = model.layer(i)(h_BSD, *inputs)
-        here_E11 = (i + 1 == exits_E)[:, None, None]
-        picked_EBD = jnp.where(here_E11, at_places(h_BSD, lengths_B - 1), picked_EBD)
-        return (h_BSD, picked_EBD), (k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2))
-
-    picked_EBD = jnp.full((len(exits_E), B, h_BSD.shape[-1]), jnp.nan, h_BSD.dtype)
-    (_, picked_EBD), cache = jax.lax.scan(layer, (h_BSD, picked_EBD), jnp.arange(depth))
-    held = (constrain(part, "LBKSH", model.mesh) for part in cache)
-    return PromptCache(*held), constrain(picked_EBD, "EBD", model.mesh)
+    _, (last_LBD, *cache) = scan_layers(model, h_BSD, read, depth=depth)
+    cache = PromptCache(*(constrain(part, "LBKSH", model.mesh) for part in cache))
+    return cache, constrain(at_exits(last_LBD, exits_E), "EBD", model.mesh)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "samples", "max_new_tokens", "keep_caches"))

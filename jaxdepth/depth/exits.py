@@ -1,9 +1,7 @@
 """Logits at any exit from one pass, with the exit traced.
 
-Truncation is a prefix: the first d layers, then the final norm and the head, see exactly the
-residual stream that the full pass has after layer d. So the exit does not stop the scan over
-layers; it picks what the scan carries out. The stream itself does not depend on the exit, so under
-`jax.vmap` over exits it stays unbatched, and every exit together costs about one pass.
+An exit does not stop the scan over layers: it is an index into what the scan stacks. So the scan
+does not depend on the exit, and under `jax.vmap` over exits all of them cost about one pass.
 """
 
 import jax
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxdepth.depth.layer_scan import at_exits, at_positions, scan_layers
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard
@@ -63,29 +62,15 @@ def exit_hidden(
     exit: Int[Array, ""],
 ) -> Float[Array, "B D"]:
     """The residual stream after layer `exit` at each prompt's last position; NaN out of range."""
-    B, S = tokens_BS.shape
-    L = model.config.num_hidden_layers
-    h_BSD = model.embed_tokens(tokens_BS)
-    position_inputs = model.position_inputs(S)
+    S = tokens_BS.shape[1]
     last_B = jnp.clip(lengths_B - 1, 0, S - 1)
-
-    def layer(carry, step):
-        h_BSD, picked_BD = carry
-        block, number = step
-        h_BSD, _ = block(h_BSD, *position_inputs)
-        picked_BD = jnp.where(number == exit, at_places(h_BSD, last_B), picked_BD)
-        return (h_BSD, picked_BD), None
-
-    nothing_BD = jnp.full((B, h_BSD.shape[-1]), jnp.nan, h_BSD.dtype)
-    numbers_L = jnp.arange(1, L + 1)
-    (_, picked_BD), _ = jax.lax.scan(layer, (h_BSD, nothing_BD), (model.blocks(), numbers_L))
+    _, last_LBD = scan_layers(
+        model,
+        model.embed_tokens(tokens_BS),
+        lambda output: at_positions(output.h_BSD, last_B),
+    )
     valid_B = (lengths_B >= 1) & (lengths_B <= S)
-    return jnp.where(valid_B[:, None], picked_BD, jnp.nan)
-
-
-def at_places(h_BSD: Float[Array, "B S D"], places_B: Int[Array, " B"]) -> Float[Array, "B D"]:
-    """The stream at one place of every sequence, each on the device that has the sequence."""
-    return jnp.take_along_axis(h_BSD, places_B[:, None, None], axis=1)[:, 0]
+    return jnp.where(valid_B[:, None], at_exits(last_LBD, exit), jnp.nan)
 
 
 def parse_exits(text: str, depth: int, what: str = "exit") -> list[int]:

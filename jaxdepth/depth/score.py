@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.exits import check_tokens
+from jaxdepth.depth.layer_scan import scan_layers
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard, to_host
 
@@ -41,10 +42,7 @@ def token_logprobs(
 @jax.jit
 def _token_logprobs(model, tokens_BS):
     B, S = tokens_BS.shape
-    inputs = model.position_inputs(S)
-    h_BSD, _ = jax.lax.scan(
-        lambda h, block: (block(h, *inputs)[0], None), model.embed_tokens(tokens_BS), model.blocks()
-    )
+    h_BSD, _ = scan_layers(model, model.embed_tokens(tokens_BS), lambda _: None)
     # The last position predicts nothing; padding makes whole chunks.
     chunks = -(-S // CHUNK)
     short = chunks * CHUNK - S

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.exits import check_tokens
+from jaxdepth.depth.layer_scan import scan_layers
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard
 
@@ -50,21 +51,16 @@ def scores_along(
 
 @jax.jit
 def _scores(model, tokens_BS, weights_JBTD, constant_JBT, middle_JD):
-    position_inputs = model.position_inputs(tokens_BS.shape[1])
-
     def read(h_BSD, weights_BTD, constant_BT, middle_D):
         away_BSD = h_BSD.astype(jnp.float32) - middle_D
         highest = jax.lax.Precision.HIGHEST
         found_BTS = jnp.einsum("bsd,btd->bts", away_BSD, weights_BTD, precision=highest)
         return found_BTS + constant_BT[..., None]
 
-    def layer(h_BSD, at):
-        block, *probes = at
-        h_BSD, _ = block(h_BSD, *position_inputs)
-        return h_BSD, read(h_BSD, *probes)
-
     probes = weights_JBTD, constant_JBT, middle_JD
     h_BSD = model.embed_tokens(tokens_BS)
     first_BTS = read(h_BSD, *(a[0] for a in probes))
-    _, after_LBTS = jax.lax.scan(layer, h_BSD, (model.blocks(), *(a[1:] for a in probes)))
+    _, after_LBTS = scan_layers(
+        model, h_BSD, lambda output, *probes: read(output.h_BSD, *probes), *(a[1:] for a in probes)
+    )
     return jnp.moveaxis(jnp.concatenate([first_BTS[None], after_LBTS]), 0, 2)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.exits import check_tokens
+from jaxdepth.depth.layer_scan import scan_layers
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard
@@ -45,15 +46,9 @@ def residuals(
 
 @jax.jit
 def _residuals(model, tokens_BS, positions_BP):
-    position_inputs = model.position_inputs(tokens_BS.shape[1])
-
     def at(h_BSD):
         return jnp.take_along_axis(h_BSD, positions_BP[..., None], axis=1)
 
-    def layer(h_BSD, block):
-        h_BSD, _ = block(h_BSD, *position_inputs)
-        return h_BSD, at(h_BSD)
-
     h_BSD = model.embed_tokens(tokens_BS)
-    _, after_LBPD = jax.lax.scan(layer, h_BSD, model.blocks())
+    _, after_LBPD = scan_layers(model, h_BSD, lambda output: at(output.h_BSD))
     return jnp.moveaxis(jnp.concatenate([at(h_BSD)[None], after_LBPD]), 0, 2)

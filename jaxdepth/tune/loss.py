@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdepth.depth.layer_scan import scan_layers
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import constrain
 
 
 class Targets(NamedTuple):
@@ -47,19 +47,15 @@ def row_hidden(
             the stream on (layer dropout).
         remat: compute each layer again for its gradient, which holds less and takes longer.
     """
-    h_BSD = constrain(model.embed_tokens(targets.tokens_BS), "BSD", model.mesh)
-    inputs = model.position_inputs(targets.tokens_BS.shape[1])
     rows = (targets.sequence_R, targets.place_R)
-
-    def layer(h_BSD, step):
-        block, keep_B = step
-        after_BSD = constrain(block(h_BSD, *inputs)[0], "BSD", model.mesh)
-        if keep_B is not None:
-            after_BSD = jnp.where(keep_B[:, None, None], after_BSD, h_BSD)
-        return after_BSD, after_BSD[rows]
-
-    layer = jax.checkpoint(layer) if remat else layer
-    return jax.lax.scan(layer, h_BSD, (model.blocks(), keep_LB))[1]
+    _, h_LRD = scan_layers(
+        model,
+        model.embed_tokens(targets.tokens_BS),
+        lambda output: output.h_BSD[rows],
+        keep_LB=keep_LB,
+        remat=remat,
+    )
+    return h_LRD
 
 
 def supervised_loss(

@@ -1,0 +1,80 @@
+"""One pass over whole sequences: every layer in turn, and what is read of the stream after each.
+
+Truncation is a prefix: the first d layers, then the final norm and the head, see exactly the
+residual stream that the full pass has after layer d. So no exit stops this scan. What is read after
+every layer is stacked on a leading L axis, and an exit is an index into that.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import constrain
+
+
+class LayerOutput(NamedTuple):
+    """What one layer made of its input."""
+
+    h_BSD: Float[Array, "B S D"]  # the residual stream after it
+    k_BSKH: Float[Array, "B S K H"]
+    v_BSKH: Float[Array, "B S K H"]
+
+
+def scan_layers(
+    model: Mistral,
+    h_BSD: Float[Array, "B S D"],
+    read: Callable[..., Any],
+    *per_layer: Any,
+    depth: int | None = None,
+    keep_LB: Bool[Array, "L B"] | None = None,
+    remat: bool = False,
+) -> tuple[Float[Array, "B S D"], Any]:
+    """Run the layers over embedded sequences, and stack what `read` takes from each.
+
+    Args:
+        model: the model.
+        h_BSD: the residual stream before the first layer, as `model.embed_tokens` gives it.
+        read: called as `read(output, *of_layer)` with a `LayerOutput` and this layer's part of each
+            of `per_layer`; returns a pytree of arrays, or None.
+        per_layer: pytrees of arrays with a leading L axis.
+        depth: how many layers run, which then are taken out of the stacked weights by their number,
+            so that no copy of the first layers is made; None runs all, as a gradient needs it.
+        keep_LB: the layers that each sequence runs; None is all. The others pass the stream on
+            (layer dropout).
+        remat: compute each layer again for its gradient, which takes less memory and more time.
+
+    Returns:
+        The residual stream after the last layer, and what was read, stacked on a leading L axis.
+    """
+    rotation = model.position_inputs(h_BSD.shape[1])
+    layers = model.blocks() if depth is None else jnp.arange(depth)
+
+    def run_layer(h_BSD, inputs):
+        layer, keep_B, of_layer = inputs
+        block = layer if depth is None else model.layer(layer)
+        after_BSD, (k_BSKH, v_BSKH) = block(h_BSD, *rotation)
+        after_BSD = constrain(after_BSD, "BSD", model.mesh)
+        if keep_B is not None:
+            after_BSD = jnp.where(keep_B[:, None, None], after_BSD, h_BSD)
+        return after_BSD, read(LayerOutput(after_BSD, k_BSKH, v_BSKH), *of_layer)
+
+    run_layer = jax.checkpoint(run_layer) if remat else run_layer
+    h_BSD = constrain(h_BSD, "BSD", model.mesh)
+    return jax.lax.scan(run_layer, h_BSD, (layers, keep_LB, per_layer))
+
+
+def at_positions(
+    h_BSD: Float[Array, "B S D"], positions_B: Int[Array, " B"]
+) -> Float[Array, "B D"]:
+    """The stream at one position of every sequence, each on the device that has the sequence."""
+    return jnp.take_along_axis(h_BSD, positions_B[:, None, None], axis=1)[:, 0]
+
+
+def at_exits(h_LBD: Float[Array, "L B D"], exits: Int[Array, "*E"]) -> Float[Array, "*E B D"]:
+    """The stream after the layers of some exits, which may be traced; NaN for those out of 1..L."""
+    is_valid = (exits >= 1) & (exits <= len(h_LBD))
+    return jnp.where(is_valid[..., None, None], h_LBD[exits - 1], jnp.nan)
