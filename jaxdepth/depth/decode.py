@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Int
 from jaxdepth.depth.lanes import Plan
 from jaxdepth.depth.layer_scan import at_exits, at_positions, scan_layers
 from jaxdepth.depth.talk import Talk
-from jaxdepth.model.attention import merge_parts
 from jaxdepth.model.cache import (
     Kept,
     LaneCache,
@@ -223,7 +222,6 @@ def forward(
     parent: Parent | None = None,
 ) -> tuple[Float[Array, "X B D"], tuple[LaneCache, ...]]:
     """One new token of every lane through the staircase: each lane's stream at its exit."""
-    c = model.config
     h_XBD = constrain(model.embed_tokens(tokens_XB), "XBD", model.mesh)
     positions_XB = (lengths_B + step)[None]
     if parent is not None:
@@ -241,8 +239,7 @@ def forward(
             of_segment = i - plan[n].first
             block = model.layer(i)
             window = block.window
-            q_XBQH, k_XBKH, v_XBKH = block.project(h_XBD, *rotation)
-            q = q_XBQH.reshape(*k_XBKH.shape[:3], -1, c.head_dim)
+            q, k_XBKH, v_XBKH = block.project_step(h_XBD, *rotation)
             with jax.named_scope("attend_prompt"):
                 parts = [attend_prompt(q, Kept(*cache, i), lengths_B, here_XB, window)]
             with jax.named_scope("attend_lane"):
@@ -253,9 +250,7 @@ def forward(
                 of_parent = Kept(*parent.caches[n], of_segment)
                 with jax.named_scope("attend_parent"):
                     parts.append(attend_parent(q, of_parent, cuts_XB, step, window))
-            mixed = merge_parts(*parts)
-            h_XBD = block.finish(h_XBD, mixed.reshape(q_XBQH.shape).astype(h_XBD.dtype))
-            h_XBD = constrain(h_XBD, "XBD", model.mesh)
+            h_XBD = constrain(block.finish_step(h_XBD, parts), "XBD", model.mesh)
             here = (i + 1 == exits_here)[:, None, None]
             return (h_XBD, jnp.where(here, h_XBD, picked_XBD)), (k_XBKH, v_XBKH)
 

@@ -24,7 +24,6 @@ from jaxdepth.depth.policies import (
     threshold_at,
 )
 from jaxdepth.depth.talk import Speak
-from jaxdepth.model.attention import merge_parts
 from jaxdepth.model.cache import (
     Kept,
     LaneCache,
@@ -192,7 +191,6 @@ def _forward(
 
     Once every lane has ended or is frozen, layers only make keys and values.
     """
-    c = model.config
     positions_1B = (lengths_B + step)[None]
     rotation = model.rope_at(positions_1B)
 
@@ -200,27 +198,25 @@ def _forward(
         h_XBD, watch = carry
         block = model.layer(i)
         window = block.window
-        q_XBQH, k_XBKH, v_XBKH = block.project(h_XBD, *rotation)
+        q, k_XBKH, v_XBKH = block.project_step(h_XBD, *rotation)
         # The stream of a lane that has exited stays as it was: deeper layers cache what they make
         # of it, which is CALM's state propagation.
         frozen_XB = rules.propagates_X[:, None] & (watch.exits_XB > 0)
 
         def run():
-            q = q_XBQH.reshape(*k_XBKH.shape[:3], -1, c.head_dim)
-            mixed = merge_parts(
+            parts = (
                 attend_prompt(q, Kept(*cache, i), lengths_B, positions_1B, window),
                 attend_lane(q, Kept(*lanes, i), step, window),
                 attend_self(q, k_XBKH, v_XBKH),
             )
-            after_XBD = block.finish(h_XBD, mixed.reshape(q_XBQH.shape).astype(h_XBD.dtype))
-            return jnp.where(frozen_XB[..., None], h_XBD, after_XBD)
+            return jnp.where(frozen_XB[..., None], h_XBD, block.finish_step(h_XBD, parts))
 
         after_XBD = jax.lax.cond((frozen_XB | done_XB).all(), lambda: h_XBD, run)
         watch, read_XB = judge(watch, i, h_XBD, after_XBD)
         return (after_XBD, watch), (k_XBKH, v_XBKH, after_XBD, read_XB)
 
     start = (model.embed_tokens(tokens_XB), _unwatched(*tokens_XB.shape))
-    numbers_L = jnp.arange(c.num_hidden_layers)
+    numbers_L = jnp.arange(model.config.num_hidden_layers)
     (_, watch), (k_LXBKH, v_LXBKH, after_LXBD, read_LXB) = jax.lax.scan(layer, start, numbers_L)
     taken = _take(rules, watch, after_LXBD, read_LXB)
     return taken, write_step(lanes, k_LXBKH, v_LXBKH, step)

@@ -33,7 +33,6 @@ from jaxdepth.depth.lanes import Segment, memory
 from jaxdepth.depth.sampling import argmax
 from jaxdepth.depth.talk import is_any
 from jaxdepth.errors import InputError, at_least
-from jaxdepth.model.attention import merge_parts
 from jaxdepth.model.cache import (
     Kept,
     LaneCache,
@@ -301,7 +300,6 @@ def _run_layers(
 
     The tokens of a lane lie beside each other: token r of lane x is Y = x * R + r.
     """
-    c = model.config
     X, slots = cache.k_LXBKTH.shape[1], cache.k_LXBKTH.shape[4]
     Y, B, _ = h_YBD.shape
     lanes_Y1, prompts_B = jnp.repeat(jnp.arange(X), Y // X)[:, None], jnp.arange(B)
@@ -313,7 +311,7 @@ def _run_layers(
         runs_Y1 = ((first_Y <= i) & (i < last_Y))[:, None]
         block = model.layer(i)
         window = block.window
-        q_YBQH, k_YBKH, v_YBKH = block.project(h_YBD, *rotation)
+        q, k_YBKH, v_YBKH = block.project_step(h_YBD, *rotation)
         places_YB = jnp.where(runs_Y1, slots_YB, slots)  # there is no such slot: it is dropped
 
         def write(old_LXBKTH, new_YBKH):
@@ -321,15 +319,13 @@ def _run_layers(
             return at.set(new_YBKH, mode="drop")
 
         cache = LaneCache(write(cache.k_LXBKTH, k_YBKH), write(cache.v_LXBKTH, v_YBKH))
-        q = q_YBQH.reshape(*k_YBKH.shape[:3], -1, c.head_dim)
-        mixed = merge_parts(
+        parts = (
             attend_prompt(q, Kept(*prompt, i), lengths_B, positions_YB, window),
             # A token goes on, at its own slot, from the slots before it.
             attend_parent(q, Kept(*cache, i), slots_YB, jnp.int32(0), window),
             attend_self(q, k_YBKH, v_YBKH),
         )
-        after_YBD = block.finish(h_YBD, mixed.reshape(q_YBQH.shape).astype(h_YBD.dtype))
-        return jnp.where(runs_Y1[..., None], after_YBD, h_YBD), cache
+        return jnp.where(runs_Y1[..., None], block.finish_step(h_YBD, parts), h_YBD), cache
 
     return jax.lax.fori_loop(first_Y.min(), last_Y.max(), layer, (h_YBD, cache))
 

@@ -8,7 +8,7 @@ Source of the block: Jiang et al. 2023 (arXiv:2310.06825); numbers follow transf
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.cpu.lazy_slice import Stacked, cut
 from jaxdepth.errors import InputError, listed
-from jaxdepth.model.attention import HIGHEST, attend
+from jaxdepth.model.attention import HIGHEST, Part, attend, merge_parts
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.int8 import Int8
 from jaxdepth.model.parameters import LAYER_PARAMETERS, MATRICES, has_parameter, parameter_shapes
@@ -143,6 +143,25 @@ class Block(nnx.Module):
             return h
         with jax.named_scope("steer"):
             return self.steering(h)
+
+    def project_step(
+        self, h: Float[Array, "X B D"], cos: Float[Array, "#X B H"], sin: Float[Array, "#X B H"]
+    ) -> tuple[Float[Array, "X B K G H"], Float[Array, "X B K H"], Float[Array, "X B K H"]]:
+        """The first half of a decoding step: one new token of every lane, as `project` has it.
+
+        Queries are grouped by the key/value head that they share, as attention over parts needs.
+        """
+        q, k, v = self.project(h, cos, sin)
+        return q.reshape(*k.shape[:-1], -1, k.shape[-1]), k, v
+
+    def finish_step(self, h: Float[Array, "X B D"], parts: Sequence[Part]) -> Float[Array, "X B D"]:
+        """The second half: the residual stream after this layer, given attention over each part.
+
+        Between the halves a loop attends to what its lanes see, and writes its caches.
+        """
+        mixed = merge_parts(*parts)
+        mixed = mixed.reshape(*mixed.shape[:-3], -1, mixed.shape[-1])
+        return self.finish(h, mixed.astype(h.dtype))
 
     def __call__(
         self,
