@@ -16,7 +16,7 @@ from jaxdepth import InputError
 from jaxdepth.depth.generation import generate
 from jaxdepth.depth.sampling import Sampling, choose, lane_keys
 from jaxdepth.refusal.decide import decide, shown
-from jaxdepth.refusal.deliberate import ABSTAINS, ClosedBy, Deliberate, Rule, margin
+from jaxdepth.refusal.deliberate import ABSTAINS, ClosedBy, DeliberationSampler, Rule, margin
 from jaxdepth.refusal.protocol import Markers
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -327,15 +327,15 @@ CLOSE, VERDICTS, STOPS, VOCAB = (4, 5, 4, 6), (7, 8, 9), (1, 2), 12
 def test_the_filter_on_a_model_that_says_anything(stream, budget, answer):
     """The tokens that a model wants, whatever they look like, against a filter by index."""
     T = budget + len(CLOSE) + 1 + answer
-    talk = Deliberate(
+    sampler = DeliberationSampler(
         close=jnp.array(CLOSE), verdicts=jnp.array(VERDICTS), stop_tokens=jnp.array(STOPS),
         budgets=jnp.full((1, 1), budget), forced=jnp.full((1, 1), -1), script=None,
         answer=jnp.int32(answer), sampling=Sampling(), rule=Rule(),
     )  # fmt: skip
-    known, tokens, said = talk.start(1, 1), np.zeros((1, 1, T), np.int32), []
+    known, tokens, said = sampler.start(1, 1), np.zeros((1, 1, T), np.int32), []
     for step in range(T):
         logits = jax.nn.one_hot(jnp.array([[stream[step]]]), VOCAB)
-        token, done, known = NEXT(talk, known, logits, tokens, jnp.int32(step), KEY)
+        token, done, known = NEXT(sampler, known, logits, tokens, jnp.int32(step), KEY)
         tokens[0, 0, step] = int(token[0, 0])
         said.append(int(token[0, 0]))
         if done:
@@ -361,7 +361,7 @@ def test_the_filter_on_a_model_that_says_anything(stream, budget, answer):
 
 
 KEY = lane_keys([0], [1], [0])[0]
-NEXT = jax.jit(lambda talk, *args: talk.next(*args))
+NEXT = jax.jit(lambda sampler, *args: sampler.next(*args))
 
 
 def test_markers_in_a_prompt_move_nothing(model):
@@ -421,21 +421,21 @@ def test_votes_cost_what_as_many_lanes_cost(model):
     """Counted in the compiled loops: five votes, and five samples."""
     from jaxdepth.depth.decode import decode, prefill
     from jaxdepth.depth.lanes import plan_segments
-    from jaxdepth.depth.talk import Speak
+    from jaxdepth.depth.sampling import TokenSampler
 
     tokens, lengths = prompts()
     exits, plan, votes, T = jnp.array([3, 2, 1]), plan_segments(EXITS), 5, 12
     cache, picked = prefill(model, jnp.asarray(tokens), jnp.asarray(lengths), exits, 3)
     keys = lane_keys(range(3), [3, 2, 1], range(votes)).reshape(15, 3)
-    think = Deliberate(
+    think = DeliberationSampler(
         jnp.array([90, 91]), jnp.array([92, 93, 94]), jnp.zeros(0, jnp.int32),
         jnp.full((1, 1), 6), jnp.full((1, 1), -1), None, jnp.int32(3), Sampling(1.0), Rule(),
     )  # fmt: skip
     flops = []
-    for talk in (think, Speak.of(Sampling(1.0), ())):
+    for sampler in (think, TokenSampler.of(Sampling(1.0), ())):
         compiled = decode.lower(
             model, cache, jnp.repeat(picked, votes, axis=0), jnp.asarray(lengths),
-            jnp.repeat(exits, votes), keys, talk, plan=plan, samples=votes, max_new_tokens=T,
+            jnp.repeat(exits, votes), keys, sampler, plan=plan, samples=votes, max_new_tokens=T,
         ).compile()  # fmt: skip
         flops.append(compiled.cost_analysis()["flops"])  # the loop's body counts once
     assert flops[0] == pytest.approx(flops[1], rel=0.02)

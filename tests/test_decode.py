@@ -11,13 +11,13 @@ from tiny import NEW_TOKENS, VOCAB, hf_tensors, model_of, prompts, raw_config
 
 import jaxdepth
 from jaxdepth import InputError
+from jaxdepth.cpu.argmax import argmax
 from jaxdepth.depth import decode as engine
 from jaxdepth.depth.generation import split
 from jaxdepth.depth.lanes import Segment, describe, lane_layers, memory, plan_segments
-from jaxdepth.depth.sampling import Sampling, argmax, filter_logits, lane_keys
-from jaxdepth.depth.talk import Speak
+from jaxdepth.depth.sampling import Sampling, TokenSampler, filter_logits, lane_keys
 from jaxdepth.model.attention import attend, attend_part, merge_parts
-from jaxdepth.model.cache import Kept, attend_lane, attend_parent, attend_prompt
+from jaxdepth.model.cache import CacheSlice, attend_lane, attend_prefix, attend_prompt
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import parameter_shapes
@@ -318,8 +318,8 @@ def test_a_cache_read_in_pieces_is_the_cache(monkeypatch, slots, window):
 
     X, B, K, G, H = 4, 2, 2, 3, 8
     q, layer = normal(X, B, K, G, H), jnp.int32(1)
-    prompt, parent, lane = (
-        Kept(normal(3, *shape, K, slots, H), normal(3, *shape, K, slots, H), layer)
+    prompt, prefix, lane = (
+        CacheSlice(normal(3, *shape, K, slots, H), normal(3, *shape, K, slots, H), layer)
         for shape in [(B,), (2, B), (X, B)]
     )
     lengths_B, cuts_XB = jnp.array([1, slots]), jnp.asarray(rng.integers(0, slots + 1, (X, B)))
@@ -328,13 +328,13 @@ def test_a_cache_read_in_pieces_is_the_cache(monkeypatch, slots, window):
     def read():
         return [
             attend_prompt(q, prompt, lengths_B, (lengths_B + step)[None], window),
-            attend_parent(q, parent, cuts_XB, jnp.int32(1), window),
+            attend_prefix(q, prefix, cuts_XB, jnp.int32(1), window),
             attend_lane(q, lane, step, window),
         ]
 
     whole = read()
-    monkeypatch.setattr("jaxdepth.model.cache.PIECE_BYTES", 1)
-    monkeypatch.setattr("jaxdepth.model.cache.PIECE_SLOTS", 4)
+    monkeypatch.setattr("jaxdepth.cpu.cache_pieces.PIECE_BYTES", 1)
+    monkeypatch.setattr("jaxdepth.cpu.cache_pieces.PIECE_SLOTS", 4)
     pieces = read()
     assert ("scan" in str(jax.make_jaxpr(read)())) == (slots > 4)
     for part, other in zip(whole, pieces, strict=True):
@@ -346,8 +346,8 @@ def test_a_cache_read_in_pieces_is_the_cache(monkeypatch, slots, window):
 def test_tokens_of_caches_read_in_pieces(monkeypatch):
     model = model_of(raw_config())
     whole = jaxdepth.generate(model, *prompts(), [4, 3, 2], 9)
-    monkeypatch.setattr("jaxdepth.model.cache.PIECE_BYTES", 1)
-    monkeypatch.setattr("jaxdepth.model.cache.PIECE_SLOTS", 4)
+    monkeypatch.setattr("jaxdepth.cpu.cache_pieces.PIECE_BYTES", 1)
+    monkeypatch.setattr("jaxdepth.cpu.cache_pieces.PIECE_SLOTS", 4)
     pieces = jaxdepth.generate(model, *prompts(), [4, 3, 2], 10)  # a program of its own
     assert np.array_equal(whole.tokens, pieces.tokens[..., :9])
 
@@ -381,7 +381,7 @@ def lower_decode(model, B, S, new_tokens, exits, samples=1):
         array(B, dtype=jnp.int32),
         array(X, dtype=jnp.int32),
         keys,
-        Speak.of(Sampling(), [0]),
+        TokenSampler.of(Sampling(), [0]),
         plan=plan,
         samples=samples,
         max_new_tokens=new_tokens,

@@ -19,8 +19,7 @@ from jaxdepth.depth.dynamic import generate_dynamic, layers_computed
 from jaxdepth.depth.dynamic_loop import decode_dynamic
 from jaxdepth.depth.generation import split
 from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
-from jaxdepth.depth.sampling import Sampling, lane_keys
-from jaxdepth.depth.talk import Speak
+from jaxdepth.depth.sampling import Sampling, TokenSampler, lane_keys
 from jaxdepth.model.cache import PromptCache
 from jaxdepth.model.parameters import LAYER_PARAMETERS, has_parameter
 
@@ -425,10 +424,10 @@ def lower_decode(model, rules, B, S, new_tokens):
         jnp.zeros((4, B, c.hidden_size)),
         jnp.zeros(B, jnp.int32),
         jnp.full(B, S),
-        dynamic._lanes(rules, [1, 2], None, 4, 1),
+        dynamic._lane_rules(rules, [1, 2], None, 4, 1),
         lane_keys(range(B), range(X), [0]).reshape(X, B),
-        Speak.of(Sampling(), [0]),
-        reads=dynamic._read_by(rules),
+        TokenSampler.of(Sampling(), [0]),
+        needs_logits=dynamic._read_by(rules),
         max_new_tokens=new_tokens,
     )
 
@@ -503,7 +502,7 @@ def test_layers_computed_by_a_loop(caching):
         ({"rules": [ExitRule(Policy.FIXED, 2)]}, "fixed exit 2 is not .*: there are 1, 3, 4$"),
         ({"rules": [ExitRule(Policy.FIXED, 3.5)]}, "fixed exit 3.5 is not"),
         ({"rules": [ExitRule(Policy.ORACLE, 0.5)]}, "threshold of oracle is 0.5, expected 1"),
-        ({"classifier": None}, "asks a classifier, but none was given"),
+        ({"classifier": None}, "needs a classifier, but none was given"),
         ({"classifier": ExitClassifier(np.zeros((3, 64)), np.zeros(4))}, r"are \(3, 64\) and"),
         ({"classifier": ExitClassifier(np.zeros((4, 64)), np.zeros(3))}, r"and \(3,\), expected"),
         ({"max_new_tokens": 0}, "max_new_tokens"),

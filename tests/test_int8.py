@@ -87,6 +87,6 @@ def test_in_bfloat16_products_are_summed_in_float32(checkpoint):
     leaf = jax.tree.map(lambda array: array[0], small.layers.up)
     x = jax.random.normal(jax.random.key(0), (5, leaf.shape[0])).astype(jnp.bfloat16)
     wide = np.asarray(leaf.values[...], np.float64) * np.asarray(leaf.scale[...], np.float64)
-    found, wanted = leaf.times(x), np.asarray(x, np.float64) @ wide
+    found, wanted = leaf.matmul(x), np.asarray(x, np.float64) @ wide
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=2**-8, atol=1e-6)

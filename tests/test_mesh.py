@@ -27,7 +27,13 @@ from jaxdepth import InputError
 from jaxdepth.cli import main
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.parameters import PARAMETERS
-from jaxdepth.model.sharding import make_mesh, parse_mesh, stream_sharding, weight_spec, whole_rows
+from jaxdepth.model.sharding import (
+    activation_sharding,
+    make_mesh,
+    parameter_spec,
+    parse_mesh,
+    whole_rows,
+)
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.runtime import distributed, profiling
 from jaxdepth.study.run_directory import read_table
@@ -64,7 +70,7 @@ def tiny_path(tmp_path_factory):
 
 def test_rules_by_hand():
     config, mesh = ModelConfig.from_hf(raw_config()), abstract(data=2, fsdp=2, model=2)
-    assert {name: tuple(weight_spec(name, config, mesh)) for name in PARAMETERS} == {
+    assert {name: tuple(parameter_spec(name, config, mesh)) for name in PARAMETERS} == {
         "embed": ("model", "fsdp"), "head": ("model", "fsdp"), "norm": ("fsdp",),
         "attn_norm": ("fsdp",), "mlp_norm": ("fsdp",), "q": ("fsdp", "model"),
         "k": ("fsdp", "model"), "v": ("fsdp", "model"), "o": ("model", "fsdp"),
@@ -72,10 +78,10 @@ def test_rules_by_hand():
         "q_bias": ("model",), "k_bias": ("model",), "v_bias": ("model",),
     }  # fmt: skip
     # two key/value heads on four devices: each has them whole
-    assert weight_spec("k", config, abstract(model=4)) == PartitionSpec("fsdp", None)
-    caches = stream_sharding((4, 3, 8, 2, 9, 16), "LXBKTH", mesh).spec
+    assert parameter_spec("k", config, abstract(model=4)) == PartitionSpec("fsdp", None)
+    caches = activation_sharding((4, 3, 8, 2, 9, 16), "LXBKTH", mesh).spec
     assert caches == PartitionSpec(None, None, ("data", "fsdp"), "model", None, None)
-    assert stream_sharding((8, 1), "BK", abstract(data=8, model=2)).spec[1] is None
+    assert activation_sharding((8, 1), "BK", abstract(data=8, model=2)).spec[1] is None
 
 
 @pytest.mark.parametrize(
@@ -89,9 +95,9 @@ def test_rules_by_hand():
 def test_what_cannot_be_divided_is_named(sizes, what):
     config = ModelConfig.from_hf(raw_config(vocab_size=96 * 3))
     with pytest.raises(InputError, match=what):
-        [weight_spec(name, config, abstract(**sizes)) for name in PARAMETERS]
+        [parameter_spec(name, config, abstract(**sizes)) for name in PARAMETERS]
     with pytest.raises(InputError, match="6 prompts at once cannot be divided by data x fsdp = 4"):
-        stream_sharding((6, 5), "BS", abstract(data=4))
+        activation_sharding((6, 5), "BS", abstract(data=4))
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from jaxdepth.depth.speculative import (
     Speculation,
     _bytes,
     _run_layers,
-    passes_spent,
     run_rounds,
+    sequential_layers,
     speculate,
 )
 from jaxdepth.model.cache import LaneCache, PromptCache
@@ -250,10 +250,10 @@ def test_passes_by_hand():
     # Of 8 layers 2 and 6 draft. One prompt: lanes of 3 rounds with 4 + 4 + 1 and 4 + 2 + 0 drafted.
     rounds, drafted = np.array([[3, 3]]), np.array([[9, 6]])
     # One by one through the first: (5 + 5 + 2) * 2 and (5 + 3 + 1) * 6; then 3 * 6 and 3 * 2.
-    assert passes_spent([2, 6], rounds, drafted, 8).tolist() == [[42, 60]]
+    assert sequential_layers([2, 6], rounds, drafted, 8).tolist() == [[42, 60]]
     # Rounds that draft nothing are steps of full depth.
     nothing = np.zeros((1, 2), int)
-    assert passes_spent([2, 6], rounds, nothing, 8).tolist() == [[24, 24]]
+    assert sequential_layers([2, 6], rounds, nothing, 8).tolist() == [[24, 24]]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import raw_config
 
-from jaxdepth.cpu.lazy_slice import Stacked, known_after
+from jaxdepth.cpu.lazy_slice import LazySlice, delay_until
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.int8 import to_int8
 from jaxdepth.model.mistral import Mistral
@@ -30,7 +30,7 @@ def test_a_number_stays_what_it_is():
     special = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-45], np.float32)
     values = jnp.asarray(np.concatenate([values, special]))
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
-        found = jax.jit(jax.vmap(known_after, in_axes=(None, 0)))(7, values.astype(dtype))
+        found = jax.jit(jax.vmap(delay_until, in_axes=(None, 0)))(7, values.astype(dtype))
         assert (found == 7).all()
 
 
@@ -41,7 +41,7 @@ def test_a_matrix_is_the_one_of_its_layer(form):
         stack = to_int8(stack)
     for number in range(L):
         x = jnp.full((3, D), jnp.nan)
-        found = jax.jit(lambda i, x: Stacked(stack, i).cut_for(x))(number, x)
+        found = jax.jit(lambda i, x: LazySlice(stack, i).slice_for(x))(number, x)
         expected = jax.tree.map(lambda array, number=number: array[number], stack)
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 

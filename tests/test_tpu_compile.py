@@ -13,13 +13,12 @@ import pytest
 
 from jaxdepth.depth import decode as engine
 from jaxdepth.depth.lanes import memory, plan_segments
-from jaxdepth.depth.sampling import Sampling, lane_keys
-from jaxdepth.depth.talk import Speak
+from jaxdepth.depth.sampling import Sampling, TokenSampler, lane_keys
 from jaxdepth.model.cache import LaneCache
 from jaxdepth.model.config import ModelConfig, RopeConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import parameter_shapes
-from jaxdepth.refusal.deliberate import Deliberate, Rule
+from jaxdepth.refusal.deliberate import DeliberationSampler, Rule
 from jaxdepth.study.planning.compiled import bytes_per_device
 from jaxdepth.study.planning.programs import compile_all
 from jaxdepth.study.planning.settings import Plan
@@ -34,7 +33,7 @@ LAYERS = 8
 def compiled(request):
     """All exits of 8 prompts of 256 tokens, 64 new ones, bfloat16, compiled for one v5e chip.
 
-    Children: two forks of each lane, which continue its tokens, close a thought and decide.
+    Forks: two of each lane, which continue its tokens, close a thought and decide.
     """
     from jax.experimental import topologies
 
@@ -63,15 +62,15 @@ def compiled(request):
     exits, B, S, T = range(1, LAYERS + 1), 8, 256, 64
     plan = plan_segments(exits)
     cache = engine.PromptCache(*(array((LAYERS, B, 8, S, 128)),) * 2)
-    talk, parent, children = Speak(Sampling(), array((1,), jnp.int32)), None, 1
-    if request.param == "children":
-        children = 2
+    sampler, prefix, forks = TokenSampler(Sampling(), array((1,), jnp.int32)), None, 1
+    if request.param == "forks":
+        forks = 2
         kept = tuple(
             LaneCache(*(array((s.last - s.first, s.exits, B, 8, T, 128)),) * 2) for s in plan
         )
-        parent = engine.Parent(kept, array((LAYERS * children, B), jnp.int32))
+        prefix = engine.SharedPrefix(kept, array((LAYERS * forks, B), jnp.int32))
         one = array((1, 1), jnp.int32)
-        talk = Deliberate(
+        sampler = DeliberationSampler(
             close=array((4,), jnp.int32),
             verdicts=array((3,), jnp.int32),
             stop_tokens=array((1,), jnp.int32),
@@ -82,8 +81,8 @@ def compiled(request):
             sampling=Sampling(),
             rule=Rule(),
         )
-    X = LAYERS * children
-    keys = jax.eval_shape(lambda: lane_keys(range(B), [*exits] * children, [0]).reshape(X, B))
+    X = LAYERS * forks
+    keys = jax.eval_shape(lambda: lane_keys(range(B), [*exits] * forks, [0]).reshape(X, B))
     lowered = engine.decode.trace(
         model,
         cache,
@@ -91,13 +90,13 @@ def compiled(request):
         array((B,), jnp.int32),
         array((X,), jnp.int32),
         array(keys.shape, keys.dtype),
-        talk,
-        parent,
+        sampler,
+        prefix,
         plan=plan,
-        samples=children,
+        samples=forks,
         max_new_tokens=T,
     ).lower(lowering_platforms=("tpu",))
-    return lowered.compile(), memory(config, plan, B, S, T, children, 2)
+    return lowered.compile(), memory(config, plan, B, S, T, forks, 2)
 
 
 @pytest.mark.parametrize("compiled", ["generate"], indirect=True)
@@ -108,7 +107,7 @@ def test_a_step_holds_its_caches_and_no_copy_of_them(compiled):
     assert beyond < 0.01 * (planned.prompt_cache + planned.lane_cache), f"{beyond:,} bytes"
 
 
-@pytest.mark.parametrize("compiled", ["generate", "children"], indirect=True)
+@pytest.mark.parametrize("compiled", ["generate", "forks"], indirect=True)
 def test_a_step_scatters_nothing(compiled):
     assert "scatter(" not in compiled[0].as_text()
 

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import jaxdepth
 from jaxdepth.depth.decode import decode, prefill
 from jaxdepth.depth.lanes import plan_segments
-from jaxdepth.depth.sampling import Sampling, lane_keys
-from jaxdepth.depth.talk import Speak
+from jaxdepth.depth.sampling import Sampling, TokenSampler, lane_keys
 from jaxdepth.study.planning.bench import random_prompts
 
 # Kinds by what an operation's name holds in the optimised program, first match first.
@@ -43,7 +42,7 @@ def profile(model, prompts: int, exits: list[int], new_tokens: int) -> dict[str,
     exits, plan = sorted(exits, reverse=True), plan_segments(exits)
     cache, picked = prefill(model, tokens, lengths, jnp.array(exits), plan[-1].last)
     keys = lane_keys(range(prompts), exits, [0]).reshape(len(exits), prompts)
-    args = model, cache, picked, lengths, jnp.array(exits), keys, Speak.of(Sampling(), ())
+    args = model, cache, picked, lengths, jnp.array(exits), keys, TokenSampler.of(Sampling(), ())
     run = decode.lower(*args, plan=plan, samples=1, max_new_tokens=new_tokens).compile()
     names = re.findall(r'%?([\w.\-]+) = .*?op_name="([^"]+)"', run.as_text())
     kinds = {name: kind_of(op_name) for name, op_name in names}

@@ -1,45 +1,49 @@
-"""Matrices of one layer that are left in the stack of all layers until they are multiplied by.
+"""Matrices of one layer that stay in the stack of all layers until they are multiplied by.
 
-A CPU copies a matrix out of its stack before it multiplies by it. Copied as soon as the layer's
-number is known, all matrices of a layer are held at once, and leave its cache before they are used.
+A CPU copies a matrix out of its stack before it multiplies by it. If that were done as soon as the
+layer's number is known, copies of all matrices of a layer would be held at once, and would leave
+the processor's cache before they are used.
 """
 
 import functools
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+Tree = TypeVar("Tree")
 
-class Stacked(nnx.Module):
-    """One matrix, or whatever stands for one, of layer `number`."""
 
-    def __init__(self, stack: nnx.Param | nnx.Module, number: Int[Array, ""]):
+class LazySlice(nnx.Module):
+    """One matrix (or a module that stands for one, such as `Int8`) of one layer."""
+
+    def __init__(self, stack: nnx.Param | nnx.Module, layer: Int[Array, ""]):
         self.stack = stack
-        self.number = nnx.Variable(number)
+        self.layer = nnx.Variable(layer)
 
-    def cut_for(self, x: Float[Array, "... I"]) -> nnx.Param | nnx.Module:
-        """The matrix that `x` is multiplied by, which a CPU copies once `x` is there."""
-        number = jax.lax.platform_dependent(
-            self.number[...],
+    def slice_for(self, x: Float[Array, "*batch I"]) -> nnx.Param | nnx.Module:
+        """The matrix that `x` is multiplied by, which a CPU copies once `x` has been computed."""
+        layer = jax.lax.platform_dependent(
+            self.layer[...],
             x[(0,) * x.ndim],
-            cpu=known_after,
-            default=lambda number, _: number,  # others read it where it lies
+            cpu=delay_until,
+            default=lambda layer, _: layer,  # other platforms read it out of the stack
         )
-        return cut(self.stack, number)
+        return slice_layer(self.stack, layer)
 
 
-def cut(stack, number: Int[Array, ""]):
-    """One layer of all arrays of a pytree."""
-    pick = functools.partial(jax.lax.dynamic_index_in_dim, index=number, keepdims=False)
+def slice_layer(stack: Tree, layer: Int[Array, ""]) -> Tree:
+    """One layer of all arrays of a pytree, counted from 0."""
+    pick = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
     return jax.tree.map(pick, stack)
 
 
-def known_after(number: Int[Array, ""], x: Float[Array, ""]) -> Int[Array, ""]:
-    """`number`, whatever `x` is, in a form that cannot be computed before `x` is.
+def delay_until(layer: Int[Array, ""], x: Float[Array, ""]) -> Int[Array, ""]:
+    """`layer`, whatever `x` is, in a form that cannot be computed before `x` is.
 
     n (n + 1) is even, with overflow too, and XLA does not know that.
     """
     n = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
-    return number + (n * (n + 1) & 1)
+    return layer + (n * (n + 1) & 1)

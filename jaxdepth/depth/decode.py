@@ -1,7 +1,7 @@
 """The decoding loop: one prefill, then all lanes in one compiled `while_loop`.
 
 Each step reads every layer's weights once for all lanes; a lane's logits come from the residual
-stream after its own exit. What a lane says, given its logits, is decided by a `Talk`.
+stream after its own exit. A `Sampler` chooses each lane's token from its logits.
 """
 
 import functools
@@ -11,102 +11,60 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from jaxdepth.depth.lanes import Plan
-from jaxdepth.depth.layer_scan import at_exits, at_positions, scan_layers
-from jaxdepth.depth.talk import Talk
+from jaxdepth.depth.lanes import Plan, Segment
+from jaxdepth.depth.layer_scan import LayerOutput, at_exits, at_positions, scan_layers
+from jaxdepth.depth.sampling import Sampler
 from jaxdepth.model.cache import (
-    Kept,
+    CacheSlice,
     LaneCache,
     PromptCache,
     attend_lane,
-    attend_parent,
+    attend_prefix,
     attend_prompt,
     attend_self,
     write_step,
 )
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import constrain, shard, to_host
+from jaxdepth.model.sharding import constrain, to_host
 
 
-class Parent(NamedTuple):
-    """What lanes go on from: the words of other lanes, of which each child sees a part.
+class SharedPrefix(NamedTuple):
+    """Lanes whose first new tokens other lanes, their forks, go on from.
 
-    The streams of children lie beside each other: child c of stream p is stream p * children + c.
+    Forks of one lane lie beside each other: fork f of lane z is lane z * forks + f.
     """
 
     caches: tuple[LaneCache, ...]  # one per segment, of the same plan
-    cuts_XB: Int[Array, "X B"]  # how many tokens of its parent each child sees
+    lengths_XB: Int[Array, "X B"]  # how many of the tokens each fork sees
 
 
-class Lanes(NamedTuple):
-    """What lanes have said, and what they know; streams run from deep to shallow."""
+class DecodedLanes(NamedTuple):
+    """What lanes have decoded, from the deepest exit to the shallowest."""
 
     tokens_XBT: Int[Array, "X B T"]
-    lengths_XB: Int[Array, "X B"]  # the last token counts
-    state: Any  # of the talk
+    lengths_XB: Int[Array, "X B"]  # the end token counts
+    sampler_state: Any
     caches: tuple[LaneCache, ...]  # empty unless they are kept
 
 
-class Found(NamedTuple):
-    """The same, on the host, in the order of the exits."""
-
-    tokens: Int[np.ndarray, "E M B T"]
-    lengths: Int[np.ndarray, "E M B"]
-    state: Any
-
-
-class Order:
-    """Exits in any order, as streams from deep to shallow, and back."""
+class LaneOrder:
+    """Exits in any order, as lanes from deep to shallow, and back."""
 
     def __init__(self, exits: Sequence[int]):
         self._order = np.argsort(-np.asarray(exits), kind="stable")
         self.exits_E = np.asarray(exits, np.int32)[self._order]
 
-    def streams(self, array_EM):
-        """(E, M, ...) as (X, ...)."""
+    def to_lanes(self, array_EM: Shaped[Array, "E M ..."]) -> Shaped[Array, "X ..."]:
+        """Reorder and flatten exits and samples to lanes."""
         array_EM = array_EM[self._order]
         return array_EM.reshape(-1, *array_EM.shape[2:])
 
-    def back(self, array_X: Array) -> np.ndarray:
-        """(X, ...) as (E, M, ...)."""
+    def to_exits(self, array_X: Shaped[Array, "X ..."]) -> Shaped[np.ndarray, "E M ..."]:
+        """An array of lanes on the host, in the order that the exits were given."""
         shape = (len(self._order), -1, *array_X.shape[1:])
         return to_host(array_X).reshape(shape)[np.argsort(self._order)]
-
-
-def run_lanes(
-    model: Mistral,
-    tokens_BS,
-    lengths_B,
-    exits: Sequence[int],
-    max_new_tokens: int,
-    talk: Talk,
-    keys_EMB,
-    plan: Plan,
-) -> Found:
-    """One batch that fits: prefill and decode, the talk's arrays being in the order of streams."""
-    order, samples = Order(exits), keys_EMB.shape[1]
-    lengths_B = shard(np.asarray(lengths_B, np.int32), "B", model.mesh)
-    tokens_BS = shard(tokens_BS, "BS", model.mesh)
-    cache, picked_EBD = prefill(model, tokens_BS, lengths_B, order.exits_E, plan[-1].last)
-    said = decode(
-        model,
-        cache,
-        jnp.repeat(picked_EBD, samples, axis=0),
-        lengths_B,
-        np.repeat(order.exits_E, samples),
-        order.streams(keys_EMB),
-        talk,
-        plan=plan,
-        samples=samples,
-        max_new_tokens=max_new_tokens,
-    )
-    return Found(
-        order.back(said.tokens_XBT),
-        order.back(said.lengths_XB),
-        jax.tree.map(order.back, said.state),
-    )
 
 
 @functools.partial(jax.jit, static_argnames="depth")
@@ -117,9 +75,12 @@ def prefill(
     exits_E: Int[Array, " E"],
     depth: int,
 ) -> tuple[PromptCache, Float[Array, "E B D"]]:
-    """One pass over the prompts: the cache of `depth` layers, and each exit's stream at the end."""
+    """Run the prompts: the cache of the first `depth` layers, and the stream at each prompt's end.
 
-    def read(output):
+    The residual stream is that after each exit, at the last position of the prompt.
+    """
+
+    def read(output: LayerOutput):
         k_BKSH, v_BKSH = output.k_BSKH.swapaxes(1, 2), output.v_BSKH.swapaxes(1, 2)
         return at_positions(output.h_BSD, lengths_B - 1), k_BKSH, v_BKSH
 
@@ -129,6 +90,15 @@ def prefill(
     return cache, constrain(at_exits(last_LBD, exits_E), "EBD", model.mesh)
 
 
+class _LoopState(NamedTuple):
+    step: Int[Array, ""]
+    done_XB: Bool[Array, "X B"]
+    tokens_XBT: Int[Array, "X B T"]
+    lengths_XB: Int[Array, "X B"]
+    sampler_state: Any
+    caches: tuple[LaneCache, ...]
+
+
 @functools.partial(jax.jit, static_argnames=("plan", "samples", "max_new_tokens", "keep_caches"))
 def decode(
     model: Mistral,
@@ -136,77 +106,81 @@ def decode(
     picked_XBD: Float[Array, "X B D"],
     lengths_B: Int[Array, " B"],
     exits_X: Int[Array, " X"],
-    keys_XB: Array,
-    talk: Talk,
-    parent: Parent | None = None,
+    keys_XB: Key[Array, "X B"],
+    sampler: Sampler,
+    prefix: SharedPrefix | None = None,
     *,
     plan: Plan,
     samples: int,
     max_new_tokens: int,
     keep_caches: bool = False,
-) -> Lanes:
-    """The loop over new tokens; ends when every lane has ended.
+) -> DecodedLanes:
+    """Decode new tokens of all lanes until every lane has ended.
 
     Args:
         model: the model.
-        cache: of the prompts.
-        picked_XBD: each stream's residual stream after its exit, at the last token that it knows.
+        cache: keys and values of the prompts.
+        picked_XBD: the residual stream after each lane's exit, at its last token so far.
         lengths_B: lengths of the prompts.
-        exits_X: the exit of each stream, deep to shallow.
+        exits_X: the exit of each lane, deep to shallow.
         keys_XB: a random key per lane.
-        talk: what a lane says next.
-        parent: other lanes whose words these go on from.
-        plan: the staircase.
-        samples: streams per exit.
-        max_new_tokens: the most tokens that a lane says.
-        keep_caches: whether the lane caches are given back.
+        sampler: chooses each token.
+        prefix: new tokens of other lanes that these go on from.
+        plan: the segments of layers (the staircase).
+        samples: lanes per prompt and exit.
+        max_new_tokens: T, the maximum per lane.
+        keep_caches: whether the lane caches are returned.
     """
     X, B, _ = picked_XBD.shape
     c, T = model.config, max_new_tokens
-    dtype = picked_XBD.dtype
 
-    def empty(segment):
-        layers, streams = segment.last - segment.first, segment.exits * samples
-        shape = (layers, streams, B, c.num_key_value_heads, T, c.head_dim)
-        zeros = constrain(jnp.zeros(shape, dtype), "LXBKTH", model.mesh)
+    def empty_cache(segment):
+        layers, lanes = segment.last - segment.first, segment.exits * samples
+        shape = (layers, lanes, B, c.num_key_value_heads, T, c.head_dim)
+        zeros = constrain(jnp.zeros(shape, picked_XBD.dtype), "LXBKTH", model.mesh)
         return LaneCache(zeros, zeros)
 
-    def say(known, picked_XBD, tokens_XBT, step):
+    def choose_tokens(sampler_state, picked_XBD, tokens_XBT, step):
         logits_XBV = constrain(model.unembed(picked_XBD), "XBV", model.mesh)
         with jax.named_scope("choose"):
-            return talk.next(known, logits_XBV, tokens_XBT, step, keys_XB)
+            return sampler.next(sampler_state, logits_XBV, tokens_XBT, step, keys_XB)
 
     tokens_XBT = constrain(jnp.zeros((X, B, T), jnp.int32), "XBT", model.mesh)
-    first_XB, done_XB, known = say(talk.start(X, B), picked_XBD, tokens_XBT, jnp.int32(0))
-    state = (
+    first_XB, done_XB, sampler_state = choose_tokens(
+        sampler.start(X, B), picked_XBD, tokens_XBT, jnp.int32(0)
+    )
+    start = _LoopState(
         jnp.int32(0),
         done_XB,
         tokens_XBT.at[:, :, 0].set(first_XB),
         jnp.ones((X, B), jnp.int32),
-        known,
-        tuple(map(empty, plan)),
+        sampler_state,
+        tuple(map(empty_cache, plan)),
     )
 
-    def going(state):
-        step, done_XB, *_ = state
-        return (step < T - 1) & ~done_XB.all()
+    def is_going(state: _LoopState):
+        return (state.step < T - 1) & ~state.done_XB.all()
 
-    def advance(state):
-        step, done_XB, tokens_XBT, spoken_XB, known, caches = state
+    def advance(state: _LoopState) -> _LoopState:
+        step, done_XB, tokens_XBT, lengths_XB, sampler_state, caches = state
         last_XB = jax.lax.dynamic_index_in_dim(tokens_XBT, step, axis=2, keepdims=False)
         picked_XBD, caches = forward(
-            model, cache, caches, last_XB, step, lengths_B, exits_X, plan, samples, parent
+            model, cache, caches, last_XB, step, lengths_B, exits_X, plan, samples, prefix
         )
-        next_XB, ends_XB, known = say(known, picked_XBD, tokens_XBT, step + 1)
+        next_XB, ends_XB, sampler_state = choose_tokens(
+            sampler_state, picked_XBD, tokens_XBT, step + 1
+        )
         next_XB = jnp.where(done_XB, 0, next_XB)
         tokens_XBT = jax.lax.dynamic_update_slice_in_dim(
             tokens_XBT, next_XB[..., None], step + 1, axis=2
         )
-        spoken_XB = spoken_XB + ~done_XB
-        return step + 1, done_XB | ends_XB, tokens_XBT, spoken_XB, known, caches
+        lengths_XB = lengths_XB + ~done_XB
+        done_XB = done_XB | ends_XB
+        return _LoopState(step + 1, done_XB, tokens_XBT, lengths_XB, sampler_state, caches)
 
-    _, _, tokens_XBT, spoken_XB, known, caches = jax.lax.while_loop(going, advance, state)
-    return Lanes(tokens_XBT, spoken_XB, known, caches if keep_caches else ())
+    end = jax.lax.while_loop(is_going, advance, start)
+    caches = end.caches if keep_caches else ()
+    return DecodedLanes(end.tokens_XBT, end.lengths_XB, end.sampler_state, caches)
 
 
 def forward(
@@ -219,44 +193,73 @@ def forward(
     exits_X: Int[Array, " X"],
     plan: Plan,
     samples: int,
-    parent: Parent | None = None,
+    prefix: SharedPrefix | None = None,
 ) -> tuple[Float[Array, "X B D"], tuple[LaneCache, ...]]:
-    """One new token of every lane through the staircase: each lane's stream at its exit."""
+    """Run one new token of every lane: the stream after each lane's exit, and the lane caches."""
     h_XBD = constrain(model.embed_tokens(tokens_XB), "XBD", model.mesh)
-    positions_XB = (lengths_B + step)[None]
-    if parent is not None:
-        positions_XB = positions_XB + parent.cuts_XB
+    positions_XB = (lengths_B + step)[None]  # one row for all lanes, unless they are forks
+    if prefix is not None:
+        positions_XB = positions_XB + prefix.lengths_XB
     picked_XBD = jnp.full(h_XBD.shape, jnp.nan, h_XBD.dtype)
-    written = []
-    for n, (segment, lanes) in enumerate(zip(plan, caches, strict=True)):
-        streams = segment.exits * samples
-        exits_here = exits_X[:streams]
-        here_XB = positions_XB[:streams]  # one row serves all, where there are no parents
-        rotation = model.rope_at(here_XB)
+    new_caches = []
+    for n, (segment, lane_cache) in enumerate(zip(plan, caches, strict=True)):
+        lanes = segment.exits * samples  # the deepest: a prefix of all
+        (h_XBD, picked_segment_XBD), new = _run_segment(
+            model,
+            segment,
+            (h_XBD[:lanes], picked_XBD[:lanes]),
+            cache,
+            lane_cache,
+            step,
+            lengths_B,
+            positions_XB[:lanes],
+            exits_X[:lanes],
+            prefix and SharedPrefix((prefix.caches[n],), prefix.lengths_XB[:lanes]),
+        )
+        picked_XBD = jax.lax.dynamic_update_slice_in_dim(picked_XBD, picked_segment_XBD, 0, axis=0)
+        new_caches.append(write_step(lane_cache, *new, step))
+    return picked_XBD, tuple(new_caches)
 
-        def layer(carry, i, n=n, exits_here=exits_here, here_XB=here_XB, rotation=rotation):
-            h_XBD, picked_XBD = carry
-            of_segment = i - plan[n].first
-            block = model.layer(i)
-            window = block.window
-            q, k_XBKH, v_XBKH = block.project_step(h_XBD, *rotation)
-            with jax.named_scope("attend_prompt"):
-                parts = [attend_prompt(q, Kept(*cache, i), lengths_B, here_XB, window)]
-            with jax.named_scope("attend_lane"):
-                parts.append(attend_lane(q, Kept(*caches[n], of_segment), step, window))
-                parts.append(attend_self(q, k_XBKH, v_XBKH))
-            if parent is not None:
-                cuts_XB = parent.cuts_XB[: q.shape[0]]
-                of_parent = Kept(*parent.caches[n], of_segment)
-                with jax.named_scope("attend_parent"):
-                    parts.append(attend_parent(q, of_parent, cuts_XB, step, window))
-            h_XBD = constrain(block.finish_step(h_XBD, parts), "XBD", model.mesh)
-            here = (i + 1 == exits_here)[:, None, None]
-            return (h_XBD, jnp.where(here, h_XBD, picked_XBD)), (k_XBKH, v_XBKH)
 
-        numbers = jnp.arange(segment.first, segment.last)
-        start = (h_XBD[:streams], picked_XBD[:streams])
-        (h_XBD, picked), new = jax.lax.scan(layer, start, numbers)
-        picked_XBD = jax.lax.dynamic_update_slice_in_dim(picked_XBD, picked, 0, axis=0)
-        written.append(write_step(lanes, *new, step))
-    return picked_XBD, tuple(written)
+def _run_segment(
+    model: Mistral,
+    segment: Segment,
+    start: tuple[Float[Array, "X B D"], Float[Array, "X B D"]],
+    cache: PromptCache,
+    lane_cache: LaneCache,
+    step: Int[Array, ""],
+    lengths_B: Int[Array, " B"],
+    positions_XB: Int[Array, "#X B"],
+    exits_X: Int[Array, " X"],
+    prefix: SharedPrefix | None,
+):
+    """Run the layers of a segment over its lanes.
+
+    Args:
+        start: the residual stream before them, and what earlier segments picked of it.
+
+    Returns:
+        The same after them, and the new keys and values, stacked over layers.
+    """
+    rotation = model.rope_at(positions_XB)
+
+    def run_layer(carry, i):
+        h_XBD, picked_XBD = carry
+        block, of_segment = model.layer(i), i - segment.first
+        window = block.window
+        q_XBKGH, k_XBKH, v_XBKH = block.project_step(h_XBD, *rotation)
+        with jax.named_scope("attend_prompt"):
+            prompt = CacheSlice(*cache, i)
+            parts = [attend_prompt(q_XBKGH, prompt, lengths_B, positions_XB, window)]
+        with jax.named_scope("attend_lane"):
+            parts.append(attend_lane(q_XBKGH, CacheSlice(*lane_cache, of_segment), step, window))
+            parts.append(attend_self(q_XBKGH, k_XBKH, v_XBKH))
+        if prefix is not None:
+            with jax.named_scope("attend_prefix"):
+                shared = CacheSlice(*prefix.caches[0], of_segment)
+                parts.append(attend_prefix(q_XBKGH, shared, prefix.lengths_XB, step, window))
+        h_XBD = constrain(block.finish_step(h_XBD, parts), "XBD", model.mesh)
+        is_exit_X11 = (i + 1 == exits_X)[:, None, None]
+        return (h_XBD, jnp.where(is_exit_X11, h_XBD, picked_XBD)), (k_XBKH, v_XBKH)
+
+    return jax.lax.scan(run_layer, start, jnp.arange(segment.first, segment.last))

@@ -1,41 +1,40 @@
-"""A depth of its own for every token: many exit rules at once, each with lanes of its own.
+"""Dynamic decoding: every token exits at its own depth, by many exit rules at once.
 
-A lane is one decode stream: prompt x rule x sample. `generate_dynamic` checks what is asked and
-says how many lanes run at once; `depth.dynamic_loop` runs them. Every lane passes through every
-layer, wherever its tokens exit: this shows what a rule would say, and `layers_computed` what it
-would have cost.
+A lane is one sequence that is decoded: prompt x rule x sample. `generate_dynamic` checks the
+request and decides how many lanes run at once; `depth.dynamic_loop` runs them. Every lane passes
+through every layer, wherever its tokens exit: this shows which text a rule gives, and
+`layers_computed` shows what the rule would cost.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from jaxdepth.depth.decode import prefill
-from jaxdepth.depth.dynamic_loop import PLACES, RuleLanes, Said, decode_dynamic
+from jaxdepth.depth.dynamic_loop import POLICY_NUMBERS, DynamicLanes, LaneRules, decode_dynamic
 from jaxdepth.depth.exits import check_exits, check_tokens
 from jaxdepth.depth.generation import DEFAULT_BUDGET, check_room, split
 from jaxdepth.depth.lanes import Segment, memory
 from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
-from jaxdepth.depth.sampling import Sampling, lane_keys
-from jaxdepth.depth.talk import Speak
+from jaxdepth.depth.sampling import Sampling, TokenSampler, lane_keys
 from jaxdepth.errors import InputError, at_least, listed
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard, to_host
 
-# Those that need the logits of candidates: for the others no head is computed on the way.
-READERS = {Policy.TOP1, Policy.MARGIN, Policy.PATIENCE, Policy.ORACLE}
+# Policies that read the logits of candidates: without them no logits are computed on the way.
+LOGIT_POLICIES = {Policy.TOP1, Policy.MARGIN, Policy.PATIENCE, Policy.ORACLE}
 
 
 class DynamicGeneration(NamedTuple):
-    """What every rule said, and how deep. Positions from a lane's length on hold 0."""
+    """The tokens that every rule decoded, and their exits; 0 beyond a lane's length."""
 
     tokens: Int[np.ndarray, "B R M T"]
     lengths: Int[np.ndarray, "B R M"]  # the end token counts
-    exits: Int[np.ndarray, "B R M T"]  # the exit that each token was taken from, 1..L
-    scores: Float[np.ndarray, "B R M T"]  # the policy's own, there
+    exits: Int[np.ndarray, "B R M T"]  # the exit that each token was read from, 1..L
+    scores: Float[np.ndarray, "B R M T"]  # the policy's score there
     confidence: Float[np.ndarray, "B R M T"]  # probability of the most probable token, there
 
 
@@ -54,7 +53,7 @@ def generate_dynamic(
     classifier: ExitClassifier | None = None,
     memory_budget: int = DEFAULT_BUDGET,
 ) -> DynamicGeneration:
-    """Decodes every prompt with every rule, each token to the depth that its rule asks for.
+    """Decode every prompt with every rule, each token at the exit that the rule chooses.
 
     A prompt itself runs through all layers. A token is chosen from the logits at the exit that the
     position before it takes: the first candidate where the policy's score reaches the threshold.
@@ -65,15 +64,15 @@ def generate_dynamic(
         lengths_B: the real length of each prompt, 1..S.
         rules: policies with their thresholds, R of them.
         exits: the candidates, in any order, each 1..L and named once; L always is one.
-        max_new_tokens: the most tokens that a lane says, T.
+        max_new_tokens: T, the maximum per lane.
         samples: lanes per prompt and rule, M.
         sampling: greedy by default; scores and confidence are of the logits as they are.
-        seeds_B: a seed per prompt, by default 0..B-1. Draws of a fixed exit are those of
+        seeds_B: a seed per prompt, by default 0..B-1. A fixed exit samples the same tokens as
             `jaxdepth.generate` there; those of other rules depend on seed and sample alone.
-        stop_tokens: token ids that end a lane, besides none.
-        classifier: what the rules with policy `classifier` ask.
-        memory_budget: bytes that caches, streams and logits may hold; prompts, then samples, then
-            rules are split so that they do.
+        stop_tokens: token ids that end a lane; by default none does.
+        classifier: for rules with policy `classifier`.
+        memory_budget: bytes that caches, residual streams and logits may take; prompts, then
+            samples, then rules are split into batches that fit.
 
     Returns:
         Numpy arrays, in the order of `rules`.
@@ -93,8 +92,8 @@ def generate_dynamic(
     tokens_BS, lengths_B = np.asarray(tokens_BS), np.asarray(lengths_B)
     B, R, M, T = len(lengths_B), len(rules), samples, max_new_tokens
     seeds_B = np.arange(B) if seeds_B is None else np.asarray(seeds_B)
-    talk = Speak.of(sampling, stop_tokens)
-    said = DynamicGeneration(
+    sampler = TokenSampler.of(sampling, stop_tokens)
+    generation = DynamicGeneration(
         tokens=np.zeros((B, R, M, T), np.int32),
         lengths=np.zeros((B, R, M), np.int32),
         exits=np.zeros((B, R, M, T), np.int32),
@@ -105,38 +104,36 @@ def generate_dynamic(
     def bytes_of(prompts: int, part: Sequence[ExitRule], samples: int) -> int:
         return _bytes(model, part, prompts, tokens_BS.shape[1], T, samples)
 
-    for group in split(bytes_of, rules, B, M, memory_budget, model.mesh):
-        rows, full, places, chosen = group
-        part = [rules[p] for p in places]
-        found = _run(
+    for batch in split(bytes_of, rules, B, M, memory_budget, model.mesh):
+        rows, batch_rules = batch.padded_rows, [rules[r] for r in batch.exits]
+        samples = len(batch.samples)
+        lanes = _run(
             model,
-            tokens_BS[full],
-            lengths_B[full],
-            _lanes(part, exits, classifier, model.config.num_hidden_layers, len(chosen)),
+            tokens_BS[rows],
+            lengths_B[rows],
+            _lane_rules(batch_rules, exits, classifier, model.config.num_hidden_layers, samples),
             T,
-            talk,
-            lane_keys(seeds_B[full], [_drawn_as(rule) for rule in part], chosen),
-            _read_by(part),
+            sampler,
+            lane_keys(seeds_B[rows], [_key_exit(rule) for rule in batch_rules], batch.samples),
+            _needs_logits(batch_rules),
         )
-        index = np.ix_(rows, places, chosen)
-        for whole, piece_XB in zip(said, found, strict=True):
-            piece = to_host(piece_XB).reshape(len(part), len(chosen), *piece_XB.shape[1:])
-            whole[index] = np.moveaxis(piece, 2, 0)[: len(rows)]
-    return said
+        arrays = map(to_host, lanes)
+        batch.write(generation, (a.reshape(-1, samples, *a.shape[1:]) for a in arrays))
+    return generation
 
 
 def layers_computed(
     exits_T: Int[np.ndarray, "... T"], caching: Caching
 ) -> Int[np.ndarray, "... T"]:
-    """How many layers each token's pass runs in the end, 0 beyond the length.
+    """How many layers are computed for each token in the end; 0 beyond a lane's length.
 
-    With propagated caches it is the exit. With late ones a layer that was skipped is computed once
-    a later token of the sequence goes deeper: it is the deepest exit from this token on, whether a
-    window still shows it or not.
+    With propagated caches this is the exit. With late ones a layer that was skipped is computed
+    once a later token of the sequence goes deeper, so it is the deepest exit from this token on,
+    whether a sliding window still includes the token or not.
 
-    This is what new tokens cost. The prompt's own pass runs all layers, by whatever rule, and is
-    not counted; the first token, which is read from it, still counts like the others, as if a pass
-    of its own had stopped at its exit.
+    This is the cost of new tokens. The prompt's own pass, which runs all layers by any rule, is not
+    counted; the first token, which is read from it, counts as if it had a pass of its own that
+    stopped at its exit.
     """
     exits_T = np.asarray(exits_T)
     if caching == Caching.PROPAGATE:
@@ -144,13 +141,13 @@ def layers_computed(
     return np.flip(np.maximum.accumulate(np.flip(exits_T, -1), axis=-1), -1)
 
 
-def _drawn_as(rule: ExitRule) -> int:
-    """The exit that stands in the keys of its lanes."""
+def _key_exit(rule: ExitRule) -> int:
+    """The exit that the random keys of a rule's lanes are made from."""
     return int(rule.threshold) if rule.policy == Policy.FIXED else 0
 
 
-def _read_by(rules: Sequence[ExitRule]) -> bool:
-    return any(rule.policy in READERS for rule in rules)
+def _needs_logits(rules: Sequence[ExitRule]) -> bool:
+    return any(rule.policy in LOGIT_POLICIES for rule in rules)
 
 
 def _bytes(
@@ -161,51 +158,52 @@ def _bytes(
     new_tokens: int,
     samples: int,
 ) -> int:
-    """What a batch holds: as lanes of full depth, and the streams and logits of candidates."""
+    """Bytes of a batch: lanes of full depth, and residual streams and logits of candidates."""
     config, itemsize = model.config, model.embed[...].dtype.itemsize
     L, lanes = config.num_hidden_layers, prompts * samples * len(rules)
     plan = (Segment(0, L, len(rules)),)
     shape = prompts, length, new_tokens, samples, itemsize
     decoding = memory(config, plan, *shape, model.mesh)
-    streams = itemsize * L * lanes * config.hidden_size
-    return decoding.total + streams + (decoding.logits if _read_by(rules) else 0)
+    residual = itemsize * L * lanes * config.hidden_size
+    return decoding.total + residual + (decoding.logits if _needs_logits(rules) else 0)
 
 
-def _lanes(
+def _lane_rules(
     rules: Sequence[ExitRule],
     exits: Sequence[int],
     classifier: ExitClassifier | None,
     depth: int,
     samples: int,
-) -> RuleLanes:
-    """The rules as arrays: stream r * samples + m is sample m of rule r."""
+) -> LaneRules:
+    """The rules as arrays: lane r * samples + m is sample m of rule r."""
 
     def column(values, dtype):
         return np.repeat(np.asarray(list(values), dtype), samples)
 
-    asked = any(rule.policy == Policy.CLASSIFIER for rule in rules)
-    return RuleLanes(
-        column((PLACES[rule.policy] for rule in rules), np.int32),
+    has_classifier = any(rule.policy == Policy.CLASSIFIER for rule in rules)
+    arrays = (np.asarray(x, np.float32) for x in classifier or ())
+    return LaneRules(
+        column((POLICY_NUMBERS[rule.policy] for rule in rules), np.int32),
         column((rule.threshold for rule in rules), np.float32),
         column((np.nan if rule.decay is None else rule.decay for rule in rules), np.float32),
         column((rule.caching == Caching.PROPAGATE for rule in rules), bool),
-        column((rule.policy in READERS for rule in rules), bool),
+        column((rule.policy in LOGIT_POLICIES for rule in rules), bool),
         np.isin(np.arange(1, depth + 1), [*exits, depth]),
-        ExitClassifier(*(np.asarray(x, np.float32) for x in classifier)) if asked else None,
+        ExitClassifier(*arrays) if has_classifier else None,
     )
 
 
 def _run(
     model: Mistral,
-    tokens_BS,
-    lengths_B,
-    rules: RuleLanes,
+    tokens_BS: Int[np.ndarray, "B S"],
+    lengths_B: Int[np.ndarray, " B"],
+    rules: LaneRules,
     max_new_tokens: int,
-    talk: Speak,
-    keys_RMB,
-    reads: bool,
-) -> Said:
-    """One batch that fits: prefill and decode."""
+    sampler: TokenSampler,
+    keys_RMB: Key[Array, "R M B"],
+    needs_logits: bool,
+) -> DynamicLanes:
+    """Prefill and decode one batch."""
     L, mesh = model.config.num_hidden_layers, model.mesh
     last_B = shard(tokens_BS[np.arange(len(lengths_B)), lengths_B - 1], "B", mesh)
     tokens_BS = shard(tokens_BS, "BS", mesh)
@@ -219,8 +217,8 @@ def _run(
         lengths_B,
         rules,
         keys_RMB.reshape(-1, len(lengths_B)),
-        talk,
-        reads=reads,
+        sampler,
+        needs_logits=needs_logits,
         max_new_tokens=max_new_tokens,
     )
 
@@ -228,8 +226,8 @@ def _run(
 def _check_exits(exits: list[int], depth: int) -> None:
     if not exits:
         raise InputError("no exits: name at least one candidate")
-    for exit in exits:
-        check_exits(exit, depth)
+    for exit_layer in exits:
+        check_exits(exit_layer, depth)
     if len(set(exits)) < len(exits):
         raise InputError(f"exits {listed(map(str, exits), 12)} repeat one: name each once")
 
@@ -242,12 +240,12 @@ def _check_rules(
 ) -> None:
     if not rules:
         raise InputError("no rules: name at least one")
-    places = sorted({*exits, config.num_hidden_layers})
+    candidates = sorted({*exits, config.num_hidden_layers})
     for rule in rules:
-        if rule.policy == Policy.FIXED and rule.threshold not in places:
+        if rule.policy == Policy.FIXED and rule.threshold not in candidates:
             raise InputError(
                 f"fixed exit {rule.threshold:g} is not a candidate: there are "
-                f"{listed(map(str, places), 12)}"
+                f"{listed(map(str, candidates), 12)}"
             )
         if rule.policy == Policy.ORACLE and rule.threshold != 1:
             raise InputError(f"the threshold of oracle is {rule.threshold:g}, expected 1")
@@ -257,11 +255,11 @@ def _check_rules(
 
 def _check_classifier(classifier: ExitClassifier | None, config: ModelConfig) -> None:
     if classifier is None:
-        raise InputError("a rule asks a classifier, but none was given")
-    found = tuple(np.shape(x) for x in classifier)
+        raise InputError("a rule needs a classifier, but none was given")
+    shapes = tuple(np.shape(x) for x in classifier)
     expected = ((config.num_hidden_layers, config.hidden_size), (config.num_hidden_layers,))
-    if found != expected:
+    if shapes != expected:
         raise InputError(
-            f"the classifier's weights and bias are {found[0]} and {found[1]}, expected "
+            f"the classifier's weights and bias are {shapes[0]} and {shapes[1]}, expected "
             f"{expected[0]} and {expected[1]}"
         )

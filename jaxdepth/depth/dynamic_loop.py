@@ -1,9 +1,9 @@
-"""The loop of lanes whose tokens exit one by one: all rules in one compiled `while_loop`.
+"""The loop of dynamic decoding: lanes whose tokens exit one by one, by rules that are traced.
 
-What a lane's policy scores, its threshold and what stands in its caches are traced, so a whole grid
-of rules is one program, and other thresholds are no other program. For that every lane passes
-through every layer, wherever its tokens exit. Only where all lanes are through, as with one rule
-that propagates and one prompt, layers are really left out.
+A lane's policy, threshold and way of caching are traced, so a whole grid of rules is one program,
+and other thresholds need no other program. For that every lane passes through every layer, wherever
+its tokens exit. Only where all lanes are past their exits, as with one rule that propagates and one
+prompt, layers are left out at run time.
 """
 
 import functools
@@ -12,20 +12,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxdepth.depth.policies import (
     ExitClassifier,
     Policy,
-    Reading,
+    TopToken,
     classify,
-    read,
     saturation,
     threshold_at,
+    top_token,
 )
-from jaxdepth.depth.talk import Speak
+from jaxdepth.depth.sampling import TokenSampler
 from jaxdepth.model.cache import (
-    Kept,
+    CacheSlice,
     LaneCache,
     PromptCache,
     attend_lane,
@@ -36,24 +36,24 @@ from jaxdepth.model.cache import (
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import constrain
 
-# A traced policy is its place here.
-PLACES = {policy: place for place, policy in enumerate(Policy)}
+# A traced policy is its number.
+POLICY_NUMBERS = {policy: number for number, policy in enumerate(Policy)}
 
 
-class RuleLanes(NamedTuple):
-    """The rules of X streams, and what they share."""
+class LaneRules(NamedTuple):
+    """The exit rules of X lanes of every prompt, and what they share."""
 
-    policies_X: Int[Array, " X"]
+    policies_X: Int[Array, " X"]  # `POLICY_NUMBERS`
     thresholds_X: Float[Array, " X"]
     decays_X: Float[Array, " X"]  # NaN where the threshold is constant
     propagates_X: Bool[Array, " X"]
-    reads_X: Bool[Array, " X"]  # whether the logits of candidates are needed
+    needs_logits_X: Bool[Array, " X"]  # whether the policy reads the logits of candidates
     candidates_L: Bool[Array, " L"]  # after which layers a token may exit; the last always is one
     classifier: ExitClassifier | None
 
 
-class Watch(NamedTuple):
-    """What is known of every lane's next token on its way through the layers."""
+class TokenProgress(NamedTuple):
+    """Each lane's next token on its way through the layers."""
 
     exits_XB: Int[Array, "X B"]  # 0 while it has not exited
     scores_XB: Float[Array, "X B"]  # where it exited
@@ -61,16 +61,16 @@ class Watch(NamedTuple):
     streaks_XB: Int[Array, "X B"]  # at how many candidates in a row it has been that
 
 
-class Taken(NamedTuple):
-    """Where every lane's next token is taken from."""
+class ExitChoice(NamedTuple):
+    """The exit that each lane's next token is read from, and the residual stream there."""
 
     exits_XB: Int[Array, "X B"]
     scores_XB: Float[Array, "X B"]
-    streams_XBD: Float[Array, "X B D"]
+    h_XBD: Float[Array, "X B D"]
 
 
-class Said(NamedTuple):
-    """`DynamicGeneration` on the device, field by field."""
+class DynamicLanes(NamedTuple):
+    """The fields of `DynamicGeneration`, on the device and by lane."""
 
     tokens_XBT: Int[Array, "X B T"]
     lengths_XB: Int[Array, "X B"]
@@ -79,215 +79,224 @@ class Said(NamedTuple):
     confidence_XBT: Float[Array, "X B T"]
 
 
-# Of every lane's token, once a layer has run: its number from 0, and the streams around it. Gives
-# what is known then, and the most probable token: -1 unless it is a candidate that some lane reads.
-Judge = Callable[
-    [Watch, Int[Array, ""], Float[Array, "#X B D"], Float[Array, "#X B D"]],
-    tuple[Watch, Int[Array, "#X B"]],
+# Takes the progress so far, the number of a layer that has run, counted from 0, and the residual
+# streams before and after it. Returns the progress after it, and the most probable token there: -1
+# unless the layer is a candidate whose logits some lane needs.
+ExitTest = Callable[
+    [TokenProgress, Int[Array, ""], Float[Array, "#X B D"], Float[Array, "#X B D"]],
+    tuple[TokenProgress, Int[Array, "#X B"]],
 ]
 
 
-@functools.partial(jax.jit, static_argnames=("reads", "max_new_tokens"))
+@functools.partial(jax.jit, static_argnames=("needs_logits", "max_new_tokens"))
 def decode_dynamic(
     model: Mistral,
     cache: PromptCache,
     after_LBD: Float[Array, "L B D"],
     last_B: Int[Array, " B"],
     lengths_B: Int[Array, " B"],
-    rules: RuleLanes,
-    keys_XB: Array,
-    talk: Speak,
+    rules: LaneRules,
+    keys_XB: Key[Array, "X B"],
+    sampler: TokenSampler,
     *,
-    reads: bool,
+    needs_logits: bool,
     max_new_tokens: int,
-) -> Said:
-    """The loop over new tokens; ends when every lane has ended.
+) -> DynamicLanes:
+    """Decode new tokens of all lanes until every lane has ended.
 
     Args:
         model: the model.
-        cache: of the prompts, for all layers.
+        cache: keys and values of the prompts, for all layers.
         after_LBD: the residual stream after each layer, at the last token of each prompt.
         last_B: that token.
         lengths_B: lengths of the prompts.
-        rules: the rule of each stream.
+        rules: the rule of each lane.
         keys_XB: a random key per lane.
-        talk: what a lane says next.
-        reads: whether any rule needs the logits of candidates.
-        max_new_tokens: the most tokens that a lane says.
+        sampler: chooses each token.
+        needs_logits: whether any rule reads the logits of candidates.
+        max_new_tokens: T, the maximum per lane.
     """
     X, B = keys_XB.shape
     c, T, dtype = model.config, max_new_tokens, after_LBD.dtype
 
-    def judge_of(done_XB, step) -> Judge:
-        needed_X = threshold_at(rules.thresholds_X, rules.decays_X, step, T)
-        return functools.partial(_judge, model, rules, needed_X[:, None], done_XB, reads)
+    def exit_test(done_XB, step) -> ExitTest:
+        thresholds_X = threshold_at(rules.thresholds_X, rules.decays_X, step, T)
+        return functools.partial(
+            _test_exit, model, rules, thresholds_X[:, None], done_XB, needs_logits
+        )
 
-    def say(said, done_XB, taken, step):
-        logits_XBV = model.unembed(taken.streams_XBD)
-        token_XB, ends_XB, _ = talk.next(None, logits_XBV, said.tokens_XBT, step, keys_XB)
+    def append(lanes: DynamicLanes, done_XB, choice: ExitChoice, step):
+        logits_XBV = model.unembed(choice.h_XBD)
+        token_XB, ends_XB, _ = sampler.next(None, logits_XBV, lanes.tokens_XBT, step, keys_XB)
 
         def write(old_XBT, new_XB):
             new_XB1 = jnp.where(done_XB, 0, new_XB)[..., None]
             return jax.lax.dynamic_update_slice_in_dim(old_XBT, new_XB1, step, axis=2)
 
-        said = Said(
-            write(said.tokens_XBT, token_XB),
-            said.lengths_XB + ~done_XB,
-            write(said.exits_XBT, taken.exits_XB),
-            write(said.scores_XBT, taken.scores_XB),
-            write(said.confidence_XBT, read(logits_XBV).top1),
+        lanes = DynamicLanes(
+            write(lanes.tokens_XBT, token_XB),
+            lanes.lengths_XB + ~done_XB,
+            write(lanes.exits_XBT, choice.exits_XB),
+            write(lanes.scores_XBT, choice.scores_XB),
+            write(lanes.confidence_XBT, top_token(logits_XBV).top1),
         )
-        return said, done_XB | ends_XB
+        return lanes, done_XB | ends_XB
 
     ints_XBT, floats_XBT = (jnp.zeros((X, B, T), t) for t in (jnp.int32, jnp.float32))
-    said = Said(ints_XBT, jnp.zeros((X, B), jnp.int32), ints_XBT, floats_XBT, floats_XBT)
+    lanes = DynamicLanes(ints_XBT, jnp.zeros((X, B), jnp.int32), ints_XBT, floats_XBT, floats_XBT)
     done_XB = jnp.zeros((X, B), bool)
-    streams_NBD = jnp.concatenate([model.embed_tokens(last_B)[None], after_LBD])
-    taken = _of_prompt(streams_NBD, rules, judge_of(done_XB, jnp.int32(0)))
-    said, done_XB = say(said, done_XB, taken, jnp.int32(0))
+    h_JBD = jnp.concatenate([model.embed_tokens(last_B)[None], after_LBD])
+    choice = _choose_first_exits(h_JBD, rules, exit_test(done_XB, jnp.int32(0)))
+    lanes, done_XB = append(lanes, done_XB, choice, jnp.int32(0))
     shape = (c.num_hidden_layers, X, B, c.num_key_value_heads, T, c.head_dim)
-    lanes = LaneCache(*(constrain(jnp.zeros(shape, dtype), "LXBKTH", model.mesh),) * 2)
+    lane_cache = LaneCache(*(constrain(jnp.zeros(shape, dtype), "LXBKTH", model.mesh),) * 2)
 
-    def going(state):
+    def is_going(state):
         step, done_XB, *_ = state
         return (step < T - 1) & ~done_XB.all()
 
     def advance(state):
-        step, done_XB, said, lanes = state
-        last_XB = jax.lax.dynamic_index_in_dim(said.tokens_XBT, step, axis=2, keepdims=False)
-        judge = judge_of(done_XB, step + 1)
-        taken, lanes = _forward(
-            model, cache, lanes, last_XB, step, lengths_B, rules, done_XB, judge
+        step, done_XB, lanes, lane_cache = state
+        last_XB = jax.lax.dynamic_index_in_dim(lanes.tokens_XBT, step, axis=2, keepdims=False)
+        test = exit_test(done_XB, step + 1)
+        choice, lane_cache = _forward(
+            model, cache, lane_cache, last_XB, step, lengths_B, rules, done_XB, test
         )
-        said, done_XB = say(said, done_XB, taken, step + 1)
-        return step + 1, done_XB, said, lanes
+        lanes, done_XB = append(lanes, done_XB, choice, step + 1)
+        return step + 1, done_XB, lanes, lane_cache
 
-    return jax.lax.while_loop(going, advance, (jnp.int32(0), done_XB, said, lanes))[2]
+    return jax.lax.while_loop(is_going, advance, (jnp.int32(0), done_XB, lanes, lane_cache))[2]
 
 
-def _of_prompt(streams_NBD: Float[Array, "L+1 B D"], rules: RuleLanes, judge: Judge) -> Taken:
-    """Where the first tokens are taken from, by the streams that all lanes of a prompt share."""
-    before_L1BD, after_L1BD = streams_NBD[:-1, None], streams_NBD[1:, None]
+def _choose_first_exits(
+    h_JBD: Float[Array, "J B D"], rules: LaneRules, exit_test: ExitTest
+) -> ExitChoice:
+    """The exits of the first new tokens, from the prompts' residual streams, which lanes share."""
+    before_L1BD, after_L1BD = h_JBD[:-1, None], h_JBD[1:, None]
     numbers_L = jnp.arange(len(after_L1BD))
-    watch = _unwatched(len(rules.policies_X), streams_NBD.shape[1])
-    watch, read_L1B = jax.lax.scan(
-        lambda watch, layer: judge(watch, *layer), watch, (numbers_L, before_L1BD, after_L1BD)
+    progress, top_L1B = jax.lax.scan(
+        lambda progress, layer: exit_test(progress, *layer),
+        _no_progress(len(rules.policies_X), h_JBD.shape[1]),
+        (numbers_L, before_L1BD, after_L1BD),
     )
-    return _take(rules, watch, after_L1BD, read_L1B)
+    return _choose_exits(rules, progress, after_L1BD, top_L1B)
 
 
 def _forward(
     model: Mistral,
     cache: PromptCache,
-    lanes: LaneCache,
+    lane_cache: LaneCache,
     tokens_XB: Int[Array, "X B"],
     step: Int[Array, ""],
     lengths_B: Int[Array, " B"],
-    rules: RuleLanes,
+    rules: LaneRules,
     done_XB: Bool[Array, "X B"],
-    judge: Judge,
-) -> tuple[Taken, LaneCache]:
-    """Token `step` of every lane through all layers: where the next is taken from, and caches.
+    exit_test: ExitTest,
+) -> tuple[ExitChoice, LaneCache]:
+    """Run token `step` of every lane through all layers: the next token's exit, and the caches.
 
-    Once every lane has ended or is frozen, layers only make keys and values.
+    Once every lane has ended or is frozen, layers only compute keys and values.
     """
     positions_1B = (lengths_B + step)[None]
     rotation = model.rope_at(positions_1B)
 
-    def layer(carry, i):
-        h_XBD, watch = carry
+    def run_layer(carry, i):
+        h_XBD, progress = carry
         block = model.layer(i)
         window = block.window
-        q, k_XBKH, v_XBKH = block.project_step(h_XBD, *rotation)
-        # The stream of a lane that has exited stays as it was: deeper layers cache what they make
-        # of it, which is CALM's state propagation.
-        frozen_XB = rules.propagates_X[:, None] & (watch.exits_XB > 0)
+        q_XBKGH, k_XBKH, v_XBKH = block.project_step(h_XBD, *rotation)
+        # The residual stream of a lane that has exited is frozen: deeper layers cache the keys and
+        # values that they compute from it, which is CALM's state propagation.
+        frozen_XB = rules.propagates_X[:, None] & (progress.exits_XB > 0)
 
         def run():
             parts = (
-                attend_prompt(q, Kept(*cache, i), lengths_B, positions_1B, window),
-                attend_lane(q, Kept(*lanes, i), step, window),
-                attend_self(q, k_XBKH, v_XBKH),
+                attend_prompt(q_XBKGH, CacheSlice(*cache, i), lengths_B, positions_1B, window),
+                attend_lane(q_XBKGH, CacheSlice(*lane_cache, i), step, window),
+                attend_self(q_XBKGH, k_XBKH, v_XBKH),
             )
             return jnp.where(frozen_XB[..., None], h_XBD, block.finish_step(h_XBD, parts))
 
         after_XBD = jax.lax.cond((frozen_XB | done_XB).all(), lambda: h_XBD, run)
-        watch, read_XB = judge(watch, i, h_XBD, after_XBD)
-        return (after_XBD, watch), (k_XBKH, v_XBKH, after_XBD, read_XB)
+        progress, top_XB = exit_test(progress, i, h_XBD, after_XBD)
+        return (after_XBD, progress), (k_XBKH, v_XBKH, after_XBD, top_XB)
 
-    start = (model.embed_tokens(tokens_XB), _unwatched(*tokens_XB.shape))
+    start = (model.embed_tokens(tokens_XB), _no_progress(*tokens_XB.shape))
     numbers_L = jnp.arange(model.config.num_hidden_layers)
-    (_, watch), (k_LXBKH, v_LXBKH, after_LXBD, read_LXB) = jax.lax.scan(layer, start, numbers_L)
-    taken = _take(rules, watch, after_LXBD, read_LXB)
-    return taken, write_step(lanes, k_LXBKH, v_LXBKH, step)
+    (_, progress), (k_LXBKH, v_LXBKH, after_LXBD, top_LXB) = jax.lax.scan(
+        run_layer, start, numbers_L
+    )
+    choice = _choose_exits(rules, progress, after_LXBD, top_LXB)
+    return choice, write_step(lane_cache, k_LXBKH, v_LXBKH, step)
 
 
-def _unwatched(X: int, B: int) -> Watch:
+def _no_progress(X: int, B: int) -> TokenProgress:
     zeros_XB = jnp.zeros((X, B), jnp.int32)
-    return Watch(zeros_XB, zeros_XB.astype(jnp.float32), zeros_XB - 1, zeros_XB)
+    return TokenProgress(zeros_XB, zeros_XB.astype(jnp.float32), zeros_XB - 1, zeros_XB)
 
 
-def _judge(
+def _test_exit(
     model: Mistral,
-    rules: RuleLanes,
-    needed_X1: Float[Array, "X 1"],
+    rules: LaneRules,
+    thresholds_X1: Float[Array, "X 1"],
     done_XB: Bool[Array, "X B"],
-    reads: bool,
-    watch: Watch,
+    needs_logits: bool,
+    progress: TokenProgress,
     i: Int[Array, ""],
     before_XBD: Float[Array, "#X B D"],
     after_XBD: Float[Array, "#X B D"],
-) -> tuple[Watch, Int[Array, "#X B"]]:
-    """A `Judge`: scores layer i, counted from 0, and lets those go that have reached enough."""
-    exit, candidate = i + 1, rules.candidates_L[i]
-    open_XB = watch.exits_XB == 0
+) -> tuple[TokenProgress, Int[Array, "#X B"]]:
+    """An `ExitTest`: score layer i, counted from 0, and exit the tokens that reach a threshold."""
+    exit_layer, is_candidate = i + 1, rules.candidates_L[i]
+    open_XB = progress.exits_XB == 0
     zeros_XB = jnp.zeros(after_XBD.shape[:-1])
-    reading = Reading(zeros_XB.astype(jnp.int32) - 1, zeros_XB, zeros_XB)
-    if reads:
-        reading = jax.lax.cond(
-            candidate & (rules.reads_X[:, None] & open_XB & ~done_XB).any(),
-            lambda: read(model.unembed(after_XBD)),
-            lambda: reading,
+    top = TopToken(zeros_XB.astype(jnp.int32) - 1, zeros_XB, zeros_XB)
+    if needs_logits:
+        top = jax.lax.cond(
+            is_candidate & (rules.needs_logits_X[:, None] & open_XB & ~done_XB).any(),
+            lambda: top_token(model.unembed(after_XBD)),
+            lambda: top,
         )
-    streaks_XB = 1 + jnp.where(reading.token == watch.tokens_XB, watch.streaks_XB, 0)
+    streaks_XB = 1 + jnp.where(top.token == progress.tokens_XB, progress.streaks_XB, 0)
     scores = {
-        Policy.TOP1: reading.top1,
-        Policy.MARGIN: reading.margin,
+        Policy.TOP1: top.top1,
+        Policy.MARGIN: top.margin,
         Policy.SATURATION: saturation(before_XBD, after_XBD),
         Policy.PATIENCE: streaks_XB,
-        Policy.FIXED: exit,
+        Policy.FIXED: exit_layer,
         Policy.ORACLE: 0,  # it decides after the pass: no lane of it exits before the last layer
     }
     if rules.classifier is not None:
-        scores[Policy.CLASSIFIER] = classify(rules.classifier, exit, after_XBD)
+        scores[Policy.CLASSIFIER] = classify(rules.classifier, exit_layer, after_XBD)
 
-    def every(x, kind):
-        return jnp.broadcast_to(jnp.asarray(x, kind), open_XB.shape)
+    def by_lane(x, dtype):
+        return jnp.broadcast_to(jnp.asarray(x, dtype), open_XB.shape)
 
     score_XB = jax.lax.select_n(
-        every(rules.policies_X[:, None], jnp.int32),
-        *(every(scores.get(policy, 0), jnp.float32) for policy in Policy),
+        by_lane(rules.policies_X[:, None], jnp.int32),
+        *(by_lane(scores.get(policy, 0), jnp.float32) for policy in Policy),
     )
-    enough_XB = (score_XB >= needed_X1) | (exit == len(rules.candidates_L))
-    leaves_XB = open_XB & candidate & enough_XB
-    watch = Watch(
-        jnp.where(leaves_XB, exit, watch.exits_XB),
-        jnp.where(leaves_XB, score_XB, watch.scores_XB),
-        jnp.where(candidate, reading.token, watch.tokens_XB),
-        jnp.where(candidate, streaks_XB, watch.streaks_XB),
+    reached_XB = (score_XB >= thresholds_X1) | (exit_layer == len(rules.candidates_L))
+    exits_XB = open_XB & is_candidate & reached_XB
+    progress = TokenProgress(
+        jnp.where(exits_XB, exit_layer, progress.exits_XB),
+        jnp.where(exits_XB, score_XB, progress.scores_XB),
+        jnp.where(is_candidate, top.token, progress.tokens_XB),
+        jnp.where(is_candidate, streaks_XB, progress.streaks_XB),
     )
-    return watch, reading.token
+    return progress, top.token
 
 
-def _take(
-    rules: RuleLanes,
-    watch: Watch,
-    after_LXBD: Float[Array, "L _ B D"],  # one stream serves all where it is the prompt's
-    read_LXB: Int[Array, "L _ B"],
-) -> Taken:
-    """Where tokens are taken from, after the pass: now the oracle knows what full depth says."""
-    oracle_X1 = rules.policies_X[:, None] == PLACES[Policy.ORACLE]
-    first_XB = 1 + jnp.argmax(read_LXB == read_LXB[-1], axis=0)
-    exits_XB = jnp.where(oracle_X1, first_XB, watch.exits_XB)
-    streams_1XBD = jnp.take_along_axis(after_LXBD, exits_XB[None, ..., None] - 1, axis=0)
-    return Taken(exits_XB, jnp.where(oracle_X1, 1.0, watch.scores_XB), streams_1XBD[0])
+def _choose_exits(
+    rules: LaneRules,
+    progress: TokenProgress,
+    after_LXBD: Float[Array, "L _ B D"],  # one lane for all where it is the prompt's
+    top_LXB: Int[Array, "L _ B"],
+) -> ExitChoice:
+    """The exits of all tokens after the pass, when the oracle sees full depth's token."""
+    is_oracle_X1 = rules.policies_X[:, None] == POLICY_NUMBERS[Policy.ORACLE]
+    first_XB = 1 + jnp.argmax(top_LXB == top_LXB[-1], axis=0)
+    exits_XB = jnp.where(is_oracle_X1, first_XB, progress.exits_XB)
+    h_1XBD = jnp.take_along_axis(after_LXBD, exits_XB[None, ..., None] - 1, axis=0)
+    scores_XB = jnp.where(is_oracle_X1, 1.0, progress.scores_XB)
+    return ExitChoice(exits_XB, scores_XB, h_1XBD[0])

@@ -7,6 +7,7 @@ does not depend on the exit, and under `jax.vmap` over exits all of them cost ab
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.layer_scan import at_exits, at_positions, scan_layers
@@ -30,7 +31,7 @@ def exit_logits(
         model: a model from `jaxdepth.load`.
         tokens_BS: token ids, prompts right-padded with any id of the vocabulary.
         lengths_B: the real length of each prompt, 1..S.
-        exit: how many layers run, 1..L.
+        exit: how many layers run, 1..L; may be traced.
 
     Returns:
         Float32 logits at the last real position of each prompt. A traced exit or length that is out
@@ -51,17 +52,22 @@ def exit_logits(
 
 
 @jax.jit
-def _exit_logits(model, tokens_BS, lengths_B, exit):
-    return model.unembed(exit_hidden(model, tokens_BS, lengths_B, exit))
+def _exit_logits(
+    model: Mistral,
+    tokens_BS: Int[Array, "B S"],
+    lengths_B: Int[Array, " B"],
+    exit_layer: Int[Array, ""],
+) -> Float[Array, "B V"]:
+    return model.unembed(exit_hidden(model, tokens_BS, lengths_B, exit_layer))
 
 
 def exit_hidden(
     model: Mistral,
     tokens_BS: Int[Array, "B S"],
     lengths_B: Int[Array, " B"],
-    exit: Int[Array, ""],
+    exit_layer: Int[Array, ""],
 ) -> Float[Array, "B D"]:
-    """The residual stream after layer `exit` at each prompt's last position; NaN out of range."""
+    """The residual stream after layer `exit_layer` at each prompt's end; NaN out of range."""
     S = tokens_BS.shape[1]
     last_B = jnp.clip(lengths_B - 1, 0, S - 1)
     _, last_LBD = scan_layers(
@@ -70,16 +76,16 @@ def exit_hidden(
         lambda output: at_positions(output.h_BSD, last_B),
     )
     valid_B = (lengths_B >= 1) & (lengths_B <= S)
-    return jnp.where(valid_B[:, None], at_exits(last_LBD, exit), jnp.nan)
+    return jnp.where(valid_B[:, None], at_exits(last_LBD, exit_layer), jnp.nan)
 
 
 def parse_exits(text: str, depth: int, what: str = "exit") -> list[int]:
-    """Exits from the command line: `all`, or numbers and ranges such as `1,8,16-30`.
+    """Parse exits from the command line: `all`, or numbers and ranges such as `1,8,16-30`.
 
     Args:
-        text: what was written.
-        depth: the highest that there is.
-        what: what they are called in an error; layers are written like exits.
+        text: the argument.
+        depth: the deepest exit, L.
+        what: their name in an error message; layers are written like exits.
 
     Returns:
         The exits in ascending order, each once.
@@ -105,20 +111,20 @@ def parse_exits(text: str, depth: int, what: str = "exit") -> list[int]:
     return sorted(exits)
 
 
-def check_exits(exit, depth: int, what: str = "exit") -> None:
-    """Raises InputError for a concrete exit, or any of several, that is not in 1..depth."""
-    if isinstance(exit, jax.core.Tracer):
+def check_exits(exits: ArrayLike, depth: int, what: str = "exit") -> None:
+    """Raise InputError if a concrete exit, or any of several, is not in 1..depth."""
+    if isinstance(exits, jax.core.Tracer):
         return
-    values = np.asarray(exit)  # numpy: these checks also run while a caller is being traced
+    values = np.asarray(exits)  # numpy: these checks also run while a caller is being traced
     if not np.issubdtype(values.dtype, np.integer):
-        raise InputError(f"{what} {exit} is not a whole number")
+        raise InputError(f"{what} {exits} is not a whole number")
     for value in values.ravel().tolist():
         if not 1 <= value <= depth:
             raise InputError(f"{what} {value} is out of range: this model has {what}s 1 to {depth}")
 
 
-def check_tokens(model: Mistral, tokens_BS, lengths_B) -> None:
-    """Raises InputError for token ids or lengths that do not fit the model or each other."""
+def check_tokens(model: Mistral, tokens_BS: ArrayLike, lengths_B: ArrayLike) -> None:
+    """Raise InputError for token ids or lengths that do not fit the model or each other."""
     shape, limit = np.shape(tokens_BS), model.config.max_position_embeddings
     if len(shape) != 2 or np.shape(lengths_B) != shape[:1]:
         raise InputError(

@@ -1,32 +1,34 @@
-"""Generation at many exits at once, split so that it fits.
+"""Generate at many exits at once, in batches that fit a memory budget.
 
-A lane is one decode stream: prompt x exit x sample. `jaxdepth.generate` says how many lanes run at
-once; `depth.decode` runs them.
+A lane is one sequence that is decoded: prompt x exit x sample. `jaxdepth.generate` decides how many
+lanes run at once; `depth.decode` runs them.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Key
 
-from jaxdepth.depth.decode import run_lanes
+from jaxdepth.depth.decode import LaneOrder, decode, prefill
 from jaxdepth.depth.exits import check_exits, check_tokens
 from jaxdepth.depth.lanes import Plan, memory, plan_segments
-from jaxdepth.depth.sampling import Sampling, lane_keys
-from jaxdepth.depth.talk import Speak
+from jaxdepth.depth.sampling import Sampler, Sampling, TokenSampler, lane_keys
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import rows_of
+from jaxdepth.model.sharding import rows_of, shard
 
-# What decoding may hold besides the weights, if the caller does not say.
+# Bytes that decoding may take besides the parameters, by default.
 DEFAULT_BUDGET = 2 * 2**30
+
+Exit = TypeVar("Exit")
 
 
 class Generation(NamedTuple):
-    """What every exit said. Positions from a lane's length on hold 0."""
+    """The tokens that every exit decoded; 0 beyond a lane's length."""
 
     tokens: Int[np.ndarray, "B E *M T"]
     lengths: Int[np.ndarray, "B E *M"]  # the end token counts
@@ -46,22 +48,22 @@ def generate(
     segments: int | None = None,
     memory_budget: int = DEFAULT_BUDGET,
 ) -> Generation:
-    """Decodes every prompt at every exit.
+    """Decode every prompt at every exit.
 
     Args:
         model: a model from `jaxdepth.load`.
         tokens_BS: token ids, prompts right-padded with any id of the vocabulary.
         lengths_B: the real length of each prompt, 1..S.
         exits: which exits, in any order, each 1..L.
-        max_new_tokens: the most tokens that a lane says, T.
+        max_new_tokens: T, the maximum per lane.
         samples: lanes per prompt and exit, M; None means one and leaves out the axis.
         sampling: greedy by default.
         seeds_B: a seed per prompt; a lane's draws depend on it, the exit and the sample alone, not
-            on what else is in the batch. By default 0..B-1.
-        stop_tokens: token ids that end a lane, besides none.
+            on the rest of the batch. By default 0..B-1.
+        stop_tokens: token ids that end a lane; by default none does.
         segments: how many segments of layers the staircase has; chosen by default.
-        memory_budget: bytes that caches and logits may hold on a device; prompts, then samples,
-            then exits are split so that they do.
+        memory_budget: bytes that caches and logits may take on a device; prompts, then samples,
+            then exits are split into batches that fit.
 
     Returns:
         Tokens and lengths as numpy arrays, in the order of `exits`.
@@ -75,74 +77,126 @@ def generate(
     tokens_BS, lengths_B = np.asarray(tokens_BS), np.asarray(lengths_B)
     B, E, M, T = len(lengths_B), len(exits), samples or 1, max_new_tokens
     seeds_B = np.arange(B) if seeds_B is None else np.asarray(seeds_B)
-    said = Generation(np.zeros((B, E, M, T), np.int32), np.zeros((B, E, M), np.int32))
-    talk = Speak.of(sampling, stop_tokens)
+    generation = Generation(np.zeros((B, E, M, T), np.int32), np.zeros((B, E, M), np.int32))
+    sampler = TokenSampler.of(sampling, stop_tokens)
 
     def bytes_of(prompts: int, part: Sequence[int], samples: int) -> int:
         plan, itemsize = _plan(part, segments), model.embed[...].dtype.itemsize
         shape = prompts, tokens_BS.shape[1], T, samples, itemsize
         return memory(model.config, plan, *shape, model.mesh).total
 
-    for group in split(bytes_of, exits, B, M, memory_budget, model.mesh):
-        rows, full, places, chosen = group
-        part = [exits[p] for p in places]
-        keys = lane_keys(seeds_B[full], part, chosen)
-        plan = _plan(part, segments)
-        found = run_lanes(model, tokens_BS[full], lengths_B[full], part, T, talk, keys, plan)
-        index = np.ix_(rows, places, chosen)
-        said.tokens[index] = np.moveaxis(found.tokens, 2, 0)[: len(rows)]
-        said.lengths[index] = np.moveaxis(found.lengths, 2, 0)[: len(rows)]
-    return said if samples else Generation(said.tokens[:, :, 0], said.lengths[:, :, 0])
+    for batch in split(bytes_of, exits, B, M, memory_budget, model.mesh):
+        rows, batch_exits = batch.padded_rows, [exits[e] for e in batch.exits]
+        decoded = _generate_batch(
+            model,
+            tokens_BS[rows],
+            lengths_B[rows],
+            batch_exits,
+            T,
+            sampler,
+            lane_keys(seeds_B[rows], batch_exits, batch.samples),
+            _plan(batch_exits, segments),
+        )
+        batch.write(generation, decoded)
+    if samples:
+        return generation
+    return Generation(generation.tokens[:, :, 0], generation.lengths[:, :, 0])
 
 
-class Group(NamedTuple):
-    """Lanes that run at once."""
+def _generate_batch(
+    model: Mistral,
+    tokens_BS: Int[np.ndarray, "B S"],
+    lengths_B: Int[np.ndarray, " B"],
+    exits: Sequence[int],
+    max_new_tokens: int,
+    sampler: Sampler,
+    keys_EMB: Key[Array, "E M B"],
+    plan: Plan,
+) -> tuple[Int[np.ndarray, "E M B T"], Int[np.ndarray, "E M B"]]:
+    """Prefill and decode one batch: tokens and lengths, in the order of the exits."""
+    order, samples = LaneOrder(exits), keys_EMB.shape[1]
+    lengths_B = shard(np.asarray(lengths_B, np.int32), "B", model.mesh)
+    tokens_BS = shard(tokens_BS, "BS", model.mesh)
+    cache, picked_EBD = prefill(model, tokens_BS, lengths_B, order.exits_E, plan[-1].last)
+    decoded = decode(
+        model,
+        cache,
+        jnp.repeat(picked_EBD, samples, axis=0),
+        lengths_B,
+        np.repeat(order.exits_E, samples),
+        order.to_lanes(keys_EMB),
+        sampler,
+        plan=plan,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+    )
+    return order.to_exits(decoded.tokens_XBT), order.to_exits(decoded.lengths_XB)
 
-    rows: Int[np.ndarray, " b"]  # which prompts
-    full: Int[np.ndarray, " B"]  # the same, and repeated ones that fill the batch
-    places: list[int]  # which exits, by their places
+
+class LaneBatch(NamedTuple):
+    """A batch of lanes that run at once, by indices into all prompts, exits and samples."""
+
+    rows: Int[np.ndarray, " rows"]  # prompts
+    padded_rows: Int[np.ndarray, " B"]  # the same, and repeated ones that fill the batch
+    exits: list[int]  # or rules, or draft depths
     samples: list[int]
+
+    def write(self, whole: Iterable[np.ndarray], batch_EMB: Iterable[np.ndarray]) -> None:
+        """Write arrays (E, M, B, ...) of this batch into arrays (B, E, M, ...) of all lanes."""
+        index = np.ix_(self.rows, self.exits, self.samples)
+        for array, part in zip(whole, batch_EMB, strict=True):
+            array[index] = np.moveaxis(part, 2, 0)[: len(self.rows)]
 
 
 def split(
-    bytes_of: Callable[[int, Sequence[int], int], int],
-    exits: Sequence[int],
+    bytes_of: Callable[[int, Sequence[Exit], int], int],
+    exits: Sequence[Exit],
     prompts: int,
     samples: int,
     budget: int,
     mesh: Mesh | None = None,
-) -> list[Group]:
-    """Batches that fit the budget of every device, all of as many prompts: one program serves all.
+) -> list[LaneBatch]:
+    """Split lanes into batches that fit the budget of a device, all of as many prompts.
 
-    Prompts are split first: they share nothing. `bytes_of` says what some prompts, exits and
-    samples of each need. Raises InputError if one lane does not fit.
+    So one program serves all batches. Prompts are split first, because they share no memory.
+
+    Args:
+        bytes_of: bytes that a number of prompts, some exits and a number of samples take.
+        exits: exits, rules or draft depths.
+        prompts: how many prompts there are.
+        samples: how many samples of each exit.
+        budget: bytes, of each device.
+        mesh: the devices.
+
+    Raises:
+        InputError: a single lane does not fit.
     """
-    every, B, M = list(range(len(exits))), prompts, samples
+    indices, B, M = list(range(len(exits))), prompts, samples
     devices = rows_of(mesh)
     prompts = -(-prompts // devices)  # of one device
 
-    def worst_of(parts):
-        return max(bytes_of(prompts, [exits[p] for p in part], samples) for part in parts)
+    def max_bytes(parts):
+        return max(bytes_of(prompts, [exits[e] for e in part], samples) for part in parts)
 
-    while prompts > 1 and worst_of([every]) > budget:
+    while prompts > 1 and max_bytes([indices]) > budget:
         prompts = -(-prompts // 2)
-    while samples > 1 and worst_of([every]) > budget:
+    while samples > 1 and max_bytes([indices]) > budget:
         samples = -(-samples // 2)
-    size = len(every)
-    parts = [every]
-    while size > 1 and worst_of(parts) > budget:
+    size = len(indices)
+    parts = [indices]
+    while size > 1 and max_bytes(parts) > budget:
         size = -(-size // 2)
-        parts = [every[i : i + size] for i in range(0, len(every), size)]
-    worst = worst_of(parts)
-    if worst > budget:
+        parts = [indices[i : i + size] for i in range(0, len(indices), size)]
+    needed = max_bytes(parts)
+    if needed > budget:
         raise InputError(
-            f"one lane needs {worst:,} bytes of caches and logits, the memory budget is "
+            f"one lane needs {needed:,} bytes of caches and logits, the memory budget is "
             f"{budget:,}: shorten prompts or answers, or raise it"
         )
     size = prompts * devices
     batches = [np.arange(B)[b : b + size] for b in range(0, B, size)]
     return [
-        Group(rows, np.resize(rows, size), part, list(range(M))[m : m + samples])
+        LaneBatch(rows, np.resize(rows, size), part, list(range(M))[m : m + samples])
         for rows in batches
         for part in parts
         for m in range(0, M, samples)
@@ -153,11 +207,17 @@ def _plan(exits: Sequence[int], segments: int | None) -> Plan:
     return plan_segments(exits, min(segments, max(exits)) if segments else None)
 
 
-def _check(model, exits, max_new_tokens, samples, length, segments) -> None:
+def _check(
+    model: Mistral,
+    exits: list[int],
+    max_new_tokens: int,
+    samples: int | None,
+    length: int,
+    segments: int | None,
+) -> None:
     if not exits:
         raise InputError("no exits: name at least one")
-    for exit in exits:
-        check_exits(exit, model.config.num_hidden_layers)
+    check_exits(exits, model.config.num_hidden_layers)
     at_least(1, max_new_tokens=max_new_tokens, samples=samples)
     if segments is not None:
         plan_segments(exits, segments)
@@ -165,7 +225,7 @@ def _check(model, exits, max_new_tokens, samples, length, segments) -> None:
 
 
 def check_room(config: ModelConfig, length: int, new_tokens: int) -> None:
-    """Raises InputError if prompts of that length and new tokens are more than a model takes."""
+    """Raise InputError if prompts of a length with new tokens are longer than the model allows."""
     limit = config.max_position_embeddings
     if length + new_tokens > limit:
         raise InputError(

@@ -1,7 +1,7 @@
-"""The staircase: which lanes run in which layers, and how many fit at once.
+"""The staircase: which lanes run in which layers, and how much memory they take.
 
-Streams are sorted deep to shallow. The layers are cut into a few segments, and a segment runs only
-the streams that go deeper than where it starts: those are a prefix, so a static slice drops the
+Lanes are sorted from deep to shallow exits. The layers are split into a few segments, and a segment
+runs only lanes whose exit is deeper than its start: those come first, so a static slice drops the
 others. Within a segment the exit is traced, so lists of exits with one plan share one program.
 """
 
@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 
 from jaxdepth.errors import InputError
 from jaxdepth.model.config import ModelConfig
-from jaxdepth.model.sharding import pieces
+from jaxdepth.model.sharding import shards_of
 
-# Segments are added until the layers that lanes run are at most this times the sum of the exits.
+# Segments are added until lanes run at most this many times the layers that their exits need.
 WASTE = 1.15
 
 
@@ -33,11 +33,11 @@ Plan = tuple[Segment, ...]
 
 
 def plan_segments(exits: Sequence[int], count: int | None = None) -> Plan:
-    """The segments for some exits, with the least work.
+    """The segments for some exits that need the least work.
 
     Args:
-        exits: exits in any order; repeated ones count as often as they are named.
-        count: how many segments; by default as few as keep the work within `WASTE`.
+        exits: exits in any order; repeated ones count as often as they occur.
+        count: how many segments; by default the fewest that keep the work within `WASTE`.
 
     Raises:
         InputError: more segments than layers, or fewer than one.
@@ -56,23 +56,23 @@ def plan_segments(exits: Sequence[int], count: int | None = None) -> Plan:
 
 
 def lane_layers(plan: Plan) -> int:
-    """How many layers all lanes of a prompt and sample run together, per token."""
+    """How many layers the lanes of a prompt and sample run in all, per token."""
     return sum((s.last - s.first) * s.exits for s in plan)
 
 
 def describe(plan: Plan, exits: Sequence[int]) -> str:
-    """A plan in words, for people who want to know what runs."""
-    cuts = "; ".join(f"layers {s.first + 1}-{s.last}: {s.exits} exits" for s in plan)
+    """A plan in words: which layers run how many exits, and how many layers that wastes."""
+    segments = "; ".join(f"layers {s.first + 1}-{s.last}: {s.exits} exits" for s in plan)
     waste = lane_layers(plan) / sum(exits)
-    return f"{len(plan)} segments ({cuts}), {waste:.2f} x the layers that the exits need"
+    return f"{len(plan)} segments ({segments}), {waste:.2f} x the layers that the exits need"
 
 
 @lru_cache(maxsize=256)
 def _best(exits: tuple[int, ...], count: int) -> Plan:
-    """The cut into `count` segments with the fewest lane-layers, by dynamic programming."""
+    """The split into `count` segments with the fewest lane-layers, by dynamic programming."""
     deepest = exits[0]
     running = [sum(e > start for e in exits) for start in range(deepest)]
-    # best[n][end]: least work of layers 0..end-1 in n segments, and where the last one starts
+    # best[n][end]: minimal work of layers 0..end-1 in n segments, and where the last one starts
     best = [{0: (0, 0)}]
     for _ in range(count):
         row = {}
@@ -85,24 +85,25 @@ def _best(exits: tuple[int, ...], count: int) -> Plan:
             if options:
                 row[end] = min(options)
         best.append(row)
-    cuts = [deepest]
+    bounds = [deepest]
     for row in reversed(best[1:]):
-        cuts.append(row[cuts[-1]][1])
-    cuts.reverse()
-    return tuple(Segment(a, b, running[a]) for a, b in pairwise(cuts))
+        bounds.append(row[bounds[-1]][1])
+    bounds.reverse()
+    return tuple(Segment(a, b, running[a]) for a, b in pairwise(bounds))
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that decoding holds on a device besides the weights, for one batch."""
+    """Bytes that decoding a batch takes on a device besides the parameters."""
 
     prompt_cache: int
     lane_cache: int
-    layer: int  # what is cut out of the caches while one layer runs
+    layer: int  # slices of the caches while one layer runs
     logits: int
 
     @property
     def total(self) -> int:
+        """All of them together."""
         return self.prompt_cache + self.lane_cache + self.layer + self.logits
 
 
@@ -116,20 +117,20 @@ def memory(
     itemsize: int,
     mesh: Mesh | None = None,
 ) -> Memory:
-    """What a batch of `prompts` of `length` padded tokens holds, `samples` of each exit.
+    """The memory that decoding one batch takes.
 
     Args:
         config: the shape of the model.
-        plan: its segments for the exits.
-        prompts: prompts in the batch, of each device that prompts are divided among.
+        plan: the segments for the exits.
+        prompts: prompts in the batch, of each device that prompts are sharded over.
         length: padded length of the prompts.
-        new_tokens: the most tokens that are generated.
+        new_tokens: the maximum per lane.
         samples: lanes per prompt and exit.
         itemsize: bytes of a cached number.
-        mesh: the devices that heads and vocabulary are divided among.
+        mesh: the devices that heads and vocabulary are sharded over.
     """
-    heads = config.num_key_value_heads // pieces("K", config.num_key_value_heads, mesh)
-    vocabulary = config.vocab_size // pieces("V", config.vocab_size, mesh)
+    heads = config.num_key_value_heads // shards_of("K", config.num_key_value_heads, mesh)
+    vocabulary = config.vocab_size // shards_of("V", config.vocab_size, mesh)
     per_position = 2 * heads * config.head_dim * itemsize
     lanes = prompts * samples * plan[0].exits
     prompt_layer = per_position * prompts * length

@@ -1,17 +1,17 @@
-"""Exit policies: when a token has gone deep enough.
+"""Exit policies of dynamic decoding: after which layer a token exits.
 
-At each candidate exit a policy scores what the layer shows of the token; the token exits at the
-first candidate whose score reaches the threshold, at the last layer if none does.
+At each candidate exit a policy gives a score; the token exits at the first candidate whose score
+reaches the threshold, or at the last layer if none does.
 
 top1        probability of the most probable token
-margin      that less the probability of the second ("softmax response", CALM)
+margin      top1 minus the probability of the second token ("softmax response", CALM)
 saturation  cosine of the residual streams after this layer and the one before (CALM)
-patience    how many candidates in a row, this one included, have the same most probable token
+patience    how many candidates in a row, this one included, agree on the most probable token
             (Zhou et al. 2020, arXiv:2006.04152)
-classifier  probability, by a linear classifier of the stream, that full depth would say the same
-            (CALM)
-fixed       the layer's number: the static truncation
-oracle      1 where the most probable token is already full depth's
+classifier  probability, by a linear classifier of the residual stream, that the most probable
+            token is full depth's (CALM)
+fixed       the number of layers that have run: static truncation
+oracle      1 where the most probable token is full depth's
 
 CALM: Schuster et al. 2022 (arXiv:2207.07061).
 """
@@ -24,13 +24,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxdepth.depth.sampling import argmax
+from jaxdepth.cpu.argmax import argmax
 from jaxdepth.errors import InputError
 from jaxdepth.model.attention import HIGHEST
 
 
 class Policy(StrEnum):
-    """What is scored; the values are their names."""
+    """The score of an exit policy; the value is its name."""
 
     TOP1 = "top1"
     MARGIN = "margin"
@@ -42,10 +42,10 @@ class Policy(StrEnum):
 
 
 class Caching(StrEnum):
-    """What stands in the caches of layers that a token did not run.
+    """Keys and values of the layers that a token did not run.
 
-    propagate  keys and values of the stream that it exited with (CALM's state propagation)
-    late       those that it would have had: they are computed when a later token goes deeper
+    propagate  computed from the residual stream that it exited with (CALM's state propagation)
+    late       those of a full pass, computed when a later token goes deeper
     """
 
     PROPAGATE = "propagate"
@@ -54,7 +54,7 @@ class Caching(StrEnum):
 
 @dataclass(frozen=True)
 class ExitRule:
-    """A policy with its threshold."""
+    """A policy with its threshold, from which a token exits."""
 
     policy: Policy
     threshold: float
@@ -79,47 +79,52 @@ class ExitRule:
 
 
 class ExitClassifier(NamedTuple):
-    """A logistic classifier a layer: sigmoid(h @ w + b) that its token is full depth's."""
+    """A logistic classifier per layer: sigmoid(h @ w + b) that the token is full depth's."""
 
     weights_LD: Float[Array, "L D"]  # row d - 1 is for exit d
     bias_L: Float[Array, " L"]
 
 
-class Reading(NamedTuple):
-    """What logits show of a token."""
+class TopToken(NamedTuple):
+    """The most probable token of some logits."""
 
-    token: Int[Array, "..."]  # the most probable
-    top1: Float[Array, "..."]  # its probability
-    margin: Float[Array, "..."]  # that less the probability of the second
+    token: Int[Array, "*batch"]
+    top1: Float[Array, "*batch"]  # its probability
+    margin: Float[Array, "*batch"]  # that minus the probability of the second
 
 
-def read(logits: Float[Array, "... V"]) -> Reading:
-    """The most probable token, how probable it is, and by how much more than the second."""
+def top_token(logits: Float[Array, "*batch V"]) -> TopToken:
+    """The most probable token, its probability, and by how much it leads the second."""
     token, first = argmax(logits), jnp.max(logits, axis=-1)
     others = jnp.where(jnp.arange(logits.shape[-1]) == token[..., None], -jnp.inf, logits)
     top1 = 1 / jnp.sum(jnp.exp(logits - first[..., None]), axis=-1)
-    return Reading(token, top1, top1 * (1 - jnp.exp(jnp.max(others, axis=-1) - first)))
+    return TopToken(token, top1, top1 * (1 - jnp.exp(jnp.max(others, axis=-1) - first)))
 
 
-def saturation(before: Float[Array, "... D"], after: Float[Array, "... D"]) -> Float[Array, "..."]:
+def saturation(
+    before: Float[Array, "*batch D"], after: Float[Array, "*batch D"]
+) -> Float[Array, "*batch"]:
     """Cosine of the residual streams before and after a layer, float32."""
     before, after = before.astype(jnp.float32), after.astype(jnp.float32)
-    along = jnp.sum(before * after, axis=-1)
-    return along / (jnp.linalg.norm(before, axis=-1) * jnp.linalg.norm(after, axis=-1))
+    dot = jnp.sum(before * after, axis=-1)
+    return dot / (jnp.linalg.norm(before, axis=-1) * jnp.linalg.norm(after, axis=-1))
 
 
 def classify(
-    classifier: ExitClassifier, exit: Int[Array, ""], h: Float[Array, "... D"]
-) -> Float[Array, "..."]:
+    classifier: ExitClassifier, exit_layer: Int[Array, ""], h: Float[Array, "*batch D"]
+) -> Float[Array, "*batch"]:
     """Probability, float32, that the token at an exit 1..L is full depth's."""
-    w_D, b = classifier.weights_LD[exit - 1], classifier.bias_L[exit - 1]
-    along = jnp.einsum("...d,d->...", h.astype(jnp.float32), w_D, precision=HIGHEST)
-    return jax.nn.sigmoid(along + b)
+    w_D, b = classifier.weights_LD[exit_layer - 1], classifier.bias_L[exit_layer - 1]
+    log_odds = jnp.einsum("...d,d->...", h.astype(jnp.float32), w_D, precision=HIGHEST)
+    return jax.nn.sigmoid(log_odds + b)
 
 
 def threshold_at(
-    threshold: Float[Array, "..."], decay: Float[Array, "..."], step: Int[Array, ""], most: int
-) -> Float[Array, "..."]:
-    """The threshold of new token `step` of at most `most`; it is constant where decay is NaN."""
-    decayed = jnp.clip(0.9 * threshold + 0.1 * jnp.exp(-decay * step / most), 0, 1)
+    threshold: Float[Array, "*batch"],
+    decay: Float[Array, "*batch"],
+    step: Int[Array, ""],
+    max_new_tokens: int,
+) -> Float[Array, "*batch"]:
+    """The threshold of new token `step`; it is constant where `decay` is NaN."""
+    decayed = jnp.clip(0.9 * threshold + 0.1 * jnp.exp(-decay * step / max_new_tokens), 0, 1)
     return jnp.where(jnp.isnan(decay), threshold, decayed)

@@ -1,14 +1,21 @@
-"""How a lane's next token is chosen: greedy, or drawn with a seed of its own."""
+"""How the next token of each lane is chosen from its logits: greedily, or drawn with its own key.
 
-import math
+The decoding loop asks a `Sampler` at every step. A sampler is a pytree, so that the arrays it holds
+are traced, and the loop carries its state. `TokenSampler` samples until an end token;
+`refusal.deliberate` has one that thinks, decides on a verdict, and then answers.
+"""
+
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxdepth.cpu.argmax import argmax
 from jaxdepth.errors import InputError, at_least
 
 
@@ -28,12 +35,65 @@ class Sampling:
             raise InputError(f"top_p is {self.top_p}, expected more than 0, at most 1")
 
 
-def lane_keys(seeds_B: Sequence[int], exits: Sequence[int], samples: Sequence[int]) -> Array:
-    """A random key per lane (E, M, B), of its prompt's seed, its exit and its sample number."""
+class Sampler(Protocol):
+    """Chooses the tokens of all lanes, step by step."""
 
-    def key(seed, exit, sample):
+    def start(self, X: int, B: int) -> Any:
+        """The state before the first token of any lane: a pytree of arrays, or None."""
+
+    def next(
+        self,
+        state: Any,
+        logits_XBV: Float[Array, "X B V"],
+        tokens_XBT: Int[Array, "X B T"],
+        step: Int[Array, ""],
+        keys_XB: Key[Array, "X B"],
+    ) -> tuple[Int[Array, "X B"], Bool[Array, "X B"], Any]:
+        """Token `step` of every lane, which lanes end with it, and the new state.
+
+        `tokens_XBT` holds the tokens before it. The loop ignores the tokens of lanes that have
+        ended.
+        """
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["stop_tokens"], meta_fields=["sampling"]
+)
+@dataclass(frozen=True)
+class TokenSampler:
+    """A `Sampler` that samples every token alike, until an end token."""
+
+    sampling: Sampling
+    stop_tokens: Int[Array, " stops"]
+
+    @classmethod
+    def of(cls, sampling: Sampling, stop_tokens: Sequence[int]) -> "TokenSampler":
+        """The sampler for token ids that end a lane."""
+        return cls(sampling, jnp.asarray(tuple(stop_tokens), jnp.int32))
+
+    def start(self, X: int, B: int) -> None:
+        return None
+
+    def next(
+        self,
+        state: None,
+        logits_XBV: Float[Array, "X B V"],
+        tokens_XBT: Int[Array, "X B T"],
+        step: Int[Array, ""],
+        keys_XB: Key[Array, "X B"],
+    ) -> tuple[Int[Array, "X B"], Bool[Array, "X B"], None]:
+        token_XB = choose(logits_XBV, keys_XB, step, self.sampling)
+        return token_XB, is_any(token_XB, self.stop_tokens), None
+
+
+def lane_keys(
+    seeds_B: Sequence[int], exits: Sequence[int], samples: Sequence[int]
+) -> Key[Array, "E M B"]:
+    """A random key for each lane, from its prompt's seed, its exit and its sample number."""
+
+    def key(seed, exit_layer, sample):
         start = jax.random.key(seed)
-        return jax.random.fold_in(jax.random.fold_in(start, exit), sample)
+        return jax.random.fold_in(jax.random.fold_in(start, exit_layer), sample)
 
     over_B = jax.vmap(key, in_axes=(0, None, None))
     over_MB = jax.vmap(over_B, in_axes=(None, None, 0))
@@ -42,42 +102,37 @@ def lane_keys(seeds_B: Sequence[int], exits: Sequence[int], samples: Sequence[in
 
 
 def choose(
-    logits_XBV: Float[Array, "X B V"], keys_XB: Array, step: Int[Array, ""], sampling: Sampling
+    logits_XBV: Float[Array, "X B V"],
+    keys_XB: Key[Array, "X B"],
+    step: Int[Array, ""],
+    sampling: Sampling,
 ) -> Int[Array, "X B"]:
-    """The next token of every lane."""
+    """Choose token `step` of every lane."""
     if sampling.temperature == 0:
         return argmax(logits_XBV)
-    kept_XBV = filter_logits(logits_XBV / sampling.temperature, sampling)
+    filtered_XBV = filter_logits(logits_XBV / sampling.temperature, sampling)
 
     def draw(key, logits_V):
         return jax.random.categorical(jax.random.fold_in(key, step), logits_V)
 
-    return jax.vmap(jax.vmap(draw))(keys_XB, kept_XBV).astype(jnp.int32)
+    return jax.vmap(jax.vmap(draw))(keys_XB, filtered_XBV).astype(jnp.int32)
 
 
-def argmax(logits: Float[Array, "... V"]) -> Int[Array, "..."]:
-    """`jnp.argmax` over the last axis, as int32, by the largest of chunks.
-
-    XLA on CPU takes an argmax element by element, but a maximum many at a time.
-    """
-    V = logits.shape[-1]
-    chunk = math.gcd(V, 256)
-    chunks = logits.reshape(*logits.shape[:-1], V // chunk, chunk)
-    best = jnp.argmax(jnp.max(chunks, axis=-1), axis=-1)
-    inside = jnp.take_along_axis(chunks, best[..., None, None], axis=-2)[..., 0, :]
-    return (best * chunk + jnp.argmax(inside, axis=-1)).astype(jnp.int32)
-
-
-def filter_logits(logits: Float[Array, "... V"], sampling: Sampling) -> Float[Array, "... V"]:
-    """Logits with -inf for tokens outside the top k, and outside the smallest set of mass top p."""
+def filter_logits(logits: Float[Array, "*batch V"], sampling: Sampling) -> Float[Array, "*batch V"]:
+    """Set logits to -inf outside the top k, and outside the smallest set of probability top p."""
     if sampling.top_k is not None:
         k = min(sampling.top_k, logits.shape[-1])
-        least = jax.lax.top_k(logits, k)[0][..., -1:]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
+        smallest = jax.lax.top_k(logits, k)[0][..., -1:]
+        logits = jnp.where(logits < smallest, -jnp.inf, logits)
     if sampling.top_p is not None and sampling.top_p < 1:
         ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
         p = jax.nn.softmax(ordered, axis=-1)
-        before = jnp.cumsum(p, axis=-1) - p  # mass of the more probable tokens
-        least = jnp.min(jnp.where(before < sampling.top_p, ordered, jnp.inf), -1, keepdims=True)
-        logits = jnp.where(logits < least, -jnp.inf, logits)
+        before = jnp.cumsum(p, axis=-1) - p  # probability of the more probable tokens together
+        smallest = jnp.min(jnp.where(before < sampling.top_p, ordered, jnp.inf), -1, keepdims=True)
+        logits = jnp.where(logits < smallest, -jnp.inf, logits)
     return logits
+
+
+def is_any(tokens: Int[Array, "*batch"], ids: Int[Array, " n"]) -> Bool[Array, "*batch"]:
+    """Which tokens are among some ids."""
+    return (tokens[..., None] == ids).any(-1)

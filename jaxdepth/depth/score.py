@@ -1,6 +1,4 @@
-"""How probable a text is to a model at full depth, token by token."""
-
-import functools
+"""Log-probabilities of the tokens of a text at full depth."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,7 @@ from jaxdepth.depth.layer_scan import scan_layers
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard, to_host
 
-# Positions that are unembedded at once: bounds the logits that are held, not the result.
+# Positions that are unembedded at once: bounds the memory of logits, not the result.
 CHUNK = 16
 
 
@@ -27,34 +25,36 @@ def token_logprobs(
         lengths_B: the real length of each text, 1..S.
 
     Returns:
-        NaN at the first token, which nothing comes before, and beyond each length.
+        NaN at the first token, which none precedes, and beyond each length.
 
     Raises:
         InputError: a length or token id is out of range, or S is longer than the model allows.
     """
     check_tokens(model, tokens_BS, lengths_B)
     scores_BS = np.array(to_host(_token_logprobs(model, shard(tokens_BS, "BS", model.mesh))))
-    places_S = np.arange(scores_BS.shape[1])
-    scores_BS[(places_S == 0) | (places_S >= np.asarray(lengths_B)[:, None])] = np.nan
+    positions_S = np.arange(scores_BS.shape[1])
+    scores_BS[(positions_S == 0) | (positions_S >= np.asarray(lengths_B)[:, None])] = np.nan
     return scores_BS
 
 
 @jax.jit
-def _token_logprobs(model, tokens_BS):
+def _token_logprobs(model: Mistral, tokens_BS: Int[Array, "B S"]) -> Float[Array, "B S"]:
     B, S = tokens_BS.shape
     h_BSD, _ = scan_layers(model, model.embed_tokens(tokens_BS), lambda _: None)
     # The last position predicts nothing; padding makes whole chunks.
     chunks = -(-S // CHUNK)
-    short = chunks * CHUNK - S
-    next_BS = jnp.pad(tokens_BS[:, 1:], ((0, 0), (0, short + 1)))
-    h_BSD = jnp.pad(h_BSD, ((0, 0), (0, short), (0, 0)))
+    padding = chunks * CHUNK - S
+    next_BS = jnp.pad(tokens_BS[:, 1:], ((0, 0), (0, padding + 1)))
+    h_BSD = jnp.pad(h_BSD, ((0, 0), (0, padding), (0, 0)))
 
-    def score(place):
-        cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=place * CHUNK, axis=1)
-        logits_BCV = model.unembed(cut(h_BSD, slice_size=CHUNK))
-        chosen_BC = jnp.take_along_axis(logits_BCV, cut(next_BS, slice_size=CHUNK)[..., None], -1)
-        return chosen_BC[..., 0] - jax.nn.logsumexp(logits_BCV, axis=-1)
+    def score_chunk(chunk):
+        def take(array):
+            return jax.lax.dynamic_slice_in_dim(array, chunk * CHUNK, CHUNK, axis=1)
 
-    scores_CBs = jax.lax.map(score, jnp.arange(chunks))
-    scores_BS = scores_CBs.swapaxes(0, 1).reshape(B, -1)[:, : S - 1]
+        logits_BSV = model.unembed(take(h_BSD))
+        chosen_BS = jnp.take_along_axis(logits_BSV, take(next_BS)[..., None], -1)[..., 0]
+        return chosen_BS - jax.nn.logsumexp(logits_BSV, axis=-1)
+
+    chunk_scores = jax.lax.map(score_chunk, jnp.arange(chunks))
+    scores_BS = chunk_scores.swapaxes(0, 1).reshape(B, -1)[:, : S - 1]
     return jnp.pad(scores_BS, ((0, 0), (1, 0)))

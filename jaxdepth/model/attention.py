@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-# Float32 products are exact on every backend; bfloat16 ones are not affected.
+# Float32 matmuls are exact on every backend; bfloat16 ones are not affected.
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -17,20 +17,20 @@ def attend(
     v_BSKH: Float[Array, "B S K H"],
     window: int | None,
 ) -> Float[Array, "B S Q H"]:
-    """Attention of Q query heads over K key/value heads, each shared by G = Q/K query heads.
+    """Causal attention of Q query heads over K key/value heads, each shared by Q / K query heads.
 
     A query sees itself and the keys before it, at most `window` in all: as in transformers, keys
     with `key > query - window`.
     """
     dtype, implementation = q_BSQH.dtype, _implementation(q_BSQH.dtype, q_BSQH.shape[-1])
-    if implementation == "xla" and dtype == jnp.float16:  # its products are not there everywhere
+    if implementation == "xla" and dtype == jnp.float16:  # not every backend has its matmuls
         q_BSQH, k_BSKH, v_BSKH = (x.astype(jnp.float32) for x in (q_BSQH, k_BSKH, v_BSKH))
     with jax.default_matmul_precision(HIGHEST.name.lower()):
         mixed_BSQH = jax.nn.dot_product_attention(
             q_BSQH,
             k_BSKH,
             v_BSKH,
-            # Not by a mask: cuDNN leaves out what is not seen only if it is told so.
+            # No mask: cuDNN skips what no query sees only where it is given by these two.
             is_causal=True,
             local_window_size=None if window is None else (window - 1, 0),
             implementation=implementation,
@@ -73,6 +73,12 @@ def attend_part(
         preferred_element_type=jnp.float32,
     )
     return Part(mixed, jnp.sum(weights, axis=-1), peak)
+
+
+def empty_part(like: Part) -> Part:
+    """Attention over no key, in the shape of another part."""
+    zeros = Part(*map(jnp.zeros_like, like))
+    return zeros._replace(peak=jnp.full_like(like.peak, -jnp.inf))
 
 
 def join_parts(*parts: Part) -> Part:

@@ -1,15 +1,14 @@
-"""Keys and values that are kept: one prompt cache for all exits, short lane caches on top.
+"""Key/value caches: one of the prompts for all exits, and a short one for each lane.
 
 A prompt's keys and values at a layer are the same for every exit above it, so one prompt cache
 serves all. After the first token the exits diverge: each lane (prompt x exit x sample) has its own
-tokens and its own cache, which always starts at slot 0; a lane's token t stands at position
-`length + t`, so one scalar is the write index of all lanes and nothing is padded on the left.
+tokens and its own cache, which starts at slot 0. A lane's new token t stands at position
+`length + t`, so one scalar is the slot that all lanes write, and nothing is padded on the left.
 
-Axes besides those of the model: X streams of one prompt (exit x sample), T new positions. Batch
-axes come first and positions last but one, so that no product needs a transposed copy of a cache.
+Batch axes come first and positions last but one, so that no matmul needs a transposed copy of a
+cache. Axes: see `jaxdepth.model`.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,10 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdepth.model.attention import Part, attend_part, join_parts
-
-# A CPU cuts a layer out of its stack in pieces of so many bytes, but of so many slots at least.
-PIECE_BYTES, PIECE_SLOTS = 1 << 20, 16
+from jaxdepth.cpu.cache_pieces import fold_slots
+from jaxdepth.model.attention import Part, attend_part, empty_part, join_parts
 
 
 class PromptCache(NamedTuple):
@@ -37,22 +34,22 @@ class LaneCache(NamedTuple):
     v_LXBKTH: Float[Array, "L X B K T H"]
 
 
-class Kept(NamedTuple):
-    """Keys and values of one layer, where they lie: in the stack of all layers."""
+class CacheSlice(NamedTuple):
+    """Keys and values of one layer, not yet sliced out of the stack of all layers."""
 
-    k: Float[Array, "L ... S H"]
-    v: Float[Array, "L ... S H"]
+    k: Float[Array, "L *batch S H"]
+    v: Float[Array, "L *batch S H"]
     layer: Int[Array, ""]
 
 
 def attend_prompt(
     q_XBKGH: Float[Array, "X B K G H"],
-    kept_BKSH: Kept,
+    prompt: CacheSlice,
     lengths_B: Int[Array, " B"],
     positions_XB: Int[Array, "#X B"],
     window: int | Int[Array, ""] | None,
 ) -> Part:
-    """The streams' queries, at some positions, over their prompt, which all streams share."""
+    """Attention of the lanes' queries, at some positions, over the prompt that lanes share."""
 
     def attend(k_BKSH, v_BKSH, slots_S):
         seen_XBS = slots_S < lengths_B[None, :, None]
@@ -60,64 +57,42 @@ def attend_prompt(
             seen_XBS &= slots_S > positions_XB[..., None] - window
         return _attend_shared(q_XBKGH, k_BKSH[None], v_BKSH[None], seen_XBS)
 
-    return _in_place(attend, kept_BKSH)
+    return _attend_cached(attend, prompt)
 
 
-def attend_parent(
+def attend_prefix(
     q_XBKGH: Float[Array, "X B K G H"],
-    kept_PBKNH: Kept,
-    cuts_XB: Int[Array, "X B"],
+    prefix: CacheSlice,
+    prefix_lengths_XB: Int[Array, "X B"],
     step: Int[Array, ""],
     window: int | Int[Array, ""] | None,
 ) -> Part:
-    """The children's queries over the first tokens of their parent, which its children share.
+    """Attention of forked lanes over the first tokens of the lane that they fork.
 
-    A child's token `step` stands `cuts + step` tokens after the prompt, its parent's token n stands
-    n after it.
+    New token `step` of a fork stands `prefix_lengths + step` tokens after the prompt; token t of
+    the prefix stands t after it.
+
+    Args:
+        prefix: of shape (L, Z, B, K, T, H): forks of one lane lie beside each other in X.
     """
-    cuts_XB1 = cuts_XB[..., None]
+    lengths_XB1 = prefix_lengths_XB[..., None]
 
-    def attend(k_PBKNH, v_PBKNH, slots_N):
-        seen_XBN = slots_N < cuts_XB1
+    def attend(k_ZBKTH, v_ZBKTH, slots_T):
+        seen_XBT = slots_T < lengths_XB1
         if window is not None:
-            seen_XBN &= slots_N > cuts_XB1 + step - window
-        return _attend_shared(q_XBKGH, k_PBKNH, v_PBKNH, seen_XBN)
+            seen_XBT &= slots_T > lengths_XB1 + step - window
+        return _attend_shared(q_XBKGH, k_ZBKTH, v_ZBKTH, seen_XBT)
 
-    return _in_place(attend, kept_PBKNH)
-
-
-def _attend_shared(
-    q_XBKGH: Float[Array, "X B K G H"],
-    k_PBKSH: Float[Array, "P B K S H"],
-    v_PBKSH: Float[Array, "P B K S H"],
-    seen_XBS: Bool[Array, "#X B S"],
-) -> Part:
-    """Queries of X streams over P caches, X / P of them to each: those and the heads are rows."""
-    X, B, K, G, _ = q_XBKGH.shape
-    P, S = k_PBKSH.shape[0], k_PBKSH.shape[3]
-    C = X // P
-
-    def rows(x_XB):  # (X, B, K, G, ...) as (P, B, K, C * G, ...)
-        apart = x_XB.reshape(P, C, *x_XB.shape[1:])
-        return jnp.moveaxis(apart, 1, 3).reshape(P, B, -1, C * G, *x_XB.shape[4:])
-
-    def back(x_PBKR):
-        apart = x_PBKR.reshape(P, B, K, C, G, *x_PBKR.shape[4:])
-        return jnp.moveaxis(apart, 3, 1).reshape(X, B, K, G, *x_PBKR.shape[4:])
-
-    seen = seen_XBS[:, :, None, None, :]
-    if len(seen_XBS) > 1:
-        seen = rows(jnp.broadcast_to(seen, (X, B, 1, G, S)))
-    return Part(*map(back, attend_part(rows(q_XBKGH), k_PBKSH, v_PBKSH, seen)))
+    return _attend_cached(attend, prefix)
 
 
 def attend_lane(
     q_XBKGH: Float[Array, "X B K G H"],
-    kept_XBKTH: Kept,
+    lane: CacheSlice,
     step: Int[Array, ""],
     window: int | Int[Array, ""] | None,
 ) -> Part:
-    """The streams' queries over what each has said before: the slots below `step`."""
+    """Attention of the lanes' queries over each lane's own new tokens before `step`."""
 
     def attend(k_XBKTH, v_XBKTH, slots_T):
         seen_T = slots_T < step
@@ -125,44 +100,7 @@ def attend_lane(
             seen_T &= slots_T > step - window
         return attend_part(q_XBKGH, k_XBKTH, v_XBKTH, seen_T)
 
-    return _in_place(attend, kept_XBKTH)
-
-
-def _in_place(attend: Callable[[Array, Array, Array], Part], kept: Kept) -> Part:
-    """`attend` over a layer's keys, values and numbers of slots, without a copy of the layer.
-
-    XLA reads them out of the stack where it fuses that with the product. On CPU it does not: there
-    the slots go through `attend` piece by piece, each merged into what was found before.
-    """
-    slots = kept.k.shape[-2]
-    per_slot = math.prod(kept.k.shape[1:-2]) * kept.k.shape[-1] * kept.k.dtype.itemsize
-    size = max(PIECE_SLOTS, PIECE_BYTES // max(per_slot, 1))
-
-    def cut(stack, first, size):
-        starts = (kept.layer, *(0,) * (stack.ndim - 3), first, 0)
-        return jax.lax.dynamic_slice(stack, starts, (1, *stack.shape[1:-2], size, stack.shape[-1]))
-
-    def read(first, size, numbers):
-        return attend(cut(kept.k, first, size)[0], cut(kept.v, first, size)[0], numbers)
-
-    def whole():
-        return read(0, slots, jnp.arange(slots))
-
-    def add_piece(n, found):
-        first = jnp.minimum(n * size, slots - size)  # the last may begin in the one before
-        numbers = first + jnp.arange(size)
-        # No rule lets a query see a slot so far away as those that were read before.
-        numbers = jnp.where(numbers < n * size, jnp.iinfo(jnp.int32).max, numbers)
-        return join_parts(found, read(first, size, numbers))
-
-    def pieces():
-        of = jax.eval_shape(whole)
-        nothing = Part(*map(jnp.zeros_like, of))._replace(peak=jnp.full_like(of.peak, -jnp.inf))
-        return jax.lax.fori_loop(0, -(-slots // size), add_piece, nothing)
-
-    if size >= slots:
-        return whole()
-    return jax.lax.platform_dependent(cpu=pieces, default=whole)
+    return _attend_cached(attend, lane)
 
 
 def attend_self(
@@ -170,7 +108,7 @@ def attend_self(
     k_XBKH: Float[Array, "X B K H"],
     v_XBKH: Float[Array, "X B K H"],
 ) -> Part:
-    """The streams' queries over their own new token, which is in no cache yet."""
+    """Attention of the lanes' queries over their own token, which is in no cache yet."""
     return attend_part(q_XBKGH, k_XBKH[..., None, :], v_XBKH[..., None, :], jnp.array(True))
 
 
@@ -186,3 +124,33 @@ def write_step(
         return jax.lax.dynamic_update_slice_in_dim(old, new[..., None, :], step, axis=4)
 
     return LaneCache(write(cache.k_LXBKTH, k_LXBKH), write(cache.v_LXBKTH, v_LXBKH))
+
+
+def _attend_shared(
+    q_XBKGH: Float[Array, "X B K G H"],
+    k_ZBKSH: Float[Array, "Z B K S H"],
+    v_ZBKSH: Float[Array, "Z B K S H"],
+    seen_XBS: Bool[Array, "#X B S"],
+) -> Part:
+    """Attention of X lanes over Z caches, X / Z lanes to each: lanes and heads become rows."""
+    X, B, K, G, _ = q_XBKGH.shape
+    Z, S = k_ZBKSH.shape[0], k_ZBKSH.shape[3]
+    sharing = X // Z
+
+    def to_rows(x_XB):  # (X, B, K, G, ...) as (Z, B, K, sharing * G, ...)
+        apart = x_XB.reshape(Z, sharing, *x_XB.shape[1:])
+        return jnp.moveaxis(apart, 1, 3).reshape(Z, B, -1, sharing * G, *x_XB.shape[4:])
+
+    def to_lanes(x_ZBK):
+        apart = x_ZBK.reshape(Z, B, K, sharing, G, *x_ZBK.shape[4:])
+        return jnp.moveaxis(apart, 3, 1).reshape(X, B, K, G, *x_ZBK.shape[4:])
+
+    seen = seen_XBS[:, :, None, None, :]
+    if len(seen_XBS) > 1:
+        seen = to_rows(jnp.broadcast_to(seen, (X, B, 1, G, S)))
+    return Part(*map(to_lanes, attend_part(to_rows(q_XBKGH), k_ZBKSH, v_ZBKSH, seen)))
+
+
+def _attend_cached(attend: Callable[[Array, Array, Array], Part], cached: CacheSlice) -> Part:
+    """`attend` over a layer's keys, values and slot numbers, without a copy of the layer."""
+    return fold_slots(attend, join_parts, empty_part, *cached)

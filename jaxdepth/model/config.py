@@ -1,7 +1,7 @@
-"""The shape of a model, read strictly from a Hugging Face `config.json`.
+"""The config of a model, read strictly from a Hugging Face `config.json`.
 
-Strict means: every key is either read, known to leave the numbers of a forward pass alone, or
-refused by name. A key that is silently dropped is how ports go wrong without anybody noticing.
+Strict means: every key is either read, listed as not affecting a forward pass, or refused by name.
+A key that is dropped in silence is how ports go wrong without anybody noticing.
 """
 
 from collections.abc import Mapping
@@ -205,8 +205,8 @@ def read_config(path: Path) -> tuple[ModelConfig, dict]:
 
 
 def _refuse_unknown(raw: Mapping[str, Any], family: str) -> None:
-    known = {*_SIZES, *_OTHER, *_ONLY, *(_QWEN2 if family == "qwen2" else ())} | _HARMLESS
-    unknown = [k for k in raw if k not in known and not k.startswith("_")]
+    recognised = {*_SIZES, *_OTHER, *_ONLY, *(_QWEN2 if family == "qwen2" else ())} | _HARMLESS
+    unknown = [k for k in raw if k not in recognised and not k.startswith("_")]
     if unknown:
         raise InputError(
             f"unknown key {short(unknown[0])} = {short(raw[unknown[0]])} may change the numbers "
@@ -242,8 +242,8 @@ def _windows(raw: Mapping[str, Any], family: str) -> tuple[int | None, tuple[boo
         raise InputError(f"num_hidden_layers is {layers}, expected at most {_MOST_LAYERS}")
     if kinds is None:
         kinds = [_SLIDING if i >= first else _FULL for i in range(layers)]
-    known = isinstance(kinds, list) and all(k in (_FULL, _SLIDING) for k in kinds)
-    if not known or len(kinds) != layers:
+    is_valid = isinstance(kinds, list) and all(k in (_FULL, _SLIDING) for k in kinds)
+    if not is_valid or len(kinds) != layers:
         raise InputError(
             f"layer_types is {short(kinds)}, expected a list of {layers}, each {_FULL!r} or "
             f"{_SLIDING!r}"
@@ -268,8 +268,8 @@ def _rope(raw: Mapping[str, Any]) -> RopeConfig:
     if new is not None and scaling is not None and dict(new) != dict(scaling):
         raise InputError("rope_parameters and rope_scaling disagree: keep one of them")
     rope = dict(new if new is not None else scaling or {})
-    said = [t for t in (rope.pop("rope_theta", None), raw.get("rope_theta")) if t is not None]
-    thetas = {_number("rope_theta", theta) for theta in said}
+    given = [t for t in (rope.pop("rope_theta", None), raw.get("rope_theta")) if t is not None]
+    thetas = {_number("rope_theta", theta) for theta in given}
     if len(thetas) > 1:
         raise InputError(f"two values of rope_theta: {sorted(thetas)}; keep one of them")
     theta = thetas.pop() if thetas else 10000.0

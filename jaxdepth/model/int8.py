@@ -1,7 +1,8 @@
-"""Matrices of the layers as 8-bit integers, a scale for each output: a quarter of float32's memory.
+"""Weight-only int8 quantisation: matrices as 8-bit integers with a scale for each output.
 
-A column w of outputs becomes round(w / s) with s = max |w| / 127. Activations stay as they are, so
-nothing is calibrated. Source: the weight-only form of Dettmers et al. 2022 (arXiv:2208.07339).
+A column w of outputs becomes round(w / s) with s = max |w| / 127: a quarter of float32's memory.
+Activations stay in their dtype, so nothing is calibrated. Source: the weight-only form of Dettmers
+et al. 2022 (arXiv:2208.07339).
 """
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Shaped
 
 
 class Int8(nnx.Module):
-    """A matrix, or a stack of them."""
+    """A quantised matrix, or a stack of them."""
 
     def __init__(self, values: Shaped[Array, "*L I O"], scale: Float[Array, "*L O"]):
         self.values = nnx.Param(values)
@@ -21,8 +22,8 @@ class Int8(nnx.Module):
     def shape(self) -> tuple[int, ...]:
         return self.values.shape
 
-    def times(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        """x W: summed and scaled in float32, given back in the dtype of `x`."""
+    def matmul(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
+        """x W: summed and scaled in float32, returned in the dtype of `x`."""
         product = jnp.matmul(
             x,
             self.values[...].astype(x.dtype),  # exact: bfloat16 holds all whole numbers to 256

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdepth.cpu.lazy_slice import Stacked, cut
+from jaxdepth.cpu.lazy_slice import LazySlice, slice_layer
 from jaxdepth.errors import InputError, listed
 from jaxdepth.model.attention import HIGHEST, Part, attend, merge_parts
 from jaxdepth.model.config import ModelConfig
@@ -26,12 +26,12 @@ from jaxdepth.model.parameters import LAYER_PARAMETERS, MATRICES, has_parameter,
 from jaxdepth.model.rope import rope_table, rotate
 from jaxdepth.model.sharding import constrain, parameter_sharding
 
-_ALL = np.iinfo(np.int32).max  # the window of a layer that sees all keys: none is so far away
+_ALL = np.iinfo(np.int32).max  # a window that no key is outside of
 
 
 def rms_norm(
-    x: Float[Array, "... D"], scale_D: Float[Array, " D"], epsilon: float
-) -> Float[Array, "... D"]:
+    x: Float[Array, "*batch D"], scale_D: Float[Array, " D"], epsilon: float
+) -> Float[Array, "*batch D"]:
     """Root-mean-square norm in float32; the dtype of `x` is kept."""
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + epsilon)
@@ -39,9 +39,9 @@ def rms_norm(
 
 
 class LowRank(nnx.Module):
-    """A matrix W with a low-rank part A B that stays apart from it: x (W + A B).
+    """A matrix W with a low-rank update A B kept apart from it: x (W + A B).
 
-    Source: Hu et al. 2021 (arXiv:2106.09685); its scale alpha / rank is already in B.
+    Source: Hu et al. 2021 (arXiv:2106.09685); the scale alpha / rank is already in B.
     """
 
     def __init__(self, weight: Array, a: Array, b: Array):
@@ -50,22 +50,22 @@ class LowRank(nnx.Module):
         self.b = nnx.Param(b)
 
 
-def _times(
-    x: Float[Array, "... I"], matrix: nnx.Param | LowRank | Int8 | Stacked
-) -> Float[Array, "... O"]:
-    if isinstance(matrix, Stacked):
-        return _times(x, matrix.cut_for(x))
+def _matmul(
+    x: Float[Array, "*batch I"], matrix: nnx.Param | LowRank | Int8 | LazySlice
+) -> Float[Array, "*batch O"]:
+    if isinstance(matrix, LazySlice):
+        return _matmul(x, matrix.slice_for(x))
     if isinstance(matrix, Int8):
-        return matrix.times(x)
+        return matrix.matmul(x)
     if isinstance(matrix, LowRank):
-        return _times(x, matrix.weight) + _times(_times(x, matrix.a), matrix.b)
+        return _matmul(x, matrix.weight) + _matmul(_matmul(x, matrix.a), matrix.b)
     return jnp.matmul(x, matrix[...], precision=HIGHEST)
 
 
 class Steering(nnx.Module):
     """A change of the residual stream along a unit axis: h + (shift + gain (h . axis)) axis.
 
-    Both ways of steering have this one form, so that programs need not know which it is.
+    Directional ablation and activation addition both have this form, so one program serves both.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class Steering(nnx.Module):
         self.gain = nnx.Param(gain)
         self.shift = nnx.Param(shift)
 
-    def __call__(self, h: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        """The changed stream: computed in float32, given back in the dtype of `h`."""
+    def __call__(self, h: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """The changed residual stream: computed in float32, returned in the dtype of `h`."""
         h32, axis_D = h.astype(jnp.float32), self.axis[...]
         along = jnp.sum(h32 * axis_D, axis=-1, keepdims=True)
         return (h32 + (self.shift[...] + self.gain[...] * along) * axis_D).astype(h.dtype)
@@ -85,9 +85,9 @@ class Steering(nnx.Module):
 class Block(nnx.Module):
     """The weights of one layer, or of all of them stacked on a leading L axis."""
 
-    # Of the class: only a model from `steer` has one of its own, and others stay as they are.
+    # Class attributes are what most models have: `steer` sets `steering`, and `Mistral.blocks` sets
+    # `slides` where layers differ: whether this layer has the sliding window.
     steering: Steering | None = None
-    # Of a model whose layers differ, given by `Mistral.blocks`: whether this layer has the window.
     slides: nnx.Variable | None = None
     q_bias: nnx.Param | None = None
     k_bias: nnx.Param | None = None
@@ -97,12 +97,12 @@ class Block(nnx.Module):
         self.config = config
         for name in LAYER_PARAMETERS:
             if has_parameter(name, config):
-                leaf = arrays[f"layers.{name}"]
-                setattr(self, name, leaf if isinstance(leaf, Int8) else nnx.Param(leaf))
+                array = arrays[f"layers.{name}"]
+                setattr(self, name, array if isinstance(array, Int8) else nnx.Param(array))
 
     @property
     def window(self) -> int | Int[Array, ""] | None:
-        """Keys that a query of this layer sees, itself included; traced where layers differ."""
+        """How many keys a query sees, its own included (None: all); traced where layers differ."""
         if self.config.sliding_layers is None:
             return self.config.sliding_window
         return jnp.where(self._slides, self.config.sliding_window, _ALL)
@@ -114,14 +114,17 @@ class Block(nnx.Module):
         return self.slides[...]
 
     def project(
-        self, h: Float[Array, "... D"], cos: Float[Array, "... H"], sin: Float[Array, "... H"]
-    ) -> tuple[Float[Array, "... Q H"], Float[Array, "... K H"], Float[Array, "... K H"]]:
+        self,
+        h: Float[Array, "*batch D"],
+        cos: Float[Array, "*#batch H"],
+        sin: Float[Array, "*#batch H"],
+    ) -> tuple[Float[Array, "*batch Q H"], Float[Array, "*batch K H"], Float[Array, "*batch K H"]]:
         """Queries, keys and values of the residual stream; queries and keys are rotated."""
         x = rms_norm(h, self.attn_norm[...], self.config.rms_norm_eps)
 
         def heads(matrix, bias):
-            flat = _times(x, matrix) if bias is None else _times(x, matrix) + bias[...]
-            # The barrier keeps the split into heads out of the product: a TPU would store a second
+            flat = _matmul(x, matrix) if bias is None else _matmul(x, matrix) + bias[...]
+            # The barrier keeps the split into heads out of the matmul: a TPU would store a second
             # copy of all weights for it, in another layout.
             flat = jax.lax.optimization_barrier(flat)
             return flat.reshape(*x.shape[:-1], -1, self.config.head_dim)
@@ -130,15 +133,15 @@ class Block(nnx.Module):
         return rotate(q, cos, sin), rotate(k, cos, sin), v
 
     def finish(
-        self, h: Float[Array, "... D"], mixed: Float[Array, "... Q H"]
-    ) -> Float[Array, "... D"]:
-        """The residual stream after this layer, given what its attention mixed."""
+        self, h: Float[Array, "*batch D"], mixed: Float[Array, "*batch Q H"]
+    ) -> Float[Array, "*batch D"]:
+        """The residual stream after this layer, given its attention's weighted values."""
         mixed = mixed.reshape(*mixed.shape[:-2], -1)
-        h = h + _times(mixed, self.o)
+        h = h + _matmul(mixed, self.o)
         with jax.named_scope("mlp"):
             x = rms_norm(h, self.mlp_norm[...], self.config.rms_norm_eps)
-            mixed = jax.nn.silu(_times(x, self.gate)) * _times(x, self.up)
-            h = h + _times(mixed, self.down)
+            mixed = jax.nn.silu(_matmul(x, self.gate)) * _matmul(x, self.up)
+            h = h + _matmul(mixed, self.down)
         if self.steering is None:
             return h
         with jax.named_scope("steer"):
@@ -181,7 +184,7 @@ class Block(nnx.Module):
         window = self.config.sliding_window
         if self.config.sliding_layers is None:
             return attend(q, k, v, window)
-        # Each branch knows its window, so that fused attention leaves out what is not seen.
+        # Each branch has a static window, so that fused attention skips what is outside of it.
         branches = (functools.partial(attend, window=w) for w in (window, None))
         return jax.lax.cond(self._slides, *branches, q, k, v)
 
@@ -195,23 +198,27 @@ class Mistral(nnx.Module):
         arrays: Mapping[str, Array | Int8],
         mesh: Mesh | None = None,
     ):
-        """Takes its weights as they are.
+        """Builds the model on arrays as they are: nothing is copied or converted.
 
         Args:
             config: the shape of the model.
-            arrays: leaf name -> array, as `model.leaves.leaf_shapes(config)` declares them;
-                matrices of layers may be Int8.
-            mesh: the devices that hold them, as `mesh.leaf_sharding` says; None is one device.
+            arrays: parameter name -> array, as `parameters.parameter_shapes(config)` declares them;
+                matrices of layers may be `Int8`.
+            mesh: the devices that the arrays are sharded over; None is one device.
 
         Raises:
-            InputError: a leaf is missing, unknown or of another shape than the config says.
+            InputError: a parameter is missing, unknown or of another shape than the config says.
         """
         shapes = parameter_shapes(config)
         if set(arrays) != set(shapes):
-            raise InputError(f"model leaves differ: {listed(sorted(set(arrays) ^ set(shapes)))}")
+            raise InputError(
+                f"model parameters differ: {listed(sorted(set(arrays) ^ set(shapes)))}"
+            )
         for name, shape in shapes.items():
             if tuple(arrays[name].shape) != shape:
-                raise InputError(f"leaf {name} is {tuple(arrays[name].shape)}, expected {shape}")
+                raise InputError(
+                    f"parameter {name} is {tuple(arrays[name].shape)}, expected {shape}"
+                )
         self.config = config
         self.mesh = mesh
         self.embed = nnx.Param(arrays["embed"])
@@ -225,32 +232,37 @@ class Mistral(nnx.Module):
         return jnp.take(table_VD, tokens_BS, axis=0, mode="fill", fill_value=jnp.nan)
 
     def blocks(self) -> Block:
-        """All layers, stacked, as `jax.lax.scan` takes them: with what is no weight but differs."""
+        """All layers, stacked, as `jax.lax.scan` takes them, with `slides` where layers differ."""
         if self.config.sliding_layers is None:
             return self.layers
-        blocks = jax.tree.map(lambda array: array, self.layers)  # a module of its own
+        blocks = jax.tree.map(lambda array: array, self.layers)  # a new module, the same arrays
         blocks.slides = nnx.Variable(np.array(self.config.sliding_layers))
         return blocks
 
     def layer(self, i: Int[Array, ""]) -> Block:
-        """Layer `i`, counted from 0; the number may be traced."""
+        """Layer `i`, counted from 0; `i` may be traced. Its matrices are sliced when they are used.
+
+        On a mesh they are sliced at once: each would wait for an activation that is sharded.
+        """
         blocks = self.blocks()
-        block = cut(blocks, i)
-        if self.mesh is None:  # on a mesh the others would have to be told when `x` is there
+        block = slice_layer(blocks, i)
+        if self.mesh is None:
             for name in MATRICES:
-                setattr(block, name, Stacked(getattr(blocks, name), i))
+                setattr(block, name, LazySlice(getattr(blocks, name), i))
         return block
 
-    def rope_at(self, positions: Int[Array, "..."]):
-        """RoPE cosines and sines of some positions, float32 (..., H) each."""
+    def rope_at(
+        self, positions: Int[Array, "*batch"]
+    ) -> tuple[Float[Array, "*batch H"], Float[Array, "*batch H"]]:
+        """RoPE cosines and sines of some positions, float32."""
         return rope_table(self.config.rope, self.config.head_dim, positions)
 
-    def position_inputs(self, length: int):
-        """What every layer needs besides the stream: RoPE cosines and sines of all positions."""
+    def position_inputs(self, length: int) -> tuple[Float[Array, "S H"], Float[Array, "S H"]]:
+        """RoPE cosines and sines of positions 0 to `length - 1`, which every layer takes."""
         return self.rope_at(jnp.arange(length))
 
-    def unembed(self, h: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Final norm and head: float32 logits of a residual stream taken after any layer."""
+    def unembed(self, h: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+        """Float32 logits of a residual stream taken after any layer: final norm and head."""
         with jax.named_scope("unembed"):
             x = rms_norm(h, self.norm[...], self.config.rms_norm_eps)
             head_VD = self.embed[...] if self.head is None else self.head[...]
@@ -260,21 +272,18 @@ class Mistral(nnx.Module):
 
 
 def on_mesh(model: Mistral, mesh: Mesh | None) -> Mistral:
-    """The model with every array sharded as `jaxdepth.model.sharding` says; itself for no mesh.
+    """The model with every parameter sharded over a mesh; the model itself where that is None.
 
     Raises:
-        InputError: a leaf cannot be divided.
+        InputError: an axis of a parameter cannot be divided among its devices.
     """
     if mesh is None:
         return model
-    held = jax.tree.map(lambda array: array, model)  # modules of its own, the same arrays
-    held.mesh = mesh
+    sharded = jax.tree.map(lambda array: array, model)  # new modules, the same arrays
+    sharded.mesh = mesh
     for name in parameter_shapes(model.config):
-        owner, short = (held.layers, name[7:]) if name.startswith("layers.") else (held, name)
-        array = getattr(owner, short)[...]
-        setattr(
-            owner,
-            short,
-            nnx.Param(jax.device_put(array, parameter_sharding(name, model.config, mesh))),
-        )
-    return held
+        in_layers, short = name.startswith("layers."), name.removeprefix("layers.")
+        owner = sharded.layers if in_layers else sharded
+        sharding = parameter_sharding(name, model.config, mesh)
+        setattr(owner, short, nnx.Param(jax.device_put(getattr(owner, short)[...], sharding)))
+    return sharded

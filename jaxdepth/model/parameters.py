@@ -1,6 +1,6 @@
-"""One declaration per weight array: its name and its axes.
+"""The declaration of every parameter: its name and its axes.
 
-Initialisation, conversion, loading and sharding all read this table. Matrices of the layers have
+Conversion, loading, sharding and training all read this table. Matrices of the layers have
 their inputs first: a CPU multiplies the few rows of a decoding step faster by them than by the
 outputs-first ones of Hugging Face's files, which checkpoints keep.
 """
@@ -39,14 +39,14 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
 
 
 def has_parameter(name: str, config: ModelConfig) -> bool:
-    """Whether a model of this config has the leaf: not all have a head of their own, or biases."""
+    """Whether a model of this config has the parameter: some tie the head, most have no biases."""
     if name == "head":
         return not config.tie_word_embeddings
     return config.qkv_bias or not name.endswith("_bias")
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every leaf of a model and its shape; leaves of layers are stacked on a leading L axis."""
+    """Every parameter of a model and its shape; those of layers have a leading L axis."""
     size = axis_sizes(config)
     top = {n: axes for n, axes in TOP_PARAMETERS.items() if has_parameter(n, config)}
     layers = {

@@ -1,15 +1,15 @@
-"""Which device holds which part of an array: the axes of a mesh, and rules from letters to them.
+"""How arrays are sharded: the axes of a mesh, and rules from axis letters to them.
 
-    data    prompts, with all lanes of theirs
-    fsdp    prompts too, and of every weight a part of its width D, gathered when a layer needs it
+    data    prompts, with all their lanes
+    fsdp    prompts too, and the width D of every parameter, gathered when a layer needs it
     model   heads, MLP and vocabulary of every layer
 
-Every array names its axes by letters, as in its suffix; `model.leaves` declares those of weights.
-Key and value heads that cannot be divided are held whole by every device; anything else that
-cannot is an error.
+Axis letters are those of `jaxdepth.model`; `parameters` declares them for each parameter. Key/value
+heads that an axis does not divide are replicated; anything else that it does not is an error.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,12 @@ from jaxdepth.model.parameters import PARAMETERS, axis_sizes
 
 AXES = ("data", "fsdp", "model")
 BATCH = ("data", "fsdp")
-WEIGHT_RULES = {"V": "model", "D": "fsdp", "F": "model", "A": "model", "C": "model"}
-STREAM_RULES = {"B": BATCH, "K": "model", "V": "model"}
+PARAMETER_RULES = {"V": "model", "D": "fsdp", "F": "model", "A": "model", "C": "model"}
+ACTIVATION_RULES = {"B": BATCH, "K": "model", "V": "model"}
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """Sizes of the axes from the command line, such as `data=4,model=2`; axes not named have 1.
+    """Parse the sizes of mesh axes, such as `data=4,model=2`; axes not named have size 1.
 
     Raises:
         InputError: the text cannot be read.
@@ -50,27 +50,27 @@ def parse_mesh(text: str) -> dict[str, int]:
     return sizes
 
 
-def make_mesh(text: str, devices=None) -> Mesh:
-    """The mesh that `--mesh` asks for, over these devices (by default all of every process).
+def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Make the mesh that `--mesh` describes, over some devices (by default all of every process).
 
     Raises:
         InputError: the text cannot be read, or there are not that many devices.
     """
     sizes = parse_mesh(text)
     devices = jax.devices() if devices is None else devices
-    wanted = math.prod(sizes.values())
-    # A process without a part in the mesh would have nothing to run.
-    if wanted > len(devices) or (jax.process_count() > 1 and wanted < len(devices)):
+    count = math.prod(sizes.values())
+    # A process without a device in the mesh would have nothing to run.
+    if count > len(devices) or (jax.process_count() > 1 and count < len(devices)):
         raise InputError(
-            f"mesh {text} is of {wanted} devices, there are {len(devices)} "
+            f"mesh {text} is of {count} devices, there are {len(devices)} "
             f"({devices[0].device_kind}): make the product of its sizes that"
         )
     auto = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(sizes.values()), AXES, auto, devices=devices[:wanted])
+    return jax.make_mesh(tuple(sizes.values()), AXES, auto, devices=devices[:count])
 
 
 def chosen_mesh(text: str | None) -> Mesh | None:
-    """The mesh of `--mesh`; without it one device, or all data where there are several processes.
+    """The mesh of `--mesh`; without it one device, or `data` over all where there are processes.
 
     Raises:
         InputError: as `make_mesh`.
@@ -81,105 +81,105 @@ def chosen_mesh(text: str | None) -> Mesh | None:
 
 
 def describe(mesh: Mesh | None) -> str:
-    """A mesh as `--mesh` has it; `one device` for none."""
+    """A mesh as it is written for `--mesh`; `one device` for None."""
     if mesh is None:
         return "one device"
     return ",".join(f"{name}={size}" for name, size in mesh.shape.items() if size > 1) or "data=1"
 
 
 def rows_of(mesh: Mesh | None) -> int:
-    """By how many devices the prompts are divided."""
+    """How many devices (or groups of them) the prompts are sharded over."""
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def whole_rows(rows: int, mesh: Mesh | None) -> int:
-    """The least number of rows, at least so many, that the mesh divides."""
+    """`rows` rounded up to a multiple of what prompts are sharded over."""
     return -(-rows // rows_of(mesh)) * rows_of(mesh)
 
 
-def weight_spec(name: str, config: ModelConfig, mesh: Mesh) -> PartitionSpec:
-    """How a leaf is divided; `name` as in `model.leaves`, without the axis L.
+def parameter_spec(name: str, config: ModelConfig, mesh: Mesh) -> PartitionSpec:
+    """The partition of a parameter; `name` as in `parameters.PARAMETERS`, without the axis L.
 
     Raises:
-        InputError: an axis cannot be divided: names the leaf.
+        InputError: an axis cannot be divided: names the parameter.
     """
-    sizes, found = axis_sizes(config), []
+    sizes, spec = axis_sizes(config), []
     for letter in PARAMETERS[name]:
-        axis = WEIGHT_RULES[letter]
-        # Heads, not single columns, are what attention needs together.
+        axis = PARAMETER_RULES[letter]
+        # Attention needs all columns of a head on one device.
         units = {"A": config.num_attention_heads, "C": config.num_key_value_heads}
         count = units.get(letter, sizes[letter])
         if count % mesh.shape[axis] == 0:
-            found.append(axis)
+            spec.append(axis)
         elif letter == "C":
-            found.append(None)
+            spec.append(None)
         else:
             what = "query heads" if letter == "A" else f"({letter})"
             raise InputError(
                 f"{name}: {count} {what} cannot be divided by {axis}={mesh.shape[axis]}: choose "
                 f"another size for {axis}"
             )
-    return PartitionSpec(*found)
+    return PartitionSpec(*spec)
 
 
 def parameter_sharding(name: str, config: ModelConfig, mesh: Mesh) -> NamedSharding:
-    """How a whole leaf is held: `embed`, or `layers.q` with its axis L, which is not divided."""
+    """The sharding of a parameter: `embed`, or `layers.q` with its axis L, which stays whole."""
     short = name.removeprefix("layers.")
-    spec = weight_spec(short, config, mesh)
+    spec = parameter_spec(short, config, mesh)
     return NamedSharding(mesh, spec if short == name else PartitionSpec(None, *spec))
 
 
-def stream_sharding(shape: tuple[int, ...], axes: str, mesh: Mesh) -> NamedSharding:
-    """How an array that is no weight is held, by the letters of its axes.
+def activation_sharding(shape: tuple[int, ...], axes: str, mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that is no parameter, by the letters of its axes.
 
     Raises:
-        InputError: there are prompts that the mesh does not divide.
+        InputError: the mesh does not divide the number of prompts.
     """
-    found = []
+    spec = []
     for size, letter in zip(shape, axes, strict=True):
-        rule = STREAM_RULES.get(letter)
+        rule = ACTIVATION_RULES.get(letter)
         if rule == BATCH and size % rows_of(mesh):
             raise InputError(
                 f"{size} prompts at once cannot be divided by data x fsdp = {rows_of(mesh)}: use "
                 "a multiple of it"
             )
-        found.append(rule if rule == BATCH or pieces(letter, size, mesh) > 1 else None)
-    return NamedSharding(mesh, PartitionSpec(*found))
+        spec.append(rule if rule == BATCH or shards_of(letter, size, mesh) > 1 else None)
+    return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def pieces(letter: str, size: int, mesh: Mesh | None) -> int:
-    """Into how many pieces an axis of heads or vocabulary is divided: 1 where it cannot be."""
-    rule = STREAM_RULES.get(letter)
+def shards_of(letter: str, size: int, mesh: Mesh | None) -> int:
+    """How many shards an axis of heads or vocabulary has: 1 where the mesh does not divide it."""
+    rule = ACTIVATION_RULES.get(letter)
     parts = mesh.shape[rule] if mesh is not None and rule in mesh.shape else 1
     return parts if size % parts == 0 else 1
 
 
 def constrain(array: jax.Array, axes: str, mesh: Mesh | None) -> jax.Array:
-    """Inside a program: says how an array is held, where the compiler could choose otherwise."""
+    """Constrain, inside a program, how an array is sharded; does nothing for no mesh."""
     if mesh is None:
         return array
-    return jax.lax.with_sharding_constraint(array, stream_sharding(array.shape, axes, mesh))
+    return jax.lax.with_sharding_constraint(array, activation_sharding(array.shape, axes, mesh))
 
 
 def shard(array, axes: str, mesh: Mesh | None) -> jax.Array:
-    """An array of the host, which every process has whole, on the devices; arrays there stay."""
+    """Put an array that every process has whole on the devices; arrays that are there stay."""
     if mesh is None or isinstance(array, jax.core.Tracer):
         return jnp.asarray(array)
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return array
     array = np.asarray(array)
-    sharding = stream_sharding(array.shape, axes, mesh)
+    sharding = activation_sharding(array.shape, axes, mesh)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def state_shardings(state, config: ModelConfig, mesh: Mesh):
-    """How a training state is held: what belongs to a weight as that weight is, the rest whole.
+    """Shardings of a training state: arrays of a parameter like it, all others replicated.
 
     Args:
-        state: arrays, or their shapes; what is trained, and its moments, in dicts by the names of
-            `model.tuned.Params`: of low-rank factors one axis is that of their matrix.
-        config: of the model.
-        mesh: its devices.
+        state: a tree of arrays or shapes; parameters and their optimiser moments stand in dicts by
+            the names of `model.tuned.Params`. A low-rank factor has one axis of its matrix.
+        config: the shape of the model.
+        mesh: the devices.
     """
 
     def of(path, array) -> NamedSharding:
@@ -187,7 +187,7 @@ def state_shardings(state, config: ModelConfig, mesh: Mesh):
         short, _, factor = (names[-1] if names else "").removeprefix("layers.").partition(".")
         if short not in PARAMETERS:
             return NamedSharding(mesh, PartitionSpec())
-        spec = weight_spec(short, config, mesh)
+        spec = parameter_spec(short, config, mesh)
         if factor:
             spec = {"a": (spec[0], None), "b": (None, spec[1])}[factor]
         stacked = names[-1].startswith("layers.")
@@ -197,19 +197,19 @@ def state_shardings(state, config: ModelConfig, mesh: Mesh):
 
 
 def reshard(tree, shardings):
-    """A tree of arrays, held so; what is on one device only must be the same in every process."""
+    """Reshard a tree of arrays; those on one device must be the same in every process."""
 
-    def held(array, sharding):
+    def move(array, sharding):
         if isinstance(array.sharding, NamedSharding):
             return jax.device_put(array, sharding)
         host = np.asarray(array)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-    return jax.tree.map(held, tree, shardings)
+    return jax.tree.map(move, tree, shardings)
 
 
 def to_host(array) -> np.ndarray:
-    """An array of the devices, whole, on the host of every process: all must ask for it."""
+    """An array as a whole on the host of every process; all processes must call this together."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         if array.is_fully_replicated:
             return np.asarray(array.addressable_data(0))

@@ -1,6 +1,6 @@
-"""A model whose residual stream is changed after some of its layers: what a direction causes.
+"""Steering: change the residual stream along a direction after some of the layers.
 
-An exit sees the change if the layer that it follows, or one below, was chosen.
+An exit sees the change if the layer that it follows, or one before, is steered.
 Source: Arditi et al. 2024 (arXiv:2406.11717), directional ablation and activation addition.
 """
 
@@ -24,16 +24,16 @@ def steer(
     how: Literal["ablate", "add"],
     scale: float = 1.0,
 ) -> Mistral:
-    """The model with the stream h changed after each of some layers, at every position.
+    """The model with the residual stream h changed after some layers, at every position.
 
-    One compiled program serves every direction, choice of layers, way and scale.
+    One compiled program serves every direction, choice of layers, method and scale.
 
     Args:
-        model: it is left as it is. The new one shares its arrays; an earlier steering is replaced.
-        direction_D: of any length but zero.
-        layers: after which layers, each 1..L; none changes nothing.
+        model: left unchanged. The new one shares its arrays; an earlier steering is replaced.
+        direction_D: of any length above 0.
+        layers: after which layers, each 1..L; empty changes nothing.
         how: "ablate": h - scale (h . r) r, with r the unit vector; "add": h + scale direction.
-        scale: 1 takes the direction out, or adds it in the length that it has; 0 changes nothing.
+        scale: 1 removes the direction, or adds it in its own length; 0 changes nothing.
 
     Raises:
         InputError: the direction is of another width, zero or not finite; a layer is out of range;
@@ -44,17 +44,19 @@ def steer(
     _check(direction_D, D, layers, L, scale)
     length = float(np.linalg.norm(direction_D))
     gain, shift = {"ablate": (-scale, 0.0), "add": (0.0, scale * length)}[how]
-    chosen_L = np.isin(np.arange(1, L + 1), list(layers))
-    steered = jax.tree.map(lambda array: array, model)  # modules of its own, the same arrays
+    is_steered_L = np.isin(np.arange(1, L + 1), list(layers))
+    steered = jax.tree.map(lambda array: array, model)  # new modules, the same arrays
     steered.layers.steering = Steering(
         jnp.asarray(np.tile(direction_D / length, (L, 1)), jnp.float32),
-        jnp.asarray(gain * chosen_L, jnp.float32),
-        jnp.asarray(shift * chosen_L, jnp.float32),
+        jnp.asarray(gain * is_steered_L, jnp.float32),
+        jnp.asarray(shift * is_steered_L, jnp.float32),
     )
     return steered
 
 
-def _check(direction_D, width: int, layers, depth: int, scale: float) -> None:
+def _check(
+    direction_D: np.ndarray, width: int, layers: Sequence[int], depth: int, scale: float
+) -> None:
     if direction_D.shape != (width,):
         raise InputError(f"a direction of shape {direction_D.shape}, expected ({width},)")
     if not np.isfinite(direction_D).all() or not direction_D.any():

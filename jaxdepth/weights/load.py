@@ -17,7 +17,7 @@ from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.int8 import Int8, to_int8
 from jaxdepth.model.mistral import Mistral, on_mesh
 from jaxdepth.model.parameters import MATRICES, parameter_shapes
-from jaxdepth.model.sharding import parameter_sharding, to_host, weight_spec
+from jaxdepth.model.sharding import parameter_sharding, parameter_spec, to_host
 from jaxdepth.runtime.distributed import raise_on_all
 from jaxdepth.weights.adapter import apply_adapter, read_adapter
 from jaxdepth.weights.checkpoint import (
@@ -179,7 +179,7 @@ def _read(
 def _disk_sharding(tensor: MappedTensor, config: ModelConfig, mesh: Mesh) -> NamedSharding:
     """How a mesh shards an array as it is on disk, where the outputs come first."""
     layer, name = tensor.layer_and_parameter
-    spec = weight_spec(name.removeprefix("layers."), config, mesh)
+    spec = parameter_spec(name.removeprefix("layers."), config, mesh)
     return NamedSharding(mesh, spec if layer is None else PartitionSpec(*spec[::-1]))
 
 

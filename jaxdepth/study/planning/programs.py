@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from jaxdepth.depth import decode as engine
 from jaxdepth.depth.lanes import plan_segments
-from jaxdepth.depth.sampling import Sampling, lane_keys
-from jaxdepth.depth.talk import Speak
+from jaxdepth.depth.sampling import Sampling, TokenSampler, lane_keys
 from jaxdepth.model.sharding import state_shardings, whole_rows
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.study.first_token import first_token_at
@@ -161,7 +160,7 @@ def _decode(shapes: Shapes, prompts: int) -> Program:
         _batch(shapes, prompts)[1],
         shapes.array((X,), jnp.int32, "X"),
         shapes.array(keys.shape, keys.dtype, "XB"),
-        Speak(Sampling(), shapes.array((1,), jnp.int32, "-")),
+        TokenSampler(Sampling(), shapes.array((1,), jnp.int32, "-")),
     )
     return _compile(
         shapes,

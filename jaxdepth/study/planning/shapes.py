@@ -16,7 +16,7 @@ from jaxdepth.errors import InputError, at_least, one_line
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import parameter_shapes
-from jaxdepth.model.sharding import make_mesh, parameter_sharding, stream_sharding
+from jaxdepth.model.sharding import activation_sharding, make_mesh, parameter_sharding
 from jaxdepth.study.planning.chips import GPUS, TPUS, Chip, find_chip
 from jaxdepth.study.planning.settings import Plan
 
@@ -40,7 +40,7 @@ class Shapes:
 
         It is sharded by the letters of its axes; `-` is an axis without a name.
         """
-        sharding = stream_sharding(tuple(shape), axes, self.mesh)
+        sharding = activation_sharding(tuple(shape), axes, self.mesh)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     @cached_property

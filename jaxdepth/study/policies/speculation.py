@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from jaxdepth.depth.speculative import passes_spent, speculate
+from jaxdepth.depth.speculative import sequential_layers, speculate
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.datasets import cluster_of
 from jaxdepth.runtime.progress import ProgressBar
@@ -68,7 +68,7 @@ def write_speculation(
             memory_budget=memory_budget(settings.decoding),
         )
         layers = subject.model.config.num_hidden_layers
-        passes_BE = passes_spent(depths, found.rounds, found.drafted, layers)
+        passes_BE = sequential_layers(depths, found.rounds, found.drafted, layers)
         table = [
             {
                 "prompt_id": subject.prompts[batch.indices[b]].prompt_id,
