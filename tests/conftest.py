@@ -7,8 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 
 HERE = Path(__file__).parent
+
+# Shapes and types of what is annotated in these folders are checked while programs are traced. It
+# has to be switched on before any of their modules is imported.
+install_import_hook(["jaxdepth.model", "jaxdepth.depth"], "runtime_types.check")
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """For tests that hand in shapes or types that do not fit, and expect an error in words."""
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -179,6 +179,7 @@ def test_nulls():
     assert np.isfinite(exit_logits(model_of(raw), *prompts(), 4)).all()
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -125,7 +125,7 @@ def test_batches_fit_the_budget(model):
             return memory(model.config, plan_segments(part), prompts, 64, 6, samples, 4).total
 
         groups = split(bytes_of, [1, 2, 3, 4], 3, 5, budget)
-        lanes = [(b, p, m) for g in groups for b in g.rows for p in g.places for m in g.samples]
+        lanes = [(b, e, m) for g in groups for b in g.rows for e in g.exits for m in g.samples]
         assert sorted(lanes) == list(itertools.product(range(3), range(4), range(5)))
         for rows, full, part, chosen in groups:
             assert set(full) == set(rows)
@@ -298,8 +298,9 @@ def test_merged_parts_equal_whole_attention(cut, window):
     places = jnp.arange(10)
     away = places[:, None] - places
     mask = (away >= 0) & (away < (window or 10))
+    q, k, v = (jnp.asarray(x) for x in (q, k, v))
     whole = attend(q, k, v, window)
-    heads_first = [jnp.asarray(x).swapaxes(1, 2) for x in (q, k, v)]
+    heads_first = [x.swapaxes(1, 2) for x in (q, k, v)]
     q, k, v = heads_first
     first = attend_part(q, k[..., :cut, :], v[..., :cut, :], mask[:, :cut]) if cut else None
     rest = attend_part(q, k[..., cut:, :], v[..., cut:, :], mask[:, cut:]) if cut < 10 else None

@@ -25,7 +25,7 @@ def truncated_twin(model: Mistral, tokens, lengths, exit: int) -> np.ndarray:
     rows = []
     for row, length in zip(tokens, lengths, strict=True):
         h = model.embed_tokens(jnp.asarray(row[None, :length]))
-        inputs = model.position_inputs(length)
+        inputs = model.position_inputs(int(length))
         for i in range(exit):
             block = jax.tree.map(lambda leaf, i=i: leaf[i], model.layers)
             h, _ = block(h, *inputs)
@@ -62,6 +62,7 @@ def test_one_compilation_serves_every_exit(model):
     assert _exit_logits._cache_size() == before
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("exit", [0, 5, -1, 1.5])
 def test_a_concrete_exit_is_validated(model, exit):
     with pytest.raises(jaxdepth.InputError, match="exit"):
@@ -74,6 +75,7 @@ def test_a_traced_exit_out_of_range_is_nan(model):
     assert not np.isnan(logits[2:4]).any()
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_bad_lengths_and_tokens(model):
     tokens, lengths = prompts()
     for bad in (lengths * 0, lengths + 1, lengths[:2]):
@@ -107,7 +109,7 @@ def test_low_precision_stays_close(dtype):
 def test_attention_equals_a_loop(window):
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((2, 7, n, 4)).astype(np.float32) for n in (4, 2, 2))
-    found = attend(q, k, v, window)
+    found = attend(*map(jnp.asarray, (q, k, v)), window)
     for b in range(2):
         for t in range(7):
             first = 0 if window is None else max(0, t - window + 1)
@@ -161,7 +163,7 @@ def test_masking_the_stream_would_cost_every_layer_for_every_exit(model):
         h, _ = jax.lax.scan(layer, model.embed_tokens(tokens), steps)
         return model.unembed(h[jnp.arange(len(tokens)), lengths - 1])
 
-    tokens, lengths = prompts()
+    tokens, lengths = map(jnp.asarray, prompts())
     exits = jnp.arange(1, 5)
     assert np.allclose(
         jax.vmap(masked, in_axes=(None, None, None, 0))(model, tokens, lengths, exits),

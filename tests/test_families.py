@@ -55,6 +55,7 @@ def test_converted_from_parts(tmp_path):
     assert not convert(parts[0], tmp_path / "model")  # the same, whichever part is named
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_a_stacked_block_that_does_not_know_its_layers_is_refused():
     """A scan over the weights alone would give every layer the same window."""
     model = model_of(RAW)

@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdepth.model.config import ModelConfig
@@ -62,7 +63,8 @@ def leaves_of(config: ModelConfig, tensors) -> dict[str, np.ndarray]:
 
 def model_of(raw: dict, seed: int = 0) -> Mistral:
     config = ModelConfig.from_hf(raw)
-    return Mistral(config, leaves_of(config, hf_tensors(config, seed)))
+    arrays = leaves_of(config, hf_tensors(config, seed))
+    return Mistral(config, {name: jnp.asarray(array) for name, array in arrays.items()})
 
 
 def prompts(seed: int = 1) -> tuple[np.ndarray, np.ndarray]:

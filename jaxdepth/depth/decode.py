@@ -5,7 +5,6 @@ stream after its own exit. A `Sampler` chooses each lane's token from its logits
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 from jaxdepth.depth.lanes import Plan, Segment
 from jaxdepth.depth.layer_scan import LayerOutput, at_exits, at_positions, scan_layers
 from jaxdepth.depth.sampling import Sampler
+from jaxdepth.model import Ints
 from jaxdepth.model.cache import (
     CacheSlice,
     LaneCache,
@@ -52,7 +52,7 @@ class DecodedLanes(NamedTuple):
 class LaneOrder:
     """Exits in any order, as lanes from deep to shallow, and back."""
 
-    def __init__(self, exits: Sequence[int]):
+    def __init__(self, exits: Ints):
         self._order = np.argsort(-np.asarray(exits), kind="stable")
         self.exits_E = np.asarray(exits, np.int32)[self._order]
 

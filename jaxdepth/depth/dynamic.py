@@ -20,6 +20,7 @@ from jaxdepth.depth.lanes import Segment, memory
 from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
 from jaxdepth.depth.sampling import Sampling, TokenSampler, lane_keys
 from jaxdepth.errors import InputError, at_least, listed
+from jaxdepth.model import AnyArray, Ints
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard, to_host
@@ -31,25 +32,25 @@ LOGIT_POLICIES = {Policy.TOP1, Policy.MARGIN, Policy.PATIENCE, Policy.ORACLE}
 class DynamicGeneration(NamedTuple):
     """The tokens that every rule decoded, and their exits; 0 beyond a lane's length."""
 
-    tokens: Int[np.ndarray, "B R M T"]
-    lengths: Int[np.ndarray, "B R M"]  # the end token counts
-    exits: Int[np.ndarray, "B R M T"]  # the exit that each token was read from, 1..L
-    scores: Float[np.ndarray, "B R M T"]  # the policy's score there
-    confidence: Float[np.ndarray, "B R M T"]  # probability of the most probable token, there
+    tokens: Int[np.ndarray, "B E M T"]
+    lengths: Int[np.ndarray, "B E M"]  # the end token counts
+    exits: Int[np.ndarray, "B E M T"]  # the exit that each token was read from, 1..L
+    scores: Float[np.ndarray, "B E M T"]  # the policy's score there
+    confidence: Float[np.ndarray, "B E M T"]  # probability of the most probable token, there
 
 
 def generate_dynamic(
     model: Mistral,
-    tokens_BS: Int[Array, "B S"],
-    lengths_B: Int[Array, " B"],
+    tokens_BS: Int[AnyArray, "B S"],
+    lengths_B: Int[AnyArray, " B"],
     rules: Sequence[ExitRule],
-    exits: Sequence[int],
+    exits: Ints,
     max_new_tokens: int,
     *,
     samples: int = 1,
     sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
-    seeds_B: Sequence[int] | None = None,
-    stop_tokens: Sequence[int] = (),
+    seeds_B: Ints | None = None,
+    stop_tokens: Ints = (),
     classifier: ExitClassifier | None = None,
     memory_budget: int = DEFAULT_BUDGET,
 ) -> DynamicGeneration:
@@ -62,7 +63,7 @@ def generate_dynamic(
         model: a model from `jaxdepth.load`.
         tokens_BS: token ids, prompts right-padded with any id of the vocabulary.
         lengths_B: the real length of each prompt, 1..S.
-        rules: policies with their thresholds, R of them.
+        rules: policies with their thresholds.
         exits: the candidates, in any order, each 1..L and named once; L always is one.
         max_new_tokens: T, the maximum per lane.
         samples: lanes per prompt and rule, M.
@@ -90,22 +91,22 @@ def generate_dynamic(
     at_least(1, max_new_tokens=max_new_tokens, samples=samples)
     check_room(model.config, np.shape(tokens_BS)[1], max_new_tokens)
     tokens_BS, lengths_B = np.asarray(tokens_BS), np.asarray(lengths_B)
-    B, R, M, T = len(lengths_B), len(rules), samples, max_new_tokens
+    B, E, M, T = len(lengths_B), len(rules), samples, max_new_tokens
     seeds_B = np.arange(B) if seeds_B is None else np.asarray(seeds_B)
     sampler = TokenSampler.of(sampling, stop_tokens)
     generation = DynamicGeneration(
-        tokens=np.zeros((B, R, M, T), np.int32),
-        lengths=np.zeros((B, R, M), np.int32),
-        exits=np.zeros((B, R, M, T), np.int32),
-        scores=np.zeros((B, R, M, T), np.float32),
-        confidence=np.zeros((B, R, M, T), np.float32),
+        tokens=np.zeros((B, E, M, T), np.int32),
+        lengths=np.zeros((B, E, M), np.int32),
+        exits=np.zeros((B, E, M, T), np.int32),
+        scores=np.zeros((B, E, M, T), np.float32),
+        confidence=np.zeros((B, E, M, T), np.float32),
     )
 
     def bytes_of(prompts: int, part: Sequence[ExitRule], samples: int) -> int:
         return _bytes(model, part, prompts, tokens_BS.shape[1], T, samples)
 
     for batch in split(bytes_of, rules, B, M, memory_budget, model.mesh):
-        rows, batch_rules = batch.padded_rows, [rules[r] for r in batch.exits]
+        rows, batch_rules = batch.padded_rows, [rules[e] for e in batch.exits]
         samples = len(batch.samples)
         lanes = _run(
             model,
@@ -175,7 +176,7 @@ def _lane_rules(
     depth: int,
     samples: int,
 ) -> LaneRules:
-    """The rules as arrays: lane r * samples + m is sample m of rule r."""
+    """The rules as arrays: lane e * samples + m is sample m of rule e."""
 
     def column(values, dtype):
         return np.repeat(np.asarray(list(values), dtype), samples)
@@ -200,7 +201,7 @@ def _run(
     rules: LaneRules,
     max_new_tokens: int,
     sampler: TokenSampler,
-    keys_RMB: Key[Array, "R M B"],
+    keys_EMB: Key[Array, "E M B"],
     needs_logits: bool,
 ) -> DynamicLanes:
     """Prefill and decode one batch."""
@@ -216,7 +217,7 @@ def _run(
         last_B,
         lengths_B,
         rules,
-        keys_RMB.reshape(-1, len(lengths_B)),
+        keys_EMB.reshape(-1, len(lengths_B)),
         sampler,
         needs_logits=needs_logits,
         max_new_tokens=max_new_tokens,

@@ -12,15 +12,16 @@ from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.layer_scan import at_exits, at_positions, scan_layers
 from jaxdepth.errors import InputError
+from jaxdepth.model import AnyArray, Ints
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard
 
 
 def exit_logits(
     model: Mistral,
-    tokens_BS: Int[Array, "B S"],
-    lengths_B: Int[Array, " B"],
-    exit: int | Int[Array, ""],
+    tokens_BS: Int[AnyArray, "B S"],
+    lengths_B: Int[AnyArray, " B"],
+    exit: int | np.integer | Int[AnyArray, ""],
 ) -> Float[Array, "B V"]:
     """Next-token logits after each prompt when only the first `exit` layers run.
 
@@ -111,7 +112,7 @@ def parse_exits(text: str, depth: int, what: str = "exit") -> list[int]:
     return sorted(exits)
 
 
-def check_exits(exits: ArrayLike, depth: int, what: str = "exit") -> None:
+def check_exits(exits: ArrayLike | Ints, depth: int, what: str = "exit") -> None:
     """Raise InputError if a concrete exit, or any of several, is not in 1..depth."""
     if isinstance(exits, jax.core.Tracer):
         return

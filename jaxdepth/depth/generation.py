@@ -17,6 +17,7 @@ from jaxdepth.depth.exits import check_exits, check_tokens
 from jaxdepth.depth.lanes import Plan, memory, plan_segments
 from jaxdepth.depth.sampling import Sampler, Sampling, TokenSampler, lane_keys
 from jaxdepth.errors import InputError, at_least
+from jaxdepth.model import AnyArray, Ints
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import rows_of, shard
@@ -36,15 +37,15 @@ class Generation(NamedTuple):
 
 def generate(
     model: Mistral,
-    tokens_BS: Int[Array, "B S"],
-    lengths_B: Int[Array, " B"],
-    exits: Sequence[int],
+    tokens_BS: Int[AnyArray, "B S"],
+    lengths_B: Int[AnyArray, " B"],
+    exits: Ints,
     max_new_tokens: int,
     *,
     samples: int | None = None,
     sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
-    seeds_B: Sequence[int] | None = None,
-    stop_tokens: Sequence[int] = (),
+    seeds_B: Ints | None = None,
+    stop_tokens: Ints = (),
     segments: int | None = None,
     memory_budget: int = DEFAULT_BUDGET,
 ) -> Generation:
@@ -107,7 +108,7 @@ def _generate_batch(
     model: Mistral,
     tokens_BS: Int[np.ndarray, "B S"],
     lengths_B: Int[np.ndarray, " B"],
-    exits: Sequence[int],
+    exits: Ints,
     max_new_tokens: int,
     sampler: Sampler,
     keys_EMB: Key[Array, "E M B"],

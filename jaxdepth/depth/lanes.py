@@ -13,6 +13,7 @@ from itertools import pairwise
 from jax.sharding import Mesh
 
 from jaxdepth.errors import InputError
+from jaxdepth.model import Ints
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.sharding import shards_of
 
@@ -32,7 +33,7 @@ class Segment:
 Plan = tuple[Segment, ...]
 
 
-def plan_segments(exits: Sequence[int], count: int | None = None) -> Plan:
+def plan_segments(exits: Ints, count: int | None = None) -> Plan:
     """The segments for some exits that need the least work.
 
     Args:

@@ -6,9 +6,8 @@ are traced, and the loop carries its state. `TokenSampler` samples until an end 
 """
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, no_type_check, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxdepth.cpu.argmax import argmax
 from jaxdepth.errors import InputError, at_least
+from jaxdepth.model import Ints
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Sampling:
             raise InputError(f"top_p is {self.top_p}, expected more than 0, at most 1")
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Chooses the tokens of all lanes, step by step."""
 
@@ -56,6 +57,8 @@ class Sampler(Protocol):
         """
 
 
+# No check of its fields at run time: JAX also rebuilds a pytree with what is no array.
+@no_type_check
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["stop_tokens"], meta_fields=["sampling"]
 )
@@ -67,7 +70,7 @@ class TokenSampler:
     stop_tokens: Int[Array, " stops"]
 
     @classmethod
-    def of(cls, sampling: Sampling, stop_tokens: Sequence[int]) -> "TokenSampler":
+    def of(cls, sampling: Sampling, stop_tokens: Ints) -> "TokenSampler":
         """The sampler for token ids that end a lane."""
         return cls(sampling, jnp.asarray(tuple(stop_tokens), jnp.int32))
 
@@ -86,9 +89,7 @@ class TokenSampler:
         return token_XB, is_any(token_XB, self.stop_tokens), None
 
 
-def lane_keys(
-    seeds_B: Sequence[int], exits: Sequence[int], samples: Sequence[int]
-) -> Key[Array, "E M B"]:
+def lane_keys(seeds_B: Ints, exits: Ints, samples: Ints) -> Key[Array, "E M B"]:
     """A random key for each lane, from its prompt's seed, its exit and its sample number."""
 
     def key(seed, exit_layer, sample):

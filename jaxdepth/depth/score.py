@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.exits import check_tokens
 from jaxdepth.depth.layer_scan import scan_layers
+from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard, to_host
 
@@ -15,7 +16,7 @@ CHUNK = 16
 
 
 def token_logprobs(
-    model: Mistral, tokens_BS: Int[Array, "B S"], lengths_B: Int[Array, " B"]
+    model: Mistral, tokens_BS: Int[AnyArray, "B S"], lengths_B: Int[AnyArray, " B"]
 ) -> Float[np.ndarray, "B S"]:
     """Natural log-probability of each token given those before it, at full depth, float32.
 

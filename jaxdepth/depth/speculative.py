@@ -33,6 +33,7 @@ from jaxdepth.depth.generation import DEFAULT_BUDGET, check_room, split
 from jaxdepth.depth.lanes import Segment, memory
 from jaxdepth.depth.sampling import is_any
 from jaxdepth.errors import InputError, at_least
+from jaxdepth.model import AnyArray, Ints
 from jaxdepth.model.cache import (
     CacheSlice,
     LaneCache,
@@ -61,13 +62,13 @@ class Speculation(NamedTuple):
 
 def speculate(
     model: Mistral,
-    tokens_BS: Int[Array, "B S"],
-    lengths_B: Int[Array, " B"],
-    depths: Sequence[int],
+    tokens_BS: Int[AnyArray, "B S"],
+    lengths_B: Int[AnyArray, " B"],
+    depths: Ints,
     max_new_tokens: int,
     *,
     draft_tokens: int = 4,
-    stop_tokens: Sequence[int] = (),
+    stop_tokens: Ints = (),
     memory_budget: int = DEFAULT_BUDGET,
 ) -> Speculation:
     """Decode every prompt greedily at full depth, drafting at each of some depths.
@@ -122,7 +123,7 @@ def speculate(
 
 
 def sequential_layers(
-    depths: Sequence[int],
+    depths: Ints,
     rounds: Int[np.ndarray, "B E"],
     drafted: Int[np.ndarray, "B E"],
     layers: int,
@@ -204,7 +205,7 @@ def run_rounds(
         true_XBW, cache = _verify(model, prompt, cache, h_XWBD, length_XB - 1, lengths_B, depths_X)
         # The draft's token after the last is not used: the last only had to be run.
         drafted_XB, accepted_XB, new_XB = _compare(
-            draft_XBW[..., :-1], true_XBW, T - length_XB, stop_tokens
+            true_XBW, draft_XBW[..., :-1], T - length_XB, stop_tokens
         )
         going_XB = ~lanes.done_XB
         new_XB = jnp.where(going_XB, new_XB, 0)
@@ -329,16 +330,16 @@ def _run_layers(
 
 
 def _compare(
-    draft_XBW: Int[Array, "X B W-1"],
     true_XBW: Int[Array, "X B W"],
+    draft_XBW: Int[Array, "X B W-1"],
     left_XB: Int[Array, "X B"],
     stop_tokens: Int[Array, " stops"],
 ) -> tuple[Int[Array, "X B"], Int[Array, "X B"], Int[Array, "X B"]]:
     """How many tokens were drafted, were accepted, and are new.
 
     Args:
+        true_XBW: full depth's token in the place of each drafted one, and after the last.
         draft_XBW: the draft's tokens, also beyond its end token.
-        true_XBW: full depth's token in the place of each, and after the last.
         left_XB: how many tokens may still be decoded.
         stop_tokens: ids that end a lane.
     """
@@ -377,7 +378,7 @@ def _bytes(
 
 
 def _check(
-    model: Mistral, depths: Sequence[int], max_new_tokens: int, draft_tokens: int, length: int
+    model: Mistral, depths: Ints, max_new_tokens: int, draft_tokens: int, length: int
 ) -> None:
     if not len(depths):
         raise InputError("no draft depths: name at least one")

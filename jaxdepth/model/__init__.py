@@ -6,7 +6,7 @@ Arrays name their axes by suffixes (`h_BSD`) and in shape annotations; each lett
     B   prompts, or sequences
     C   key/value heads times head size, the outputs of `k` and `v`
     D   model width
-    E   exits
+    E   exits, or what stands in their place: exit rules, draft depths
     F   MLP width
     G   query heads that share a key/value head
     H   head size
@@ -15,20 +15,29 @@ Arrays name their axes by suffixes (`h_BSD`) and in shape annotations; each lett
     K   key/value heads
     L   layers
     M   samples of a prompt and an exit (votes)
-    N   rows that are learnt from or counted: examples, supervised positions
+    N   examples; new tokens of a grown vocabulary
     O   outputs of any matrix
     P   chosen positions of a sequence
     Q   query heads
-    R   exit rules of dynamic decoding
+    R   rows of a batch: positions that a loss supervises
     S   positions of a sequence; slots of a prompt cache
     T   new tokens; slots of a lane cache
     U   probes of a sequence
     V   vocabulary
     W   tokens of a round of speculative decoding
-    X   lanes of a prompt: exit (or rule, or draft depth) times sample
+    X   lanes of a prompt: exit times sample
     Y   tokens that speculative decoding runs beside each other for a prompt: X times W
     Z   caches that lanes share: one for all, or one for the forks of a lane
 
-Sizes that have no letter are words (`stops`, `rows`). Analyses on the host (`stats`, `probe`,
-`study`) count in N, and name further axes where they use them, such as R bootstrap resamples.
+Sizes that have no letter are words (`stops`, `forks`). Analyses on the host (`stats`, `probe`,
+`study`) have axes of their own, such as bootstrap resamples, and name them where they use them.
 """
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+# What public functions take: arrays of a device or of the host, and lists of numbers.
+AnyArray = jax.Array | np.ndarray
+Ints = Sequence[int] | np.ndarray

@@ -47,18 +47,21 @@ def _implementation(dtype, head_dim: int) -> str:
 class Part(NamedTuple):
     """Attention over some of the keys, not yet normalised, in float32."""
 
-    mixed: Float[Array, "... rows H"]  # sum of exp(score - peak) * value
-    total: Float[Array, "... rows"]  # sum of exp(score - peak)
-    peak: Float[Array, "... rows"]  # the largest score; -inf where no key is seen
+    mixed: Float[Array, "*batch rows H"]  # sum of exp(score - peak) * value
+    total: Float[Array, "*batch rows"]  # sum of exp(score - peak)
+    peak: Float[Array, "*batch rows"]  # the largest score; -inf where no key is seen
 
 
 def attend_part(
-    q: Float[Array, "... rows H"],
-    k: Float[Array, "... S H"],
-    v: Float[Array, "... S H"],
-    seen: Bool[Array, "... rows S"],
+    q: Float[Array, "*batch rows H"],
+    k: Float[Array, "*batch S H"],
+    v: Float[Array, "*batch S H"],
+    seen: Bool[Array, "..."],
 ) -> Part:
-    """Attention of query rows over one part of their keys; `seen` may be broadcast."""
+    """Attention of query rows over one part of their keys.
+
+    `seen` says which keys a row sees; it is broadcast to (*batch, rows, S).
+    """
     scores = jnp.einsum(
         "...rh,...sh->...rs", q, k, precision=HIGHEST, preferred_element_type=jnp.float32
     )
@@ -94,7 +97,7 @@ def join_parts(*parts: Part) -> Part:
     return Part(mixed, total, peak)
 
 
-def merge_parts(*parts: Part) -> Float[Array, "... rows H"]:
+def merge_parts(*parts: Part) -> Float[Array, "*batch rows H"]:
     """Attention over all keys from its parts, float32; at least one part of each row sees a key."""
     mixed, total, _ = join_parts(*parts)
     return mixed / total[..., None]

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.cpu.lazy_slice import LazySlice, slice_layer
 from jaxdepth.errors import InputError, listed
+from jaxdepth.model import AnyArray
 from jaxdepth.model.attention import HIGHEST, Part, attend, merge_parts
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.int8 import Int8
@@ -26,6 +27,8 @@ from jaxdepth.model.parameters import LAYER_PARAMETERS, MATRICES, has_parameter,
 from jaxdepth.model.rope import rope_table, rotate
 from jaxdepth.model.sharding import constrain, parameter_sharding
 
+# A parameter; its shape alone where a program is only compiled.
+Weight = AnyArray | jax.ShapeDtypeStruct | Int8
 _ALL = np.iinfo(np.int32).max  # a window that no key is outside of
 
 
@@ -93,7 +96,7 @@ class Block(nnx.Module):
     k_bias: nnx.Param | None = None
     v_bias: nnx.Param | None = None
 
-    def __init__(self, config: ModelConfig, arrays: Mapping[str, Array | Int8]):
+    def __init__(self, config: ModelConfig, arrays: Mapping[str, Weight]):
         self.config = config
         for name in LAYER_PARAMETERS:
             if has_parameter(name, config):
@@ -195,7 +198,7 @@ class Mistral(nnx.Module):
     def __init__(
         self,
         config: ModelConfig,
-        arrays: Mapping[str, Array | Int8],
+        arrays: Mapping[str, Weight],
         mesh: Mesh | None = None,
     ):
         """Builds the model on arrays as they are: nothing is copied or converted.
@@ -226,10 +229,10 @@ class Mistral(nnx.Module):
         self.norm = nnx.Param(arrays["norm"])
         self.head = None if config.tie_word_embeddings else nnx.Param(arrays["head"])
 
-    def embed_tokens(self, tokens_BS: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+    def embed_tokens(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         """The residual stream before the first layer; NaN for ids outside the vocabulary."""
-        table_VD = constrain(self.embed[...], "VD", self.mesh)  # its width is needed whole
-        return jnp.take(table_VD, tokens_BS, axis=0, mode="fill", fill_value=jnp.nan)
+        table_VD = constrain(self.embed[...], "VD", self.mesh)  # gathered along D
+        return jnp.take(table_VD, tokens, axis=0, mode="fill", fill_value=jnp.nan)
 
     def blocks(self) -> Block:
         """All layers, stacked, as `jax.lax.scan` takes them, with `slides` where layers differ."""

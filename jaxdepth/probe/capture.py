@@ -1,7 +1,7 @@
 """The residual stream after every layer, at chosen positions, from one pass.
 
-Layers are numbered as exits are: 0 is the embedding, d the stream after d layers, which is what
-exit d unembeds. The axis of these L + 1 layers is J.
+The axis J numbers layers as exits: 0 is the embedding, d the residual stream after d layers, which
+exit d unembeds.
 """
 
 import jax
@@ -22,13 +22,13 @@ def residuals(
     lengths_B: Int[Array, " B"],
     positions_BP: Int[Array, "B P"],
 ) -> Float[Array, "B P J D"]:
-    """The residual stream at P positions of every prompt, at all layers, in the stream's dtype.
+    """The residual stream at P positions of every prompt, at all layers, in the model's dtype.
 
     Args:
         model: a model from `jaxdepth.load`.
         tokens_BS: token ids, right-padded with any id of the vocabulary.
         lengths_B: the real length of each sequence, 1..S.
-        positions_BP: places in each sequence, counted from 0.
+        positions_BP: positions in each sequence, counted from 0.
 
     Raises:
         InputError: a token id or length is out of range, or a position lies beyond its sequence.
@@ -45,10 +45,12 @@ def residuals(
 
 
 @jax.jit
-def _residuals(model, tokens_BS, positions_BP):
-    def at(h_BSD):
+def _residuals(
+    model: Mistral, tokens_BS: Int[Array, "B S"], positions_BP: Int[Array, "B P"]
+) -> Float[Array, "B P J D"]:
+    def pick(h_BSD):
         return jnp.take_along_axis(h_BSD, positions_BP[..., None], axis=1)
 
     h_BSD = model.embed_tokens(tokens_BS)
-    _, after_LBPD = scan_layers(model, h_BSD, lambda output: at(output.h_BSD))
-    return jnp.moveaxis(jnp.concatenate([at(h_BSD)[None], after_LBPD]), 0, 2)
+    _, after_LBPD = scan_layers(model, h_BSD, lambda output: pick(output.h_BSD))
+    return jnp.moveaxis(jnp.concatenate([pick(h_BSD)[None], after_LBPD]), 0, 2)

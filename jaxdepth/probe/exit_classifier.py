@@ -1,10 +1,10 @@
-"""CALM's learned exit: a linear classifier a layer that says whether full depth would agree.
+"""CALM's learned exit: a linear classifier per layer that predicts whether full depth agrees.
 
-It learns from full depth's own answers: at every position that predicts a token of them, whether
-the most probable token after each layer is the one that full depth says there.
+It is trained on full depth's own answers: at every position that predicts a token of them, whether
+the most probable token after each layer is that of full depth.
 
 Source: the early exit classifier of Schuster et al. 2022 (arXiv:2207.07061); here each layer has
-its own, fitted for itself.
+its own, fitted independently.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.depth.exits import check_tokens
 from jaxdepth.depth.policies import ExitClassifier
@@ -26,16 +26,16 @@ from jaxdepth.probe.capture import residuals
 from jaxdepth.probe.fit import fit_logistic
 
 FORMAT = "jaxdepth-exit-classifier-1"
-_ALWAYS = 100.0  # log-odds that are probability 1 in every floating type
+_ALWAYS = 100.0  # log-odds of probability 1 in every floating type
 
 
 class Examples(NamedTuple):
-    """Streams at N positions, and whether each exit says the same there as full depth.
+    """Residual streams at N positions, and whether each exit has full depth's token there.
 
     Row d - 1 is for exit d, as in `ExitClassifier`.
     """
 
-    x_LND: Float[np.ndarray, "L N D"]  # in the stream's dtype
+    x_LND: Float[np.ndarray, "L N D"]  # in the model's dtype
     agrees_LN: Bool[np.ndarray, "L N"]
 
 
@@ -45,17 +45,16 @@ def agreement_examples(
     lengths_B: Int[np.ndarray, " B"],
     begins_B: Int[np.ndarray, " B"],
 ) -> Examples:
-    """Examples to fit an exit classifier with, from prompts with full depth's answers.
+    """Examples to fit an exit classifier to, from prompts with full depth's answers.
 
-    An answer's tokens are predicted from the prompt's last position to the answer's last but one:
-    as many positions as the answer has tokens. Examples are in the order of sequences, then of
-    positions.
+    The positions from the prompt's last to the answer's last but one predict the answer's tokens.
+    Examples are in the order of sequences, then of positions.
 
     Args:
         model: a model from `jaxdepth.load`.
         tokens_BS: token ids of prompt and answer, right-padded with any id of the vocabulary.
         lengths_B: the length of prompt and answer.
-        begins_B: where the answer begins, which is the length of the prompt.
+        begins_B: the length of the prompt, where the answer begins.
 
     Raises:
         InputError: a token id or length is out of range, or a sequence has no prompt or no answer.
@@ -69,39 +68,38 @@ def agreement_examples(
         )
     counts_B1 = (lengths_B - begins_B)[:, None]
     steps_P = np.arange(counts_B1.max(initial=1))
-    # Shorter answers repeat their last position, and what it gives is left out.
-    places_BP = begins_B[:, None] - 1 + np.minimum(steps_P, counts_B1 - 1)
-    h_LBPD = jnp.moveaxis(residuals(model, tokens_BS, lengths_B, places_BP)[:, :, 1:], 2, 0)
-    real_BP = steps_P < counts_B1
-    top_LN = to_host(_top_tokens(model, h_LBPD))[:, real_BP]
-    return Examples(to_host(h_LBPD)[:, real_BP], top_LN == top_LN[-1])
+    # Shorter answers repeat their last position, which is masked out below.
+    positions_BP = begins_B[:, None] - 1 + np.minimum(steps_P, counts_B1 - 1)
+    h_LBPD = jnp.moveaxis(residuals(model, tokens_BS, lengths_B, positions_BP)[:, :, 1:], 2, 0)
+    is_real_BP = steps_P < counts_B1
+    top_LN = to_host(_top_tokens(model, h_LBPD))[:, is_real_BP]
+    return Examples(to_host(h_LBPD)[:, is_real_BP], top_LN == top_LN[-1])
 
 
 @jax.jit
-def _top_tokens(model, h_LBPD):
-    """The most probable token after each layer; only one layer's logits are there at a time."""
+def _top_tokens(model: Mistral, h_LBPD: Float[Array, "L B P D"]) -> Int[Array, "L B P"]:
+    """The most probable token after each layer, with one layer's logits in memory at a time."""
     return jax.lax.map(lambda h_BPD: model.unembed(h_BPD).argmax(axis=-1), h_LBPD)
 
 
 def fit_exit_classifier(
     x_LND: Float[np.ndarray, "L N D"], agrees_LN: Bool[np.ndarray, "L N"], strength: float = 1e-2
 ) -> ExitClassifier:
-    """One L2-regularised logistic classifier per exit, each as `fit_logistic` fits it.
+    """Fit one L2-regularised logistic classifier per exit, each by `fit_logistic`.
 
-    Two kinds of exit have nothing to learn, and weights of 0. Where all N examples agree or none
-    does, the bias is the log-odds of the smoothed rate (k + 1/2) / (N + 1), k being how many agree
-    (Krichevsky and Trofimov 1981). Full depth always agrees with itself: its bias says so for
-    certain.
+    Two kinds of exit have weights of 0. Where all N examples agree or none does, the bias is the
+    log-odds of the smoothed rate (k + 1/2) / (N + 1), with k that agree (Krichevsky and Trofimov
+    1981). Full depth always agrees with itself: its bias gives probability 1.
 
     Args:
-        x_LND: streams after layers 1 to L, as `agreement_examples` gives them. Time grows with the
-            cube of N and memory with its square: a few thousand examples do.
-        agrees_LN: whether exits agree with full depth.
+        x_LND: residual streams after layers 1 to L, from `agreement_examples`. Time grows with the
+            cube of N and memory with its square: a few thousand examples suffice.
+        agrees_LN: whether each exit has full depth's token.
         strength: inverse strength of the regularisation.
 
     Raises:
-        InputError: shapes do not fit, there are no examples, full depth disagrees with itself, or
-            as in `fit_logistic`.
+        InputError: shapes do not match, there are no examples, full depth disagrees with itself, or
+            as `fit_logistic` does.
     """
     agrees_LN = np.asarray(agrees_LN)
     if np.ndim(x_LND) != 3 or agrees_LN.shape != np.shape(x_LND)[:2] or agrees_LN.size == 0:
@@ -117,22 +115,22 @@ def fit_exit_classifier(
         count = int(agrees_N.sum())
         if 0 < count < N:
             probes = fit_logistic(x_LND[row][None], agrees_N, np.ones((1, N), bool), [strength])
-            weights_LD[row], bias_L[row] = (leaf[0, 0, 0] for leaf in probes)
+            weights_LD[row], bias_L[row] = (array[0, 0, 0] for array in probes)
         else:
             bias_L[row] = math.log((count + 0.5) / (N - count + 0.5))
     return ExitClassifier(weights_LD, bias_L)
 
 
 def save_exit_classifier(path: Path, classifier: ExitClassifier, base_fingerprint: str) -> None:
-    """Writes a classifier for the checkpoint of that fingerprint; its arrays are float32."""
-    said = {"format": FORMAT, "base": base_fingerprint}
+    """Write a classifier of the checkpoint with a fingerprint; its arrays are float32."""
+    metadata = {"format": FORMAT, "base": base_fingerprint}
     arrays = {"weights": classifier.weights_LD, "bias": classifier.bias_L}
     arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
-    save_arrays(path, arrays, said)
+    save_arrays(path, arrays, metadata)
 
 
 def read_exit_classifier(path: Path, base_fingerprint: str) -> ExitClassifier:
-    """The classifier in a file, for the checkpoint of that fingerprint.
+    """Read the classifier of the checkpoint with a fingerprint from a file.
 
     Raises:
         InputError: there is no file, it is damaged, it holds something else, or it was made for
@@ -140,9 +138,9 @@ def read_exit_classifier(path: Path, base_fingerprint: str) -> ExitClassifier:
     """
     if not path.is_file():
         raise InputError(f"no exit classifier {path}")
-    arrays, said = read_arrays(path, "an exit classifier", FORMAT)
+    arrays, metadata = read_arrays(path, "an exit classifier", FORMAT)
     try:
-        base = str(said["base"])
+        base = str(metadata["base"])
     except KeyError as error:
         raise damaged_header(path, error) from None
     if base != base_fingerprint:

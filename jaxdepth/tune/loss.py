@@ -1,7 +1,7 @@
-"""Losses at exits: all from the one pass that carries every exit.
+"""Training losses at exits, all from one pass over the layers.
 
-A batch names its supervised places as R rows, packed over sequences: only those are unembedded, one
-exit at a time, so that no more than R x V logits are held whatever the number of exits.
+A batch packs its supervised positions into R rows over all sequences. Only those are unembedded,
+one exit at a time, so that at most R x V logits are in memory whatever the number of exits.
 """
 
 from typing import NamedTuple
@@ -15,16 +15,16 @@ from jaxdepth.model.mistral import Mistral
 
 
 class Targets(NamedTuple):
-    """Sequences, and which of their next tokens are learnt."""
+    """Sequences, and which of their next tokens are targets."""
 
     tokens_BS: Int[Array, "B S"]
-    sequence_R: Int[Array, " R"]  # which sequence a row is from
+    sequence_R: Int[Array, " R"]  # the sequence of a row
     place_R: Int[Array, " R"]  # the position that predicts
-    target_R: Int[Array, " R"]  # the token that comes next
+    target_R: Int[Array, " R"]  # the next token
 
 
 class Weights(NamedTuple):
-    """How much each row counts at each exit: rows that only fill have 0."""
+    """The weight of each row at each exit; padding rows have 0."""
 
     exits_E: Int[Array, " E"]  # 1..L
     text_ER: Float[Array, "E R"]  # of the cross-entropy with the target
@@ -41,11 +41,11 @@ def row_hidden(
     """The residual stream after every layer at the rows, from one pass.
 
     Args:
-        model: the model, its factors attached or merged.
+        model: the model, its low-rank factors attached or merged.
         targets: the sequences and rows.
-        keep_LB: which layers each sequence runs; None runs all. A layer that is left out passes
-            the stream on (layer dropout).
-        remat: compute each layer again for its gradient, which holds less and takes longer.
+        keep_LB: the layers that each sequence runs; None is all. The others pass the residual
+            stream on (layer dropout).
+        remat: compute each layer again for its gradient, which takes less memory and more time.
     """
     rows = (targets.sequence_R, targets.place_R)
     _, h_LRD = scan_layers(
@@ -69,15 +69,15 @@ def supervised_loss(
 ) -> tuple[Float[Array, ""], tuple[Float[Array, " E"], Float[Array, " E"]]]:
     """Cross-entropy with the targets plus divergence from full depth, at the weighted exits.
 
-    The divergence is KL(full depth || exit) in nats, full depth taken from the same pass and held
-    fixed.
+    The divergence is KL(full depth || exit) in nats, with no gradient through full depth, which is
+    that of the same pass.
 
     Args:
-        model: the model, its factors attached.
+        model: the model, its low-rank factors attached.
         targets: sequences and rows.
-        weights: of each row at each exit.
+        weights: the weight of each row at each exit.
         keep_LB, remat: as for `row_hidden`.
-        distill: whether any `distill_ER` is not 0; without it no divergence is computed.
+        distill: whether any `distill_ER` is above 0; otherwise no divergence is computed.
 
     Returns:
         The loss, and its two parts at each exit (weighted sums over rows).
@@ -86,17 +86,17 @@ def supervised_loss(
     full_RV = jax.lax.stop_gradient(_logprobs(model, h_LRD[-1])) if distill else None
 
     @jax.checkpoint
-    def at_exit(picked):
-        h_RD, text_R, distill_R = picked
+    def at_exit(of_exit):
+        h_RD, text_R, distill_R = of_exit
         logp_RV = _logprobs(model, h_RD)
-        text = -jnp.sum(text_R * _of_targets(logp_RV, targets))
+        text = -jnp.sum(text_R * _target_logprobs(logp_RV, targets))
         if not distill:
             return text, jnp.zeros(())
         kl_R = jnp.sum(jnp.exp(full_RV) * (full_RV - logp_RV), axis=-1)
         return text, jnp.sum(distill_R * kl_R)
 
-    picked = (h_LRD[weights.exits_E - 1], weights.text_ER, weights.distill_ER)
-    text_E, distill_E = jax.lax.map(at_exit, picked)
+    of_exits = (h_LRD[weights.exits_E - 1], weights.text_ER, weights.distill_ER)
+    text_E, distill_E = jax.lax.map(at_exit, of_exits)
     return jnp.sum(text_E) + jnp.sum(distill_E), (text_E, distill_E)
 
 
@@ -109,10 +109,10 @@ def answer_logprobs(
     *,
     remat: bool = False,
 ) -> Float[Array, "E B"]:
-    """Log-probability of each sequence's rows in all, at each exit, nats.
+    """Summed log-probability of each sequence's rows, at each exit, nats.
 
     Args:
-        counts_R: 1 for a row that counts, 0 for one that only fills.
+        counts_R: 1 for a row that counts, 0 for a padding row.
         keep_LB, remat: as for `row_hidden`.
     """
     h_LRD = row_hidden(model, targets, keep_LB, remat=remat)
@@ -120,8 +120,8 @@ def answer_logprobs(
 
     @jax.checkpoint
     def at_exit(h_RD):
-        of_target_R = counts_R * _of_targets(_logprobs(model, h_RD), targets)
-        return jax.ops.segment_sum(of_target_R, targets.sequence_R, B)
+        logp_R = counts_R * _target_logprobs(_logprobs(model, h_RD), targets)
+        return jax.ops.segment_sum(logp_R, targets.sequence_R, B)
 
     return jax.lax.map(at_exit, h_LRD[exits_E - 1])
 
@@ -133,12 +133,12 @@ def dpo_loss(
     rejected_base: Float[Array, "..."],
     beta: float,
 ) -> Float[Array, "..."]:
-    """Direct preference optimisation, nats, one loss per pair.
+    """The loss of direct preference optimisation (DPO), nats, for each pair.
 
     Args:
-        chosen, rejected: log-probabilities of both answers under the model that is tuned.
+        chosen, rejected: log-probabilities of both answers under the tuned model.
         chosen_base, rejected_base: the same under the base.
-        beta: how far the tuned model may go from the base; the smaller, the farther.
+        beta: strength of the KL penalty: a smaller beta lets the model move farther from the base.
 
     Source: Rafailov et al. 2023 (arXiv:2305.18290), equation 7.
     """
@@ -150,5 +150,5 @@ def _logprobs(model: Mistral, h_RD: Float[Array, "R D"]) -> Float[Array, "R V"]:
     return jax.nn.log_softmax(model.unembed(h_RD), axis=-1)
 
 
-def _of_targets(logp_RV, targets: Targets):
+def _target_logprobs(logp_RV: Float[Array, "R V"], targets: Targets) -> Float[Array, " R"]:
     return jnp.take_along_axis(logp_RV, targets.target_R[:, None], axis=-1)[:, 0]
