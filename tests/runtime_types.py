@@ -1,4 +1,4 @@
-"""The type checker of the tests: beartype, which takes a whole number for a float, as Python does."""
+"""The type checker of the tests: beartype, where a whole number is a float as in PEP 484."""
 
 from beartype import BeartypeConf, beartype
 

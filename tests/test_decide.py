@@ -265,6 +265,7 @@ def test_given_thoughts_equal_the_slow_twin(model):
         equal(found, (b, e, 0), twin)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -427,7 +427,7 @@ def lower_decode(model, rules, B, S, new_tokens):
         dynamic._lane_rules(rules, [1, 2], None, 4, 1),
         lane_keys(range(B), range(X), [0]).reshape(X, B),
         TokenSampler.of(Sampling(), [0]),
-        needs_logits=dynamic._read_by(rules),
+        needs_logits=dynamic._needs_logits(rules),
         max_new_tokens=new_tokens,
     )
 
@@ -467,12 +467,16 @@ def test_the_planned_bytes_hold_what_xla_reports():
 def test_the_threshold_decays():
     steps, (threshold, decay) = np.arange(T), (0.8, 4.0)
     wanted = [0.9 * threshold + 0.1 * np.exp(-decay * t / T) for t in steps]
-    found = policies.threshold_at(threshold, decay, steps, T)
-    assert np.allclose(found, wanted, atol=1e-6)
-    assert found[0] == pytest.approx(0.82)
-    assert np.allclose(policies.threshold_at(0.8, np.nan, steps, T), 0.8)
-    assert np.allclose(policies.threshold_at(1.3, 0.0, steps, T), 1.0)
-    assert np.allclose(policies.threshold_at(1.3, np.nan, steps, T), 1.3)
+
+    def thresholds(threshold, decay):
+        both = jnp.float32(threshold), jnp.float32(decay)
+        return np.array([policies.threshold_at(*both, jnp.int32(t), T) for t in steps])
+
+    assert np.allclose(thresholds(threshold, decay), wanted, atol=1e-6)
+    assert thresholds(threshold, decay)[0] == pytest.approx(0.82)
+    assert np.allclose(thresholds(0.8, np.nan), 0.8)
+    assert np.allclose(thresholds(1.3, 0.0), 1.0)
+    assert np.allclose(thresholds(1.3, np.nan), 1.3)
 
 
 @pytest.mark.parametrize("caching", Caching)
@@ -490,6 +494,7 @@ def test_layers_computed_by_a_loop(caching):
         assert found[b, r, t] == wanted
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -223,6 +223,7 @@ def test_the_planned_bytes_are_what_xla_reports():
     assert held == pytest.approx(_bytes(model, len(DEPTHS), B, S, 64, N), rel=0.15)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -95,6 +95,7 @@ def speculate(
     """
     check_tokens(model, tokens_BS, lengths_B)
     _check(model, depths, max_new_tokens, draft_tokens, np.shape(tokens_BS)[1])
+    depths = [int(d) for d in depths]
     tokens_BS, lengths_B = np.asarray(tokens_BS, np.int32), np.asarray(lengths_B, np.int32)
     B, E, T, L = len(lengths_B), len(depths), max_new_tokens, model.config.num_hidden_layers
     counts = (np.zeros((B, E, 1), np.int32) for _ in range(4))
