@@ -2,8 +2,8 @@
 
     python tools/cost_table.py models/smollm2-135m-instruct
 
-Work is counted in the FLOPs of the matmuls of the traced programs. Time is a ratio: the three
-programs run in turn in one process, and medians of their times are compared.
+Work is counted in FLOPs of the traced programs' matmuls. Time is a ratio: the three programs
+alternate in one process, and medians of their times are compared.
 """
 
 import sys
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdepth
+from jaxdepth.depth.layer_scan import scan_layers
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.study.planning.flops import matmul_flops
 
@@ -23,7 +24,7 @@ ROUNDS = 7
 
 
 def truncated(model: Mistral, depth: int) -> Mistral:
-    """The model cut to its first layers: what a loop over depths runs."""
+    """The model truncated to its first layers, which a loop over depths runs."""
     short = jax.tree.map(lambda leaf: leaf, model)
     short.layers = jax.tree.map(lambda leaf: leaf[:depth], model.layers)
     slides = model.config.sliding_layers
@@ -35,11 +36,8 @@ def truncated(model: Mistral, depth: int) -> Mistral:
 
 @jax.jit
 def full_pass(model, tokens_BS):
-    """A plain forward pass: no exit to pick, logits at the last position."""
-    inputs = model.position_inputs(tokens_BS.shape[1])
-    h_BSD, _ = jax.lax.scan(
-        lambda h, block: (block(h, *inputs)[0], None), model.embed_tokens(tokens_BS), model.blocks()
-    )
+    """A plain forward pass: logits at the last position, with no exit."""
+    h_BSD, _ = scan_layers(model, model.embed_tokens(tokens_BS), lambda _: None)
     return model.unembed(h_BSD[:, -1])
 
 

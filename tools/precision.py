@@ -1,10 +1,10 @@
-"""What fewer bits of weights do to outcomes and verdicts: bfloat16 and int8 against float32.
+"""Compare outcomes and verdicts in bfloat16 and int8 with those in float32.
 
     python tools/precision.py MODEL [--adapter builtin:spoken] [--exits 20,24,27-30] [--limit N]
 
-Sweeps held-out prompts and decides on them in each precision, MODEL as it is judging coherence, and
-compares prompt by prompt: differences with 95% intervals of a bootstrap that draws whole pairs.
-Runs that were cut short are continued.
+Sweeps held-out prompts and decides on them in each precision (with MODEL in its own precision as
+the reference for coherence), and compares them prompt by prompt: differences with 95% intervals of
+a bootstrap that resamples whole pairs of prompts. Interrupted runs are continued.
 """
 
 import argparse
@@ -40,31 +40,31 @@ def main() -> None:
     parser.add_argument("--exits", default="20,24,27-30")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--out", type=Path, default=Path("runs/precision"))
-    asked = parser.parse_args()
+    args = parser.parse_args()
     shared = {
-        "model": asked.model,
-        "adapter": asked.adapter,
+        "model": args.model,
+        "adapter": args.adapter,
         "prompts": PROMPTS,
-        "exits": asked.exits,
-        "limit": asked.limit,
-        "reference": asked.model,
+        "exits": args.exits,
+        "limit": args.limit,
+        "reference": args.model,
     }
     runs, verdicts = {}, {}
     for name, how in PRECISIONS.items():
-        place = asked.out / name.replace(", ", "-")
+        folder = args.out / name.replace(", ", "-")
         new = {"max_new_tokens": 24}
-        settings = build(Sweep, {**shared, **how, **new, "out": place / "sweep"})
+        settings = build(Sweep, {**shared, **how, **new, "out": folder / "sweep"})
         runs[name] = sweep(settings, progress_bar).path
         lean = {"answer_tokens": 0, "thought_tokens": 24, "cuts": (), "cost_rounds": 0}
         lean |= {"swap": False, "force": False}
-        settings = build(Decide, {**shared, **how, **lean, "out": place / "decide"})
+        settings = build(Decide, {**shared, **how, **lean, "out": folder / "decide"})
         verdicts[name] = read_table(think(settings, progress_bar)[0].path, VERDICT_TABLE)
     print_outcomes(Compared.read(runs))
     print_verdicts(verdicts)
 
 
 def print_outcomes(c: Compared) -> None:
-    """Refusal shares, and how often an answer's outcome stays."""
+    """Print refusal shares, and how often an answer's outcome is the same."""
     full, early = c.exits[-1:], c.exits[:-1]
     print("| weights | prompts | refused at full depth | less float32 | ", end="")
     print("before full depth, less float32 | same outcome |\n|---|---|---|---|---|---|")
@@ -80,7 +80,7 @@ def print_outcomes(c: Compared) -> None:
 
 
 def print_verdicts(verdicts) -> None:
-    """How often the verdict stays, and by how much P(refuse) moves."""
+    """Print how often the verdict is the same, and by how much P(refuse) differs."""
     order = [("prompt_id", "ascending"), ("exit", "ascending")]
     rows = {name: table.sort_by(order) for name, table in verdicts.items()}
     base = rows[BASE]

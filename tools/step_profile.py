@@ -1,9 +1,9 @@
-"""What the time of decoding is spent on, by kind of operation, from a profile of the compiled loop.
+"""Profile the compiled decoding loop: shares of busy time by kind of operation.
 
     python tools/step_profile.py MODEL [--prompts 1 4] [--new-tokens 16]
 
-Prints, for one run at full depth and for all exits, the share of busy time of the threads. What
-waits for others counts as busy, so shares are rough.
+Prints the shares of the threads' busy time at full depth and at all exits. A thread that waits for
+others counts as busy, so the shares are rough.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from jaxdepth.depth.lanes import plan_segments
 from jaxdepth.depth.sampling import Sampling, TokenSampler, lane_keys
 from jaxdepth.study.planning.bench import random_prompts
 
-# Kinds by what an operation's name holds in the optimised program, first match first.
+# Kinds of operation, by patterns of names in the optimised program; the first match counts.
 KINDS = (
-    ("cutting layers out of stacked weights", r"dynamic_index_in_dim|_index_in_dim"),
-    ("products of the MLP", r"mlp/dot_general"),
-    ("products of the head", r"unembed/.*dot_general"),
+    ("slicing layers out of stacked weights", r"dynamic_index_in_dim|_index_in_dim"),
+    ("matmuls of the MLP", r"mlp/dot_general"),
+    ("matmul of the head", r"unembed/.*dot_general"),
     ("attention over the caches", r"rh,.*sh->|rs,.*sh->|jit\(_where\)|/exp$"),
-    ("products of q, k, v, o", r"dot_general"),
+    ("matmuls of q, k, v, o", r"dot_general"),
 )
 REST = "the rest"
 
@@ -57,7 +57,7 @@ def profile(model, prompts: int, exits: list[int], new_tokens: int) -> dict[str,
                 for event in line.events if "XLAEigen" in line.name else ():
                     if re.match(r"[a-z]", event.name) and not event.name.startswith("end: "):
                         if event.name.startswith("while"):
-                            continue  # holds the others
+                            continue  # contains the others
                         busy[kinds.get(event.name, REST)] += event.duration_ns
     total = sum(busy.values())
     return {kind: time / total for kind, time in busy.most_common()}
@@ -69,19 +69,19 @@ def main() -> None:
     parser.add_argument("model", help="a converted checkpoint")
     parser.add_argument("--prompts", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--new-tokens", type=int, default=16)
-    chosen = parser.parse_args()
-    model, _ = jaxdepth.load(chosen.model)
+    args = parser.parse_args()
+    model, _ = jaxdepth.load(args.model)
     depth = model.config.num_hidden_layers
     columns = [
         (f"{prompts} prompt{'s' if prompts > 1 else ''}, {name}", prompts, exits)
-        for prompts in chosen.prompts
+        for prompts in args.prompts
         for name, exits in (("full depth", [depth]), ("all exits", list(range(1, depth + 1))))
     ]
-    found = [profile(model, prompts, exits, chosen.new_tokens) for _, prompts, exits in columns]
+    shares_of = [profile(model, prompts, exits, args.new_tokens) for _, prompts, exits in columns]
     print(f"| share of busy time | {' | '.join(name for name, *_ in columns)} |")
     print("|---" * (1 + len(columns)) + "|")
     for kind in (*(kind for kind, _ in KINDS), REST):
-        print(f"| {kind} | {' | '.join(f'{shares.get(kind, 0):.0%}' for shares in found)} |")
+        print(f"| {kind} | {' | '.join(f'{shares.get(kind, 0):.0%}' for shares in shares_of)} |")
 
 
 if __name__ == "__main__":

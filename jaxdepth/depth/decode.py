@@ -75,9 +75,9 @@ def prefill(
     exits_E: Int[Array, " E"],
     depth: int,
 ) -> tuple[PromptCache, Float[Array, "E B D"]]:
-    """Run the prompts: the cache of the first `depth` layers, and the stream at each prompt's end.
+    """Run the prompts: the cache of the first `depth` layers, and the residual stream at the end.
 
-    The residual stream is that after each exit, at the last position of the prompt.
+    The latter is taken after each exit, at the last position of each prompt.
     """
 
     def read(output: LayerOutput):
@@ -195,7 +195,7 @@ def forward(
     samples: int,
     prefix: SharedPrefix | None = None,
 ) -> tuple[Float[Array, "X B D"], tuple[LaneCache, ...]]:
-    """Run one new token of every lane: the stream after each lane's exit, and the lane caches."""
+    """Run one new token of every lane: the residual stream after its exit, and the lane caches."""
     h_XBD = constrain(model.embed_tokens(tokens_XB), "XBD", model.mesh)
     positions_XB = (lengths_B + step)[None]  # one row for all lanes, unless they are forks
     if prefix is not None:

@@ -1,4 +1,4 @@
-"""One pass over whole sequences: every layer in turn, and what is read of the stream after each.
+"""One pass over whole sequences: every layer in turn, and what is read after each.
 
 Truncation is a prefix: the first d layers, then the final norm and the head, see exactly the
 residual stream that the full pass has after layer d. So no exit stops this scan. What is read after
@@ -43,8 +43,8 @@ def scan_layers(
         per_layer: pytrees of arrays with a leading L axis.
         depth: how many layers run, which then are taken out of the stacked weights by their number,
             so that no copy of the first layers is made; None runs all, as a gradient needs it.
-        keep_LB: the layers that each sequence runs; None is all. The others pass the stream on
-            (layer dropout).
+        keep_LB: the layers that each sequence runs; None is all. The others pass the residual
+            stream on (layer dropout).
         remat: compute each layer again for its gradient, which takes less memory and more time.
 
     Returns:
@@ -70,11 +70,11 @@ def scan_layers(
 def at_positions(
     h_BSD: Float[Array, "B S D"], positions_B: Int[Array, " B"]
 ) -> Float[Array, "B D"]:
-    """The stream at one position of every sequence, each on the device that has the sequence."""
+    """The residual stream at one position of each sequence, on the device that has the sequence."""
     return jnp.take_along_axis(h_BSD, positions_B[:, None, None], axis=1)[:, 0]
 
 
 def at_exits(h_LBD: Float[Array, "L B D"], exits: Int[Array, "*E"]) -> Float[Array, "*E B D"]:
-    """The stream after the layers of some exits, which may be traced; NaN for those out of 1..L."""
+    """The residual stream after each of some exits, which may be traced; NaN out of 1..L."""
     is_valid = (exits >= 1) & (exits <= len(h_LBD))
     return jnp.where(is_valid[..., None, None], h_LBD[exits - 1], jnp.nan)

@@ -6,7 +6,7 @@ lane's cache of the thought as a prefix.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -37,6 +37,9 @@ class Decided(NamedTuple):
     cut_logp: Float[np.ndarray, "B E M cuts 3"]  # after the first tokens of the thought only
     forced: Int[np.ndarray, "B E M 3 answer"]  # the answer after each verdict, if it is forced
     forced_lengths: Int[np.ndarray, "B E M 3"]
+
+
+_STATE_FIELDS = ("thought", "closed_by", "logp", "verdict")  # of `DeliberationState`
 
 
 def decide(
@@ -123,55 +126,32 @@ def decide(
         rule=rule,
     )
     for group in split(bytes_of, exits, B, M, memory_budget, model.mesh):
-        rows, padded_rows, indices, samples = group
-        batch_exits = [exits[e] for e in indices]
+        rows = group.padded_rows
         batch = _Batch(
             model,
-            tokens_BS[padded_rows],
-            lengths_B[padded_rows],
-            batch_exits,
-            seeds_B[padded_rows],
-            samples,
+            tokens_BS[rows],
+            lengths_B[rows],
+            [exits[e] for e in group.exits],
+            seeds_B[rows],
+            group.samples,
+            build,
         )
-
-        budgets, script = jnp.full((1, 1), thought_tokens), None
         if thoughts is not None:
-            index = np.ix_(padded_rows, indices, samples)
-            script, budgets = (batch.to_lanes(array[index]) for array in thoughts)
-        lanes = batch.decode(
-            build(
-                budgets=budgets,
-                forced=jnp.full((1, 1), -1 if verdict is None else verdict),
-                script=script,
-                answer=jnp.int32(answer_tokens),
-            ),
-            T,
-            keep=bool(cuts or force),
-        )
-        state = lanes.sampler_state
-        arrays = state._asdict() | {"tokens": lanes.tokens_XBT, "lengths": lanes.lengths_XB}
-
-        build_fork = functools.partial(build, budgets=jnp.full((1, 1), -1), script=None)
-        fork_arrays = {}
+            index = np.ix_(rows, group.exits, group.samples)
+            given = tuple(batch.to_lanes(array[index]) for array in thoughts)
+        else:
+            given = None, jnp.full((1, 1), thought_tokens)
+        lanes = batch.decode(*given, verdict, T, answer_tokens, keep=bool(cuts or force))
+        arrays = {"tokens": lanes.tokens_XBT, "lengths": lanes.lengths_XB}
+        arrays |= {name: getattr(lanes.sampler_state, name) for name in _STATE_FIELDS}
+        arrays = {name: batch.to_exits(array_XB) for name, array_XB in arrays.items()}
         if cuts:
-            fork_lengths = jnp.minimum(np.array(cuts)[:, None], state.thought[:, None])
-            sampler = build_fork(forced=jnp.full((1, 1), -1), answer=jnp.int32(0))
-            forks = batch.fork(lanes, fork_lengths, sampler, closing)
-            fork_arrays["cut_logp"] = forks.sampler_state.logp
+            arrays["cut_logp"] = batch.decide_after_cuts(lanes, cuts)
         if force:
-            fork_lengths = jnp.repeat(state.thought[:, None], 3, axis=1)
-            forced_XB = jnp.tile(jnp.arange(3), len(fork_lengths))[:, None]
-            sampler = build_fork(forced=forced_XB, answer=jnp.int32(answer_tokens))
-            forks = batch.fork(lanes, fork_lengths, sampler, closing + answer_tokens)
-            fork_arrays["forced"] = forks.tokens_XBT[..., closing:]
-            fork_arrays["forced_lengths"] = forks.lengths_XB - closing
-
-        index = np.ix_(rows, indices, samples)
-        for name in ("tokens", "lengths", "thought", "closed_by", "logp", "verdict"):
-            getattr(decided, name)[index] = batch.to_exits(arrays[name])[: len(rows)]
-        for name, array_X in fork_arrays.items():
-            forks_of_a_lane = len(cuts) if name == "cut_logp" else 3
-            getattr(decided, name)[index] = batch.to_exits(array_X, forks_of_a_lane)[: len(rows)]
+            arrays["forced"], arrays["forced_lengths"] = batch.force(lanes, answer_tokens)
+        index = np.ix_(group.rows, group.exits, group.samples)
+        for name, array_BEM in arrays.items():
+            getattr(decided, name)[index] = array_BEM[: len(group.rows)]
     return decided
 
 
@@ -186,8 +166,9 @@ class _Batch:
         exits: Sequence[int],
         seeds_B: Sequence[int],
         votes: Sequence[int],
+        build_sampler: Callable[..., DeliberationSampler],
     ):
-        self.model, self.votes = model, len(votes)
+        self.model, self.votes, self.build_sampler = model, len(votes), build_sampler
         self.order, self.plan = LaneOrder(exits), plan_segments(exits)
         self.lengths_B = shard(np.asarray(lengths_B, np.int32), "B", model.mesh)
         self.keys_XB = self.order.to_lanes(lane_keys(seeds_B, exits, votes))
@@ -200,23 +181,64 @@ class _Batch:
         )
         self.picked_XBD = jnp.repeat(picked_EBD, self.votes, axis=0)
 
-    def decode(self, sampler: DeliberationSampler, new_tokens: int, keep: bool) -> DecodedLanes:
-        """Decode all lanes from the end of their prompts."""
+    def decode(
+        self,
+        script: Int[Array, "X B thought"] | None,
+        budgets: Int[Array, "#X #B"],
+        verdict: int | None,
+        new_tokens: int,
+        answer_tokens: int,
+        keep: bool,
+    ) -> DecodedLanes:
+        """Decode all lanes from the end of their prompts; `keep` keeps their caches for forks."""
+        sampler = self.build_sampler(
+            budgets=budgets,
+            forced=jnp.full((1, 1), -1 if verdict is None else verdict),
+            script=script,
+            answer=jnp.int32(answer_tokens),
+        )
         return self._decode(self.picked_XBD, sampler, new_tokens, None, 1, keep)
 
-    def fork(
+    def decide_after_cuts(
+        self, lanes: DecodedLanes, cuts: Sequence[int]
+    ) -> Float[np.ndarray, "B E M cuts 3"]:
+        """Log-probabilities of the verdicts after each thought, truncated to some lengths."""
+        thought_XB = lanes.sampler_state.thought
+        lengths = jnp.minimum(np.array(cuts)[:, None], thought_XB[:, None])
+        forks = self._fork(lanes, lengths, jnp.full((1, 1), -1), answer_tokens=0)
+        return self.to_exits(forks.sampler_state.logp, len(cuts))
+
+    def force(
+        self, lanes: DecodedLanes, answer_tokens: int
+    ) -> tuple[Int[np.ndarray, "B E M 3 answer"], Int[np.ndarray, "B E M 3"]]:
+        """Answers after each of the three verdicts, and their lengths."""
+        lengths = jnp.repeat(lanes.sampler_state.thought[:, None], 3, axis=1)
+        forced_XB = jnp.tile(jnp.arange(3), len(lengths))[:, None]
+        forks = self._fork(lanes, lengths, forced_XB, answer_tokens)
+        closing = forks.tokens_XBT.shape[-1] - answer_tokens
+        answers = forks.tokens_XBT[..., closing:], forks.lengths_XB - closing
+        return tuple(self.to_exits(array_XB, 3) for array_XB in answers)
+
+    def _fork(
         self,
         lanes: DecodedLanes,
-        fork_lengths: Int[Array, "X forks B"],
-        sampler: DeliberationSampler,
-        new_tokens: int,
+        prefix_lengths: Int[Array, "X forks B"],
+        forced_XB: Int[Array, "#X #B"],
+        answer_tokens: int,
     ) -> DecodedLanes:
         """Decode forks of every lane, which see so many tokens of its thought and then close it."""
-        forks, B = fork_lengths.shape[1:]
-        lengths_XB = fork_lengths.reshape(-1, B)
+        sampler = self.build_sampler(
+            budgets=jnp.full((1, 1), -1),
+            forced=forced_XB,
+            script=None,
+            answer=jnp.int32(answer_tokens),
+        )
+        forks, B = prefix_lengths.shape[1:]
+        prefix = SharedPrefix(lanes.caches, prefix_lengths.reshape(-1, B))
         # The first token of a fork is given, so its residual stream is not read.
-        zeros_XBD = jnp.zeros((*lengths_XB.shape, self.picked_XBD.shape[-1]), self.picked_XBD.dtype)
-        prefix = SharedPrefix(lanes.caches, lengths_XB)
+        shape = (*prefix.lengths_XB.shape, self.picked_XBD.shape[-1])
+        zeros_XBD = jnp.zeros(shape, self.picked_XBD.dtype)
+        new_tokens = len(sampler.close) + 1 + answer_tokens
         return self._decode(zeros_XBD, sampler, new_tokens, prefix, forks, False)
 
     def _decode(
