@@ -134,7 +134,7 @@ def test_planted_prompts_differ_within_pairs_by_their_content():
 def test_planted_model_does_what_it_says(study):
     a, b = 3, 7
     prompts = planted_prompts(seed=2)
-    said = study.read(planted(a, b, study.LAYERS, seed=2), prompts)
+    said = study.run(planted(a, b, study.LAYERS, seed=2), prompts)
     pairs = [np.flatnonzero(prompts.pair_N == pair) for pair in range(40)]
     first, second = (said.x_JND[:, [pair[i] for pair in pairs]] for i in (0, 1))
     gap_JP = np.abs(first - second).max(axis=2)
@@ -150,13 +150,13 @@ def test_planted_model_does_what_it_says(study):
     for wrong in ((0, 3), (3, 3), (4, 13)):
         with pytest.raises(InputError, match="expected 1 <= a < b <= 12"):
             planted(*wrong)
-    nothing = study.read(planted(None, None, study.LAYERS, seed=2), prompts)
+    nothing = study.run(planted(None, None, study.LAYERS, seed=2), prompts)
     assert np.array_equal(nothing.x_JND[:, pairs[0][0]], nothing.x_JND[:, pairs[0][1]])
 
 
 @pytest.mark.parametrize(("a", "b"), [(1, 2), (3, 9), (5, 12), (11, 12)])
 def test_planted_layers_are_recovered(study, a, b):
-    found = study.find(a, b, seed=a)
+    found = study.estimate_planted(a, b, seed=a)
     for point, place in ((found.content, a), (found.behaviour, b), (found.refusal, b)):
         assert point.kind != "none"
         assert point.layer == place
@@ -183,7 +183,7 @@ def test_planted_confound_is_exposed_by_transfer(study):
     # The model must show the marker, or in distribution there is nothing to be misled by.
     plain = planted_prompts(confound=True, seed=0)
     times = resample_counts(plain.pair_N, 2)
-    x_JND = study.read(planted(a, b, study.LAYERS), plain).x_JND
+    x_JND = study.run(planted(a, b, study.LAYERS), plain).x_JND
     curve, _ = study.fitted(x_JND, plain.harmful_N, plain.pair_N, times, 0)
     assert curve.value_X[:a].max() < 0.6
 
@@ -211,7 +211,7 @@ def test_planted_or_is_recovered(study):
 
 def test_planted_categories_have_their_directions(study):
     prompts = planted_prompts(seed=3)
-    x_JND = study.read(planted(4, 8, study.LAYERS, seed=3), prompts).x_JND
+    x_JND = study.run(planted(4, 8, study.LAYERS, seed=3), prompts).x_JND
     harmful_N, category_NK = prompts.harmful_N, prompts.category_NK
     directions_KD = category_directions(x_JND[6], harmful_N, category_NK)
     by_hand = x_JND[6][category_NK[:, 2]].mean(axis=0) - x_JND[6][~harmful_N].mean(axis=0)

@@ -22,9 +22,9 @@ from jaxdepth.refusal.protocol import read_protocol
 from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.tuning.run import tune
 from jaxdepth.study.tuning.settings import Tune
-from jaxdepth.tune.benign import distinct, fit_to_ask
+from jaxdepth.tune.benign import distinct, is_suitable_prompt
 from jaxdepth.tune.data import PROMISES, Batches, Task, read_tasks, tasks_digest, writer
-from jaxdepth.tune.recipe import Where
+from jaxdepth.tune.recipe import Recipe
 from jaxdepth.weights.adapter import add_tokens, read_adapter
 
 pytestmark = pytest.mark.usefixtures("one_length", "quick_programs")
@@ -115,7 +115,7 @@ def test_batches_teach_the_tokens_of_their_answers(tiny_path, tasks, batches):
 def test_every_task_comes_before_any_comes_again(batches):
     tasks = {"harmful": [Task(str(n), ("a",), True, "refuse", "") for n in range(5)]}
     small = replace(batches, tasks=tasks, mix={"harmful": 2})
-    drawn = [t.prompt for step in range(5) for t in small._drawn(step)]
+    drawn = [t.prompt for step in range(5) for t in small.step_tasks(step)]
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == ["0", "1", "2", "3", "4"]
     assert drawn[:5] != drawn[5:]
 
@@ -152,8 +152,8 @@ def test_decisions_come_before_answers(tiny_path, tasks):
     assert len({t.thought for t in tasks["harmful"]}) == 8  # one for each category
 
 
-def where(**changes) -> Where:
-    return Where(
+def where(**changes) -> Recipe:
+    return Recipe(
         **{
             "depth": 4, "early": (1, 2, 3), "refusals": "every", "benign": "every",
             "target": "distill", "per_step": 0, "early_weight": 2.0, "deep_more": False,
@@ -204,9 +204,9 @@ def test_random_exits_of_each_step():
 
 
 def test_prompts_that_a_model_draws():
-    assert fit_to_ask("Can you suggest a plan for my garden?")
+    assert is_suitable_prompt("Can you suggest a plan for my garden?")
     for bad in ("can you suggest a plan?", "Hello there.", "How do I kill a weed?", "A b c d"):
-        assert not fit_to_ask(bad)
+        assert not is_suitable_prompt(bad)
     seen: set[str] = set()
     asked = [f"Can you give me some tips on how to {do}?" for do in ("bake", "fly")]
     assert distinct(asked, seen) == asked[:1]
