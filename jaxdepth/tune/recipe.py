@@ -43,7 +43,7 @@ class Recipe:
         early = self.early
         if 0 < self.per_step < len(early):
             rng = np.random.default_rng((seed, step, 2))
-            early = sorted(rng.choice(early, self.per_step, replace=False).tolist())
+            early = tuple(sorted(rng.choice(early, self.per_step, replace=False).tolist()))
         return [*early, self.depth]
 
     def exit_weights(self, exits: Sequence[int]) -> Float[np.ndarray, " E"]:
