@@ -10,7 +10,7 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.settings_file import read_settings
 from jaxdepth.study.tuning.settings import Tune
-from jaxdepth.tune.benign import fit_to_ask, make_benign
+from jaxdepth.tune.benign import is_suitable_prompt, make_benign
 from jaxdepth.tune.data import read_tasks, tasks_digest
 from jaxdepth.weights.adapter import find_adapter, read_adapter
 from jaxdepth.weights.checkpoint import end_tokens, read_manifest
@@ -67,14 +67,14 @@ def test_a_model_asks_and_answers_itself(smollm2, smollm2_path):
     made = list(make_benign(model, encoder, tokenizer, ends, 2, batch=4, answer_tokens=12))
     assert len({m.prompt for m in made}) == 2
     for one in made:
-        assert fit_to_ask(one.prompt)
+        assert is_suitable_prompt(one.prompt)
         assert one.answer
         ids = encoder.encode(one.prompt)  # its answer is that of full depth
         answer = jaxdepth.generate(model, np.array([ids]), np.array([len(ids)]), [30], 12)
         assert tokenizer.decode(answer.tokens[0, 0], skip_special_tokens=True).startswith(
             one.answer
         )
-    with pytest.raises(InputError, match="0 prompts wanted"):
+    with pytest.raises(InputError, match="count is 0, expected at least 1"):
         next(make_benign(model, encoder, tokenizer, ends, 0))
 
 

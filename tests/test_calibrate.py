@@ -149,8 +149,8 @@ def test_p_values_by_scipy():
         for risk in (0.01, 0.1, 0.5, 0.9):
             for mean in (0.2 * risk, 0.6 * risk, 0.9 * risk, min(1, 1.2 * risk)):
                 whole_N = rng.random(count) < mean
-                wanted = binom.cdf(whole_N.sum(), count, risk)
-                assert risk_p_value(whole_N, risk) == pytest.approx(wanted, rel=1e-8)
+                expected = binom.cdf(whole_N.sum(), count, risk)
+                assert risk_p_value(whole_N, risk) == pytest.approx(expected, rel=1e-8)
                 share_N = rng.random(count) ** (1 / mean - 1)
                 bounds = (
                     np.exp(-count * divergence(min(share_N.mean(), risk), risk)),
@@ -177,15 +177,15 @@ def test_the_threshold_for_a_depth():
     depth_NR = np.array([5.0, 9.0, 1.0, 7.0]) + rng.standard_normal((40, 4))
     uneven = np.minimum(np.arange(40) // 2, 15)  # resamples differ in how many prompts they have
     counts_KN = resample_counts(uneven, resamples=300)
-    for wanted, index in ((5.2, 0), (6.7, 3), (100, 1), (-1, 2)):
-        found = threshold_for_depth(thresholds_R, depth_NR, wanted, counts_KN)
-        assert found[:2] == (index, thresholds_R[index])
-        assert found.depth == pytest.approx(depth_NR[:, index].mean())
+    for expected, index in ((5.2, 0), (6.7, 3), (100, 1), (-1, 2)):
+        result = threshold_for_depth(thresholds_R, depth_NR, expected, counts_KN)
+        assert result[:2] == (index, thresholds_R[index])
+        assert result.depth == pytest.approx(depth_NR[:, index].mean())
         drawn_K = [
             np.repeat(depth_NR[:, index], counts_N.astype(int)).mean() for counts_N in counts_KN
         ]
-        assert found[3:] == pytest.approx(np.percentile(drawn_K, [2.5, 97.5]))
-        assert found.low < found.depth < found.high
+        assert result[3:] == pytest.approx(np.percentile(drawn_K, [2.5, 97.5]))
+        assert result.low < result.depth < result.high
 
 
 def test_of_equally_near_depths_the_most_careful_threshold():
@@ -193,9 +193,9 @@ def test_of_equally_near_depths_the_most_careful_threshold():
     for depths in ([2.1, 2.3], [2.3, 2.1], [2.2, 2.2]):
         depth_NR = np.tile(depths, (3, 1))
         for thresholds in ([0.1, 0.2], [0.2, 0.1]):
-            found = threshold_for_depth(thresholds, depth_NR, 2.2, counts_KN)
-            assert found.threshold == 0.2
-            assert found.low == pytest.approx(found.depth) == found.high
+            result = threshold_for_depth(thresholds, depth_NR, 2.2, counts_KN)
+            assert result.threshold == 0.2
+            assert result.low == pytest.approx(result.depth) == result.high
     assert threshold_for_depth([0.1, 0.2], np.tile([2.1, 2.31], (3, 1)), 2.2, counts_KN).index == 0
 
 
@@ -203,7 +203,7 @@ def test_of_equally_near_depths_the_most_careful_threshold():
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"loss_NR": np.full((4, 2), 1.01)}, "not all in 0..1"),
         ({"loss_NR": np.full((4, 2), -0.01)}, "not all in 0..1"),
@@ -223,15 +223,15 @@ def test_of_equally_near_depths_the_most_careful_threshold():
         ({"clusters_N": [1, 2, 3]}, "3 clusters for 4 prompts"),
     ],
 )
-def test_bad_losses_are_told_in_one_line(change, says):
+def test_bad_losses_are_one_line_errors(change, message):
     right = {"thresholds_R": [0.9, 0.3], "loss_NR": np.zeros((4, 2)), "risk": 0.1}
-    with pytest.raises(InputError, match=says) as told:
+    with pytest.raises(InputError, match=message) as raised:
         threshold_for_risk(**right | change)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"depth_NR": np.zeros((0, 2)), "counts_KN": np.ones((3, 0))}, "no prompts"),
         ({"depth_NR": np.zeros((4, 3))}, r"depths of shape \(4, 3\) at thresholds"),
@@ -243,11 +243,11 @@ def test_bad_losses_are_told_in_one_line(change, says):
         ({"counts_KN": np.ones((0, 4))}, r"resamples of shape \(0, 4\)"),
     ],
 )
-def test_bad_depths_are_told_in_one_line(change, says):
+def test_bad_depths_are_one_line_errors(change, message):
     right = {"thresholds_R": [0.9, 0.3], "depth_NR": np.ones((4, 2)), "target": 1.0}
-    with pytest.raises(InputError, match=says) as told:
+    with pytest.raises(InputError, match=message) as raised:
         threshold_for_depth(**right | {"counts_KN": np.ones((3, 4))} | change)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("bad", [np.zeros(0), np.array([2.0]), np.array([np.nan])])

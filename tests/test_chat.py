@@ -62,8 +62,8 @@ def test_ordinary_text_has_the_ids_of_hugging_face(tokenizers, kind):
 def test_one_bos(tokenizers, kind):
     tokenizer = tokenizers[kind]
     ids = PromptEncoder(tokenizer).encode("Hello")
-    wanted = 2 if kind == "chatml" else 1  # there the BOS token is also what opens a turn
-    assert ids.count(tokenizer.bos_token_id) == wanted
+    expected = 2 if kind == "chatml" else 1  # there the BOS token is also what opens a turn
+    assert ids.count(tokenizer.bos_token_id) == expected
     assert ids[0] == tokenizer.bos_token_id
 
 
@@ -206,8 +206,8 @@ def refusals(templates):
 
 
 def test_bad_templates(children):
-    for line, says in zip(refusals(BAD), BAD.values(), strict=True):
-        assert says in line
+    for line, message in zip(refusals(BAD), BAD.values(), strict=True):
+        assert message in line
         assert len(line) < 200
     assert len(children) == len(BAD)
     assert_gone(children)
@@ -258,8 +258,8 @@ def in_process(tokenizer, conversations):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rendered_apart_as_in_transformers_itself(tokenizers, kind):
-    mine = template.render(tokenizers[kind], _CONVERSATIONS)
-    assert mine == [(text, None) for text in in_process(tokenizers[kind], _CONVERSATIONS)]
+    rendered = template.render(tokenizers[kind], _CONVERSATIONS)
+    assert rendered == [(text, None) for text in in_process(tokenizers[kind], _CONVERSATIONS)]
 
 
 # A template that does what the first message says.
@@ -290,9 +290,9 @@ def test_a_refused_conversation_does_not_fail_the_others(children):
     messages = [{"role": "user", "content": "naïve <b> 你好 😀 \ue000"}] * 12
     good = [(messages, False), (messages, True)]
     first, *refused, last = template.render(tokenizer, [good[0], *bad, good[1]])
-    for (text, reason), says in zip(refused, REASONS.values(), strict=True):
+    for (text, reason), message in zip(refused, REASONS.values(), strict=True):
         assert text is None
-        assert says in reason
+        assert message in reason
         assert reason.isprintable()
         assert len(reason) <= 120
     assert [first.text, last.text] == in_process(tokenizer, good)

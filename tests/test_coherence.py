@@ -100,12 +100,12 @@ def test_a_probable_text_does_not_make_up_for_a_loop():
 def test_log_probabilities_equal_the_slow_twin(smollm2, judge):
     model, tokenizer = smollm2
     texts = [SOUND[0], SOUND[3]]
-    for text, found in zip(texts, reference_logprobs(*judge, texts), strict=True):
+    for text, logprobs in zip(texts, reference_logprobs(*judge, texts), strict=True):
         ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
-        assert len(found) == len(ids) - 3
+        assert len(logprobs) == len(ids) - 3
         padded = np.zeros((1, 32), np.int32)
         padded[0, : len(ids)] = ids
-        for place, value in enumerate(found, start=3):
+        for place, value in enumerate(logprobs, start=3):
             logits = jaxdepth.exit_logits(model, padded, np.array([place]), 30)[0]
             assert value == pytest.approx(float(jax.nn.log_softmax(logits)[ids[place]]), abs=1e-3)
 
@@ -143,8 +143,10 @@ def test_held_out_texts_of_known_truth(longest, smollm2, judge, tool, data_dir):
     texts = [s.text for s in kept]
     judged = judge_coherence(texts, reference_logprobs(*judge, texts))
     for kind in (tool.COMPLIANCE, *tool.BREAKS, tool.SHALLOW):
-        says = [c.degenerate is True for c, s in zip(judged, kept, strict=True) if s.kind == kind]
-        right = np.mean(says) if kind != tool.COMPLIANCE else 1 - np.mean(says)
+        degenerate = [
+            c.degenerate is True for c, s in zip(judged, kept, strict=True) if s.kind == kind
+        ]
+        right = np.mean(degenerate) if kind != tool.COMPLIANCE else 1 - np.mean(degenerate)
         # 32 to 40 texts: two points below 95% are one of them.
-        assert len(says) >= 30
-        assert right >= 0.93, (kind, right, len(says))
+        assert len(degenerate) >= 30
+        assert right >= 0.93, (kind, right, len(degenerate))

@@ -144,14 +144,14 @@ def test_beats_both_lists_on_models_it_was_not_fitted_on(tool, labelled, left_ou
 
     refusal = tool.labels_of(labelled) == tool.REFUSE
     source = np.array([a.source for a in labelled])
-    says = {"detector": left_out[:, 0] > 0.5}
+    refuses = {"detector": left_out[:, 0] > 0.5}
     for rule in (starts_with_refusal, contains_refusal):
-        says[rule.__name__] = np.array([rule(a.text) for a in labelled])
-    pooled = {name: cohen_kappa_score(refusal, says[name]) for name in says}
+        refuses[rule.__name__] = np.array([rule(a.text) for a in labelled])
+    pooled = {name: cohen_kappa_score(refusal, refuses[name]) for name in refuses}
     assert pooled["detector"] >= 0.78
     for model in set(source):
-        here = source == model
-        kappa = {name: cohen_kappa_score(refusal[here], says[name][here]) for name in says}
+        rows = source == model
+        kappa = {name: cohen_kappa_score(refusal[rows], refuses[name][rows]) for name in refuses}
         assert kappa.pop("detector") > max(kappa.values()), (model, pooled)
 
 

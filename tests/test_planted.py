@@ -38,8 +38,8 @@ def measured(truth_X, seed: int, error: float = 0.03, shared: float = 0.03, resa
 
 
 def kinds(truth_X, trials: int = 200) -> dict[str, int]:
-    found = [change_point(*measured(truth_X, seed)).kind for seed in range(trials)]
-    return {kind: found.count(kind) for kind in ("jump", "gradual", "none")}
+    kinds = [change_point(*measured(truth_X, seed)).kind for seed in range(trials)]
+    return {kind: kinds.count(kind) for kind in ("jump", "gradual", "none")}
 
 
 def rarer_than(rate: float, count: int, total: int) -> bool:
@@ -134,36 +134,36 @@ def test_planted_prompts_differ_within_pairs_by_their_content():
 def test_planted_model_does_what_it_says(study):
     a, b = 3, 7
     prompts = planted_prompts(seed=2)
-    said = study.read(planted(a, b, study.LAYERS, seed=2), prompts)
+    activity = study.run(planted(a, b, study.LAYERS, seed=2), prompts)
     pairs = [np.flatnonzero(prompts.pair_N == pair) for pair in range(40)]
-    first, second = (said.x_JND[:, [pair[i] for pair in pairs]] for i in (0, 1))
+    first, second = (activity.x_JND[:, [pair[i] for pair in pairs]] for i in (0, 1))
     gap_JP = np.abs(first - second).max(axis=2)
-    assert gap_JP[:a].max() < 1e-4  # until content comes, the halves of a pair are one
+    assert gap_JP[:a].max() < 1e-4  # until content comes, the two prompts of a pair are equal
     assert gap_JP[a:].min() > 0.9
-    refused_EN = said.log_odds_EN > 0
+    refused_EN = activity.log_odds_EN > 0
     assert not refused_EN[: b - 1].any()
     assert (refused_EN[b - 1 :] == (prompts.harmful_N & prompts.mood_N)).all()
     # An OR: with two categories as with one.
     count_N = prompts.category_NK.sum(axis=1)
-    one, two = (said.log_odds_EN[-1][prompts.mood_N & (count_N == n)].mean() for n in (1, 2))
+    one, two = (activity.log_odds_EN[-1][prompts.mood_N & (count_N == n)].mean() for n in (1, 2))
     assert abs(one - two) < 0.4
     for wrong in ((0, 3), (3, 3), (4, 13)):
         with pytest.raises(InputError, match="expected 1 <= a < b <= 12"):
             planted(*wrong)
-    nothing = study.read(planted(None, None, study.LAYERS, seed=2), prompts)
+    nothing = study.run(planted(None, None, study.LAYERS, seed=2), prompts)
     assert np.array_equal(nothing.x_JND[:, pairs[0][0]], nothing.x_JND[:, pairs[0][1]])
 
 
 @pytest.mark.parametrize(("a", "b"), [(1, 2), (3, 9), (5, 12), (11, 12)])
 def test_planted_layers_are_recovered(study, a, b):
-    found = study.find(a, b, seed=a)
-    for point, place in ((found.content, a), (found.behaviour, b), (found.refusal, b)):
+    result = study.estimate_planted(a, b, seed=a)
+    for point, place in ((result.content, a), (result.behaviour, b), (result.refusal, b)):
         assert point.kind != "none"
         assert point.layer == place
         assert point.low <= place <= point.high
-    assert found.lag.layers == b - a
-    assert found.lag.low <= b - a <= found.lag.high
-    content_J = found.curves["content"].value_X
+    assert result.lag.layers == b - a
+    assert result.lag.low <= b - a <= result.lag.high
+    content_J = result.curves["content"].value_X
     assert np.abs(content_J[:a] - 0.5).max() < 0.1
     assert content_J[a:].min() > 0.75
     assert content_J[a:].max() < 0.95
@@ -183,16 +183,16 @@ def test_planted_confound_is_exposed_by_transfer(study):
     # The model must show the marker, or in distribution there is nothing to be misled by.
     plain = planted_prompts(confound=True, seed=0)
     times = resample_counts(plain.pair_N, 2)
-    x_JND = study.read(planted(a, b, study.LAYERS), plain).x_JND
+    x_JND = study.run(planted(a, b, study.LAYERS), plain).x_JND
     curve, _ = study.fitted(x_JND, plain.harmful_N, plain.pair_N, times, 0)
     assert curve.value_X[:a].max() < 0.6
 
 
 def test_planted_or_is_recovered(study):
     scored = study.score(seed=0)
-    found = scored.compare(scored.log_odds_N)
-    assert found.low > 0.1
-    assert found.or_ > 0.8
+    result = scored.compare(scored.log_odds_N)
+    assert result.low > 0.1
+    assert result.or_ > 0.8
     noise_N = np.random.default_rng(0).standard_normal(len(scored.fold_N)) / 2
     for weights_K in (np.ones(5), np.arange(1, 6)):
         each_NK = scored.category_NK * weights_K
@@ -202,16 +202,16 @@ def test_planted_or_is_recovered(study):
     single_N = scored.category_NK.sum(axis=1) < 2
     *rows, counts_NR = (rows[single_N] for rows in (*scored[:4], scored.counts_RN.T))
     single = study.Scored(*rows, counts_NR.T)
-    told = single.compare(single.category_NK.sum(axis=1) + noise_N[single_N])
-    assert abs(told.difference) < 0.01
-    assert told.sum > 0.3
+    test = single.compare(single.category_NK.sum(axis=1) + noise_N[single_N])
+    assert abs(test.difference) < 0.01
+    assert test.sum > 0.3
     with pytest.raises(InputError, match="two folds"):
         scored._replace(fold_N=np.zeros_like(scored.fold_N)).compare(noise_N)
 
 
 def test_planted_categories_have_their_directions(study):
     prompts = planted_prompts(seed=3)
-    x_JND = study.read(planted(4, 8, study.LAYERS, seed=3), prompts).x_JND
+    x_JND = study.run(planted(4, 8, study.LAYERS, seed=3), prompts).x_JND
     harmful_N, category_NK = prompts.harmful_N, prompts.category_NK
     directions_KD = category_directions(x_JND[6], harmful_N, category_NK)
     by_hand = x_JND[6][category_NK[:, 2]].mean(axis=0) - x_JND[6][~harmful_N].mean(axis=0)
@@ -232,8 +232,8 @@ def test_planted_categories_have_their_directions(study):
     longer_ND = np.where(out_N[:, None], 2 * x_JND[6], x_JND[6])
     gain_NK = category_scores(longer_ND, harmful_N, category_NK, fold_N) - score_NK
     rest = (rows[~out_N] for rows in (x_JND[6], harmful_N, category_NK))
-    wanted_NK = x_JND[6][out_N] @ np.linalg.pinv(category_directions(*rest))
-    assert np.allclose(gain_NK[out_N], wanted_NK, atol=0.01)
+    expected_NK = x_JND[6][out_N] @ np.linalg.pinv(category_directions(*rest))
+    assert np.allclose(gain_NK[out_N], expected_NK, atol=0.01)
 
 
 @pytest.mark.slow
@@ -241,7 +241,7 @@ def test_planted_categories_have_their_directions(study):
 def test_planted_truth_is_covered_and_nothing_is_not_found(study, prompts, noise):
     counts = study.count(200, prompts, noise)
     print(study.table(counts))
-    for name, found in counts.found.items():
-        assert study.p_covers(counts.covered[name], found) > 0.01, name
+    for name, result in counts.found.items():
+        assert study.p_covers(counts.covered[name], result) > 0.01, name
         assert study.p_claims(counts.claimed[name], counts.seeds) > 0.01, name
         assert counts.found[name] > counts.seeds / 2, name

@@ -37,8 +37,8 @@ def test_the_templates_tokens_come_after_it(kind):
     tokenizer = build(kind)
     located = locate(PromptEncoder(tokenizer), tokenizer, TEXTS[:30])
     pieces = [tokenizer.decode([i]) for i in located.ids[0][located.places_NP[0, 0] + 1 :]]
-    said = "".join(pieces).replace(" ", "")
-    assert said == "".join(AFTER[kind])
+    template_text = "".join(pieces).replace(" ", "")
+    assert template_text == "".join(AFTER[kind])
     count = len(pieces)
     assert located.names[0] == "instruction"
     assert located.names[-1] == "last"

@@ -48,9 +48,9 @@ def sklearn_decisions(x_ND, y_N, train_N, strength):
 
 
 def worst(x_GND, y_N, train_FN, strengths, only=slice(None)):
-    found_GFCN = decide(fit_logistic(x_GND, y_N, train_FN, strengths), x_GND)
+    result_GFCN = decide(fit_logistic(x_GND, y_N, train_FN, strengths), x_GND)
     return max(
-        np.abs(found_GFCN[g, f, c] - sklearn_decisions(x_ND, y_N, train_FN[f], strength)).max()
+        np.abs(result_GFCN[g, f, c] - sklearn_decisions(x_ND, y_N, train_FN[f], strength)).max()
         for g, x_ND in enumerate(x_GND)
         for f in range(len(train_FN))[only]
         for c, strength in enumerate(strengths)
@@ -83,10 +83,10 @@ def test_half_precision_is_read_as_float32():
     x_GND, y_N = activations(60, 20)
     train_FN = some_folds(60, 3, np.random.default_rng(1))
     half_GND = x_GND[:1].astype(ml_dtypes.bfloat16)
-    found = fit_logistic(half_GND, y_N == 1, train_FN, (1.0,))
-    wanted = fit_logistic(half_GND.astype(np.float32), y_N, train_FN, (1.0,))
-    assert np.array_equal(found.weights_GFCD, wanted.weights_GFCD)
-    assert np.array_equal(decide(found, half_GND), decide(wanted, half_GND))
+    result = fit_logistic(half_GND, y_N == 1, train_FN, (1.0,))
+    expected = fit_logistic(half_GND.astype(np.float32), y_N, train_FN, (1.0,))
+    assert np.array_equal(result.weights_GFCD, expected.weights_GFCD)
+    assert np.array_equal(decide(result, half_GND), decide(expected, half_GND))
 
 
 def test_what_did_not_converge_is_an_error(monkeypatch):
@@ -116,13 +116,13 @@ def test_a_difference_of_means():
     for g, x_ND in enumerate(x_GND.astype(np.float64)):
         for f, train_N in enumerate(train_FN):
             zero_D, one_D = (x_ND[train_N & (y_N == label)].mean(axis=0) for label in (0, 1))
-            wanted_N = (x_ND - (zero_D + one_D) / 2) @ (one_D - zero_D)
+            expected_N = (x_ND - (zero_D + one_D) / 2) @ (one_D - zero_D)
             scale = np.abs(x_ND).max() ** 2
-            assert np.allclose(decide(probes, x_GND)[g, f, 0], wanted_N, atol=3e-6 * scale)
+            assert np.allclose(decide(probes, x_GND)[g, f, 0], expected_N, atol=3e-6 * scale)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"x_GND": np.full((1, 8, 2), np.inf, np.float32)}, "not finite"),
         ({"x_GND": np.ones((8, 2), np.float32)}, r"expected \(G, N, D\)"),
@@ -134,7 +134,7 @@ def test_a_difference_of_means():
         ({"strengths_C": (np.nan,)}, "numbers above 0"),
     ],
 )
-def test_wrong_input_is_told_in_one_line(change, says):
+def test_wrong_input_is_told_in_one_line(change, message):
     rng = np.random.default_rng(0)
     right = {
         "x_GND": rng.standard_normal((1, 8, 2), np.float32),
@@ -142,7 +142,7 @@ def test_wrong_input_is_told_in_one_line(change, says):
         "train_FN": np.ones((1, 8), bool),
         "strengths_C": (1.0,),
     }
-    with pytest.raises(InputError, match=says) as error:
+    with pytest.raises(InputError, match=message) as error:
         fit_logistic(**right | change)
     assert "\n" not in str(error.value)
 
@@ -184,7 +184,7 @@ def crossing(seed=0):
 def test_cross_fit_equals_a_loop():
     x_GND, y_N, fold_N = crossing()
     strengths = (1.0, 1e-3, 100.0)
-    found = cross_fit(x_GND, y_N, fold_N, strengths)
+    result = cross_fit(x_GND, y_N, fold_N, strengths)
     for g in range(3):
         for f in range(5):
             choose_N, train_N = fold_N == (f + 1) % 5, (fold_N != f) & (fold_N != (f + 1) % 5)
@@ -194,12 +194,12 @@ def test_cross_fit_equals_a_loop():
                 area = auroc(score_N[choose_N][None], y_N[choose_N])[0]
                 if area > best[0]:
                     best = area, strength, score_N
-            assert found.validation_GF[g, f] == pytest.approx(best[0])
-            assert found.strength_GF[g, f] == best[1]
+            assert result.validation_GF[g, f] == pytest.approx(best[0])
+            assert result.strength_GF[g, f] == best[1]
             test_N = fold_N == f
-            assert np.allclose(found.score_GN[g, test_N], best[2][test_N], atol=1e-3)
-            again_N = x_GND[g] @ found.weights_GFD[g, f] + found.bias_GF[g, f]
-            assert np.allclose(again_N[test_N], found.score_GN[g, test_N], atol=1e-4)
+            assert np.allclose(result.score_GN[g, test_N], best[2][test_N], atol=1e-3)
+            again_N = x_GND[g] @ result.weights_GFD[g, f] + result.bias_GF[g, f]
+            assert np.allclose(again_N[test_N], result.score_GN[g, test_N], atol=1e-4)
 
 
 def test_no_choice_reads_a_test_row():
@@ -222,8 +222,8 @@ def test_no_choice_reads_a_test_row():
 
 def test_equal_strengths_choose_the_strongest_regularisation():
     x_GND, y_N, fold_N = crossing()
-    found = cross_fit(x_GND, y_N, fold_N, (9.0, 1.0, 3.0), fit=fit_difference)
-    assert (found.strength_GF == 1).all()
+    result = cross_fit(x_GND, y_N, fold_N, (9.0, 1.0, 3.0), fit=fit_difference)
+    assert (result.strength_GF == 1).all()
 
 
 def test_the_slice_is_chosen_within_each_fold():
@@ -249,11 +249,11 @@ def test_decision_values_survive_large_features():
 
 
 def test_rows_that_are_all_the_same():
-    """As of the embedding at a template's token: nothing is told apart, and nothing breaks."""
+    """As of the embedding at a template's token: classes are not separable, and nothing breaks."""
     y_N = np.arange(40) < 10
     x_GND = np.tile(np.float32(np.random.default_rng(0).standard_normal(8) * 100), (1, 40, 1))
     train_FN = some_folds(40, 4, np.random.default_rng(1))
-    found_FCN = decide(fit_logistic(x_GND, y_N, train_FN, (1e-3, 1e3)), x_GND)[0]
+    result_FCN = decide(fit_logistic(x_GND, y_N, train_FN, (1e-3, 1e3)), x_GND)[0]
     share_F = (train_FN & y_N).sum(axis=1) / train_FN.sum(axis=1)
-    wanted_FCN = np.broadcast_to(np.log(share_F / (1 - share_F))[:, None, None], found_FCN.shape)
-    np.testing.assert_allclose(found_FCN, wanted_FCN, atol=1e-3)
+    expected_FCN = np.broadcast_to(np.log(share_F / (1 - share_F))[:, None, None], result_FCN.shape)
+    np.testing.assert_allclose(result_FCN, expected_FCN, atol=1e-3)

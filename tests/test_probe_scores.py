@@ -30,30 +30,30 @@ def some_scores(X, N, seed=0):
 
 def test_one_fold_is_the_auroc_of_scikit_learn():
     score_XN, y_N, _ = some_scores(4, 200)
-    wanted_X = [roc_auc_score(y_N, score_N) for score_N in score_XN]
-    assert np.allclose(auroc(score_XN, y_N), wanted_X, rtol=0, atol=1e-12)
-    assert np.allclose(auroc(score_XN, y_N.astype(int)), wanted_X)
+    expected_X = [roc_auc_score(y_N, score_N) for score_N in score_XN]
+    assert np.allclose(auroc(score_XN, y_N), expected_X, rtol=0, atol=1e-12)
+    assert np.allclose(auroc(score_XN, y_N.astype(int)), expected_X)
 
 
 def test_folds_and_resamples_equal_a_loop():
     score_XN, y_N, fold_N = some_scores(3, 40)
     counts_RN = resample_counts(np.arange(40) // 2, resamples=6)
-    found_RX = auroc(score_XN, y_N, fold_N, counts_RN)
+    result_RX = auroc(score_XN, y_N, fold_N, counts_RN)
     for r, counts_N in enumerate(counts_RN):
         for x, score_N in enumerate(score_XN):
-            wanted = looped(score_N, y_N, fold_N, counts_N)
-            assert found_RX[r, x] == pytest.approx(wanted, abs=1e-12)
-    wanted_X = [looped(score_N, y_N, fold_N, np.ones(40)) for score_N in score_XN]
-    assert np.allclose(auroc(score_XN, y_N, fold_N), wanted_X)
+            expected = looped(score_N, y_N, fold_N, counts_N)
+            assert result_RX[r, x] == pytest.approx(expected, abs=1e-12)
+    expected_X = [looped(score_N, y_N, fold_N, np.ones(40)) for score_N in score_XN]
+    assert np.allclose(auroc(score_XN, y_N, fold_N), expected_X)
 
 
 def test_resampled_aurocs_are_those_of_scikit_learn():
     score_XN, y_N, _ = some_scores(2, 300)
     counts_RN = resample_counts(np.arange(300), resamples=5)
-    found_RX = auroc(score_XN, y_N, counts_RN=counts_RN)
+    result_RX = auroc(score_XN, y_N, counts_RN=counts_RN)
     for r, counts_N in enumerate(counts_RN):
-        wanted_X = [roc_auc_score(y_N, score_N, sample_weight=counts_N) for score_N in score_XN]
-        assert np.allclose(found_RX[r], wanted_X)
+        expected_X = [roc_auc_score(y_N, score_N, sample_weight=counts_N) for score_N in score_XN]
+        assert np.allclose(result_RX[r], expected_X)
 
 
 def test_scores_of_different_folds_are_not_compared():
@@ -64,9 +64,9 @@ def test_scores_of_different_folds_are_not_compared():
 
 def test_a_resample_without_a_pair_has_no_auroc():
     counts_RN = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1.0]])
-    found_RX = auroc(np.array([[1, 2, 3, 4.0]]), np.array([0, 0, 1, 1]), counts_RN=counts_RN)
-    assert np.isnan(found_RX[:2]).all()
-    assert found_RX[2] == 1
+    result_RX = auroc(np.array([[1, 2, 3, 4.0]]), np.array([0, 0, 1, 1]), counts_RN=counts_RN)
+    assert np.isnan(result_RX[:2]).all()
+    assert result_RX[2] == 1
 
 
 def test_the_auroc_of_nothing_is_an_error():
@@ -81,8 +81,8 @@ def test_tpr_is_the_best_of_the_roc_curve(fpr):
     for seed in range(20):
         score_XN, y_N, _ = some_scores(1, 250, seed)
         fprs, tprs, _ = roc_curve(y_N, score_XN[0], drop_intermediate=False)
-        wanted = tprs[fprs <= fpr + 1e-12].max()
-        assert tpr_at_fpr(score_XN[0], y_N, fpr) == pytest.approx(wanted)
+        expected = tprs[fprs <= fpr + 1e-12].max()
+        assert tpr_at_fpr(score_XN[0], y_N, fpr) == pytest.approx(expected)
 
 
 def test_tpr_counts_whole_negatives():

@@ -18,19 +18,19 @@ def test_built_in_pairs():
     for p in prompts:
         pairs.setdefault(p.pair_id, {})[p.label] = p
     assert len(pairs) >= 300
-    assert all(set(halves) == {"harmful", "harmless"} for halves in pairs.values())
-    assert all(len({p.category for p in halves.values()}) == 1 for halves in pairs.values())
+    assert all(set(pair) == {"harmful", "harmless"} for pair in pairs.values())
+    assert all(len({p.category for p in pair.values()}) == 1 for pair in pairs.values())
     categories = Counter(p.category for p in prompts)
     assert len(categories) == 10
     assert min(categories.values()) >= 50
     overlap = []
-    for halves in pairs.values():
-        words = [set(re.findall(r"[a-z]+", p.text.lower())) for p in halves.values()]
+    for pair in pairs.values():
+        words = [set(re.findall(r"[a-z]+", p.text.lower())) for p in pair.values()]
         overlap.append(len(words[0] & words[1]) / len(words[0] | words[1]))
     assert sum(overlap) / len(overlap) > 0.5  # one surface, two meanings
 
 
-def test_words_alone_hardly_tell_the_halves_apart():
+def test_words_alone_hardly_separate_the_two_prompts_of_a_pair():
     sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
     from word_leak import word_leak
 
@@ -60,10 +60,10 @@ def test_built_in_pairs_of_two_categories():
     pairs = {}
     for p in prompts:
         pairs.setdefault(p.pair_id, {})[p.label] = set(re.findall(r"[a-z]+", p.text.lower()))
-    assert len({frozenset(w) for halves in pairs.values() for w in halves.values()}) == 96
+    assert len({frozenset(w) for pair in pairs.values() for w in pair.values()}) == 96
     overlap = [
-        len(halves["harmful"] & halves["harmless"]) / len(halves["harmful"] | halves["harmless"])
-        for halves in pairs.values()
+        len(pair["harmful"] & pair["harmless"]) / len(pair["harmful"] | pair["harmless"])
+        for pair in pairs.values()
     ]
     assert sum(overlap) / len(overlap) > 0.5
     others = {p.text for p in read_prompts(["builtin:pairs", "builtin:ordinary"])}
@@ -175,8 +175,8 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_are_one_clear_error(tmp_path, name):
-    file, content, says = BAD[name]
-    with pytest.raises(InputError, match=says) as caught:
+    file, content, message = BAD[name]
+    with pytest.raises(InputError, match=message) as caught:
         read_prompts([write(tmp_path, file, content)])
     assert "a." in str(caught.value)
 
@@ -205,7 +205,7 @@ def test_other_bad_sources(tmp_path):
 
 
 def test_the_published_files_themselves(data_dir):
-    wanted = {
+    expected = {
         "xstest/xstest_prompts.csv": {"harmless": 250, "harmful": 200},
         "refusal_direction/harmful_train.json": {"harmful": 260},
         "refusal_direction/harmful_val.json": {"harmful": 39},
@@ -213,8 +213,8 @@ def test_the_published_files_themselves(data_dir):
         "refusal_direction/harmless_val_200.json": {"harmless": 200},
         "refusal_direction/advbench.json": {"harmful": 520},
     }
-    prompts = read_prompts([str(data_dir / name) for name in wanted])
-    for name, counts in wanted.items():
+    prompts = read_prompts([str(data_dir / name) for name in expected])
+    for name, counts in expected.items():
         here = Counter(p.label for p in prompts if p.source == name.split("/")[1])
         assert here == counts, name
 

@@ -23,9 +23,9 @@ def tuned_encoder():
 def words_of(encoder: PromptEncoder, count: int = 3) -> tuple[str, ...]:
     """Words that are one token after "Verdict:"."""
     some = ("how", "the", "to", "a", "I", "of", "do", "my", "in", "is", "for", "can")
-    found = [word for word in some if encoder.word_after("\nVerdict:", word) is not None]
-    assert len(found) >= count
-    return tuple(found[:count])
+    result = [word for word in some if encoder.word_after("\nVerdict:", word) is not None]
+    assert len(result) >= count
+    return tuple(result[:count])
 
 
 def test_special_tokens(tuned_encoder):
@@ -43,8 +43,8 @@ def test_words_are_spelled_as_in_a_reply(kind):
     words = words_of(encoder)
     protocol = replace(read_protocol("prompted"), verdicts=(words,))
     markers = resolve_markers(protocol, encoder, (tokenizer.eos_token_id,))
-    said = tokenizer.decode([*markers.close, markers.verdicts[1]])
-    assert said.strip() == f"Verdict: {words[1]}"
+    text = tokenizer.decode([*markers.close, markers.verdicts[1]])
+    assert text.strip() == f"Verdict: {words[1]}"
     assert len({*markers.verdicts}) == 3
 
 
@@ -77,7 +77,7 @@ def test_verdicts_that_cannot_be_told_apart(smollm2):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"close": ""}, "close is empty"),
         ({"thought_tokens": -1}, "thought_tokens is -1"),
@@ -86,8 +86,8 @@ def test_verdicts_that_cannot_be_told_apart(smollm2):
     ],
     ids=str,
 )
-def test_protocols_that_make_no_sense(changes, says):
-    with pytest.raises(InputError, match=says):
+def test_protocols_that_make_no_sense(changes, message):
+    with pytest.raises(InputError, match=message):
         replace(read_protocol("prompted"), **changes)
 
 
@@ -105,8 +105,8 @@ def test_files_that_are_no_protocols(tmp_path):
 
 
 def test_nothing_in_a_users_text_is_replaced():
-    said = instruct("Write {refuse} or {close}.", "\nVerdict:", ("No", "Maybe", "Yes"), "{refuse}?")
-    assert said == "Write No or Verdict:.\n\n{refuse}?"
+    text = instruct("Write {refuse} or {close}.", "\nVerdict:", ("No", "Maybe", "Yes"), "{refuse}?")
+    assert text == "Write No or Verdict:.\n\n{refuse}?"
     assert instruct("", "x", ("a", "b", "c"), "{comply}") == "{comply}"
 
 

@@ -22,9 +22,9 @@ from jaxdepth.refusal.protocol import read_protocol
 from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.tuning.run import tune
 from jaxdepth.study.tuning.settings import Tune
-from jaxdepth.tune.benign import distinct, fit_to_ask
+from jaxdepth.tune.benign import distinct, is_suitable_prompt
 from jaxdepth.tune.data import PROMISES, Batches, Task, read_tasks, tasks_digest, writer
-from jaxdepth.tune.recipe import Where
+from jaxdepth.tune.recipe import Recipe
 from jaxdepth.weights.adapter import add_tokens, read_adapter
 
 pytestmark = pytest.mark.usefixtures("one_length", "quick_programs")
@@ -45,7 +45,7 @@ def batches(tiny_path, tasks) -> Batches:
 
 def test_what_is_measured_is_never_trained_on(tasks):
     by_split = {s: read_prompts([f"builtin:pairs/{s}"]) for s in SPLITS}
-    assert {s: len(found) // 2 for s, found in by_split.items()} == {
+    assert {s: len(of_split) // 2 for s, of_split in by_split.items()} == {
         "train": 160, "validation": 32, "test": 64, "unseen": 64,
     }  # fmt: skip
     for one, other in combinations(SPLITS, 2):
@@ -69,7 +69,7 @@ def test_splits_by_name():
 
 
 def test_what_is_learnt_is_what_it_says(tasks):
-    """Our refusals read as refusals, and what the model said itself as compliance."""
+    """Our refusals read as refusals, and its own answers as compliance."""
     refusals = tasks["harmful"][0].answers
     assert len(set(refusals)) == len(refusals) == 40
     assert {r.outcome for r in classify_texts(refusals)} == {"refuse"}
@@ -94,15 +94,15 @@ def test_batches_teach_the_tokens_of_their_answers(tiny_path, tasks, batches):
         real = batch.share_R > 0
         np.testing.assert_array_equal(tokens_BS[of_R[real], place_R[real] + 1], target_R[real])
         for b in range(6):
-            mine = real & (of_R == b)
-            assert batch.share_R[mine].sum() == pytest.approx(1)
-            said = tokenizer.decode(target_R[mine], skip_special_tokens=True).strip()
-            row = tokens_BS[b, : place_R[mine].min() + 1].tolist()
-            asked = tokenizer.decode(row).split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
-            task = prompts[asked]
-            assert any(answer.startswith(said) for answer in task.answers)
-            assert batch.refuses_R[mine].all() == (task.verdict == "refuse")
-            ends = tokenizer.eos_token_id in target_R[mine]
+            rows_R = real & (of_R == b)
+            assert batch.share_R[rows_R].sum() == pytest.approx(1)
+            answer_text = tokenizer.decode(target_R[rows_R], skip_special_tokens=True).strip()
+            row = tokens_BS[b, : place_R[rows_R].min() + 1].tolist()
+            question = tokenizer.decode(row).split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
+            task = prompts[question]
+            assert any(answer.startswith(answer_text) for answer in task.answers)
+            assert batch.refuses_R[rows_R].all() == (task.verdict == "refuse")
+            ends = tokenizer.eos_token_id in target_R[rows_R]
             assert ends <= task.ended
             seen[next(k for k, of in tasks.items() if task in of)] += 1
     assert seen == {kind: 3 * count for kind, count in MIX.items()}
@@ -115,7 +115,7 @@ def test_batches_teach_the_tokens_of_their_answers(tiny_path, tasks, batches):
 def test_every_task_comes_before_any_comes_again(batches):
     tasks = {"harmful": [Task(str(n), ("a",), True, "refuse", "") for n in range(5)]}
     small = replace(batches, tasks=tasks, mix={"harmful": 2})
-    drawn = [t.prompt for step in range(5) for t in small._drawn(step)]
+    drawn = [t.prompt for step in range(5) for t in small.step_tasks(step)]
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == ["0", "1", "2", "3", "4"]
     assert drawn[:5] != drawn[5:]
 
@@ -127,15 +127,15 @@ def test_preferences_reject_empty_promises_and_needless_refusals(tiny_path, batc
     assert len(tokens_BS) == 12
     chosen = batches.supervised(0)
     for b in range(12):
-        mine = (of_R == b) & (batch.share_R > 0)
-        said = tokenizer.decode(target_R[mine], skip_special_tokens=True).strip()
+        rows_R = (of_R == b) & (batch.share_R > 0)
+        answer_text = tokenizer.decode(target_R[rows_R], skip_special_tokens=True).strip()
         if b < 6:
             same = (chosen.targets.sequence_R == b) & (chosen.share_R > 0)
-            np.testing.assert_array_equal(target_R[mine], chosen.targets.target_R[same])
+            np.testing.assert_array_equal(target_R[rows_R], chosen.targets.target_R[same])
         elif b < 8:
-            assert any(promise.startswith(said) for promise in PROMISES)
+            assert any(promise.startswith(answer_text) for promise in PROMISES)
         else:
-            assert any(r.startswith(said) for r in batches.tasks["harmful"][0].answers)
+            assert any(r.startswith(answer_text) for r in batches.tasks["harmful"][0].answers)
 
 
 def test_decisions_come_before_answers(tiny_path, tasks):
@@ -145,15 +145,17 @@ def test_decisions_come_before_answers(tiny_path, tasks):
     write = writer(PromptEncoder(tokenizer), tokenizer.eos_token_id, protocol)
     task = tasks["borderline"][0]
     ids, start = write(task, task.answers[0], True)
-    said = tokenizer.decode(ids)
-    assert said.endswith(f"<|think|>{task.thought}<|/think|><|partial|>{task.answers[0]}<|im_end|>")
+    answer_text = tokenizer.decode(ids)
+    assert answer_text.endswith(
+        f"<|think|>{task.thought}<|/think|><|partial|>{task.answers[0]}<|im_end|>"
+    )
     # The opening is put there, not learnt.
     assert tokenizer.decode(ids[:start]).endswith("assistant\n<|think|>")
     assert len({t.thought for t in tasks["harmful"]}) == 8  # one for each category
 
 
-def where(**changes) -> Where:
-    return Where(
+def where(**changes) -> Recipe:
+    return Recipe(
         **{
             "depth": 4, "early": (1, 2, 3), "refusals": "every", "benign": "every",
             "target": "distill", "per_step": 0, "early_weight": 2.0, "deep_more": False,
@@ -175,23 +177,23 @@ def test_where_losses_go(batches):
         return exits, [pytest.approx(part.tolist()) for part in of]
 
     # Two of six sequences refuse.
-    exits, found = parts(where(refusals="final", benign="final"))
+    exits, result = parts(where(refusals="final", benign="final"))
     assert exits == [4]
-    assert found == [[1 / 3], [2 / 3], [0], [0]]
+    assert result == [[1 / 3], [2 / 3], [0], [0]]
 
-    exits, found = parts(where())
+    exits, result = parts(where())
     assert exits == [1, 2, 3, 4]
     early = 2 / 3  # each early exit's part of the weight of 2
     every = [early / 3] * 3 + [1 / 3]
     far = [early * 2 / 3] * 3 + [0]
-    assert [every, [0, 0, 0, 2 / 3], [0] * 4, far] == found
+    assert [every, [0, 0, 0, 2 / 3], [0] * 4, far] == result
 
-    _, found = parts(where(refusals="final"))  # spoken exits
-    assert [[0, 0, 0, 1 / 3], [0, 0, 0, 2 / 3], [0] * 4, far] == found
+    _, result = parts(where(refusals="final"))  # spoken exits
+    assert [[0, 0, 0, 1 / 3], [0, 0, 0, 2 / 3], [0] * 4, far] == result
 
-    _, found = parts(where(target="text", deep_more=True, early_weight=1.0))
-    assert [2 / 3 * d / 6 for d in (1, 2, 3)] + [2 / 3] == found[1]
-    assert found[3] == [0] * 4
+    _, result = parts(where(target="text", deep_more=True, early_weight=1.0))
+    assert [2 / 3 * d / 6 for d in (1, 2, 3)] + [2 / 3] == result[1]
+    assert result[3] == [0] * 4
 
 
 def test_random_exits_of_each_step():
@@ -204,12 +206,12 @@ def test_random_exits_of_each_step():
 
 
 def test_prompts_that_a_model_draws():
-    assert fit_to_ask("Can you suggest a plan for my garden?")
+    assert is_suitable_prompt("Can you suggest a plan for my garden?")
     for bad in ("can you suggest a plan?", "Hello there.", "How do I kill a weed?", "A b c d"):
-        assert not fit_to_ask(bad)
+        assert not is_suitable_prompt(bad)
     seen: set[str] = set()
-    asked = [f"Can you give me some tips on how to {do}?" for do in ("bake", "fly")]
-    assert distinct(asked, seen) == asked[:1]
+    prompts = [f"Can you give me some tips on how to {do}?" for do in ("bake", "fly")]
+    assert distinct(prompts, seen) == prompts[:1]
     assert distinct(["What is the tallest tree there is?"], seen) != []
 
 
@@ -255,8 +257,8 @@ def test_killed_and_resumed_equals_uninterrupted(tiny_path, run, tmp_path):
         assert subprocess.run(args).returncode == -signal.SIGKILL
     again = tune(settings(tiny_path, tmp_path / "run"))
     assert read_table(again.path, "loss") == read_table(run.path, "loss")
-    found, wanted = (p / "adapter.safetensors" for p in (again.path, run.path))
-    assert found.read_bytes() == wanted.read_bytes()
+    result, expected = (p / "adapter.safetensors" for p in (again.path, run.path))
+    assert result.read_bytes() == expected.read_bytes()
     with pytest.raises(InputError, match="steps = 7, not 8"):
         tune(settings(tiny_path, tmp_path / "run", steps=8))
 
@@ -274,8 +276,8 @@ def test_training_lowers_the_loss_and_the_adapter_carries_it(tiny_path, run, tmp
     assert len(adapter.made["settings"]["tasks_sha256"]) == 64
     sweep = ["sweep", tiny_path, "--out", tmp_path / "sweep", "--limit", 2, "--max-new-tokens", 0]
     assert main(list(map(str, [*sweep, "--adapter", long.path / "adapter.safetensors"]))) == 0
-    said = json.loads((tmp_path / "sweep" / "run.json").read_text())["settings"]
-    assert len(said["adapter_sha256"]) == 64
+    resolved = json.loads((tmp_path / "sweep" / "run.json").read_text())["settings"]
+    assert len(resolved["adapter_sha256"]) == 64
     assert main(list(map(str, sweep))) == 2  # the same run without it
 
 
@@ -308,7 +310,7 @@ def test_every_way_to_tune_runs_and_loads(tiny_path, tmp_path, changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"steps": 0}, "steps is 0, expected at least 1"),
         ({"harmful": 0, "lookalike": 0, "benign": 0}, "an empty batch"),
@@ -324,13 +326,13 @@ def test_every_way_to_tune_runs_and_loads(tiny_path, tmp_path, changes):
         ({"learning_rate": 1e30, "clip": 1e30}, "lower learning_rate"),
     ],
 )
-def test_bad_settings(tiny_path, tmp_path, changes, says):
-    with pytest.raises(InputError, match=says):
+def test_bad_settings(tiny_path, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
         tune(settings(tiny_path, tmp_path / "run", **changes))
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("{", "line 1 is not valid JSON"),
         ('{"kind": "benign", "text": "a"}', "line 1 lacks answer, ended"),
@@ -338,10 +340,10 @@ def test_bad_settings(tiny_path, tmp_path, changes, says):
         ("", "benign = 1, but there are no such prompts"),
     ],
 )
-def test_bad_files_of_benign_answers(tiny_path, tmp_path, text, says):
+def test_bad_files_of_benign_answers(tiny_path, tmp_path, text, message):
     file = tmp_path / "benign.jsonl"
     file.write_text(text)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         tune(settings(tiny_path, tmp_path / "run", benign_answers=str(file), lookalike=0))
 
 
@@ -357,6 +359,6 @@ def test_the_command(tiny_path, tmp_path, capsys):
     args = ["tune", tiny_path, "--config", config, "--out", tmp_path / "run"]
     assert main(list(map(str, args))) == 0
     printed = capsys.readouterr().out
-    for says in ("2 steps; over the last 2", "losses.png", "adapter.safetensors"):
-        assert says in printed.replace("\n", " ")
+    for part in ("2 steps; over the last 2", "losses.png", "adapter.safetensors"):
+        assert part in printed.replace("\n", " ")
     assert (tmp_path / "run" / "figures" / "losses.svg").is_file()

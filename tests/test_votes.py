@@ -12,7 +12,7 @@ P = np.array([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.2, 0.5, 0.3], [0.1, 0.15, 0.7
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "by", "wanted", "agreement"),
+    ("verdicts", "by", "expected", "agreement"),
     [
         ([0, 2, 1, 2], "majority", 2, 0.5),
         ([0, 2, 0, 2], "majority", 0, 0.5),  # of equals the most cautious
@@ -24,10 +24,10 @@ P = np.array([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.2, 0.5, 0.3], [0.1, 0.15, 0.7
         ([0, 2, 1, 2], "mean", 2, 0.5),
     ],
 )
-def test_vote(verdicts, by, wanted, agreement):
-    found = vote(P, np.array(verdicts), by, Rule())
-    assert (found.verdict, found.agreement) == (wanted, agreement)
-    assert np.allclose(found.p, P.mean(axis=0))
+def test_vote(verdicts, by, expected, agreement):
+    result = vote(P, np.array(verdicts), by, Rule())
+    assert (result.verdict, result.agreement) == (expected, agreement)
+    assert np.allclose(result.p, P.mean(axis=0))
 
 
 def test_the_mean_follows_the_rule():
@@ -55,10 +55,10 @@ def test_log_loss_is_scikit_learns():
 def slow_calibration_error(p, true, bins=10) -> float:
     total = 0.0
     for b in range(bins):
-        mine = [n for n in range(len(p)) if min(int(p[n] * bins), bins - 1) == b]
-        if mine:
-            gap = abs(np.mean([p[n] for n in mine]) - np.mean([true[n] for n in mine]))
-            total += gap * len(mine) / len(p)
+        in_bin = [n for n in range(len(p)) if min(int(p[n] * bins), bins - 1) == b]
+        if in_bin:
+            gap = abs(np.mean([p[n] for n in in_bin]) - np.mean([true[n] for n in in_bin]))
+            total += gap * len(in_bin) / len(p)
     return total
 
 
@@ -67,9 +67,9 @@ def test_calibration_error():
     p = np.append(rng.random(200), [0.0, 1.0])
     true = rng.random(202) < p**2
     weights = rng.integers(0, 3, (3, 202)).astype(float)
-    found = calibration_error(p, true, np.vstack([np.ones(202), weights]))
-    assert found[0] == pytest.approx(slow_calibration_error(p, true))
-    for row, value in zip(weights, found[1:], strict=True):
+    result = calibration_error(p, true, np.vstack([np.ones(202), weights]))
+    assert result[0] == pytest.approx(slow_calibration_error(p, true))
+    for row, value in zip(weights, result[1:], strict=True):
         times = np.repeat(np.arange(202), row.astype(int))
         assert value == pytest.approx(slow_calibration_error(p[times], true[times]))
 

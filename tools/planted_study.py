@@ -1,12 +1,11 @@
-"""What the estimators find in planted models, whose truth is known: docs/planted.md's numbers.
+"""Estimators on planted models with known ground truth: the numbers of docs/planted.md.
 
     python tools/planted_study.py --seeds 200
     python tools/planted_study.py --seeds 200 --prompts 80 --noise 0.6
     python tools/planted_study.py --categories 40
     python tools/planted_study.py --figure docs/figures/planted.png
 
-Each seed plants its own a < b and draws its own prompts; a second model of the seed has nothing
-planted.
+Each seed has its own a < b and its own prompts; a second model of the seed has nothing planted.
 """
 
 import argparse
@@ -32,26 +31,26 @@ from jaxdepth.study.figures import band, new_figure
 
 LAYERS = 12
 STRENGTHS = (0.01, 0.03, 0.1)
-DRAWS = 500
+RESAMPLES = 500
 
 
 class Curve(NamedTuple):
-    """A number per layer, and its bootstrap draws."""
+    """A number per layer, and its bootstrap resamples."""
 
     value_X: np.ndarray
     resampled_RX: np.ndarray
 
 
-class Read(NamedTuple):
-    """What a model does with prompts."""
+class Activity(NamedTuple):
+    """Activations and refusals of a model on prompts."""
 
     x_JND: np.ndarray  # the stream at the last token
     log_odds_EN: np.ndarray  # of a refusal, exits 1..L
     refused_N: np.ndarray  # at full depth
 
 
-class Found(NamedTuple):
-    """Curves and what they say."""
+class Estimates(NamedTuple):
+    """Curves and their change points."""
 
     curves: dict[str, Curve]
     content: ChangePoint
@@ -63,14 +62,14 @@ class Found(NamedTuple):
 every_exit = jax.jit(jax.vmap(jaxdepth.exit_logits, in_axes=(None, None, None, 0)))
 
 
-def read(model, prompts: PlantedPrompts) -> Read:
+def run(model, prompts: PlantedPrompts) -> Activity:
     tokens, lengths = jnp.asarray(prompts.tokens_NS), jnp.asarray(prompts.lengths_N)
     x_NPJD = residuals(model, tokens, lengths, (prompts.lengths_N - 1)[:, None])
     logits_ENV = every_exit(model, tokens, lengths, jnp.arange(1, LAYERS + 1))
     is_opener_V = np.arange(logits_ENV.shape[-1]) == OPENER
-    said = first_token(logits_ENV, is_opener_V)
-    log_odds_EN, refused_N = np.asarray(said.refusal_log_odds), is_opener_V[said.top_token[-1]]
-    return Read(np.moveaxis(np.asarray(x_NPJD[:, 0]), 1, 0), log_odds_EN, refused_N)
+    first = first_token(logits_ENV, is_opener_V)
+    log_odds_EN, refused_N = np.asarray(first.refusal_log_odds), is_opener_V[first.top_token[-1]]
+    return Activity(np.moveaxis(np.asarray(x_NPJD[:, 0]), 1, 0), log_odds_EN, refused_N)
 
 
 def fitted(x_JND, y_N, pair_N, counts_RN, seed: int) -> tuple[Curve, CrossFitted]:
@@ -81,19 +80,21 @@ def fitted(x_JND, y_N, pair_N, counts_RN, seed: int) -> tuple[Curve, CrossFitted
     return Curve(auroc(score_JN, y_N, fold_N), auroc(score_JN, y_N, fold_N, counts_RN)), probes
 
 
-def find(a: int | None, b: int | None, seed: int, count: int = 160, noise: float = 0.35) -> Found:
+def estimate_planted(
+    a: int | None, b: int | None, seed: int, count: int = 160, noise: float = 0.35
+) -> Estimates:
     """Everything about one planted model and its prompts.
 
     Where no refusal is planted the label of behaviour is the mood.
     """
     prompts = planted_prompts(count, seed=seed)
-    said = read(planted(a, b, LAYERS, noise=noise, seed=seed), prompts)
+    activity = run(planted(a, b, LAYERS, noise=noise, seed=seed), prompts)
     harmful_N = prompts.harmful_N
-    counts_RN = resample_counts(prompts.pair_N, DRAWS, seed)
-    content, _ = fitted(said.x_JND, harmful_N, prompts.pair_N, counts_RN, seed)
-    label_N = prompts.mood_N if b is None else said.refused_N
+    counts_RN = resample_counts(prompts.pair_N, RESAMPLES, seed)
+    content, _ = fitted(activity.x_JND, harmful_N, prompts.pair_N, counts_RN, seed)
+    label_N = prompts.mood_N if b is None else activity.refused_N
     behaviour, _ = fitted(
-        said.x_JND[:, harmful_N],
+        activity.x_JND[:, harmful_N],
         label_N[harmful_N],
         prompts.pair_N[harmful_N],
         counts_RN[:, harmful_N],
@@ -103,14 +104,14 @@ def find(a: int | None, b: int | None, seed: int, count: int = 160, noise: float
     def gap(weights_RN):
         """Refusal of harmful prompts less that of harmless ones."""
         harmful_RN, harmless_RN = weights_RN * harmful_N, weights_RN * ~harmful_N
-        return (harmful_RN @ said.log_odds_EN.T) / harmful_RN.sum(axis=1, keepdims=True) - (
-            harmless_RN @ said.log_odds_EN.T
+        return (harmful_RN @ activity.log_odds_EN.T) / harmful_RN.sum(axis=1, keepdims=True) - (
+            harmless_RN @ activity.log_odds_EN.T
         ) / harmless_RN.sum(axis=1, keepdims=True)
 
     refusal = Curve(gap(np.ones((1, len(harmful_N))))[0], gap(counts_RN))
     points = [change_point(*content), change_point(*behaviour), change_point(*refusal, first=1)]
     curves = {"content": content, "behaviour": behaviour, "refusal": refusal}
-    return Found(curves, *points, lag(points[0], points[2]))
+    return Estimates(curves, *points, lag(points[0], points[2]))
 
 
 def truth(seed: int) -> tuple[int, int]:
@@ -135,29 +136,31 @@ def count(seeds: int, prompts: int = 160, noise: float = 0.35) -> Counts:
     counts = Counts(seeds, *(dict.fromkeys((*names, "lag"), 0) for _ in range(5)))
     for seed in range(seeds):
         a, b = truth(seed)
-        found, nothing = (find(*places, seed, prompts, noise) for places in ((a, b), (None, None)))
+        estimates, nothing = (
+            estimate_planted(*places, seed, prompts, noise) for places in ((a, b), (None, None))
+        )
         for name, place in zip(names, (a, b, b), strict=True):
-            point = getattr(found, name)
+            point = getattr(estimates, name)
             if point.kind != "none":
                 counts.found[name] += 1
                 counts.covered[name] += point.low <= place <= point.high
                 counts.exact[name] += point.layer == place
                 counts.gradual[name] += point.kind == "gradual"
             counts.claimed[name] += getattr(nothing, name).kind != "none"
-        if "none" not in (found.content.kind, found.refusal.kind):
+        if "none" not in (estimates.content.kind, estimates.refusal.kind):
             counts.found["lag"] += 1
-            counts.covered["lag"] += found.lag.low <= b - a <= found.lag.high
-            counts.exact["lag"] += found.lag.layers == b - a
+            counts.covered["lag"] += estimates.lag.low <= b - a <= estimates.lag.high
+            counts.exact["lag"] += estimates.lag.layers == b - a
     return counts
 
 
 def p_covers(covered: int, total: int) -> float:
-    """Of so few intervals with the truth if 95% have it; one-sided, as whole numbers cover more."""
+    """P-value of a coverage below 95%; one-sided, as intervals of whole numbers cover more."""
     return binomtest(covered, total, 0.95, alternative="less").pvalue
 
 
 def p_claims(claimed: int, total: int) -> float:
-    """Of so many rises claimed where there is none, if 5% are."""
+    """P-value of a false positive rate above 5%."""
     return binomtest(claimed, total, 0.05, alternative="greater").pvalue
 
 
@@ -187,13 +190,13 @@ def transfer(a: int, b: int, seed: int) -> tuple[Curve, Curve]:
     model = planted(a, b, LAYERS, confound=True, seed=seed)
     inside = planted_prompts(confound=True, seed=seed)
     outside = planted_prompts(seed=10_000 + seed)
-    counts_RN = resample_counts(inside.pair_N, DRAWS, seed)
-    x_JND = read(model, inside).x_JND
+    counts_RN = resample_counts(inside.pair_N, RESAMPLES, seed)
+    x_JND = run(model, inside).x_JND
     held_out, probes = fitted(x_JND, inside.harmful_N, inside.pair_N, counts_RN, seed)
     weights_JD, bias_J = probes.weights_GFD.mean(axis=1), probes.bias_GF.mean(axis=1)
-    x_JND = read(model, outside).x_JND
+    x_JND = run(model, outside).x_JND
     score_JN = np.einsum("jnd,jd->jn", x_JND, weights_JD) + bias_J[:, None]
-    counts_RN = resample_counts(outside.pair_N, DRAWS, seed)
+    counts_RN = resample_counts(outside.pair_N, RESAMPLES, seed)
     y_N = outside.harmful_N
     return held_out, Curve(auroc(score_JN, y_N), auroc(score_JN, y_N, None, counts_RN))
 
@@ -214,25 +217,25 @@ class Scored(NamedTuple):
 def score(seed: int) -> Scored:
     """Of 640 prompts, those whose mood is on, after layer 6 of a model with a = 4 and b = 8."""
     prompts = planted_prompts(640, seed=seed)
-    said = read(planted(4, 8, LAYERS, seed=seed), prompts)
+    activity = run(planted(4, 8, LAYERS, seed=seed), prompts)
     fold_N = make_folds(prompts.pair_N.tolist(), prompts.harmful_N, seed=seed)
     rows_N = (prompts.harmful_N, prompts.category_NK, fold_N)
-    score_NK = category_scores(said.x_JND[6], *rows_N)
-    counts_RN = resample_counts(prompts.pair_N, DRAWS, seed)
-    columns = (score_NK, prompts.category_NK, said.log_odds_EN[-1], fold_N, counts_RN.T)
+    score_NK = category_scores(activity.x_JND[6], *rows_N)
+    counts_RN = resample_counts(prompts.pair_N, RESAMPLES, seed)
+    columns = (score_NK, prompts.category_NK, activity.log_odds_EN[-1], fold_N, counts_RN.T)
     *kept, counts_NR = (column[prompts.mood_N] for column in columns)
     return Scored(*kept, counts_NR.T)
 
 
 def sum_or_or(seeds: int) -> str:
-    """How often an OR and a sum win where refusal is an OR, and where its stand-in is a sum."""
+    """How often an OR and a sum win where refusal is an OR, and where it is simulated as a sum."""
     wins = np.zeros((2, 2), int)
     for seed in range(seeds):
         scored = score(seed)
         noise_N = np.random.default_rng(seed).standard_normal(len(scored.fold_N)) / 2
         for row, y_N in enumerate((scored.log_odds_N, scored.category_NK.sum(axis=1) + noise_N)):
-            told = scored.compare(y_N)
-            wins[row] += told.low > 0, told.high < 0
+            test = scored.compare(y_N)
+            wins[row] += test.low > 0, test.high < 0
     rows = ["| refusal is | OR wins | sum wins |", "|---|---|---|"]
     for name, (first, second) in zip(("an OR", "a sum"), wins, strict=True):
         rows.append(f"| {name} | {first}/{seeds} | {second}/{seeds} |")
@@ -241,7 +244,7 @@ def sum_or_or(seeds: int) -> str:
 
 def draw(path: Path, a: int = 4, b: int = 8, seed: int = 0) -> None:
     """Curves of one planted model, with the truth as vertical lines."""
-    curves, (inside, outside) = find(a, b, seed).curves, transfer(a, b, seed)
+    curves, (inside, outside) = estimate_planted(a, b, seed).curves, transfer(a, b, seed)
     figure = new_figure(3)
     figure.set_size_inches(7.2, 7.6)
     top, middle, bottom = figure.axes

@@ -1,10 +1,10 @@
-"""What probing costs, in one process: capture against a plain pass, fitting against capture.
+"""Cost of probing in one process: capture against a plain forward pass, fitting against capture.
 
     python tools/probe_cost.py MODEL [--rounds 3]
 
-Prints medians over rounds of one batch of 16 prompts (capture at three positions of all layers, and
-one run at full depth), then the seconds of capturing 512 prompts as a share of one another with the
-fit of every layer, three positions, five folds and six strengths.
+Prints the median ratio over rounds of one batch of 16 prompts (capture at three positions of all
+layers, and a forward pass at full depth), then the ratio of the time to fit probes of every layer,
+three positions, five folds and six strengths to the time to capture 512 prompts.
 """
 
 import argparse
@@ -36,16 +36,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
-    model, tokenizer = jaxdepth.load(asked.model)
+    args = parser.parse_args()
+    model, tokenizer = jaxdepth.load(args.model)
     depth = model.config.num_hidden_layers
     prompts = read_prompts(["builtin:pairs"])[:PROMPTS]
     located = locate(PromptEncoder(tokenizer), tokenizer, [p.text for p in prompts])
     batches = make_batches(located.ids, 16)
 
     def capture(batch):
-        places_BP = located.places_NP[list(batch.padded_indices)][:, [0, 1, -1]]
-        return residuals(model, batch.tokens_BS, batch.lengths_B, places_BP)
+        positions_BP = located.places_NP[list(batch.padded_indices)][:, [0, 1, -1]]
+        return residuals(model, batch.tokens_BS, batch.lengths_B, positions_BP)
 
     def plain(batch):
         return jaxdepth.exit_logits(model, batch.tokens_BS, batch.lengths_B, depth)
@@ -55,7 +55,7 @@ def main() -> None:
     times = np.array(
         [
             [seconds(lambda: capture(middle)), seconds(lambda: plain(middle))]
-            for _ in range(asked.rounds)
+            for _ in range(args.rounds)
         ]
     )
     ratio = np.median(times[:, 0] / times[:, 1])

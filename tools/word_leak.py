@@ -1,7 +1,7 @@
-"""Prints how well words alone tell the halves of the built-in pairs apart (held-out AUROC).
+"""Prints how well a bag of words separates harmful from harmless built-in prompts (held-out AUROC).
 
-A bag of words with logistic regression, folds grouped by pair. 0.5 would be no leak; published
-contrast sets have about 0.9. Needs scikit-learn, which the test extra brings.
+TF-IDF with logistic regression, folds grouped by pair. 0.5 would be no leak; published contrast
+sets have about 0.9. Needs scikit-learn, which is in the test extra.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from jaxdepth.prompts.datasets import read_prompts
 
 
 def word_leak(names=("builtin:pairs",), shuffles: int = 5) -> float:
-    """Mean AUROC over `shuffles` ways of grouping the pairs into five folds."""
+    """Mean AUROC over `shuffles` assignments of the pairs to five folds."""
     prompts = read_prompts(names)
     texts = [p.text for p in prompts]
     harmful = np.array([p.label == "harmful" for p in prompts])

@@ -15,8 +15,8 @@ from jaxdepth.probe.newton import minimise
 class LinearProbes(NamedTuple):
     """For rows in their own units: a decision value is x @ w + b, above 0 for y = 1."""
 
-    weights_GFCD: Float[Array, "G F C D"]
-    bias_GFC: Float[Array, "G F C"]
+    weights_GFCD: Float[np.ndarray, "G F C D"]
+    bias_GFC: Float[np.ndarray, "G F C"]
 
 
 def fit_logistic(
@@ -42,19 +42,19 @@ def fit_logistic(
             trains on one class only, or a probe does not converge.
     """
     _check(x_GND, y_N, train_FN)
-    strengths_C = np.asarray(strengths_C, np.float64)
-    if strengths_C.ndim != 1 or not ((strengths_C > 0) & np.isfinite(strengths_C)).all():
-        raise InputError(f"strengths {strengths_C.tolist()} are not a list of numbers above 0")
+    strength_C = np.asarray(strengths_C, np.float64)
+    if strength_C.ndim != 1 or not ((strength_C > 0) & np.isfinite(strength_C)).all():
+        raise InputError(f"strengths {strength_C.tolist()} are not a list of numbers above 0")
     sign_N = np.where(np.asarray(y_N) == 1, 1.0, -1.0)
     weights_GFCD, bias_GFC = [], []
     for g, x_ND in enumerate(np.asarray(x_GND)):
         weights_FCD, bias_FC, converged = minimise(
-            x_ND.astype(np.float64), sign_N, np.asarray(train_FN), strengths_C
+            x_ND.astype(np.float64), sign_N, np.asarray(train_FN), strength_C
         )
         if not converged:
             raise InputError(
                 f"a logistic probe of slice {g} did not converge: take strengths below "
-                f"{strengths_C.max():g}"
+                f"{strength_C.max():g}"
             )
         weights_GFCD.append(weights_FCD.astype(np.float32))
         bias_GFC.append(bias_FC.astype(np.float32))
@@ -83,8 +83,8 @@ def fit_difference(
     bias_GF = -(weights_GFD * (zero_GFD + one_GFD) / 2).sum(axis=2)
     count = len(strengths_C)
     return LinearProbes(
-        jnp.repeat(weights_GFD[:, :, None], count, axis=2),
-        jnp.repeat(bias_GF[:, :, None], count, axis=2),
+        np.repeat(np.asarray(weights_GFD)[:, :, None], count, axis=2),
+        np.repeat(np.asarray(bias_GF)[:, :, None], count, axis=2),
     )
 
 

@@ -95,9 +95,9 @@ def cross_fit(
     folds = np.arange(fold_N.max() + 1)
     if len(folds) < 3:
         raise InputError(f"{len(folds)} folds: 3 are needed to train, to choose and to test")
-    strengths_C = np.sort(np.asarray(strengths_C, np.float64))
+    strength_C = np.sort(np.asarray(strengths_C, np.float64))
     test_FN, choose_FN = fold_N == folds[:, None], fold_N == ((folds + 1) % len(folds))[:, None]
-    probes = fit(x_GND, y_N, ~(test_FN | choose_FN), strengths_C)
+    probes = fit(x_GND, y_N, ~(test_FN | choose_FN), strength_C)
     score_GFCN = decide(probes, x_GND)
     validation_GFC = np.stack(
         [
@@ -112,10 +112,10 @@ def cross_fit(
     best = (slice_G1, folds, best_GF)
     return CrossFitted(
         score_GFCN[slice_G1, fold_N, best_GF[:, fold_N], np.arange(len(y_N))],
-        strengths_C[best_GF],
+        strength_C[best_GF],
         validation_GFC[best],
-        np.asarray(probes.weights_GFCD)[best],
-        np.asarray(probes.bias_GFC)[best],
+        probes.weights_GFCD[best],
+        probes.bias_GFC[best],
     )
 
 

@@ -87,7 +87,11 @@ def _descend(
         target = _Probe(sums_M, bias, gram_NM @ sums_M + bias)
         length = 1.0
         for _ in range(_HALVINGS):
-            moved = _Probe(*(a + length * (b - a) for a, b in zip(probe, target, strict=True)))
+            moved = _Probe(
+                probe.sums_M + length * (target.sums_M - probe.sums_M),
+                probe.bias + length * (target.bias - probe.bias),
+                probe.logits_N + length * (target.logits_N - probe.logits_N),
+            )
             if loss(moved) <= value * (1 + 1e-12):
                 break
             length /= 2

@@ -197,7 +197,7 @@ def planted_prompts(
         words = [WORD + WORDS * kind + rng.integers(WORDS) for kind in kinds]
         body = [MARKER + marked_N[n], MOOD_WORD + mood_N[n], *words]
         body += (FILLER + fillers_NF[n, : used_N[n]]).tolist()
-        body = np.random.default_rng(order_N[n]).permutation(body)
+        shuffled = np.random.default_rng(order_N[n]).permutation(body)
         end = WORD + WORDS * (K + 1) + 2 * end_N[n] + marked_N[n]
-        tokens_NS[n, : len(body) + 1] = [*body, end]
+        tokens_NS[n, : len(body) + 1] = [*shuffled, end]
     return PlantedPrompts(tokens_NS, used_N + CARRIERS + 2, harmful_N, category_NK, pair_N, mood_N)

@@ -207,7 +207,7 @@ def _render_parts(tokenizer) -> tuple[str, str, bool, str]:
                 f"the chat template shows the user's text {text.count(_PLACEHOLDER)} times, "
                 "expected once"
             )
-    before, _, after = prompts[0].text.partition(_PLACEHOLDER)
+    before, _, after = (prompts[0].text or "").partition(_PLACEHOLDER)
     lead, has_answer, _ = (finished.text or "").partition(_PLACEHOLDER)[2].partition(_ANSWER)
     # Where a template renders no replies they follow the generation prompt.
     return before, after, prompts[1] == prompts[0], lead if has_answer else after

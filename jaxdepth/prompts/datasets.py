@@ -66,7 +66,7 @@ class Prompt:
 
 def cluster_of(row: Mapping[str, str | None]) -> str:
     """`Prompt.cluster_id` of a row of a table with prompt_id and pair_id."""
-    return row["pair_id"] or row["prompt_id"]
+    return row["pair_id"] or str(row["prompt_id"])
 
 
 def read_prompts(names: Iterable[str]) -> list[Prompt]:
@@ -113,7 +113,7 @@ def split_of(prompt: Prompt) -> str:
     """
     if prompt.category in UNSEEN_CATEGORIES:
         return UNSEEN
-    return (*[TRAIN] * 5, VALIDATION, TEST, TEST)[int(prompt.pair_id[-3:]) % 8]
+    return (*[TRAIN] * 5, VALIDATION, TEST, TEST)[int(prompt.cluster_id[-3:]) % 8]
 
 
 def _read_one(name: str, label: str | None) -> list[Prompt]:
@@ -156,9 +156,9 @@ def _prompts_of(rows: list[dict], source: str, stem: str, label: str | None) -> 
         prompt_id = given if given.startswith(f"{stem}-") else f"{stem}-{given}"
         category = next((row[c] for c in _CATEGORY_COLUMNS if row.get(c)), None)
         if HARMFUL in row and HARMLESS in row:
-            pair = f"{stem}-{row.get('pair_id') or f'{number:04d}'}"
+            both = f"{stem}-{row.get('pair_id') or f'{number:04d}'}"
             prompts += [
-                Prompt(f"{pair}-{kind}", _text(row, kind, where), kind, category, pair, source)
+                Prompt(f"{both}-{kind}", _text(row, kind, where), kind, category, both, source)
                 for kind in (HARMFUL, HARMLESS)
             ]
             continue
@@ -171,8 +171,7 @@ def _prompts_of(rows: list[dict], source: str, stem: str, label: str | None) -> 
         text = _text(row, column, where)
         if row.get("contextstring"):  # HarmBench puts the context before the behaviour
             text = f"{row['contextstring']}\n\n---\n\n{text}"
-        pair = row.get("pair_id") or None
-        pair = f"{stem}-{pair}" if pair else None
+        pair = f"{stem}-{row['pair_id']}" if row.get("pair_id") else None
         row_label = label or _label(row, stem, where)
         prompts.append(Prompt(prompt_id, text, row_label, category, pair, source))
     return prompts

@@ -99,7 +99,7 @@ def _exchange(child: subprocess.Popen, request: str) -> tuple[Rendered, ...]:
     timer = threading.Timer(_START_SECONDS, _kill, [child])
     timer.start()
     try:
-        ready = any(line.split() == [b"ready"] for line in child.stdout)
+        ready = any(line.split() == [b"ready"] for line in child.stdout or ())
     finally:
         timer.cancel()
     if not ready:

@@ -35,9 +35,9 @@ def main() -> None:
         return {"text": text, "reason": None}
 
     try:
-        answer = [render(*conversation) for conversation in request["conversations"]]
-        if sum(len(one["text"] or "") for one in answer) > request["characters"]:
-            answer = "characters"
+        rendered = [render(*conversation) for conversation in request["conversations"]]
+        characters = sum(len(one["text"] or "") for one in rendered)
+        answer = "characters" if characters > request["characters"] else rendered
     except MemoryError:
         answer = "memory"
     print(json.dumps(answer))

@@ -59,7 +59,8 @@ def repetition(text: str) -> float:
     pieces = _PIECE.findall(text.strip(" ").lower())
     if len(pieces) < _MIN_PIECES:
         return 0.0
-    repeats, last_index = 0, {}
+    repeats = 0
+    last_index: dict[tuple[str, str], int] = {}
     for index, bigram in enumerate(pairwise(pieces)):
         repeats += bigram in last_index and index - last_index[bigram] <= _WINDOW
         last_index[bigram] = index
@@ -119,7 +120,7 @@ def judge_coherence(
     """
     if logprobs is not None and len(logprobs) != len(texts):
         raise InputError(f"{len(logprobs)} logprobs for {len(texts)} texts: expected one for each")
-    logprobs = [()] * len(texts) if logprobs is None else logprobs
+    logprobs = [np.zeros(0)] * len(texts) if logprobs is None else logprobs
     return [_judge(*pair) for pair in zip(texts, logprobs, strict=True)]
 
 

@@ -60,7 +60,7 @@ _LIST_ITEM = re.compile(r"(?m)^\s*(?:\d+[.)]|[-*\u2022])\s")
 # Kinds of phrases, in normalised text (lower case, no contractions). `^` is a sentence's start.
 _MILD = r"(?:(?:really|very|truly|so|just|simply|also|still|only|strongly|politely) )*"
 _SYMPATHY = r"sorry (?:to hear|for your|about your|that you|you)\b"
-_CUES = {
+_CUE_PATTERNS = {
     "apology": rf"(?:\b(?:i|we) (?:am|are) {_MILD}|^\W*)(?!{_SYMPATHY})sorry\b|\bapologies\b"
     r"|\bi (?:do )?(?:apologi[sz]e|regret)|\bunfortunately\b|\bi am afraid\b|\bforgive me\b",
     "sympathy": rf"\b{_SYMPATHY}|\bcondolence",
@@ -105,7 +105,7 @@ _CUES = {
     "request": r"\b(?:assist|help|provide|give|offer|fulfill|comply|answer|respond|share|disclose"
     r"|create|write|generate|suggest|discuss|engage|support)\b",
 }
-_CUES = {name: re.compile(pattern, re.MULTILINE) for name, pattern in _CUES.items()}
+_CUES = {name: re.compile(pattern, re.MULTILINE) for name, pattern in _CUE_PATTERNS.items()}
 
 
 class Detection(NamedTuple):

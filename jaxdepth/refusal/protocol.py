@@ -68,8 +68,8 @@ class Markers(NamedTuple):
 
     open: tuple[int, ...]
     close: tuple[int, ...]
-    verdicts: tuple[int, int, int]  # refuse, partial, comply
-    words: tuple[str, str, str]
+    verdicts: tuple[int, ...]  # refuse, partial, comply
+    words: tuple[str, ...]  # the same
 
 
 def resolve_markers(

@@ -1,1 +1,1 @@
-"""Tuning: data, losses by exit, low-rank adapters, and the steps that fit them."""
+"""Tuning: tasks, losses at exits, which exits are supervised, and the training step."""

@@ -1,4 +1,4 @@
-"""The training step: losses at exits, their gradient, and what optax makes of it."""
+"""The training step: losses at exits, their gradient, and the optimizer's update."""
 
 import functools
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import constrain
@@ -16,7 +16,7 @@ from jaxdepth.tune.loss import Targets, Weights, answer_logprobs, dpo_loss, supe
 
 
 class State(NamedTuple):
-    """All that changes while training."""
+    """Training state."""
 
     step: Int[Array, ""]
     params: Params
@@ -24,15 +24,15 @@ class State(NamedTuple):
 
 
 class Micro(NamedTuple):
-    """What one pass sees; the passes of a step are stacked on a leading axis."""
+    """A microbatch; those of a step are stacked on a leading axis."""
 
     targets: Targets
     weights: Weights
-    keep_LB: Array | None  # which layers each sequence runs; None runs all
+    keep_LB: Bool[Array, "L B"] | None  # which layers each sequence runs; None runs all
 
 
 class Losses(NamedTuple):
-    """What a step reports, nats."""
+    """Losses of a step, in nats, and its gradient norm."""
 
     loss: Float[Array, ""]
     full: Float[Array, ""]  # the part at full depth
@@ -47,7 +47,7 @@ LossOf = Callable[[Mistral, Mistral, Micro], tuple[Array, tuple[Array, Array]]]
 def make_optimizer(
     learning_rate: float, warmup: int, steps: int, weight_decay: float, clip: float
 ) -> optax.GradientTransformation:
-    """AdamW with clipping, a linear warm-up, and a cosine to zero."""
+    """AdamW with clipping of the global gradient norm, on `schedule`."""
     return optax.chain(
         optax.clip_by_global_norm(clip),
         optax.adamw(schedule(learning_rate, warmup, steps), b2=0.99, weight_decay=weight_decay),
@@ -55,27 +55,26 @@ def make_optimizer(
 
 
 def schedule(learning_rate: float, warmup: int, steps: int) -> optax.Schedule:
-    """The learning rate by step."""
+    """The learning rate by step: linear warm-up, then cosine decay to 0."""
     return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(steps, warmup + 1))
 
 
 def supervised(distill: bool, remat: bool) -> LossOf:
-    """The loss of answers that are to be given."""
+    """`supervised_loss` as a loss of the tuned model, the base and a microbatch."""
 
     def loss_of(tuned, base, micro):
-        loss, parts = supervised_loss(
+        return supervised_loss(
             tuned, micro.targets, micro.weights, micro.keep_LB, distill=distill, remat=remat
         )
-        return loss, parts
 
     return loss_of
 
 
 def preference(beta: float, chosen_weight: float, remat: bool) -> LossOf:
-    """DPO at every weighted exit, each held against the base at the same exit.
+    """DPO at every weighted exit, with the base at the same exit as reference.
 
     The first half of the sequences is chosen, the second rejected; the weight of a pair is that of
-    the chosen one's rows. A pair is also satisfied where both answers become improbable, the
+    the chosen one's rows. The DPO loss also falls where both answers become less probable, the
     rejected one more so, and a model tuned to prefer refusals may come to refuse less (Razin et al.
     2024, arXiv:2410.08847). So the chosen answer's mean loss per token is added, `chosen_weight`
     times (Pang et al. 2024, arXiv:2404.19733).
@@ -104,15 +103,19 @@ def preference(beta: float, chosen_weight: float, remat: bool) -> LossOf:
 
 
 def make_step(form: Form, loss_of: LossOf, optimizer: optax.GradientTransformation, shardings=None):
-    """One compiled step: (state, base, micros stacked) -> (state, losses).
+    """Compiles the training step: (state, base, stacked microbatches) -> (state, losses).
 
-    `shardings` has the form of a state: where it is, before and after; None lets it be chosen.
+    Args:
+        form: of the tuned parameters.
+        loss_of: from `supervised` or `preference`.
+        optimizer: from `make_optimizer`.
+        shardings: a pytree like the state, for the state before and after; None lets XLA choose.
     """
 
     def objective(params: Params, base: Mistral, micro: Micro):
         return loss_of(attach(base, params, form), base, micro)
 
-    def one(params, base, micro):
+    def gradients(params, base, micro):
         (loss, (text_E, distill_E)), grads = jax.value_and_grad(objective, has_aux=True)(
             params, base, micro
         )
@@ -127,7 +130,7 @@ def make_step(form: Form, loss_of: LossOf, optimizer: optax.GradientTransformati
         def add(total, micro):
             tokens_BS = constrain(micro.targets.tokens_BS, "BS", base.mesh)
             micro = micro._replace(targets=micro.targets._replace(tokens_BS=tokens_BS))
-            return jax.tree.map(jnp.add, total, one(state.params, base, micro)), None
+            return jax.tree.map(jnp.add, total, gradients(state.params, base, micro)), None
 
         (grads, parts), _ = jax.lax.scan(add, zero, micros)
         grads, parts = jax.tree.map(lambda x: x / count, (grads, parts))

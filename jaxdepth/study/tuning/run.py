@@ -24,7 +24,7 @@ from jaxdepth.study.run_directory import Run
 from jaxdepth.study.tuning.settings import Tune
 from jaxdepth.study.tuning.state import _kept, _sums
 from jaxdepth.tune.data import KINDS, Batches, read_tasks, tasks_digest, writer
-from jaxdepth.tune.recipe import Where
+from jaxdepth.tune.recipe import Recipe
 from jaxdepth.tune.train import (
     Losses,
     Micro,
@@ -112,7 +112,7 @@ def _train(
     s: Tune,
     base: Mistral,
     form: Form,
-    where: Where,
+    where: Recipe,
     batches: Batches,
     new_tokens: int,
     bar: ProgressBar,
@@ -159,7 +159,7 @@ def _train(
     return state
 
 
-def _micros(s: Tune, where: Where, batches: Batches, exits: list[int], step: int) -> Micro:
+def _micros(s: Tune, where: Recipe, batches: Batches, exits: list[int], step: int) -> Micro:
     """The batches of a step, stacked."""
     make = batches.preferred if s.supervision.method == "dpo" else batches.supervised
     made = [make(step * s.optimisation.accumulate + n) for n in range(s.optimisation.accumulate)]
@@ -182,11 +182,11 @@ def _keep(s: Tune, depth: int, sequences: int, seed: tuple[int, ...]) -> np.ndar
     return np.random.default_rng(seed).random((depth, sequences)) >= rate_L[:, None]
 
 
-def _where(s: Tune, depth: int) -> Where:
+def _where(s: Tune, depth: int) -> Recipe:
     early = tuple(e for e in parse_exits(s.supervision.exits, depth) if e < depth)
     if "every" in (s.supervision.refusals_at, s.supervision.benign_at) and not early:
         raise InputError(f"exits {s.supervision.exits!r} names no exit below full depth ({depth})")
-    return Where(
+    return Recipe(
         depth=depth,
         early=early,
         refusals=s.supervision.refusals_at,
