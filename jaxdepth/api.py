@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import to_host
-from jaxdepth.probe.capture import residuals
+from jaxdepth.probing.capture import residuals
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.progress import progress_bar, silent

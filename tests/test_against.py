@@ -21,7 +21,7 @@ from jaxdepth.cli import main
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.model.tuned import Form
-from jaxdepth.probe.folds import make_folds
+from jaxdepth.probing.folds import make_folds
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.stats.intervals import holm, resample_counts

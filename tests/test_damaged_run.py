@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from studies import settings_of
 
 from jaxdepth import InputError
-from jaxdepth.probe.direction import Directions, read_directions, save_directions
+from jaxdepth.probing.direction import Directions, read_directions, save_directions
 from jaxdepth.study.probes.activations import read_stream
 from jaxdepth.study.run_directory import Run, check_file, read_record, read_table, write_chunk
 from jaxdepth.study.sweep.run import sweep

@@ -12,7 +12,7 @@ from tiny import VOCAB, model_of, prompts, raw_config
 
 from jaxdepth import InputError, exit_logits
 from jaxdepth.depth.policies import ExitClassifier
-from jaxdepth.probe.exit_classifier import (
+from jaxdepth.probing.exit_classifier import (
     agreement_examples,
     fit_exit_classifier,
     read_exit_classifier,

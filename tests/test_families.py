@@ -13,7 +13,7 @@ from tiny import hf_tensors, leaves_of, model_of, write_folder
 
 import jaxdepth
 from jaxdepth.model.config import ModelConfig
-from jaxdepth.probe.along import scores_along
+from jaxdepth.probing.along import scores_along
 from jaxdepth.weights.checkpoint import MANIFEST
 from jaxdepth.weights.convert import convert
 from jaxdepth.weights.export import export

@@ -5,9 +5,17 @@ import pytest
 from scipy.stats import binomtest
 
 from jaxdepth import InputError
-from jaxdepth.probe.categories import category_directions, category_scores, cosines
-from jaxdepth.probe.folds import make_folds
-from jaxdepth.probe.planted import LONGEST, MARKER, MOOD_WORD, WORD, WORDS, planted, planted_prompts
+from jaxdepth.probing.categories import category_directions, category_scores, cosines
+from jaxdepth.probing.folds import make_folds
+from jaxdepth.probing.planted import (
+    LONGEST,
+    MARKER,
+    MOOD_WORD,
+    WORD,
+    WORDS,
+    planted,
+    planted_prompts,
+)
 from jaxdepth.stats.change_point import change_point, lag
 from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.stats.ranking import auroc

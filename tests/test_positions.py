@@ -7,8 +7,8 @@ from tiny import hf_tensors, model_of, prompts, raw_config
 from tiny_tokenizers import KINDS, TEXTS, build
 
 from jaxdepth import InputError, exit_logits
-from jaxdepth.probe.capture import residuals
-from jaxdepth.probe.positions import choose_positions, locate
+from jaxdepth.probing.capture import residuals
+from jaxdepth.probing.positions import choose_positions, locate
 from jaxdepth.prompts.chat import PromptEncoder
 
 AFTER = {

@@ -21,9 +21,9 @@ import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.cli import main
 from jaxdepth.model.steer import steer
-from jaxdepth.probe.capture import residuals
-from jaxdepth.probe.direction import read_directions
-from jaxdepth.probe.folds import make_folds
+from jaxdepth.probing.capture import residuals
+from jaxdepth.probing.direction import read_directions
+from jaxdepth.probing.folds import make_folds
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import Prompt, read_prompts
 from jaxdepth.refusal.openers import resolve_openers

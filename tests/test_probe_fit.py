@@ -8,9 +8,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from jaxdepth.errors import InputError
-from jaxdepth.probe import newton
-from jaxdepth.probe.fit import LinearProbes, decide, fit_difference, fit_logistic
-from jaxdepth.probe.folds import choose_slice, cross_fit, make_folds
+from jaxdepth.probing import newton
+from jaxdepth.probing.fit import LinearProbes, decide, fit_difference, fit_logistic
+from jaxdepth.probing.folds import choose_slice, cross_fit, make_folds
 from jaxdepth.stats.ranking import auroc
 
 STRENGTHS = (1e-4, 1e-2, 1.0, 100.0)

@@ -20,7 +20,7 @@ from jaxdepth.depth import decode as engine
 from jaxdepth.depth.exits import _exit_logits
 from jaxdepth.model.steer import steer
 from jaxdepth.model.tuned import Form, init_params
-from jaxdepth.probe.direction import (
+from jaxdepth.probing.direction import (
     Directions,
     directions_digest,
     find_direction,

@@ -11,9 +11,9 @@ from test_protocol import words_of
 from thinker import BITS, CLOSE, COMPLY, REFUSE, bit, parity_prompts, state, thinker
 
 import jaxdepth
-from jaxdepth.probe.along import scores_along
-from jaxdepth.probe.capture import residuals
-from jaxdepth.probe.folds import cross_fit, make_folds
+from jaxdepth.probing.along import scores_along
+from jaxdepth.probing.capture import residuals
+from jaxdepth.probing.folds import cross_fit, make_folds
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.protocol import instruct, read_protocol, resolve_markers
 from jaxdepth.stats.ranking import auroc

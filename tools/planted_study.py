@@ -18,10 +18,10 @@ import numpy as np
 from scipy.stats import binomtest
 
 import jaxdepth
-from jaxdepth.probe.capture import residuals
-from jaxdepth.probe.categories import OrTest, category_scores, compare_or
-from jaxdepth.probe.folds import CrossFitted, cross_fit, make_folds
-from jaxdepth.probe.planted import OPENER, PlantedPrompts, planted, planted_prompts
+from jaxdepth.probing.capture import residuals
+from jaxdepth.probing.categories import OrTest, category_scores, compare_or
+from jaxdepth.probing.folds import CrossFitted, cross_fit, make_folds
+from jaxdepth.probing.planted import OPENER, PlantedPrompts, planted, planted_prompts
 from jaxdepth.refusal.openers import first_token
 from jaxdepth.stats.change_point import ChangePoint, Lag, change_point, lag
 from jaxdepth.stats.estimate import Estimate

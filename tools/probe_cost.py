@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 import jaxdepth
-from jaxdepth.probe.capture import residuals
-from jaxdepth.probe.fit import fit_logistic
-from jaxdepth.probe.folds import make_folds
-from jaxdepth.probe.positions import locate
+from jaxdepth.probing.capture import residuals
+from jaxdepth.probing.fit import fit_logistic
+from jaxdepth.probing.folds import make_folds
+from jaxdepth.probing.positions import locate
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import read_prompts

@@ -6,7 +6,7 @@ from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.steer import steer
-from jaxdepth.probe.direction import directions_digest, find_direction, read_directions
+from jaxdepth.probing.direction import directions_digest, find_direction, read_directions
 from jaxdepth.study.run_directory import check_file
 from jaxdepth.study.settings import Steering
 

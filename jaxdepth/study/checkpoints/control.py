@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from jaxdepth.errors import InputError, listed
-from jaxdepth.probe.folds import cross_fit, make_folds
-from jaxdepth.probe.positions import locate, resolve_positions
+from jaxdepth.probing.folds import cross_fit, make_folds
+from jaxdepth.probing.positions import locate, resolve_positions
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.probes.activations import Capture, capture, read_stream

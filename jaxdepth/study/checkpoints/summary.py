@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxdepth.probe.positions import INSTRUCTION, LAST
+from jaxdepth.probing.positions import INSTRUCTION, LAST
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.checkpoints.paired import AUROC, MARGIN, RIGHT, read_paired
 from jaxdepth.study.checkpoints.run import AGAINST, BASE, CONTROL, DANGEROUS

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdepth.depth.generation import generate
-from jaxdepth.probe.exit_classifier import (
+from jaxdepth.probing.exit_classifier import (
     agreement_examples,
     fit_exit_classifier,
     save_exit_classifier,

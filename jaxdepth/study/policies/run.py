@@ -20,7 +20,7 @@ from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.policies import Caching, ExitRule, Policy
 from jaxdepth.errors import InputError, at_least, nearest
 from jaxdepth.files import file_digest
-from jaxdepth.probe.exit_classifier import read_exit_classifier
+from jaxdepth.probing.exit_classifier import read_exit_classifier
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.progress import ProgressBar, silent

@@ -18,9 +18,9 @@ from jaxtyping import Float
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import to_host
 from jaxdepth.model.steer import steer
-from jaxdepth.probe.capture import residuals
-from jaxdepth.probe.direction import directions_digest, read_directions
-from jaxdepth.probe.folds import cross_fit, make_folds
+from jaxdepth.probing.capture import residuals
+from jaxdepth.probing.direction import directions_digest, read_directions
+from jaxdepth.probing.folds import cross_fit, make_folds
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.refusal.openers import first_token, resolve_openers
 from jaxdepth.runtime.progress import ProgressBar, silent

@@ -18,7 +18,7 @@ from jaxdepth.depth.exits import exit_logits
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import to_host
-from jaxdepth.probe.capture import residuals
+from jaxdepth.probing.capture import residuals
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.runtime import preemption
 from jaxdepth.runtime.distributed import barrier

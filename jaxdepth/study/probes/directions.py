@@ -6,9 +6,9 @@ from importlib.metadata import version
 import numpy as np
 import pyarrow as pa
 
-from jaxdepth.probe.categories import category_directions, category_scores, compare_or, cosines
-from jaxdepth.probe.direction import Directions, mean_difference, save_directions
-from jaxdepth.probe.folds import make_folds
+from jaxdepth.probing.categories import category_directions, category_scores, compare_or, cosines
+from jaxdepth.probing.direction import Directions, mean_difference, save_directions
+from jaxdepth.probing.folds import make_folds
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.study.probes.activations import read_stream
 from jaxdepth.study.probes.evaluate import CHOSEN, CONTENT, OWN, PROBES, Examples, Target

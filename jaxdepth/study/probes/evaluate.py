@@ -12,8 +12,8 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
 from jaxdepth.errors import InputError
-from jaxdepth.probe.fit import LinearProbes, fit_difference
-from jaxdepth.probe.folds import CrossFitted, choose_slice, cross_fit, make_folds
+from jaxdepth.probing.fit import LinearProbes, fit_difference
+from jaxdepth.probing.folds import CrossFitted, choose_slice, cross_fit, make_folds
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.stats.calibration import calibration_error
 from jaxdepth.stats.intervals import interval, resample_counts

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdepth.probe.positions import INSTRUCTION, LAST
+from jaxdepth.probing.positions import INSTRUCTION, LAST
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.figures import COLOURS, band, by_exit, new_figure, save_all
 from jaxdepth.study.probes.ablation import (

@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from jaxdepth.errors import InputError, at_least
-from jaxdepth.probe.folds import make_folds
-from jaxdepth.probe.positions import Located, locate, resolve_positions
+from jaxdepth.probing.folds import make_folds
+from jaxdepth.probing.positions import Located, locate, resolve_positions
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
 from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
 from jaxdepth.refusal.openers import resolve_openers

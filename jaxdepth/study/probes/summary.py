@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxdepth.probe.positions import INSTRUCTION, LAST
+from jaxdepth.probing.positions import INSTRUCTION, LAST
 from jaxdepth.study.probes.changes import CHANGES
 from jaxdepth.study.probes.evaluate import (
     CHOSEN,

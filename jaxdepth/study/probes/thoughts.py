@@ -18,8 +18,8 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 
 from jaxdepth.model.sharding import to_host
-from jaxdepth.probe.along import scores_along
-from jaxdepth.probe.folds import CrossFitted, cross_fit
+from jaxdepth.probing.along import scores_along
+from jaxdepth.probing.folds import CrossFitted, cross_fit
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import Prompt

@@ -22,8 +22,8 @@ from jaxdepth.errors import InputError
 from jaxdepth.files import damaged_header, read_arrays, save_arrays
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import to_host
-from jaxdepth.probe.capture import residuals
-from jaxdepth.probe.fit import fit_logistic
+from jaxdepth.probing.capture import residuals
+from jaxdepth.probing.fit import fit_logistic
 
 FORMAT = "jaxdepth-exit-classifier-1"
 _ALWAYS = 100.0  # log-odds of probability 1 in every floating type

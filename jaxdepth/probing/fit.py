@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.errors import InputError
-from jaxdepth.probe.newton import minimise
+from jaxdepth.probing.newton import minimise
 
 
 class LinearProbes(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.errors import InputError
-from jaxdepth.probe.fit import LinearProbes, decide, fit_logistic
+from jaxdepth.probing.fit import LinearProbes, decide, fit_logistic
 from jaxdepth.stats.ranking import auroc
 
 
