@@ -122,6 +122,24 @@ def test_batches_change_nothing(judge):
         reference_logprobs(*judge, texts, batch_size=0)
 
 
+def test_a_text_is_scored_once(judge, monkeypatch):
+    """However often it is asked about; every place gets the same array."""
+    rows = []
+
+    def counted(model, tokens_BS, lengths_B):
+        rows.append(len({tuple(row) for row in tokens_BS.tolist()}))
+        return scored(model, tokens_BS, lengths_B)
+
+    scored = coherence.token_logprobs
+    monkeypatch.setattr(coherence, "token_logprobs", counted)
+    one, other = SOUND[0], SOUND[1]
+    first, between, second = reference_logprobs(*judge, [one, other, one])
+    assert sum(rows) == 2
+    assert first is second
+    for text, logprobs in ((one, first), (other, between)):
+        np.testing.assert_allclose(logprobs, reference_logprobs(*judge, [text])[0], atol=1e-3)
+
+
 def test_nothing_depends_on_prompts_or_other_answers():
     for function in (judge_coherence, reference_logprobs):
         assert not {"prompt", "prompts", "full_depth"} & set(inspect.signature(function).parameters)

@@ -91,15 +91,17 @@ def reference_logprobs(
         InputError: a size is below 1, or `max_tokens` is more than the model allows.
     """
     at_least(1, max_tokens=max_tokens, batch_size=batch_size)
+    # Exits near full depth often give the same answer: each text is scored once.
+    unique = list(dict.fromkeys(texts))
     first = len(encoder.encode_alone("")) + _SKIPPED
-    ids = [encoder.encode_alone(text)[:max_tokens] for text in texts]
-    logprobs = [np.zeros(0, np.float32)] * len(texts)
+    ids = [encoder.encode_alone(text)[:max_tokens] for text in unique]
+    logprobs = dict.fromkeys(unique, np.zeros(0, np.float32))
     long = [n for n, tokens in enumerate(ids) if len(tokens) >= first + _MIN_TOKENS]
     for batch in make_batches([ids[n] for n in long], batch_size, model.mesh):
         scores_BS = token_logprobs(model, batch.tokens_BS, batch.lengths_B)
         for row, index in enumerate(batch.indices):
-            logprobs[long[index]] = scores_BS[row, first : batch.lengths_B[row]]
-    return logprobs
+            logprobs[unique[long[index]]] = scores_BS[row, first : batch.lengths_B[row]]
+    return [logprobs[text] for text in texts]
 
 
 def judge_coherence(
