@@ -99,8 +99,10 @@ def test_files_that_are_no_protocols(tmp_path):
     file.write_text('opens = "x"\n')
     with pytest.raises(InputError, match=r"unknown key 'opens'.*open"):
         read_protocol(str(file))
-    file.write_text('verdicts = ["a", "b", "c"]\n')
-    with pytest.raises(InputError, match="verdicts = 'a'; expected a list"):
+    texts = "".join(f'{name} = "x"\n' for name in ("instruction", "again", "open", "close"))
+    lengths = "thought_tokens = 1\nanswer_tokens = 1\n"
+    file.write_text(f'{texts}{lengths}verdicts = ["a", "b", "c"]\n')  # three sets of one word
+    with pytest.raises(InputError, match="verdicts 'a': expected three words"):
         read_protocol(str(file))
 
 
