@@ -18,6 +18,7 @@ TYPES = {
     "float32": pa.float32(),
     "float64": pa.float64(),
     "list of int32": pa.list_(pa.int32()),
+    "list of float32": pa.list_(pa.float32()),
 }
 
 
