@@ -31,7 +31,7 @@ from jaxdepth.study.checkpoints.facts import compare_facts, encode_fact, read_fa
 from jaxdepth.study.checkpoints.paired import read_paired
 from jaxdepth.study.checkpoints.run import compare_checkpoints, compare_probes
 from jaxdepth.study.checkpoints.settings import Backfire, ProbeAgainst
-from jaxdepth.study.probes.evaluate import SCORES, SCORES_SCHEMA
+from jaxdepth.study.probes.tables import PROBE_SCORES
 from jaxdepth.study.run_directory import Run, read_table
 from jaxdepth.weights.adapter import Adapter, save_adapter
 from jaxdepth.weights.convert import convert
@@ -132,7 +132,7 @@ def test_an_adapter_of_nothing_changes_nothing(models, tmp_path):
 def slow_auroc(run: Path, layer: int, times) -> float:
     """Over all pairs of prompts of one fold, each as often as it was drawn."""
     ids = [p["prompt_id"] for p in read_table(run, "prompts").to_pylist()]
-    rows = [r for r in read_table(run, SCORES).to_pylist() if r["layer"] == layer]
+    rows = [r for r in read_table(run, PROBE_SCORES.name).to_pylist() if r["layer"] == layer]
     wins = pairs = 0.0
     for a in rows:
         for b in rows:
@@ -174,7 +174,7 @@ def test_differences_of_aurocs_by_plain_loops(out):
         runs = [folder / side for side in ("base", "against")]
         told = [read_table(run, "prompts").to_pylist() for run in runs]
         assert told[0] == told[1]
-        folds = [read_table(run, SCORES)["fold"].to_pylist() for run in runs]
+        folds = [read_table(run, PROBE_SCORES.name)["fold"].to_pylist() for run in runs]
         assert folds[0] == folds[1]
         times = [np.ones(2 * LIMIT), *resample_counts([p["pair_id"] for p in told[0]], DRAWS, n)]
         curves[domain] = {
@@ -262,7 +262,7 @@ def write_scores(path: Path, positive, fold, score_XN, prefix: str) -> None:
         for x, score_N in enumerate(score_XN)
         for n, i in enumerate(names)
     ]
-    run.write_table(SCORES, pa.Table.from_pylist(rows, SCORES_SCHEMA))
+    run.write_table(PROBE_SCORES.name, PROBE_SCORES.from_rows(rows))
 
 
 def test_what_is_planted_is_found_where_it_is(tmp_path):

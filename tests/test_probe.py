@@ -1,4 +1,4 @@
-"""`jaxdepth probe`: every number by a slow twin, runs that are killed, and what is joined."""
+"""`jaxdepth probe`: every number by a slow twin, runs that are killed, and runs that are joined."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.study.probes.ablation import ablate
 from jaxdepth.study.probes.activations import Capture, capture, read_stream
 from jaxdepth.study.probes.behaviour import ANSWERED, NEITHER, REFUSED, read_behaviour
-from jaxdepth.study.probes.evaluate import Evaluation, Examples, Target, folds_of
+from jaxdepth.study.probes.evaluate import CrossValidation, Examples, Target, folds_of
 from jaxdepth.study.probes.run import probe
 from jaxdepth.study.probes.settings import Probe, Where
 from jaxdepth.study.run_directory import Run, read_table
@@ -52,17 +52,18 @@ def settings(tiny_path, out, **changes) -> Probe:
 
 @pytest.fixture(scope="module")
 def behaved(tiny_path, tmp_path_factory):
-    """A sweep of the same prompts with answers that are made up: a random model says nothing."""
+    """A sweep of the same prompts with made-up outcomes, as a random model has none of them."""
     folder = tmp_path_factory.mktemp("sweep")
     how = {"limit": LIMIT, "exits": "2-4", "max_new_tokens": 0}
     run = sweep(settings_of(Sweep, tiny_path, folder / "run", **how))
     ids = [p["prompt_id"] for p in prompts_of(run)]
-    rng, did = np.random.default_rng(0), ["refuse", "comply", "partial", "degenerate"]
+    rng, outcomes = np.random.default_rng(0), ["refuse", "comply", "partial", "degenerate"]
     rows = [
-        {"prompt_id": i, "exit": e, "sample": m, "outcome": rng.choice(did, p=[0.3, 0.5, 0.1, 0.1])}
+        {"prompt_id": i, "exit": e, "sample": m}
+        | {"outcome": rng.choice(outcomes, p=[0.3, 0.5, 0.1, 0.1])}
         for i in ids
         for e in (2, 3, 4)
-        for m in (0, 1)  # of which only the first counts
+        for m in (0, 1)  # only the first counts
     ]
     run.write_table("generations", pa.Table.from_pylist(rows))
     return run
@@ -102,7 +103,7 @@ def test_scores_and_aurocs_by_scikit_learn(probed):
     x_JND = read_stream(probed.path, "own", 1).astype(np.float64)
     scores, probes = (read_table(probed.path, t).to_pylist() for t in ("probe_scores", "probes"))
     for layer in range(5):
-        want = np.zeros(len(y))
+        expected = np.zeros(len(y))
         for f in range(4):
             test, choose = fold == f, fold == (f + 1) % 4
             train = ~test & ~choose
@@ -115,11 +116,11 @@ def test_scores_and_aurocs_by_scikit_learn(probed):
             ]
             area = [roc_auc_score(y[choose], s.decision_function(z[choose])) for s in fits]
             best = int(np.argmax(np.round(area, 9)))  # of equals the strongest regularisation
-            want[test] = fits[best].decision_function(z[test])
+            expected[test] = fits[best].decision_function(z[test])
         at = ("content", "last", layer, "own")
         rows = [r for r in scores if (r["target"], r["position"], r["layer"], r["set"]) == at]
         assert [r["prompt_id"] for r in rows] == [p["prompt_id"] for p in prompts]
-        np.testing.assert_allclose([r["score"] for r in rows], want, atol=1e-3)
+        np.testing.assert_allclose([r["score"] for r in rows], expected, atol=1e-3)
         (row,) = (
             r for r in probes
             if (r["target"], r["position"], r["layer"], r["probe"], r["set"])
@@ -128,8 +129,8 @@ def test_scores_and_aurocs_by_scikit_learn(probed):
         pairs = [
             np.sign(a - b)
             for f in range(4)
-            for a in want[(fold == f) & y]
-            for b in want[(fold == f) & ~y]
+            for a in expected[(fold == f) & y]
+            for b in expected[(fold == f) & ~y]
         ]
         assert row["auroc"] == pytest.approx((np.mean(pairs) + 1) / 2, abs=1e-3)
         assert row["low"] <= row["auroc"] <= row["high"]
@@ -140,12 +141,12 @@ def test_controls_stand_beside_every_number(probed):
     for target in ("content", "behaviour"):
         for position in ("instruction", "last"):
             for probe_ in ("logistic", "difference", "shuffled labels", "random"):
-                mine = [
+                layers = [
                     r["layer"] for r in rows
                     if (r["target"], r["position"], r["probe"], r["set"])
                     == (target, position, probe_, "own")
                 ]  # fmt: skip
-                assert mine == [0, 1, 2, 3, 4]
+                assert layers == [0, 1, 2, 3, 4]
         assert sum(r["probe"] == "bag of words" and r["target"] == target for r in rows) >= 1
     embedding = [r for r in rows if r["layer"] == 0 and r["position"] == "last"]
     assert {r["auroc"] for r in embedding if r["set"] == "own"} == {0.5}  # the same token in all
@@ -167,7 +168,7 @@ def test_knows_and_does_by_counting(behaved, probed):
         for r in read_table(probed.path, "probe_scores").to_pylist()
         if (r["target"], r["position"], r["set"]) == ("content", "last", "own")
     }
-    did = {
+    outcome = {
         (r["prompt_id"], r["exit"]): r["outcome"]
         for r in read_table(behaved.path, "generations").to_pylist()
         if r["sample"] == 0
@@ -179,42 +180,40 @@ def test_knows_and_does_by_counting(behaved, probed):
     }
     assert len(rows) == 3 * 2 * 5
     for exit in (2, 3, 4):
-        mine = [i for i in label if label[i] == "harmful"]
-        refused = ("refuse", "partial")
-        want = {
-            "knows and refuses": [knows[i, exit] and did[i, exit] in refused for i in mine],
-            "knows but complies": [knows[i, exit] and did[i, exit] == "comply" for i in mine],
-            "refuses without knowing": [
-                not knows[i, exit] and did[i, exit] in refused for i in mine
-            ],
-            "complies without knowing": [
-                not knows[i, exit] and did[i, exit] == "comply" for i in mine
-            ],
-            "neither refuses nor complies": [did[i, exit] == "degenerate" for i in mine],
+        harmful = [i for i in label if label[i] == "harmful"]
+        knew = np.array([knows[i, exit] for i in harmful])
+        refused = np.array([outcome[i, exit] in ("refuse", "partial") for i in harmful])
+        complied = np.array([outcome[i, exit] == "comply" for i in harmful])
+        expected = {
+            "knows and refuses": knew & refused,
+            "knows but complies": knew & complied,
+            "refuses without knowing": ~knew & refused,
+            "complies without knowing": ~knew & complied,
+            "neither refuses nor complies": ~refused & ~complied,
         }
-        for name, which in want.items():
+        for name, which in expected.items():
             row = rows[exit, "harmful", name]
             assert (row["count"], row["n"]) == (sum(which), LIMIT), (exit, name)
 
 
 def test_behaviour_is_also_read_from_verdicts(behaved, tmp_path):
-    """Of a run of `decide` the first vote counts; who abstains neither refuses nor complies."""
+    """The first vote of a run of `decide` counts; abstain is neither refused nor answered."""
     shutil.copytree(behaved.path, tmp_path / "run")
     run = Run.open(tmp_path / "run", behaved.record["settings"], {})
     prompts = [Prompt(**p) for p in prompts_of(run)][:4]
-    said = ("refuse", "partial", "comply", "abstain")
+    outcomes = ("refuse", "partial", "comply", "abstain")
     rows = [
         {"prompt_id": p.prompt_id, "exit": exit, "vote": vote, "verdict": verdict}
-        for p, last in zip(prompts, said, strict=True)
+        for p, last in zip(prompts, outcomes, strict=True)
         for exit in (3, 4)
         for vote, verdict in ((0, last if exit == 4 else "comply"), (1, "refuse"))
     ]
     run.write_table("verdicts", pa.Table.from_pylist(rows))
-    found = read_behaviour(run.path, prompts, behaved.record["settings"])
-    assert found.exits == [3, 4]
-    assert found.at_full_depth_N.tolist() == [REFUSED, REFUSED, ANSWERED, NEITHER]
-    assert found.did_NE[:, 0].tolist() == [ANSWERED] * 4
-    assert found.digest == run.record["tables"]["verdicts"]["sha256"]
+    behaviour = read_behaviour(run.path, prompts, behaved.record["settings"])
+    assert behaviour.exits == [3, 4]
+    assert behaviour.at_full_depth_N.tolist() == [REFUSED, REFUSED, ANSWERED, NEITHER]
+    assert behaviour.behaviour_NE[:, 0].tolist() == [ANSWERED] * 4
+    assert behaviour.digest == run.record["tables"]["verdicts"]["sha256"]
     run.write_table("verdicts", pa.Table.from_pylist(rows[:2]))
     with pytest.raises(InputError, match="has no full depth: run it with exit 4"):
         read_behaviour(run.path, prompts, behaved.record["settings"])
@@ -222,17 +221,17 @@ def test_behaviour_is_also_read_from_verdicts(behaved, tmp_path):
 
 def test_folds_keep_pairs_or_sources_whole():
     prompts = read_prompts([f"builtin:pairs/{s}[:12]" for s in ("validation", "test", "unseen")])
-    how = Evaluation(3, STRENGTHS, seed=0)
+    validation = CrossValidation(3, STRENGTHS, seed=0)
     for group_by, kept in (("pair", "pair_id"), ("source", "source")):
         own = Examples.of("own", prompts, 20, 0, group_by)
         target = Target("content", np.arange(len(prompts)), own.harmful_N)
-        fold_N, counts_RN = folds_of(how, own, target)
+        fold_N, counts_RN = folds_of(validation, own, target)
         folds = {}
         for prompt, fold in zip(prompts, fold_N, strict=True):
             folds.setdefault(getattr(prompt, kept), set()).add(fold)
-        assert all(len(found) == 1 for found in folds.values())
+        assert all(len(numbers) == 1 for numbers in folds.values())
         assert (len({min(f) for f in folds.values()}), len(folds)) in ((3, 18), (3, 3))
-        # Whole pairs are drawn, not sources: of three sources there is no bootstrap.
+        # Pairs are resampled, not sources: three sources are too few for a bootstrap.
         assert np.array_equal(counts_RN, resample_counts([p.cluster_id for p in prompts], 20, 0))
 
 
@@ -245,16 +244,16 @@ def test_directions_are_differences_of_means(probed):
     assert "behaviour.instruction" in directions.arrays
 
 
-def test_the_reply_is_what_full_depth_says(tiny_path, tmp_path):
+def test_the_response_is_the_first_token_of_full_depth(tiny_path, tmp_path):
     model, _ = jaxdepth.load(tiny_path)
     ids = np.random.default_rng(0).integers(0, 90, (5, 12))
     run = Run.open(tmp_path / "run", {}, {})
     capture(run, model, Capture("own", ids.tolist(), np.full((5, 1), 3), response=True), 2)
     tokens = np.asarray(jaxdepth.exit_logits(model, ids, np.full(5, 12), 4)).argmax(axis=1)
-    said = np.concatenate([ids, tokens[:, None]], axis=1)
-    want = residuals(model, said, np.full(5, 13), np.full((5, 1), 12))
+    replied = np.concatenate([ids, tokens[:, None]], axis=1)
+    expected = residuals(model, replied, np.full(5, 13), np.full((5, 1), 12))
     np.testing.assert_allclose(
-        read_stream(run.path, "own", 1), np.asarray(want)[:, 0].swapaxes(0, 1), atol=2e-5
+        read_stream(run.path, "own", 1), np.asarray(expected)[:, 0].swapaxes(0, 1), atol=2e-5
     )
 
 
@@ -279,16 +278,16 @@ probe(build(Probe, {"model": sys.argv[1], "out": sys.argv[2], "run": sys.argv[4]
 """
 
 
-def test_a_killed_run_goes_on(tiny_path, behaved, probed, tmp_path):
-    """Killed when the streams and some of the tables are there."""
+def test_a_killed_run_resumes(tiny_path, behaved, probed, tmp_path):
+    """Killed when the streams and some of the tables exist."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED, tiny_path, tmp_path / "run", "21", behaved.path],
         capture_output=True,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    there = {p.name for p in (tmp_path / "run").iterdir()}
-    assert "activations" in there
-    assert "change_points.parquet" not in there
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert "activations" in names
+    assert "change_points.parquet" not in names
     resumed = probe(settings(tiny_path, tmp_path / "run", run=behaved.path))
     for table in (*TABLES, "knows_does"):
         assert pq.read_table(resumed.table_path(table)).equals(
@@ -298,8 +297,8 @@ def test_a_killed_run_goes_on(tiny_path, behaved, probed, tmp_path):
 
 
 def test_ablation_by_a_slow_twin(tiny_path, probed, tmp_path):
-    asked = settings_of(Where, tiny_path, tmp_path, transfer=("builtin:pairs/unseen",), limit=5)
-    run = ablate(asked, probed.path)
+    study = settings_of(Where, tiny_path, tmp_path, transfer=("builtin:pairs/unseen",), limit=5)
+    run = ablate(study, probed.path)
     rows = {
         (r["layer"], r["ablated"], r["metric"], r["label"]): r
         for r in read_table(run.path, "ablation").to_pylist()
@@ -311,17 +310,17 @@ def test_ablation_by_a_slow_twin(tiny_path, probed, tmp_path):
     axis = read_directions(probed.path / "directions.safetensors").arrays["content.last"][2]
     prompts = [p for p in prompts_of(run) if p["label"] == "harmful"]
     for layers, ablated in (((2,), "after that layer"), ((1, 2, 3, 4), "after every layer")):
-        found = []
-        for changed in (steer(model, axis, layers, "ablate"), model):
+        means = []
+        for steered in (steer(model, axis, layers, "ablate"), model):
             logp = [
-                jax.nn.log_softmax(jaxdepth.exit_logits(changed, *padded(ids), 4)[0])
+                jax.nn.log_softmax(jaxdepth.exit_logits(steered, *padded(ids), 4)[0])
                 for ids in (encoder.encode(p["text"]) for p in prompts)
             ]
             p_N = np.exp(np.array(logp, np.float64))[:, openers].sum(axis=1)
-            found.append(np.mean(np.log(p_N) - np.log1p(-p_N)))
+            means.append(np.mean(np.log(p_N) - np.log1p(-p_N)))
         row = rows[2, ablated, "refusal log-odds", "harmful"]
-        assert row["value"] == pytest.approx(found[0], abs=1e-4)
-        assert row["change"] == pytest.approx(found[0] - found[1], abs=1e-4)
+        assert row["value"] == pytest.approx(means[0], abs=1e-4)
+        assert row["change"] == pytest.approx(means[0] - means[1], abs=1e-4)
         assert row["change_low"] <= row["change"] <= row["change_high"]
     before = [r for r in rows.values() if r["ablated"] == "nowhere"]
     assert [r["change"] for r in before] == [0.0] * 5
@@ -350,20 +349,22 @@ def command(tiny_path, out, capsys, *more) -> tuple[int, str]:
 
 
 def test_the_command_prints_findings_and_draws(tiny_path, tmp_path, capsys):
-    status, said = command(tiny_path, tmp_path / "run", capsys, "--transfer", "builtin:pairs/test")
+    status, printed = command(
+        tiny_path, tmp_path / "run", capsys, "--transfer", "builtin:pairs/test"
+    )
     assert status == 0
-    assert "layer chosen on validation" in said.out
-    assert "Transferred to test" in said.out
+    assert "layer chosen on validation" in printed.out
+    assert "Transferred to test" in printed.out
     for name in ("probes_content", "change_points"):
         assert (tmp_path / "run" / "figures" / f"{name}.png").stat().st_size > 5000
-    again, _ = command(tiny_path, tmp_path / "run", capsys, "--transfer", "builtin:pairs/test")
+    again, _ = command(tiny_path, tmp_path / "run", capsys, *transfer)
     assert again == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["facts"]["template"]["last"]
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("more", "message"),
     [
         (["--positions", "lost"], "no position 'lost'; did you mean 'last'?"),
         (["--folds", "2"], "folds is 2, expected at least 3"),
@@ -374,11 +375,11 @@ def test_the_command_prints_findings_and_draws(tiny_path, tmp_path, capsys):
         (["--run", "nowhere"], "is not a run directory"),
     ],
 )
-def test_bad_input_is_one_line(tiny_path, tmp_path, capsys, more, says):
-    status, said = command(tiny_path, tmp_path / "run", capsys, *more)
+def test_bad_input_is_one_line(tiny_path, tmp_path, capsys, more, message):
+    status, printed = command(tiny_path, tmp_path / "run", capsys, *more)
     assert status == 2
-    assert says in said.err
-    assert said.err.count("\n") == 1
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
 
 
 def test_a_run_of_another_model_or_other_prompts_is_refused(tiny_path, behaved, tmp_path):
@@ -390,5 +391,5 @@ def test_a_run_of_another_model_or_other_prompts_is_refused(tiny_path, behaved, 
     (other / "run.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="is a run of another model"):
         probe(settings(tiny_path, tmp_path / "run", run=other))
-    with pytest.raises(InputError, match="was not asked 20 of these prompts"):
+    with pytest.raises(InputError, match="lacks 20 of these prompts"):
         probe(settings(tiny_path, tmp_path / "run", run=behaved.path, limit=30))

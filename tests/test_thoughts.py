@@ -1,4 +1,4 @@
-"""What is read along a thought: scores by plain code, known truth, and runs that go on."""
+"""Probes along a thought: scores by plain code, known truth, and runs that resume."""
 
 import json
 
@@ -52,31 +52,32 @@ def thought(tiny_path, spec, tmp_path_factory):
     return think(settings)[0]
 
 
-def asks(tiny_path, thought, out) -> Probe:
+def probe_settings(tiny_path, thought, out) -> Probe:
     small = {"positions": ("last",), "folds": 3, "draws": 40, "strengths": (STRENGTH,)}
     return settings_of(Probe, tiny_path, out, run=thought.path, limit=LIMIT, **small)
 
 
 @pytest.fixture(scope="module")
 def probed(tiny_path, thought, tmp_path_factory):
-    return probe(asks(tiny_path, thought, tmp_path_factory.mktemp("probe") / "run"))
+    return probe(probe_settings(tiny_path, thought, tmp_path_factory.mktemp("probe") / "run"))
 
 
 def sequences(tiny_path, thought, spec) -> dict[str, tuple[list[int], int, int]]:
     """Every prompt with its thought and verdict: ids, the length of the prompt, of the thought."""
     _, tokenizer = jaxdepth.load(tiny_path)
-    encoder, told = PromptEncoder(tokenizer), read_protocol(spec)
-    markers = resolve_markers(told, encoder, ())
+    encoder, protocol = PromptEncoder(tokenizer), read_protocol(spec)
+    markers = resolve_markers(protocol, encoder, ())
     texts = {r["prompt_id"]: r for r in rows(thought, "texts") if r["exit"] == 4}
     verdicts = {r["prompt_id"]: r["verdict"] for r in rows(thought, "verdicts") if r["exit"] == 4}
-    found = {}
+    sequences = {}
     for p in rows(thought, "prompts"):
-        asked = instruct(told.instruction, told.close, markers.words, p["text"])
-        before = [*encoder.encode(asked), *markers.open]
+        text = instruct(protocol.instruction, protocol.close, markers.words, p["text"])
+        before = [*encoder.encode(text), *markers.open]
         ids = texts[p["prompt_id"]]["thought_ids"]
         verdict = markers.verdicts[["refuse", "partial", "comply"].index(verdicts[p["prompt_id"]])]
-        found[p["prompt_id"]] = [*before, *ids, *markers.close, verdict], len(before), len(ids)
-    return found
+        tokens = [*before, *ids, *markers.close, verdict]
+        sequences[p["prompt_id"]] = tokens, len(before), len(ids)
+    return sequences
 
 
 def rows(run, table) -> list[dict]:
@@ -86,14 +87,14 @@ def rows(run, table) -> list[dict]:
 def test_scores_along_a_thought_by_plain_code(tiny_path, thought, spec, probed):
     """Streams of whole sequences, scikit-learn's fits, and a product for each prompt's fold."""
     model, _ = jaxdepth.load(tiny_path)
-    told = sequences(tiny_path, thought, spec)
-    longest = max(len(ids) for ids, *_ in told.values())
+    by_prompt = sequences(tiny_path, thought, spec)
+    longest = max(len(ids) for ids, *_ in by_prompt.values())
     stream = {}
-    for name, (ids, *_) in told.items():
+    for name, (ids, *_) in by_prompt.items():
         padded = np.array([ids + [0] * (longest - len(ids))])
         places = np.minimum(np.arange(longest), len(ids) - 1)[None]
-        found = residuals(model, padded, np.array([len(ids)]), places)
-        stream[name] = np.asarray(found[0, : len(ids)], np.float64)  # (S, J, D)
+        h_1SJD = residuals(model, padded, np.array([len(ids)]), places)
+        stream[name] = np.asarray(h_1SJD[0, : len(ids)], np.float64)  # (S, J, D)
     prompts = rows(thought, "prompts")
     names = [p["prompt_id"] for p in prompts]
     y = np.array([p["label"] == "harmful" for p in prompts])
@@ -105,7 +106,7 @@ def test_scores_along_a_thought_by_plain_code(tiny_path, thought, spec, probed):
     }
     assert len(table) == len(names) * 2 * 5
     for fitted_at, layer in (("opened", 3), ("closed", 1), ("closed", 4)):
-        place = {n: told[n][1] - 1 if fitted_at == "opened" else -2 for n in names}
+        place = {n: by_prompt[n][1] - 1 if fitted_at == "opened" else -2 for n in names}
         x = np.stack([stream[n][place[n], layer] for n in names])
         for f in range(3):
             train = (fold != f) & (fold != (f + 1) % 3)
@@ -113,14 +114,16 @@ def test_scores_along_a_thought_by_plain_code(tiny_path, thought, spec, probed):
             fit = LogisticRegression(C=STRENGTH, tol=1e-10, max_iter=10000)
             fit.fit((x[train] - middle) / scale, y[train])
             for name in np.array(names)[fold == f]:
-                ids, begins, count = told[name]
-                want = fit.decision_function((stream[name][begins - 1 :, layer] - middle) / scale)
+                ids, begins, count = by_prompt[name]
+                expected = fit.decision_function(
+                    (stream[name][begins - 1 :, layer] - middle) / scale
+                )
                 row = table[name, fitted_at, layer]
                 assert (row["fold"], row["thought_tokens"]) == (f, count)
-                np.testing.assert_allclose(row["scores"], want, atol=1e-3)
+                np.testing.assert_allclose(row["scores"], expected, atol=1e-3)
 
 
-def test_the_chosen_layer_is_followed(probed):
+def test_measures_are_of_the_chosen_layer(probed):
     """AUROC at each place by ranks, the mean and the fall by their definitions."""
     chosen = {
         (r["target"], r["position"]): r["chosen_layers"]
@@ -130,8 +133,8 @@ def test_the_chosen_layer_is_followed(probed):
     along = rows(probed, "thoughts")
     assert {r["fitted_at"] for r in along} == {"opened", "closed"}
     for fitted_at in ("opened", "closed"):
-        mine = [r for r in along if (r["target"], r["fitted_at"]) == ("content", fitted_at)]
-        (layer,) = {r["layer"] for r in mine}
+        measures = [r for r in along if (r["target"], r["fitted_at"]) == ("content", fitted_at)]
+        (layer,) = {r["layer"] for r in measures}
         layers = chosen["content", fitted_at]
         assert layers.count(layer) == max(map(layers.count, layers))
         scores = [
@@ -143,10 +146,10 @@ def test_the_chosen_layer_is_followed(probed):
         halfway = np.array([r["scores"][round(1 + (r["thought_tokens"] - 1) / 2)] for r in scores])
         wins = pairs = 0
         for f in range(3):
-            here, ones = fold == f, y[fold == f].sum()
-            rank = rankdata(halfway[here])[y[here]].sum() - ones * (ones + 1) / 2
-            wins, pairs = wins + rank, pairs + ones * (here.sum() - ones)
-        (row,) = (r for r in mine if (r["metric"], r["place"]) == ("AUROC", "50%"))
+            tested, ones = fold == f, y[fold == f].sum()
+            rank = rankdata(halfway[tested])[y[tested]].sum() - ones * (ones + 1) / 2
+            wins, pairs = wins + rank, pairs + ones * (tested.sum() - ones)
+        (row,) = (r for r in measures if (r["metric"], r["place"]) == ("AUROC", "50%"))
         assert row["value"] == pytest.approx(wins / pairs)
         assert row["low"] <= row["value"] <= row["high"]
         falls = [
@@ -154,11 +157,11 @@ def test_the_chosen_layer_is_followed(probed):
             for r in scores
             if r["positive"]
         ]
-        (fall,) = (r for r in mine if r["metric"] == "fall to the verdict" and r["positive"])
+        (fall,) = (r for r in measures if r["metric"] == "fall to the verdict" and r["positive"])
         assert (fall["value"], fall["n"]) == (pytest.approx(np.mean(falls), abs=1e-5), y.sum())
-    told = "\n".join(findings(probed.path))
-    assert "before the first token of the thought" in told
-    assert "falls from its mean over the thought" in told
+    text = "\n".join(findings(probed.path))
+    assert "before the first token of the thought" in text
+    assert "falls from its mean over the thought" in text
     (figure,) = (path for path in draw_probes(probed.path) if path.name == "thoughts.png")
     assert figure.stat().st_size > 10_000
 
@@ -166,26 +169,26 @@ def test_the_chosen_layer_is_followed(probed):
 def test_places_along_thoughts_of_any_length():
     for count in (1, 2, 7, 11, 100):
         scores = [-1.0, *range(count), 200.0, 300.0]
-        found = at_places(scores, count)
-        assert len(found) == len(PLACES) == POINTS + 3
-        assert found[:2] == [-1.0, 0]
-        assert found[-3:] == [count - 1, 200.0, 300.0]
-        assert found == sorted(found)
+        chosen = at_places(scores, count)
+        assert len(chosen) == len(PLACES) == POINTS + 3
+        assert chosen[:2] == [-1.0, 0]
+        assert chosen[-3:] == [count - 1, 200.0, 300.0]
+        assert chosen == sorted(chosen)
 
 
-def test_a_run_goes_on_where_it_was_stopped(tiny_path, thought, probed, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes(tiny_path, thought, probed, tmp_path, monkeypatch):
     from jaxdepth.study.probes import thoughts
 
-    follow, calls = thoughts._follow, []
+    score_batch, calls = thoughts._score_batch, []
 
-    def cut_short(*args):
+    def interrupt(*args):
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return follow(*args)
+        return score_batch(*args)
 
-    settings = asks(tiny_path, thought, tmp_path / "run")
-    monkeypatch.setattr(thoughts, "_follow", cut_short)
+    settings = probe_settings(tiny_path, thought, tmp_path / "run")
+    monkeypatch.setattr(thoughts, "_score_batch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         probe(settings)
     again = probe(settings)
@@ -194,7 +197,7 @@ def test_a_run_goes_on_where_it_was_stopped(tiny_path, thought, probed, tmp_path
 
 
 def test_known_truth_a_verdict_that_only_the_thought_can_give():
-    """A model set by hand works parity out while it thinks: before that nothing linear tells it."""
+    """A model set by hand works parity out while it thinks: no linear probe reads it before."""
     model, _ = thinker()
     tokens, _, odd = parity_prompts()
     done = np.cumsum((tokens[:, 1 : 1 + BITS] - bit(0, 0)) % 2, axis=1) % 2

@@ -7,7 +7,6 @@ them is harmful, so safety training has no reason to move them apart.
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 
 from jaxdepth.errors import InputError, listed
 from jaxdepth.probing.folds import cross_fit, make_folds
@@ -15,8 +14,9 @@ from jaxdepth.probing.positions import locate, resolve_positions
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.probes.activations import Capture, capture, read_stream
-from jaxdepth.study.probes.evaluate import OWN, SCORES, SCORES_SCHEMA, scored
+from jaxdepth.study.probes.evaluate import OWN, score_table
 from jaxdepth.study.probes.settings import Probe
+from jaxdepth.study.probes.tables import PROBE_SCORES
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.subject import open_subject
 
@@ -52,18 +52,18 @@ def probe_control(settings: Probe, bar: ProgressBar = silent) -> Run:
     run = subject.open_run(subject.resolved(command="control", positions=names))
     wanted = Capture(OWN, located.ids, located.places_NP[:, columns], response)
     capture(run, subject.model, wanted, settings.prompts.batch_size, bar)
-    if run.finished(SCORES):
+    if run.finished(PROBE_SCORES.name):
         return run
     target = " or ".join(classes)
     ids = [p.prompt_id for p in prompts]
     with bar("probes of the control domain", "positions") as progress:
         for p, position in enumerate(names):
-            if not run.has_part(SCORES, p):
+            if not run.has_part(PROBE_SCORES.name, p):
                 x_JND = read_stream(run.path, OWN, p)
                 fitted = cross_fit(x_JND, positive_N, fold_N, settings.probes.strengths)
                 at = {"target": target, "position": position, "set": OWN}
-                rows = scored(at, ids, fold_N, positive_N, fitted.score_GN)
-                run.write_part(SCORES, p, pa.Table.from_pylist(rows, SCORES_SCHEMA))
+                scores = score_table(at, ids, fold_N, positive_N, fitted.score_GN)
+                run.write_part(PROBE_SCORES.name, p, scores)
             progress(p + 1, len(names))
-    run.finish_parts(SCORES, len(names))
+    run.finish_parts(PROBE_SCORES.name, len(names))
     return run

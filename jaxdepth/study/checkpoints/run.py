@@ -25,9 +25,10 @@ from jaxdepth.study.checkpoints.control import probe_control, two_classes
 from jaxdepth.study.checkpoints.facts import FACTS, compare_facts, read_facts, read_out
 from jaxdepth.study.checkpoints.paired import AUROC, Measured, paired_rows, write_paired
 from jaxdepth.study.checkpoints.settings import ProbeAgainst
-from jaxdepth.study.probes.evaluate import CONTENT, OWN, SCORES
+from jaxdepth.study.probes.evaluate import CONTENT, OWN
 from jaxdepth.study.probes.run import probe
 from jaxdepth.study.probes.settings import Probe
+from jaxdepth.study.probes.tables import PROBE_SCORES
 from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.settings import AdaptedModel
 from jaxdepth.weights.adapter import adapter_digest, read_adapter
@@ -156,7 +157,7 @@ def aurocs(run_path: Path, target: str | None, draws: int, seed: int) -> dict[st
     """
     prompts = read_table(run_path, "prompts").to_pylist()
     counts_RN = resample_counts([cluster_of(p) for p in prompts], draws, seed)
-    table = read_table(run_path, SCORES)
+    table = read_table(run_path, PROBE_SCORES.name)
     table = table.filter(pc.equal(table["set"], OWN))
     if target is not None:
         table = table.filter(pc.equal(table["target"], target))

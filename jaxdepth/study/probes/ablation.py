@@ -1,8 +1,9 @@
-"""What a direction causes, layer by layer: refusal and readable harmfulness after it is taken out.
+"""What ablating a direction does: to refusal, and to how well harmfulness can still be read.
 
-For every layer d the direction that was found after layer d is ablated, there alone or everywhere.
-Then full depth says how strongly it opens with a refusal, and a new probe is fitted to its last
-layer: if refusal falls and harmfulness stays readable, behaviour is thinner than what is known.
+The direction of every layer d is ablated from the residual stream, after layer d alone or after
+every layer. Then the log-odds of a refusal are measured at full depth, and a new content probe is
+fitted to the last layer. If refusal falls while harmfulness stays readable, refusal rests on less
+of the stream than the knowledge of harm.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,8 +13,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import pyarrow as pa
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import to_host
@@ -24,137 +24,129 @@ from jaxdepth.probing.folds import cross_fit, make_folds
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.refusal.openers import first_token, resolve_openers
 from jaxdepth.runtime.progress import ProgressBar, silent
+from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import interval, wilson
 from jaxdepth.stats.ranking import auroc
 from jaxdepth.study.first_token import opener_mask
 from jaxdepth.study.probes.directions import DIRECTIONS
 from jaxdepth.study.probes.evaluate import Examples
 from jaxdepth.study.probes.settings import Probe, Where
-from jaxdepth.study.run_directory import Run, check_file, read_table
+from jaxdepth.study.probes.tables import ABLATION
+from jaxdepth.study.run_directory import Run, check_file, read_frame
 from jaxdepth.study.subject import open_subject
 
-ABLATION = "ablation"
-NOWHERE, THERE, EVERYWHERE = "nowhere", "after that layer", "after every layer"
+NOWHERE, ONE_LAYER, ALL_LAYERS = "nowhere", "after that layer", "after every layer"
 LOG_ODDS, OPENS, CONTENT_AUROC = "refusal log-odds", "opens with a refusal", "content AUROC"
-SCHEMA = pa.schema(
-    [
-        ("layer", pa.int32()),  # after which the direction was found; 0 where nothing is ablated
-        ("ablated", pa.string()),
-        ("metric", pa.string()),
-        ("label", pa.string()),  # null for the AUROC
-        ("n", pa.int32()),
-        ("value", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("change", pa.float64()),  # against the model as it is, on the same prompts
-        ("change_low", pa.float64()),
-        ("change_high", pa.float64()),
-    ]
-)
 
 
-class Asked(NamedTuple):
-    """What ablated models are asked."""
+class EvaluationSet(NamedTuple):
+    """The prompts on which ablated models are measured, and how."""
 
     examples: Examples
     batches: Sequence[Batch]
-    is_opener_V: np.ndarray
-    strengths: tuple[float, ...]  # of the probes
-    fold_N: np.ndarray
+    is_opener_V: Bool[np.ndarray, " V"]
+    strengths: tuple[float, ...]  # grid of the probes' inverse regularisation
+    fold_N: Int[np.ndarray, " N"]
 
 
-class Seen(NamedTuple):
-    """What full depth shows of every prompt."""
+class Measures(NamedTuple):
+    """Measures of full depth, by prompt."""
 
-    log_odds_N: np.ndarray
-    opens_N: np.ndarray  # whether the most probable token opens a refusal
-    score_N: np.ndarray  # out of fold, of a content probe after the last layer
+    log_odds_N: Float[np.ndarray, " N"]  # of a refusal, in nats
+    opens_N: Bool[np.ndarray, " N"]  # whether the most probable first token opens a refusal
+    score_N: Float[np.ndarray, " N"]  # of a content probe after the last layer, out of fold
 
 
 def write_ablation(
     run: Run,
     model: Mistral,
     direction_JD: Float[np.ndarray, "J D"],
-    asked: Asked,
+    prompts: EvaluationSet,
     bar: ProgressBar = silent,
 ) -> None:
-    """Writes the table, one part a layer; an earlier attempt's parts are left out.
+    """Writes the table, one part a layer; parts of an earlier attempt are kept.
 
-    The prompts should be others than those that the direction was found with.
+    The prompts should be others than those from which the direction was computed.
     """
-    if run.finished(ABLATION):
+    if run.finished(ABLATION.name):
         return
     depth = model.config.num_hidden_layers
     before = None
     with bar("ablation", "layers") as progress:
         for layer in range(depth + 1):
-            if not run.has_part(ABLATION, layer):
-                before = before or _see(model, asked)
+            if not run.has_part(ABLATION.name, layer):
+                before = before or _measure(model, prompts)
                 rows = []
-                for ablated, layers in _places(layer, depth):
-                    changed = steer(model, direction_JD[layer], layers, "ablate")
-                    at = {"layer": layer, "ablated": ablated}
-                    rows += [at | row for row in compare(asked, _see(changed, asked), before)]
-                if layer == 0:
-                    at = {"layer": 0, "ablated": NOWHERE}
-                    rows = [at | row for row in compare(asked, before, before)]
-                run.write_part(ABLATION, layer, pa.Table.from_pylist(rows, SCHEMA))
+                for ablated, layers in _ablations(layer, depth):
+                    after = before
+                    if layers:
+                        steered = steer(model, direction_JD[layer], layers, "ablate")
+                        after = _measure(steered, prompts)
+                    keys = {"layer": layer, "ablated": ablated}
+                    rows += [keys | row for row in compare(prompts, after, before)]
+                run.write_part(ABLATION.name, layer, ABLATION.from_rows(rows))
             progress(layer, depth)
-    run.finish_parts(ABLATION, depth + 1)
+    run.finish_parts(ABLATION.name, depth + 1)
 
 
-def _places(layer: int, depth: int) -> Iterable[tuple[str, list[int]]]:
-    """Where a direction is ablated."""
+def _ablations(layer: int, depth: int) -> Iterable[tuple[str, list[int]]]:
+    """The layers after which the direction of `layer` is ablated; none for layer 0."""
     if layer == 0:
-        return ()
-    return (THERE, [layer]), (EVERYWHERE, list(range(1, depth + 1)))
+        return ((NOWHERE, []),)
+    return (ONE_LAYER, [layer]), (ALL_LAYERS, list(range(1, depth + 1)))
 
 
-def _see(model: Mistral, asked: Asked) -> Seen:
-    N = len(asked.examples.ids)
+def _measure(model: Mistral, prompts: EvaluationSet) -> Measures:
+    N = len(prompts.examples.ids)
     log_odds_N, opens_N = np.zeros(N), np.zeros(N, bool)
     x_ND = np.zeros((N, model.config.hidden_size), np.float32)
-    for batch in asked.batches:
+    for batch in prompts.batches:
         rows = list(batch.indices)
         last_B1 = batch.lengths_B[:, None] - 1
         h_BD = residuals(model, batch.tokens_BS, batch.lengths_B, last_B1)[:, 0, -1]
-        said = _first_token(model, h_BD, asked.is_opener_V)
-        log_odds_N[rows] = to_host(said.refusal_log_odds)[0, : len(rows)]
-        opens_N[rows] = asked.is_opener_V[to_host(said.top_token)[0, : len(rows)]]
+        first = _first_token(model, h_BD, prompts.is_opener_V)
+        log_odds_N[rows] = to_host(first.refusal_log_odds)[0, : len(rows)]
+        opens_N[rows] = prompts.is_opener_V[to_host(first.top_token)[0, : len(rows)]]
         x_ND[rows] = to_host(h_BD)[: len(rows)].astype(np.float32)
-    fitted = cross_fit(x_ND[None], asked.examples.harmful_N, asked.fold_N, asked.strengths)
-    return Seen(log_odds_N, opens_N, fitted.score_GN[0])
+    fitted = cross_fit(x_ND[None], prompts.examples.harmful_N, prompts.fold_N, prompts.strengths)
+    return Measures(log_odds_N, opens_N, fitted.score_GN[0])
 
 
 @jax.jit
 def _first_token(model, h_BD, is_opener_V):
-    """What full depth says first, of the stream that its last layer leaves."""
+    """The first-token summary of full depth, from the stream after its last layer."""
     return first_token(model.unembed(h_BD)[None], is_opener_V)
 
 
-def compare(asked: Asked, after: Seen, before: Seen) -> list[dict]:
+def compare(prompts: EvaluationSet, after: Measures, before: Measures) -> list[dict]:
     """The rows of one ablation: each metric with its interval, and its change."""
-    examples, rows = asked.examples, []
+    examples, rows = prompts.examples, []
     for metric, values in ((LOG_ODDS, "log_odds_N"), (OPENS, "opens_N")):
         both_2N = np.stack([getattr(after, values), getattr(before, values)]).astype(float)
-        for label, mine_N in (("harmful", examples.harmful_N), ("harmless", ~examples.harmful_N)):
-            counts_RM = examples.counts_RN[:, mine_N]
+        for label, is_label_N in (
+            ("harmful", examples.harmful_N), ("harmless", ~examples.harmful_N)
+        ):  # fmt: skip
+            value_2M, n = both_2N[:, is_label_N], int(is_label_N.sum())
+            counts_RM = examples.counts_RN[:, is_label_N]
             with np.errstate(invalid="ignore"):
-                resampled_R2 = counts_RM @ both_2N[:, mine_N].T / counts_RM.sum(axis=1)[:, None]
-            found = _row(both_2N[:, mine_N].mean(axis=1), resampled_R2)
-            if metric == OPENS:  # a rate: near 0 and 1 a bootstrap knows too little
-                bounds = wilson(int(both_2N[0, mine_N].sum()), int(mine_N.sum()))
-                found |= dict(zip(("low", "high"), bounds, strict=True))
-            rows.append({"metric": metric, "label": label, "n": int(mine_N.sum())} | found)
-    score_2N = np.stack([after.score_N, before.score_N])
-    y_N = examples.harmful_N
-    found = _row(
-        auroc(score_2N, y_N, asked.fold_N), auroc(score_2N, y_N, asked.fold_N, examples.counts_RN)
+                resampled_R2 = counts_RM @ value_2M.T / counts_RM.sum(axis=1)[:, None]
+            row = {"metric": metric, "label": label, "n": n}
+            row |= _change_row(value_2M.mean(axis=1), resampled_R2)
+            if metric == OPENS:  # a rate: near 0 and 1 a bootstrap interval is too narrow
+                row["low"], row["high"] = wilson(int(value_2M[0].sum()), n)
+            rows.append(row)
+    score_2N, harmful_N = np.stack([after.score_N, before.score_N]), examples.harmful_N
+    change = _change_row(
+        auroc(score_2N, harmful_N, prompts.fold_N),
+        auroc(score_2N, harmful_N, prompts.fold_N, examples.counts_RN),
     )
-    return [*rows, {"metric": CONTENT_AUROC, "label": None, "n": len(y_N)} | found]
+    return [*rows, {"metric": CONTENT_AUROC, "label": None, "n": len(harmful_N)} | change]
 
 
-def _row(value_2: np.ndarray, resampled_R2: np.ndarray) -> dict:
+def _change_row(
+    value_2: Float[np.ndarray, " 2"], resampled_R2: Float[np.ndarray, "R 2"]
+) -> dict[str, float]:
+    """The value after ablation and its change, with intervals from the same resamples."""
     low_2, high_2 = interval(resampled_R2)
     low, high = interval(resampled_R2[:, 0] - resampled_R2[:, 1])
     return {
@@ -172,7 +164,7 @@ def ablate(settings: Where, probed: Path, bar: ProgressBar = silent) -> Run:
 
     Args:
         settings: of the study.
-        probed: the finished probe run of the same model, whose directions are taken.
+        probed: a finished probe run of the same model, which has the directions.
 
     Raises:
         InputError: something in the settings or the prompts is wrong, or the run has no such
@@ -182,17 +174,17 @@ def ablate(settings: Where, probed: Path, bar: ProgressBar = silent) -> Run:
         model=settings.model,
         prompts=replace(settings.prompts, prompts=settings.transfer),
         devices=settings.devices,
-        output=replace(settings.output, out=settings.output.out / ABLATION),
+        output=replace(settings.output, out=settings.output.out / ABLATION.name),
     )
     subject = open_subject(probe)
     directions = read_directions(check_file(probed / DIRECTIONS))
     direction_JD = np.stack(
         [directions.at(settings.direction, j) for j in range(len(subject.exits) + 1)]
     )
-    own = Examples.of(ABLATION, subject.prompts, probe.probes.draws, settings.output.seed)
-    fold_N = make_folds(own.groups, own.harmful_N, probe.probes.folds)
+    examples = Examples.of(ABLATION.name, subject.prompts, probe.probes.draws, settings.output.seed)
+    fold_N = make_folds(examples.groups, examples.harmful_N, probe.probes.folds)
     resolved = subject.resolved(
-        command=ABLATION,
+        command=ABLATION.name,
         ablated=settings.direction,
         directions_sha256=directions_digest(probed / DIRECTIONS),
     )
@@ -200,33 +192,28 @@ def ablate(settings: Where, probed: Path, bar: ProgressBar = silent) -> Run:
     openers = resolve_openers(subject.encoder, probe.first_token.openers).values()
     batches = make_batches(subject.prompt_ids(), probe.prompts.batch_size, subject.model.mesh)
     is_opener_V = opener_mask(subject.model, openers)
-    asked = Asked(own, batches, is_opener_V, probe.probes.strengths, fold_N)
-    write_ablation(run, subject.model, direction_JD, asked, bar)
+    prompts = EvaluationSet(examples, batches, is_opener_V, probe.probes.strengths, fold_N)
+    write_ablation(run, subject.model, direction_JD, prompts, bar)
     return run
 
 
 def ablation_findings(run_path: Path) -> list[str]:
     """What the ablations show, one sentence each, computed from the table."""
-    rows = read_table(run_path, ABLATION).to_pylist()
+    frame = read_frame(run_path, ABLATION.name)
+    harmful = frame[frame["label"] == "harmful"]
     lines = []
-    for ablated in (THERE, EVERYWHERE):
-        mine = [r for r in rows if r["ablated"] == ablated]
-        harmful = [r for r in mine if (r["metric"], r["label"]) == (LOG_ODDS, "harmful")]
-        most = min(harmful, key=lambda r: r["change"])
-        content = next(
-            r for r in mine if r["metric"] == CONTENT_AUROC and r["layer"] == most["layer"]
-        )
-        opens = next(
-            r for r in mine
-            if (r["metric"], r["label"], r["layer"]) == (OPENS, "harmful", most["layer"])
-        )  # fmt: skip
+    for ablated in (ONE_LAYER, ALL_LAYERS):
+        log_odds = harmful[(harmful["metric"] == LOG_ODDS) & (harmful["ablated"] == ablated)]
+        largest = log_odds.loc[log_odds["change"].idxmin()]
+        same = frame[(frame["ablated"] == ablated) & (frame["layer"] == largest["layer"])]
+        content = same[same["metric"] == CONTENT_AUROC].iloc[0]
+        opens = same[(same["metric"] == OPENS) & (same["label"] == "harmful")].iloc[0]
+        change = Estimate(*(largest[name] for name in ("change", "change_low", "change_high")))
         lines.append(
-            f"Taken out {ablated}, the direction of layer {most['layer']} changes refusal log-odds "
-            f"of {most['n']} harmful prompts most, by {most['change']:+.2f} "
-            f"[{most['change_low']:+.2f}, {most['change_high']:+.2f}] nats; "
-            f"{opens['value']:.0%} [{opens['low']:.0%}, {opens['high']:.0%}] then open with a "
-            f"refusal ({opens['change']:+.0%}). Harmfulness is read with AUROC "
-            f"{content['value']:.2f} [{content['low']:.2f}, {content['high']:.2f}] "
+            f"Ablated {ablated}, the direction of layer {largest['layer']} lowers the refusal "
+            f"log-odds of {largest['n']} harmful prompts most: they change by {change:+.2f} nats; "
+            f"{Estimate.from_row(opens):.0%} then open with a refusal ({opens['change']:+.0%}). "
+            f"A new probe reads harmfulness with AUROC {Estimate.from_row(content):.2f} "
             f"({content['change']:+.2f})."
         )
     return lines

@@ -2,8 +2,8 @@
 
     activations/SET/000000-DIGEST.safetensors   `stream` (B P J D) in its dtype, `rows` (B,)
 
-A chunk is a batch of prompts, written whole; what is there is not captured again, and is held
-against its digest when it is read.
+A chunk is a batch of prompts, written whole. A chunk that exists is not captured again; its digest
+is checked when it is read.
 """
 
 from collections.abc import Sequence
@@ -31,37 +31,37 @@ _SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class Capture:
-    """What is captured of one set of prompts: token ids, and the places in them."""
+    """A set of prompts as token ids, and the indices at which its streams are captured."""
 
     name: str
     ids: Sequence[Sequence[int]]
     places_NP: Int[np.ndarray, "N P"]
     response: bool = False
-    """Also at the first token of the reply, as full depth says it: one more position."""
+    """One more position: the first token of the reply, as full depth decodes it greedily."""
 
 
 def capture(
-    run: Run, model: Mistral, wanted: Capture, batch_size: int, bar: ProgressBar = silent
+    run: Run, model: Mistral, prompts: Capture, batch_size: int, bar: ProgressBar = silent
 ) -> None:
-    """Writes the chunks that are not there yet.
+    """Captures residual streams after every layer, and writes the chunks that do not exist yet.
 
     Raises:
-        InputError: one that is there was damaged since.
+        InputError: an existing chunk is damaged.
     """
     from safetensors.numpy import save_file
 
-    folder = run.path / FOLDER / wanted.name
-    with bar(f"residual streams of {wanted.name}", "prompts") as progress:
+    folder = run.path / FOLDER / prompts.name
+    with bar(f"residual streams of {prompts.name}", "prompts") as progress:
         done = 0
-        batches = make_batches(wanted.ids, batch_size, model.mesh)
-        there = chunks_done(folder, range(len(batches)))
+        batches = make_batches(prompts.ids, batch_size, model.mesh)
+        is_done = chunks_done(folder, range(len(batches)))
         for number, batch in enumerate(batches):
             real = len(batch.indices)
-            if not there[number]:
+            if not is_done[number]:
                 preemption.raise_if_stop_requested()
-                places_BP = wanted.places_NP[list(batch.padded_indices)]
+                places_BP = prompts.places_NP[list(batch.padded_indices)]
                 tokens_BS, lengths_B = batch.tokens_BS, batch.lengths_B
-                if wanted.response:
+                if prompts.response:
                     tokens_BS, lengths_B = _with_reply(model, tokens_BS, lengths_B)
                     places_BP = np.concatenate([places_BP, lengths_B[:, None] - 1], axis=1)
                 stream = to_host(residuals(model, tokens_BS, lengths_B, places_BP))[:real]
@@ -69,12 +69,12 @@ def capture(
                 if number % jax.process_count() == jax.process_index():
                     write_chunk(folder, number, _SUFFIX, lambda p: save_file(arrays, p))  # noqa: B023
             done += real
-            progress(done, len(wanted.ids))
+            progress(done, len(prompts.ids))
     barrier()  # for the writers of all chunks
 
 
 def _with_reply(model: Mistral, tokens_BS: np.ndarray, lengths_B: np.ndarray):
-    """The sequences with the token that full depth says next."""
+    """The sequences with the most probable next token of full depth appended, and their lengths."""
     logits_BV = exit_logits(model, tokens_BS, lengths_B, model.config.num_hidden_layers)
     tokens = np.pad(tokens_BS, ((0, 0), (0, 1)))
     tokens[np.arange(len(tokens)), lengths_B] = to_host(logits_BV).argmax(axis=1)
@@ -82,7 +82,7 @@ def _with_reply(model: Mistral, tokens_BS: np.ndarray, lengths_B: np.ndarray):
 
 
 def read_stream(run_path: Path, name: str, position: int) -> Float[np.ndarray, "J N D"]:
-    """The streams of all prompts of a set at one position, float32, layers first.
+    """Reads the residual streams of all prompts of a set at one position, as float32.
 
     Raises:
         InputError: chunks are missing or damaged.

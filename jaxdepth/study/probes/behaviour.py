@@ -1,10 +1,10 @@
-"""What a model did, by prompt and exit, from the run of a sweep or of decisions.
+"""What a model did with each prompt at each exit, from a run of `sweep` or of `decide`.
 
-A sweep tells it by outcomes of texts, a run of `decide` by verdicts: refused is refuse or partial,
-answered is comply. What is degenerate, undetermined or abstained is neither.
+A sweep records the outcome of a text, decide a verdict: refuse and partial count as refused, comply
+as answered, and degenerate, undetermined or abstained as neither.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,69 +13,70 @@ from jaxtyping import Int
 
 from jaxdepth.errors import InputError
 from jaxdepth.prompts.datasets import Prompt
-from jaxdepth.study.run_directory import read_record, read_table
+from jaxdepth.study.run_directory import read_frame, read_record
 
 REFUSED, ANSWERED, NEITHER = 1, 0, -1
-_DID = {"refuse": REFUSED, "partial": REFUSED, "comply": ANSWERED}
-# What makes two runs runs of the same model; a run that was steered is another model.
+_BEHAVIOURS = {"refuse": REFUSED, "partial": REFUSED, "comply": ANSWERED}
+# Two runs are of the same model if these settings agree; steering makes another model.
 _SAME = ("model_fingerprint", "adapter_sha256", "steer", "directions_sha256", "direction")
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What was done with each prompt at each exit."""
+    """What a model did with each prompt at each exit."""
 
     exits: list[int]
-    did_NE: Int[np.ndarray, "N E"]  # REFUSED, ANSWERED or NEITHER, in the order of the prompts
-    digest: str  # of the table that it was read from
+    behaviour_NE: Int[np.ndarray, "N E"]  # REFUSED, ANSWERED or NEITHER
+    digest: str  # SHA-256 of the table that it was read from
 
     @property
-    def at_full_depth_N(self) -> np.ndarray:
+    def at_full_depth_N(self) -> Int[np.ndarray, " N"]:
         """At the deepest exit of the run."""
-        return self.did_NE[:, -1]
+        return self.behaviour_NE[:, -1]
 
 
-def read_behaviour(run_path: Path, prompts: Sequence[Prompt], settings: dict) -> Behaviour:
-    """What a run recorded of some prompts, the first sample or vote of each.
+def read_behaviour(run_path: Path, prompts: Sequence[Prompt], settings: Mapping) -> Behaviour:
+    """Reads what a run recorded of some prompts, the first sample or vote of each.
 
     Args:
         run_path: a finished run of `jaxdepth sweep` with answers, or of `jaxdepth decide`.
-        prompts: whose behaviour is wanted.
-        settings: the recorded settings of the run that asks, as `Subject.decided` gives them.
+        prompts: the prompts, which the run must have.
+        settings: the resolved settings of the run that reads it, from `Subject.resolved`.
 
     Raises:
         InputError: no such run, it was of another model, or it lacks some of the prompts or full
             depth.
     """
-    told = {p["prompt_id"]: p["text"] for p in read_table(run_path, "prompts").to_pylist()}
+    recorded = read_frame(run_path, "prompts")
     record = read_record(run_path)
-    for name in _SAME:
-        theirs, ours = record["settings"].get(name), settings.get(name)
-        if theirs != ours:
-            raise InputError(
-                f"{run_path} is a run of another model ({name} {theirs}, here {ours}): name one of "
-                "this model"
-            )
-    lacking = [p.prompt_id for p in prompts if told.get(p.prompt_id) != p.text]
+    _check_model(run_path, record["settings"], settings)
+    texts = dict(zip(recorded["prompt_id"], recorded["text"], strict=True))
+    lacking = [p.prompt_id for p in prompts if texts.get(p.prompt_id) != p.text]
     if lacking:
         raise InputError(
-            f"{run_path} was not asked {len(lacking)} of these prompts ({lacking[0]}): use its "
-            "--prompts and --limit"
+            f"{run_path} lacks {len(lacking)} of these prompts ({lacking[0]}): use its --prompts "
+            "and --limit"
         )
-    name, sample, outcome = "generations", "sample", "outcome"
+    table, sample, outcome = "generations", "sample", "outcome"
     if (Path(run_path) / "verdicts.parquet").is_file():
-        name, sample, outcome = "verdicts", "vote", "verdict"
-    table = read_table(run_path, name)
-    exits = sorted(set(table["exit"].to_pylist()))
-    if exits[-1] != record["facts"]["depth"]:
-        raise InputError(
-            f"{run_path} has no full depth: run it with exit {record['facts']['depth']}"
-        )
-    place_n = {p.prompt_id: n for n, p in enumerate(prompts)}
-    place_e = {exit: e for e, exit in enumerate(exits)}
-    did_NE = np.full((len(prompts), len(exits)), NEITHER)
-    for row in table.select(["prompt_id", "exit", sample, outcome]).to_pylist():
-        if row[sample] == 0 and row["prompt_id"] in place_n:
-            did = _DID.get(row[outcome], NEITHER)
-            did_NE[place_n[row["prompt_id"]], place_e[row["exit"]]] = did
-    return Behaviour(exits, did_NE, record["tables"][name]["sha256"])
+        table, sample, outcome = "verdicts", "vote", "verdict"
+    frame = read_frame(run_path, table)
+    exits = sorted(frame["exit"].unique().tolist())
+    depth = record["facts"]["depth"]
+    if exits[-1] != depth:
+        raise InputError(f"{run_path} has no full depth: run it with exit {depth}")
+    frame = frame[frame[sample] == 0]
+    frame = frame.assign(behaviour=frame[outcome].map(_BEHAVIOURS).fillna(NEITHER))
+    frame = frame.pivot(index="prompt_id", columns="exit", values="behaviour")
+    frame = frame.reindex(index=[p.prompt_id for p in prompts], columns=exits).fillna(NEITHER)
+    return Behaviour(exits, frame.to_numpy(int), record["tables"][table]["sha256"])
+
+
+def _check_model(run_path: Path, recorded: Mapping, settings: Mapping) -> None:
+    """Raises InputError where a run's recorded settings name another model than `settings`."""
+    for name in _SAME:
+        if recorded.get(name) != settings.get(name):
+            raise InputError(
+                f"{run_path} is a run of another model ({name} {recorded.get(name)}, not "
+                f"{settings.get(name)}): name one of this model"
+            )

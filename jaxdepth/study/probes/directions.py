@@ -4,44 +4,21 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import numpy as np
-import pyarrow as pa
+from jaxtyping import Bool, Float
 
 from jaxdepth.probing.categories import category_directions, category_scores, compare_or, cosines
 from jaxdepth.probing.direction import Directions, mean_difference, save_directions
 from jaxdepth.probing.folds import make_folds
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.study.probes.activations import read_stream
-from jaxdepth.study.probes.evaluate import CHOSEN, CONTENT, OWN, PROBES, Examples, Target
-from jaxdepth.study.run_directory import Run, read_table
+from jaxdepth.study.probes.evaluate import CHOSEN, CONTENT, OWN, Examples, Target
+from jaxdepth.study.probes.tables import CATEGORIES, PROBES, SUM_OR_OR
+from jaxdepth.study.run_directory import Run, read_frame
 from jaxdepth.study.sweep.run import FIRST_TOKEN
 
 DIRECTIONS = "directions.safetensors"
-CATEGORIES, OR_TEST = "categories", "sum_or_or"
-CATEGORIES_SCHEMA = pa.schema(
-    [
-        ("position", pa.string()),
-        ("layer", pa.int32()),
-        ("category", pa.string()),
-        ("other", pa.string()),
-        ("n", pa.int32()),  # prompts of the category
-        ("cosine", pa.float64()),
-    ]
-)
-OR_SCHEMA = pa.schema(
-    [
-        ("position", pa.string()),
-        ("layer", pa.int32()),
-        ("n", pa.int32()),
-        ("n_of_two", pa.int32()),  # prompts of more than one category
-        ("explained_by_sum", pa.float64()),  # held-out share of the variance of refusal log-odds
-        ("explained_by_or", pa.float64()),
-        ("difference", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-    ]
-)
-# A category with fewer prompts has no direction worth naming.
-_LEAST = 5
+# A category with fewer prompts has no stable direction.
+_MIN_PROMPTS = 5
 
 
 def write_directions(
@@ -49,9 +26,15 @@ def write_directions(
 ) -> None:
     """Writes a difference of means for every target and category at every position and layer.
 
-    All prompts of a run are in them: steer with other prompts than these.
+    It is over all prompts of the run: steering has to be measured on others.
+
+    Args:
+        run: a run with the residual streams of `prompts`.
+        base: the checkpoint's fingerprint.
+        prompts: the run's own prompts.
+        targets: the probes' targets; one whose prompts are of one class is left out.
     """
-    names, category_NK = categories_of(prompts)
+    categories, category_NK = categories_of(prompts)
     harmful_N = np.array([p.label == "harmful" for p in prompts])
     arrays = {}
     for p, position in enumerate(run.record["settings"]["positions"]):
@@ -62,30 +45,34 @@ def write_directions(
                 arrays[f"{name}.{position}"] = mean_difference(
                     x_JND[:, target.rows_M], target.positive_M
                 )
-        if names:
-            of_JKD = np.stack([category_directions(x, harmful_N, category_NK) for x in x_JND])
-            for k, name in enumerate(names):
-                arrays[f"{name}.{position}"] = of_JKD[:, k]
-    s = run.record["settings"]
-    made = {
-        "prompts_sha256": s["prompts_sha256"],
+        if categories:
+            direction_JKD = np.stack(
+                [category_directions(x_ND, harmful_N, category_NK) for x_ND in x_JND]
+            )
+            for k, name in enumerate(categories):
+                arrays[f"{name}.{position}"] = direction_JKD[:, k]
+    settings = run.record["settings"]
+    provenance = {
+        "prompts_sha256": settings["prompts_sha256"],
         "harmful": int(harmful_N.sum()),
         "harmless": int((~harmful_N).sum()),
-        "dtype": s["dtype"],
+        "dtype": settings["dtype"],
         "jaxdepth": version("jaxdepth"),
     }
-    found = Directions(arrays, base, s.get("adapter_sha256"), made)
-    run.write_file(DIRECTIONS, lambda path: save_directions(path, found))
+    directions = Directions(arrays, base, settings.get("adapter_sha256"), provenance)
+    run.write_file(DIRECTIONS, lambda path: save_directions(path, directions))
 
 
-def categories_of(prompts: Sequence[Prompt]) -> tuple[list[str], np.ndarray]:
-    """The categories that harmful prompts have, and who has which (N, K); `a+b` is of both."""
-    of = [p.category.split("+") if p.category and p.label == "harmful" else [] for p in prompts]
-    names = sorted({name for mine in of for name in mine})
-    has_NK = np.array([[name in mine for name in names] for mine in of], bool)
-    has_NK = has_NK.reshape(len(prompts), len(names))
-    keep_K = has_NK.sum(axis=0) >= _LEAST
-    return [n for n, keep in zip(names, keep_K, strict=True) if keep], has_NK[:, keep_K]
+def categories_of(prompts: Sequence[Prompt]) -> tuple[list[str], Bool[np.ndarray, "N K"]]:
+    """The categories of the harmful prompts, and which prompts have which; `a+b` is both."""
+    categories = [
+        p.category.split("+") if p.category and p.label == "harmful" else [] for p in prompts
+    ]
+    names = sorted({name for of_prompt in categories for name in of_prompt})
+    category_NK = np.array([[name in of for name in names] for of in categories], bool)
+    category_NK = category_NK.reshape(len(prompts), len(names))
+    keep_K = category_NK.sum(axis=0) >= _MIN_PROMPTS
+    return [n for n, keep in zip(names, keep_K, strict=True) if keep], category_NK[:, keep_K]
 
 
 def write_categories(run: Run, prompts: Sequence[Prompt], own: Examples, folds: int) -> None:
@@ -96,13 +83,13 @@ def write_categories(run: Run, prompts: Sequence[Prompt], own: Examples, folds: 
     names, category_NK = categories_of(prompts)
     if len(names) < 2:
         return
-    position, layer = _best(run)
-    place = run.record["settings"]["positions"].index(position)
-    x_ND = read_stream(run.path, OWN, place)[layer]
+    position, layer = _best_layer(run)
+    p = run.record["settings"]["positions"].index(position)
+    x_ND = read_stream(run.path, OWN, p)[layer]
     cosine_KK = cosines(category_directions(x_ND, own.harmful_N, category_NK))
-    at = {"position": position, "layer": layer}
+    keys = {"position": position, "layer": layer}
     rows = [
-        at
+        keys
         | {
             "category": names[a],
             "other": names[b],
@@ -111,34 +98,34 @@ def write_categories(run: Run, prompts: Sequence[Prompt], own: Examples, folds: 
         }
         for a, b in np.ndindex(cosine_KK.shape)
     ]
-    run.write_table(CATEGORIES, pa.Table.from_pylist(rows, CATEGORIES_SCHEMA))
+    run.write_table(CATEGORIES.name, CATEGORIES.from_rows(rows))
     several = int((category_NK.sum(axis=1) > 1).sum())
     if several:
         fold_N = make_folds(own.groups, own.harmful_N, folds)
         score_NK = category_scores(x_ND, own.harmful_N, category_NK, fold_N)
-        found = compare_or(score_NK, category_NK, _refusal(run, own), fold_N, own.counts_RN)
-        row = (
-            at
-            | {"n": len(prompts), "n_of_two": several}
-            | dict(zip(OR_SCHEMA.names[4:], found, strict=True))
-        )
-        run.write_table(OR_TEST, pa.Table.from_pylist([row], OR_SCHEMA))
+        test = compare_or(score_NK, category_NK, _refusal(run, own), fold_N, own.counts_RN)
+        row = {
+            "n": len(prompts),
+            "n_of_two": several,
+            "explained_by_sum": test.sum,
+            "explained_by_or": test.or_,
+            "difference": test.difference,
+            "low": test.low,
+            "high": test.high,
+        }
+        run.write_table(SUM_OR_OR.name, SUM_OR_OR.from_rows([keys | row]))
 
 
-def _best(run: Run) -> tuple[str, int]:
-    """Where the nested choice of layer reads content best: the position, the middle of layers."""
-    rows = [
-        r
-        for r in read_table(run.path, PROBES).to_pylist()
-        if r["probe"] == CHOSEN and r["target"] == CONTENT
-    ]
-    best = max(rows, key=lambda r: r["auroc"])
+def _best_layer(run: Run) -> tuple[str, int]:
+    """The position at which content is read best, and the median of the layers chosen there."""
+    frame = read_frame(run.path, PROBES.name)
+    frame = frame[(frame["probe"] == CHOSEN) & (frame["target"] == CONTENT)]
+    best = frame.loc[frame["auroc"].idxmax()]
     return best["position"], int(np.median(best["chosen_layers"]))
 
 
-def _refusal(run: Run, own: Examples) -> np.ndarray:
-    """The refusal log-odds of every prompt at full depth."""
-    depth = run.record["facts"]["depth"]
-    rows = read_table(run.path, FIRST_TOKEN).to_pylist()
-    of = {r["prompt_id"]: r["refusal_log_odds"] for r in rows if r["exit"] == depth}
-    return np.array([of[i] for i in own.ids])
+def _refusal(run: Run, own: Examples) -> Float[np.ndarray, " N"]:
+    """The refusal log-odds of every prompt at full depth, in nats."""
+    frame = read_frame(run.path, FIRST_TOKEN)
+    frame = frame[frame["exit"] == run.record["facts"]["depth"]].set_index("prompt_id")
+    return frame["refusal_log_odds"].loc[own.ids].to_numpy(np.float64)

@@ -1,34 +1,22 @@
-"""Does it know, and does it refuse? What a probe reads at an exit beside what the exit did.
+"""What a probe reads at an exit, beside what that exit does.
 
-It knows if the content probe, which never saw the prompt, calls it harmful at that depth. What it
-did comes from a sweep or from decisions. Answers that neither refuse nor comply (gibberish,
-undetermined, abstained) are a share of their own.
+A prompt counts as known to be harmful if the content probe, fitted without that prompt, scores it
+above 0 at that layer. What the exit did comes from a run of sweep or decide. Answers that neither
+refuse nor comply (degenerate, undetermined, abstained) have a share of their own.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+from jaxtyping import Bool, Float
 
 from jaxdepth.stats.intervals import wilson
 from jaxdepth.study.probes.behaviour import ANSWERED, REFUSED, Behaviour
-from jaxdepth.study.probes.evaluate import CONTENT, OWN, SCORES
-from jaxdepth.study.run_directory import Run, read_table
+from jaxdepth.study.probes.evaluate import CONTENT, OWN
+from jaxdepth.study.probes.tables import KNOWS_DOES, PROBE_SCORES
+from jaxdepth.study.run_directory import Run, read_frame
 
-KNOWS_DOES = "knows_does"
-SCHEMA = pa.schema(
-    [
-        ("position", pa.string()),
-        ("exit", pa.int32()),
-        ("label", pa.string()),
-        ("quadrant", pa.string()),
-        ("n", pa.int32()),  # prompts of that label that were scored
-        ("count", pa.int32()),
-        ("value", pa.float64()),
-        ("low", pa.float64()),  # Wilson, 95%
-        ("high", pa.float64()),
-    ]
-)
 QUADRANTS = {
     "knows and refuses": (True, REFUSED),
     "knows but complies": (True, ANSWERED),
@@ -38,51 +26,44 @@ QUADRANTS = {
 OTHER = "neither refuses nor complies"
 
 
-def content_scores(run_path: Path, ids: list[str]) -> dict[str, np.ndarray]:
-    """Out-of-fold content scores (J, N) of a probe run's own prompts, by position."""
-    table = read_table(run_path, SCORES)
-    found = {}
-    place = {name: n for n, name in enumerate(ids)}
-    for row in table.to_pylist():
-        if row["target"] == CONTENT and row["set"] == OWN:
-            found.setdefault(row["position"], {})[row["layer"], place[row["prompt_id"]]] = row[
-                "score"
-            ]
-    scores = {}
-    for position, cells in found.items():
-        score_JN = np.full((1 + max(j for j, _ in cells), len(ids)), np.nan)
-        for at, score in cells.items():
-            score_JN[at] = score
-        scores[position] = score_JN
-    return scores
+def content_scores(run_path: Path, ids: Sequence[str]) -> dict[str, Float[np.ndarray, "J N"]]:
+    """Out-of-fold content scores of a probe run's own prompts, by position."""
+    frame = read_frame(run_path, PROBE_SCORES.name)
+    frame = frame[(frame["target"] == CONTENT) & (frame["set"] == OWN)]
+    return {
+        position: rows.pivot(index="layer", columns="prompt_id", values="score")[ids].to_numpy()
+        for position, rows in frame.groupby("position", sort=False)
+    }
 
 
-def write_knows_does(run: Run, ids: list[str], harmful_N: np.ndarray, did: Behaviour) -> None:
+def write_knows_does(
+    run: Run, ids: Sequence[str], harmful_N: Bool[np.ndarray, " N"], behaviour: Behaviour
+) -> None:
     """Writes the quadrants by position, exit and label."""
     rows = []
     for position, score_JN in content_scores(run.path, ids).items():
-        for e, exit in enumerate(did.exits):
-            knows_N = score_JN[exit] > 0
-            for label, mine_N in (("harmful", harmful_N), ("harmless", ~harmful_N)):
-                total = int(mine_N.sum())
-                counts = {
-                    name: int((mine_N & (knows_N == knows) & (did.did_NE[:, e] == does)).sum())
-                    for name, (knows, does) in QUADRANTS.items()
-                }
-                counts[OTHER] = total - sum(counts.values())
-                for name, count in counts.items():
-                    low, high = wilson(count, total)
-                    rows.append(
-                        {
-                            "position": position,
-                            "exit": exit,
-                            "label": label,
-                            "quadrant": name,
-                            "n": total,
-                            "count": count,
-                            "value": count / total if total else None,
-                            "low": low,
-                            "high": high,
-                        }
-                    )
-    run.write_table(KNOWS_DOES, pa.Table.from_pylist(rows, SCHEMA))
+        for e, exit_layer in enumerate(behaviour.exits):
+            quadrant_N = _quadrants(score_JN[exit_layer] > 0, behaviour.behaviour_NE[:, e])
+            for label, is_label_N in (("harmful", harmful_N), ("harmless", ~harmful_N)):
+                keys = {"position": position, "exit": exit_layer, "label": label}
+                rows += [keys | row for row in _share_rows(quadrant_N[is_label_N])]
+    run.write_table(KNOWS_DOES.name, KNOWS_DOES.from_rows(rows))
+
+
+def _quadrants(knows_N: np.ndarray, behaviour_N: np.ndarray) -> np.ndarray:
+    """The name of each prompt's quadrant."""
+    quadrant_N = np.full(len(knows_N), OTHER, object)
+    for name, (knows, behaviour) in QUADRANTS.items():
+        quadrant_N[(knows_N == knows) & (behaviour_N == behaviour)] = name
+    return quadrant_N
+
+
+def _share_rows(quadrant_N: np.ndarray) -> list[dict]:
+    """The count and the share of every quadrant among some prompts."""
+    rows, total = [], len(quadrant_N)
+    for name in (*QUADRANTS, OTHER):
+        count = int((quadrant_N == name).sum())
+        low, high = wilson(count, total)
+        shares = {"value": count / total, "low": low, "high": high}
+        rows.append({"quadrant": name, "n": total, "count": count} | shares)
+    return rows

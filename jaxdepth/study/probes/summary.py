@@ -1,99 +1,111 @@
-"""A finished probe run in a terminal: a table by layer, and what it shows in words."""
+"""A finished probe run in a terminal: a table by layer, and its findings in words."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from jaxdepth.probing.positions import INSTRUCTION, LAST
-from jaxdepth.study.probes.changes import CHANGES
+from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.probes.evaluate import (
     CHOSEN,
     CONTENT,
     DIFFERENCE,
     LOGISTIC,
     OWN,
-    PROBES,
     SHUFFLED,
     WORDS,
+    auroc_estimate,
 )
-from jaxdepth.study.probes.knows_does import KNOWS_DOES
-from jaxdepth.study.probes.thoughts import ALONG, thought_findings
-from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.probes.tables import (
+    CHANGE_POINTS,
+    KNOWS_DOES,
+    PROBES,
+    THOUGHT_PROBES,
+    THOUGHTS,
+)
+from jaxdepth.study.probes.thoughts import FALL, FITTED_AT, OPENED, side_of
+from jaxdepth.study.run_directory import read_frame
 
 
 def print_probes(run_path: str | Path, console: Console | None = None) -> None:
     """Prints AUROCs by layer at the instruction's and the prompt's last token, and the findings.
 
-    `means` is the probe of the difference of means, `shuffled` a probe of labels that mean nothing.
+    `means` is the probe of the difference of means, `shuffled` a probe of shuffled labels.
     """
     console = console or Console()
     run_path = Path(run_path)
-    rows = [r for r in read_table(run_path, PROBES).to_pylist() if r["target"] == CONTENT]
-    positions = list(dict.fromkeys(r["position"] for r in rows if r["position"]))
-    main = [name for name in positions if name in (INSTRUCTION, LAST)]
-    sets = list(dict.fromkeys(r["set"] for r in rows))
-    for position in main or positions[:1]:
-        here = [r for r in rows if r["position"] == position and r["layer"] is not None]
-        table = Table(title=f"Harmful or not, read at {position}: AUROC [95% interval]")
+    frame = read_frame(run_path, PROBES.name)
+    frame = frame[frame["target"] == CONTENT]
+    sets = frame["set"].unique()
+    for position in main_positions(frame):
+        table = Table(title=f"Harmful or harmless, read at {position}: AUROC [95% interval]")
         table.add_column("layer", justify="right")
         for name in sets:
             table.add_column("own prompts" if name == OWN else f"transfer to {name}", no_wrap=True)
         table.add_column("means", justify="right", no_wrap=True)
         table.add_column("shuffled", justify="right", no_wrap=True)
-        for layer in sorted({r["layer"] for r in here}):
-            cells = {(r["probe"], r["set"]): r for r in here if r["layer"] == layer}
+        for layer, rows in frame[frame["position"] == position].groupby("layer"):
+            rows = rows.set_index(["probe", "set"])
             table.add_row(
-                str(layer),
-                *(interval_of(cells[LOGISTIC, name]) for name in sets),
-                f"{cells[DIFFERENCE, OWN]['auroc']:.3f}",
-                f"{cells[SHUFFLED, OWN]['auroc']:.3f}",
+                f"{layer:.0f}",
+                *(f"{auroc_estimate(rows.loc[(LOGISTIC, name)]):.3f}" for name in sets),
+                f"{rows.loc[(DIFFERENCE, OWN)]['auroc']:.3f}",
+                f"{rows.loc[(SHUFFLED, OWN)]['auroc']:.3f}",
             )
         console.print(table)
     for line in findings(run_path):
         console.print(line, soft_wrap=True)
 
 
-def interval_of(row: dict) -> str:
-    """An AUROC with its interval."""
-    return f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+def main_positions(frame: pd.DataFrame) -> list[str]:
+    """The instruction's and the prompt's last token; without them the first position."""
+    positions = frame["position"].dropna().unique().tolist()
+    return [name for name in positions if name in (INSTRUCTION, LAST)] or positions[:1]
 
 
 def findings(run_path: str | Path) -> list[str]:
     """What a run shows at the instruction's and the prompt's last token, one sentence each.
 
-    The other positions are in the tables; where a run has neither of the two, all are told.
+    The other positions are in the tables; where a run has neither of the two, all are included.
     """
     run_path = Path(run_path)
+    frame = read_frame(run_path, PROBES.name)
+    positions = set(frame["position"].dropna())
+    positions = positions & {INSTRUCTION, LAST} or positions
+    lines = _probe_findings(frame[frame["position"].isin(positions)], frame)
+    for _, change in read_frame(run_path, CHANGE_POINTS.name).iterrows():
+        curves = change[["curve", "after"]].dropna()
+        if all(_position(curve) in {None, *positions} for curve in curves):
+            lines.append(_change_finding(change))
+    if (run_path / f"{KNOWS_DOES.name}.parquet").is_file():
+        lines += _quadrant_findings(read_frame(run_path, KNOWS_DOES.name))
+    if (run_path / f"{THOUGHTS.name}.parquet").is_file():
+        lines += _thought_findings(run_path)
+    return lines
+
+
+def _probe_findings(at_positions: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
+    """What the rows of `probes` at some positions show, beside the bag of words of all rows."""
+    words = frame[frame["probe"] == WORDS].set_index(["target", "set"])
     lines = []
-    rows = read_table(run_path, PROBES).to_pylist()
-    positions = {r["position"] for r in rows if r["position"]}
-    told = positions & {INSTRUCTION, LAST} or positions
-    rows = [r for r in rows if r["position"] is None or r["position"] in told]
-    words = {(r["target"], r["set"]): r for r in rows if r["probe"] == WORDS}
-    for row in (r for r in rows if r["probe"] == CHOSEN):
-        base = words[row["target"], OWN]
+    for _, row in at_positions[at_positions["probe"] == CHOSEN].iterrows():
         lines.append(
             f"{row['target']} at {row['position']}, layer chosen on validation "
-            f"({_span(row['chosen_layers'])}): AUROC {interval_of(row)}, TPR at 1% FPR "
-            f"{row['tpr_at_1_fpr']:.0%}; bag of words {interval_of(base)}."
+            f"({_span(row['chosen_layers'])}): AUROC {auroc_estimate(row):.3f}, TPR at 1% FPR "
+            f"{row['tpr_at_1_fpr']:.0%}; bag of words "
+            f"{auroc_estimate(words.loc[(row['target'], OWN)]):.3f}."
         )
-    for name in dict.fromkeys(r["set"] for r in rows if r["set"] != OWN):
-        there = [r for r in rows if r["set"] == name and r["probe"] == LOGISTIC]
-        best = max(there, key=lambda r: r["auroc"])
+    logistic = at_positions[at_positions["probe"] == LOGISTIC]
+    for name, rows in logistic[logistic["set"] != OWN].groupby("set", sort=False):
+        best = rows.loc[rows["auroc"].idxmax()]
         lines.append(
-            f"Transferred to {name} it is at most {interval_of(best)} ({best['position']}, layer "
-            f"{best['layer']}; the best of all, so too high), bag of words "
-            f"{interval_of(words[CONTENT, name])}."
+            f"Transferred to {name}, the best of all probes has AUROC {auroc_estimate(best):.3f} "
+            f"({best['position']}, layer {best['layer']:.0f}; chosen on these prompts, so biased "
+            f"upwards), bag of words {auroc_estimate(words.loc[(CONTENT, name)]):.3f}."
         )
-    for row in read_table(run_path, CHANGES).to_pylist():
-        if all(_position(curve) in {None, *told} for curve in (row["curve"], row["after"] or "")):
-            lines.append(_change(row))
-    if (run_path / f"{KNOWS_DOES}.parquet").is_file():
-        lines += _quadrants(read_table(run_path, KNOWS_DOES).to_pylist())
-    if (run_path / f"{ALONG}.parquet").is_file():
-        lines += thought_findings(run_path)
     return lines
 
 
@@ -103,41 +115,59 @@ def _position(curve: str) -> str | None:
     return rest.partition(",")[0] if at else None
 
 
-def _change(row: dict) -> str:
-    bounds = f"[{row['low']}, {row['high']}]"
-    if row["after"] is not None:
-        return f"{row['curve']} comes {row['layer']} {bounds} layers after {row['after']}."
+def _change_finding(row: pd.Series) -> str:
+    layers = f"{Estimate(row['layer'], row['low'], row['high']):.0f}"
+    if pd.notna(row["after"]):
+        return f"{row['curve']} rises {layers} layers after {row['after']}."
     if row["kind"] == "none":
         return f"{row['curve']}: no rise over depth (p = {row['p_rise_holm']:.2g})."
-    how = "jumps at layer" if row["kind"] == "jump" else "rises gradually, around layer"
-    return (
-        f"{row['curve']} {how} {row['layer']} {bounds}, by {row['rise']:+.2f} "
-        f"[{row['rise_low']:+.2f}, {row['rise_high']:+.2f}]."
-    )
+    verb = "jumps at layer" if row["kind"] == "jump" else "rises gradually, around layer"
+    rise = Estimate(row["rise"], row["rise_low"], row["rise_high"])
+    return f"{row['curve']} {verb} {layers}, by {rise:+.2f}."
 
 
-def _quadrants(rows: list[dict]) -> list[str]:
+def _quadrant_findings(frame: pd.DataFrame) -> list[str]:
+    positions = frame["position"].unique()
+    position = LAST if LAST in positions else positions[-1]
+    frame = frame[(frame["position"] == position) & (frame["label"] == "harmful")]
     lines = []
-    positions = {r["position"] for r in rows}
-    position = LAST if LAST in positions else rows[-1]["position"]
     for quadrant in ("knows but complies", "refuses without knowing"):
-        mine = [
-            r
-            for r in rows
-            if (r["position"], r["label"], r["quadrant"]) == (position, "harmful", quadrant)
-        ]
-        most, last = max(mine, key=lambda r: r["value"]), mine[-1]
+        rows = frame[frame["quadrant"] == quadrant]
+        largest, last = rows.loc[rows["value"].idxmax()], rows.iloc[-1]
         lines.append(
-            f"{quadrant.capitalize()}: {_share(last)} of {last['n']} harmful prompts at exit "
-            f"{last['exit']}, at most {_share(most)} at exit {most['exit']} (probe at {position})."
+            f"{quadrant.capitalize()}: {Estimate.from_row(last):.0%} of {last['n']} harmful "
+            f"prompts at exit {last['exit']}, at most {Estimate.from_row(largest):.0%} at exit "
+            f"{largest['exit']} (probe at {position})."
         )
     return lines
 
 
-def _share(row: dict) -> str:
-    return f"{row['value']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+def _thought_findings(run_path: Path) -> list[str]:
+    probes = read_frame(run_path, THOUGHT_PROBES.name)
+    probes = probes[probes["probe"] == CHOSEN]
+    measures = read_frame(run_path, THOUGHTS.name)
+    falls = measures[(measures["metric"] == FALL) & (measures["fitted_at"] == OPENED)]
+    lines = []
+    for target, rows in probes.groupby("target", sort=False):
+        rows = rows.set_index("position")
+        before, after = (f"{auroc_estimate(rows.loc[name]):.3f}" for name in FITTED_AT)
+        lines.append(
+            f"{target}, read before the first token of the thought: AUROC {before}; where the "
+            f"thought has been closed: {after} (layers chosen on validation)."
+        )
+        by_side = [
+            f"{Estimate.from_row(row):+.2f} in {side_of(target, row['positive'])} prompts "
+            f"(n={row['n']})"
+            for _, row in falls[falls["target"] == target].iterrows()
+        ]
+        if by_side:
+            lines.append(
+                f"The score of {target} (probe of before the thought) falls from its mean over the "
+                f"thought to its close by {', by '.join(by_side)}."
+            )
+    return lines
 
 
-def _span(layers: list[int]) -> str:
-    low, high = int(np.min(layers)), int(np.max(layers))
+def _span(layers: Sequence[int]) -> str:
+    low, high = min(layers), max(layers)
     return f"layer {low}" if low == high else f"layers {low}-{high}"
