@@ -349,9 +349,8 @@ def command(tiny_path, out, capsys, *more) -> tuple[int, str]:
 
 
 def test_the_command_prints_findings_and_draws(tiny_path, tmp_path, capsys):
-    status, printed = command(
-        tiny_path, tmp_path / "run", capsys, "--transfer", "builtin:pairs/test"
-    )
+    transfer = ("--transfer", "builtin:pairs/test")
+    status, printed = command(tiny_path, tmp_path / "run", capsys, *transfer)
     assert status == 0
     assert "layer chosen on validation" in printed.out
     assert "Transferred to test" in printed.out
