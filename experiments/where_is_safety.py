@@ -6,9 +6,9 @@ thin).
 
     python experiments/where_is_safety.py MODEL [--adapter A] [--prompts ...]
 
-Sweeps MODEL, probes it at every layer beside what it did, then ablates the direction of every layer
-on other prompts. The settings are configs/where_is_safety.toml by default. A study that was stopped
-goes on with the same command.
+Sweeps MODEL, probes every layer and compares with what the model did, then ablates the direction of
+every layer on other prompts. The default settings are configs/where_is_safety.toml. The same
+command resumes a study that was stopped.
 """
 
 import sys
@@ -31,7 +31,7 @@ def main() -> int:
     """Runs the study and prints the answers; returns the exit status."""
     s = parse(Where, sys.argv[1:], "where_is_safety", config="where_is_safety")
     out = s.output.out
-    swept = Sweep(
+    sweep = Sweep(
         model=s.model,
         prompts=s.prompts,
         decoding=Decoding(s.exits),
@@ -39,18 +39,18 @@ def main() -> int:
         devices=s.devices,
         output=replace(s.output, out=out / "sweep"),
     )
-    run_sweep(swept)
-    probed = Probe(
+    run_sweep(sweep)
+    probe = Probe(
         model=s.model,
         prompts=s.prompts,
         probes=Probes(
-            transfer=("+".join(s.transfer),), positions=s.positions, run=swept.output.out
+            transfer=("+".join(s.transfer),), positions=s.positions, run=sweep.output.out
         ),
         devices=s.devices,
         output=replace(s.output, out=out / "probe"),
     )
-    run_probe(probed)
-    run = ablate(s, probed.output.out, progress_bar)
+    run_probe(probe)
+    run = ablate(s, probe.output.out, progress_bar)
     print("\n".join(ablation_findings(run.path)))
     print_places(run.path, draw_ablation(run.path))
     return 0

@@ -94,7 +94,7 @@ def _aurocs(frame: pd.DataFrame, target: str):
         axes.set_ylim(0.3, 1.02)
         axes.set_ylabel(f"AUROC at\n{position}")
     axes.set_xlabel("layer (0 is the embedding)")
-    figure.axes[0].set_title(f"How well a linear probe reads {target} from the residual stream")
+    figure.axes[0].set_title(f"How well linear probes read {target}, by layer")
     _legend_below(figure, ncols=2)
     return figure
 

@@ -56,7 +56,7 @@ from jaxdepth.study.sweep.run import FIRST_TOKEN
 
 
 @dataclass(frozen=True)
-class PromptSet:
+class ProbedPrompts:
     """A set of prompts with their labels and token positions."""
 
     examples: Examples
@@ -67,7 +67,7 @@ class PromptSet:
     @classmethod
     def of(
         cls, subject: Subject, prompts: list[Prompt], name: str, folder: str, settings: Probe
-    ) -> "PromptSet":
+    ) -> "ProbedPrompts":
         """Tokenizes prompts; raises InputError where one of the labels is missing."""
         located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
         s = settings.probes
@@ -83,12 +83,12 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
         bar: shows progress; see `jaxdepth.runtime.progress.progress_bar`.
 
     Raises:
-        InputError: something in the settings, the prompts, the checkpoint or the run that is joined
-            is wrong.
+        InputError: something in the settings, the prompts, the checkpoint or the run that `run`
+            names is wrong.
     """
     _check(settings)
     subject = open_subject(settings)
-    own = PromptSet.of(subject, subject.prompts, OWN, OWN, settings)
+    own = ProbedPrompts.of(subject, subject.prompts, OWN, OWN, settings)
     # An error now where folds cannot be made.
     make_folds(own.examples.groups, own.examples.harmful_N, settings.probes.folds)
     _, names, _ = resolve_positions(settings.probes.positions, own.located)
@@ -107,8 +107,8 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     resolved["run"] = None if behaviour is None else behaviour.digest
     run = subject.open_run(resolved, template=own.located.tokens)
     batch_size = settings.prompts.batch_size
-    for prompt_set in (own, *transfer):
-        _capture(run, subject, prompt_set, names, batch_size, bar)
+    for prompts in (own, *transfer):
+        _capture(run, subject, prompts, names, batch_size, bar)
     _write_first_tokens(run, subject, own, openers.values(), batch_size, bar)
     targets = make_targets(own.examples, behaviour, settings.probes.folds)
     validation = CrossValidation(
@@ -151,7 +151,7 @@ def make_targets(own: Examples, behaviour: Behaviour | None, folds: int) -> list
 def _write_first_tokens(
     run: Run,
     subject: Subject,
-    own: PromptSet,
+    own: ProbedPrompts,
     openers: Iterable[int],
     batch_size: int,
     bar: ProgressBar,
@@ -168,8 +168,8 @@ def _write_first_tokens(
 def _write_probes(
     run: Run,
     subject: Subject,
-    own: PromptSet,
-    transfer: Sequence[PromptSet],
+    own: ProbedPrompts,
+    transfer: Sequence[ProbedPrompts],
     targets: Sequence[Target],
     validation: CrossValidation,
     bar: ProgressBar,
@@ -199,14 +199,14 @@ def _write_probes(
     run.finish_parts(PROBES.name, len(names) + 1)
 
 
-def word_counts(subject: Subject, sets: Sequence[PromptSet]) -> list[Float[np.ndarray, "N V"]]:
+def word_counts(subject: Subject, sets: Sequence[ProbedPrompts]) -> list[Float[np.ndarray, "N V"]]:
     """Whether each prompt has each token, by set; V are the tokens of the first set's prompts."""
     ids = [[set(subject.encoder.encode_text(p.text)) for p in s.prompts] for s in sets]
     columns = {token: v for v, token in enumerate(sorted(set().union(*ids[0])))}
     matrices = []
-    for prompts in ids:
-        has_NV = np.zeros((len(prompts), len(columns)), np.float32)
-        for n, tokens in enumerate(prompts):
+    for ids_N in ids:
+        has_NV = np.zeros((len(ids_N), len(columns)), np.float32)
+        for n, tokens in enumerate(ids_N):
             has_NV[n, [columns[t] for t in tokens if t in columns]] = 1
         matrices.append(has_NV)
     return matrices
@@ -215,24 +215,24 @@ def word_counts(subject: Subject, sets: Sequence[PromptSet]) -> list[Float[np.nd
 def _capture(
     run: Run,
     subject: Subject,
-    prompt_set: PromptSet,
+    prompts: ProbedPrompts,
     names: Sequence[str],
     batch_size: int,
     bar: ProgressBar,
 ) -> None:
-    columns, _, response = resolve_positions(names, prompt_set.located)
-    places_NP = prompt_set.located.places_NP[:, columns]
-    prompts = Capture(prompt_set.folder, prompt_set.located.ids, places_NP, response)
-    capture(run, subject.model, prompts, batch_size, bar)
+    located = prompts.located
+    columns, _, response = resolve_positions(names, located)
+    positions = Capture(prompts.folder, located.ids, located.places_NP[:, columns], response)
+    capture(run, subject.model, positions, batch_size, bar)
 
 
-def _transfer_sets(settings: Probe, subject: Subject) -> list[PromptSet]:
+def _transfer_sets(settings: Probe, subject: Subject) -> list[ProbedPrompts]:
     sets = []
     for number, joined in enumerate(settings.probes.transfer):
         sources = joined.split("+")
         prompts = limit_prompts(read_prompts(sources), settings.prompts.limit)
         name = "+".join(Path(s.partition("=")[2] or s).stem for s in sources)
-        sets.append(PromptSet.of(subject, prompts, name, f"transfer{number}", settings))
+        sets.append(ProbedPrompts.of(subject, prompts, name, f"transfer{number}", settings))
     return sets
 
 

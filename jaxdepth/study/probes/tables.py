@@ -3,7 +3,11 @@
 from jaxdepth.study.tables import Column, Table
 
 _PROMPT_ID = Column("prompt_id", "string", "the prompt")
-_TARGET = Column("target", "string", "what is told apart: content, behaviour, or another of these")
+_TARGET = Column(
+    "target",
+    "string",
+    "content, behaviour, behaviour among harmful, or the two classes of a control domain",
+)
 _POSITION = Column("position", "string", "token position of the residual stream")
 _LAYER = Column("layer", "int32", "layer of the residual stream; 0 is the embedding")
 _SET = Column("set", "string", "own, or the name of the prompts that the probes are transferred to")
