@@ -3,6 +3,7 @@ import importlib.util
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,25 @@ def unchecked_shapes():
     config.update("jaxtyping_disable", False)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """One compilation cache for this run: of its workers, and of the processes that tests start.
+
+    It starts empty and is removed at the end. Where JAX_COMPILATION_CACHE_DIR names a folder, that
+    one is used and kept: its entries are found by program, options and version of the compiler.
+    """
+    name = "JAX_COMPILATION_CACHE_DIR"
+    if name not in os.environ:  # the workers have it from the process that starts them
+        folder = tempfile.TemporaryDirectory(prefix="jaxdepth-programs-")
+        os.environ[name] = folder.name
+        config.add_cleanup(folder.cleanup)
+        config.add_cleanup(lambda: os.environ.pop(name))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    # An entry that another process is still writing is compiled again; nobody need hear of it.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compilation cache")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """Frees what a module compiled: a process may hold only so many pieces of executable memory."""
@@ -40,10 +60,19 @@ def _forget_programs():
 def quick_programs():
     """For modules that mostly compile: programs that are less optimised, and say the same."""
     import jax
+    from jax._src import compiler  # its options are nowhere public: without them tests are slower
 
-    name = "jax_disable_most_optimizations"
+    name, flag = "jax_disable_most_optimizations", "xla_cpu_use_fusion_emitters"
+    options = compiler.get_compile_options
+
+    def quick_options(*args, env_options_overrides=None, **kwargs):
+        quick = {flag: False} if jax.config.read(name) else {}
+        return options(*args, env_options_overrides=quick | (env_options_overrides or {}), **kwargs)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(name.upper(), "1")  # of what tests start
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --{flag}=false")
+        patch.setattr(compiler, "get_compile_options", quick_options)
         jax.config.update(name, True)
         yield
         jax.config.update(name, False)
@@ -72,12 +101,18 @@ def gguf_file() -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2_path(gguf_file, tmp_path_factory) -> Path:
-    """SmolLM2, converted once for the whole run."""
+def smollm2_path(gguf_file, tmp_path_factory, worker_id) -> Path:
+    """SmolLM2, converted once for the whole run: the first worker that asks, converts it."""
+    from filelock import FileLock
+
     from jaxdepth.weights.convert import convert
 
-    target = tmp_path_factory.mktemp("models") / "smollm2"
-    assert convert(gguf_file, target)
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder if worker_id == "master" else folder.parent  # which the workers share
+    target = folder / "smollm2"
+    with FileLock(folder / "smollm2.lock"):
+        if not target.exists():
+            assert convert(gguf_file, target)
     return target
 
 

@@ -22,6 +22,7 @@ from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import parameter_shapes
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
 CASES = spoken_cases()
 T = NEW_TOKENS
 
