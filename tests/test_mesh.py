@@ -317,7 +317,7 @@ def test_a_profile_is_written(tiny_path, tmp_path):
 @pytest.mark.parametrize(("backend", "folder"), [("cpu", None), ("gpu", "jaxdepth/programs")])
 def test_the_compilation_cache_is_used_on_accelerators(monkeypatch, backend, folder):
     updated = {}
-    monkeypatch.setattr(jax.config, "jax_compilation_cache_dir", None)
+    monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", None)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax.config, "update", updated.__setitem__)
     profiling.use_compilation_cache()
