@@ -11,8 +11,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 HERE = Path(__file__).parent
-# The files that take longest, longest first. The two that SmolLM2 takes long are not side by side:
-# it is converted by the first.
+# The files that take longest, about in order of their time.
 LONGEST = ("decode", "tune", "cli", "mesh", "decide", "coherence", "parity", "think", "weights")
 
 # Shapes and types of what is annotated in these folders are checked while programs are traced. It
