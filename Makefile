@@ -25,7 +25,7 @@ demo: $(VENV)/.installed
 
 # Two processes: most of the time goes into compiling, which uses one core.
 test: lint docs
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

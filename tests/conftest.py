@@ -3,6 +3,7 @@ import importlib.util
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 HERE = Path(__file__).parent
+# The files that take longest, about in order of their time.
+LONGEST = ("decode", "tune", "cli", "mesh", "decide", "coherence", "parity", "think", "weights")
 
 # Shapes and types of what is annotated in these folders are checked while programs are traced. It
 # has to be switched on before any of their modules is imported.
@@ -26,6 +29,33 @@ def unchecked_shapes():
     config.update("jaxtyping_disable", False)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """One compilation cache for this run: of its workers, and of the processes that tests start.
+
+    It starts empty and is removed at the end. Where JAX_COMPILATION_CACHE_DIR names a folder, that
+    one is used and kept: its entries are found by program, options and version of the compiler.
+    """
+    name = "JAX_COMPILATION_CACHE_DIR"
+    if name not in os.environ:  # the workers have it from the process that starts them
+        folder = tempfile.TemporaryDirectory(prefix="jaxdepth-programs-")
+        os.environ[name] = folder.name
+        config.add_cleanup(folder.cleanup)
+        config.add_cleanup(lambda: os.environ.pop(name))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    # Torch and scikit-learn: two workers with a thread a core wait for each other's threads.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # An entry that another process is still writing is compiled again; nobody need hear of it.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compilation cache")
+
+
+def pytest_collection_modifyitems(items):
+    """Begins with the files that take longest, so that the workers end at about the same time."""
+    rank = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """Frees what a module compiled: a process may hold only so many pieces of executable memory."""
@@ -37,16 +67,49 @@ def _forget_programs():
 
 
 @pytest.fixture(scope="module")
-def quick_programs():
-    """For modules that mostly compile: programs that are less optimised, and say the same."""
+def less_optimised():
+    """Programs that the compiler takes less trouble over, in this process and those it starts."""
     import jax
 
     name = "jax_disable_most_optimizations"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(name.upper(), "1")  # of what tests start
+        patch.setenv(name.upper(), "1")
         jax.config.update(name, True)
         yield
         jax.config.update(name, False)
+
+
+@pytest.fixture(scope="module")
+def quick_programs(less_optimised):
+    """For modules that mostly compile: programs that are made in a quarter of the time.
+
+    They sum in another order, so that what is held to the last digits takes `less_optimised`.
+    """
+    import jax
+    from jax._src import compiler  # its options are nowhere public
+
+    flag, options = "xla_cpu_use_fusion_emitters", compiler.get_compile_options
+
+    def quick_options(*args, env_options_overrides=None, **kwargs):
+        quick = {flag: False} if jax.config.read("jax_disable_most_optimizations") else {}
+        return options(*args, env_options_overrides=quick | (env_options_overrides or {}), **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --{flag}=false")
+        patch.setattr(compiler, "get_compile_options", quick_options)
+        yield
+
+
+@pytest.fixture
+def optimised():
+    """For a test that looks at compiled programs, among quick ones: it sees those of users."""
+    import jax
+
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, False)
+    yield
+    jax.config.update(name, before)
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +135,18 @@ def gguf_file() -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2_path(gguf_file, tmp_path_factory) -> Path:
-    """SmolLM2, converted once for the whole run."""
+def smollm2_path(gguf_file, tmp_path_factory, worker_id) -> Path:
+    """SmolLM2, converted once for the whole run: the first worker that asks, converts it."""
+    from filelock import FileLock
+
     from jaxdepth.weights.convert import convert
 
-    target = tmp_path_factory.mktemp("models") / "smollm2"
-    assert convert(gguf_file, target)
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder if worker_id == "master" else folder.parent  # which the workers share
+    target = folder / "smollm2"
+    with FileLock(folder / "smollm2.lock"):
+        if not target.exists():
+            assert convert(gguf_file, target)
     return target
 
 

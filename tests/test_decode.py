@@ -22,6 +22,7 @@ from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import parameter_shapes
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
 CASES = spoken_cases()
 T = NEW_TOKENS
 
@@ -390,7 +391,7 @@ def lower_decode(model, B, S, new_tokens, exits, samples=1):
     return lowered.compile(), memory(c, plan, B, S, new_tokens, samples, 4)
 
 
-def test_a_step_copies_no_cache():
+def test_a_step_copies_no_cache(optimised):
     """At SmolLM2's shapes: beyond the lane caches and the logits, temporaries are little.
 
     A copy of the caches would show as their whole size, one of a layer as 1/30 of it.
@@ -411,7 +412,7 @@ def test_a_step_copies_no_cache():
     assert "scatter(" not in compiled.as_text()
 
 
-def test_the_planned_bytes_are_what_xla_reports():
+def test_the_planned_bytes_are_what_xla_reports(optimised):
     raw = raw_config(vocab_size=4096)
     compiled, planned = lower_decode(model_of(raw), B=8, S=64, new_tokens=64, exits=[1, 2, 3, 4])
     report = compiled.memory_analysis()

@@ -432,7 +432,7 @@ def lower_decode(model, rules, B, S, new_tokens):
     )
 
 
-def test_heads_are_computed_for_readers_only():
+def test_heads_are_computed_for_readers_only(optimised):
     model = model_of(raw_config(vocab_size=104))  # a size that nothing else has
     blind = [ExitRule(Policy.SATURATION, 0.9), ExitRule(Policy.FIXED, 2)]
     lowered = lower_decode(model, blind, 2, 8, 4)
@@ -447,7 +447,7 @@ def heads(lowered, model) -> int:
     return len(re.findall(rf"dot_general.*, {table}\)", lowered.as_text()))
 
 
-def test_the_planned_bytes_hold_what_xla_reports():
+def test_the_planned_bytes_hold_what_xla_reports(optimised):
     model = model_of(raw_config(vocab_size=4096))
     rules = [ExitRule(policy, 1.0) for policy in (Policy.TOP1, Policy.MARGIN, Policy.ORACLE)]
     lowered = lower_decode(model, rules, B=8, S=64, new_tokens=64)

@@ -12,6 +12,7 @@ from jaxdepth.model.int8 import Int8, to_int8
 from jaxdepth.model.parameters import MATRICES
 from jaxdepth.weights.convert import convert
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
 RAW = raw_config()
 
 

@@ -184,7 +184,7 @@ def reference(tiny_path, protocol, tmp_path_factory):
     return of
 
 
-def test_a_mixed_mesh_and_two_processes(tiny_path, protocol, reference, tmp_path):
+def test_a_mixed_mesh_and_two_processes(tiny_path, protocol, reference, tmp_path, quick_programs):
     """Killed on one mesh, gone on with on another, by two processes: the tables of one device."""
     wanted = commands(tiny_path, protocol, tmp_path, "data=2,fsdp=2,model=2")["sweep"]
     (killed,) = pod.start([wanted], tmp_path, JAXDEPTH_KILL_AFTER="2")
@@ -317,6 +317,7 @@ def test_a_profile_is_written(tiny_path, tmp_path):
 @pytest.mark.parametrize(("backend", "folder"), [("cpu", None), ("gpu", "jaxdepth/programs")])
 def test_the_compilation_cache_is_used_on_accelerators(monkeypatch, backend, folder):
     updated = {}
+    monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", None)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax.config, "update", updated.__setitem__)
     profiling.use_compilation_cache()

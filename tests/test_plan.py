@@ -5,7 +5,6 @@ Programs of a TPU\'s compiler are in test_tpu_compile.py.
 
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -216,13 +215,12 @@ def test_no_config_there(tmp_path, capsys):
 
 
 def run(config_file, *words) -> tuple[int, str]:
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     command = [sys.executable, "-m", "jaxdepth", "plan", config_file, "--gpus", "8", *words]
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_plan_that_does_not_fit(config_file):
+def test_a_plan_that_does_not_fit(config_file, quick_programs):
     """Memory for at most 24 prompts: a plan for 64 names how many fit."""
     small = ("--mesh", "data=4,model=2", "--length", 32, "--new-tokens", 4, "--sequences", 0)
     status, output = run(config_file, *small, "--prompts", 64, "--gpu-memory", 1e-3)
@@ -236,7 +234,7 @@ def test_a_plan_that_does_not_fit(config_file):
     assert f"The largest sweep that fits has {best} prompts at once" in output
 
 
-def test_data_alone_sends_nothing(config_file):
+def test_data_alone_sends_nothing(config_file, quick_programs):
     status, output = run(config_file, "--mesh", "data=8", "--prompts", 16, "--sequences", 0)
     assert status == 0, output
     rows = [

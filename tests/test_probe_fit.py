@@ -13,6 +13,7 @@ from jaxdepth.probing.fit import LinearProbes, decide, fit_difference, fit_logis
 from jaxdepth.probing.folds import choose_slice, cross_fit, make_folds
 from jaxdepth.stats.ranking import auroc
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
 STRENGTHS = (1e-4, 1e-2, 1.0, 100.0)
 
 

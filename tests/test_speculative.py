@@ -202,7 +202,7 @@ def test_a_lane_runs_its_own_layers_alone(model):
     assert written.tolist() == [[1, 0, 0], [1, 0, 1], [2, 0, 0], [2, 0, 1], [2, 1, 2], [2, 1, 3]]
 
 
-def test_the_planned_bytes_are_what_xla_reports():
+def test_the_planned_bytes_are_what_xla_reports(optimised):
     model, B, S, N = model_of(raw_config(vocab_size=4096)), 8, 64, 4
     c = model.config
     cache = jnp.zeros((c.num_hidden_layers, B, c.num_key_value_heads, S, c.head_dim))

@@ -24,7 +24,7 @@ from jaxdepth.tune.loss import (
 )
 from jaxdepth.tune.train import Micro, State, make_optimizer, make_step, preference, supervised
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
+pytestmark = pytest.mark.usefixtures("less_optimised")
 
 B, S = 4, 12
 STARTS, ENDS = (3, 5, 2, 6), (8, 9, 12, 7)
