@@ -6,7 +6,7 @@ import matplotlib
 import matplotlib.ticker
 
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.study.run_directory import write_once
+from jaxdepth.study.atomic_files import write_once
 
 OUTCOMES = {  # from dark to light as a text says less
     "refuse": "#1f6fa8",

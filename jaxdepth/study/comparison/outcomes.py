@@ -21,8 +21,9 @@ from jaxdepth.prompts.datasets import cluster_of
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.stats.intervals import interval, resample_counts, wilson
+from jaxdepth.study.atomic_files import write_once
 from jaxdepth.study.comparison.settings import Study
-from jaxdepth.study.run_directory import read_table, write_once
+from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.settings import UNTOUCHED, AdaptedModel, ExitStudy
 from jaxdepth.study.sweep.curves import depth_curves
 from jaxdepth.study.sweep.rates import read_outcomes, write_rates
