@@ -12,9 +12,9 @@ import pyarrow as pa
 from jaxdepth.stats.change_point import change_point, lag
 from jaxdepth.stats.intervals import holm, interval
 from jaxdepth.stats.ranking import auroc
+from jaxdepth.study.common_tables import FIRST_TOKEN
 from jaxdepth.study.probes.evaluate import BEHAVIOUR_HARMFUL, CONTENT, OWN, SCORES, Examples
 from jaxdepth.study.run_directory import Run, read_table
-from jaxdepth.study.sweep.run import FIRST_TOKEN
 
 CHANGES, CURVES = "change_points", "curves"
 REFUSAL = "refusal log-odds by exit"
@@ -133,7 +133,7 @@ def probe_curves(run: Run, own: Examples, others: list[Examples]) -> dict[str, C
 
 def refusal_curve(run: Run, own: Examples) -> Curve:
     """How well the refusal log-odds of each exit tell harmful from harmless prompts."""
-    table = read_table(run.path, FIRST_TOKEN)
+    table = read_table(run.path, FIRST_TOKEN.name)
     exits, e = np.unique(table["exit"].to_numpy(), return_inverse=True)
     place = {prompt_id: n for n, prompt_id in enumerate(own.ids)}
     n = np.array([place[i] for i in table["prompt_id"].to_pylist()])

@@ -10,10 +10,10 @@ from jaxdepth.probing.categories import category_directions, category_scores, co
 from jaxdepth.probing.direction import Directions, mean_difference, save_directions
 from jaxdepth.probing.folds import make_folds
 from jaxdepth.prompts.datasets import Prompt
+from jaxdepth.study.common_tables import FIRST_TOKEN
 from jaxdepth.study.probes.activations import read_stream
 from jaxdepth.study.probes.evaluate import CHOSEN, CONTENT, OWN, PROBES, Examples, Target
 from jaxdepth.study.run_directory import Run, read_table
-from jaxdepth.study.sweep.run import FIRST_TOKEN
 
 DIRECTIONS = "directions.safetensors"
 CATEGORIES, OR_TEST = "categories", "sum_or_or"
@@ -139,6 +139,6 @@ def _best(run: Run) -> tuple[str, int]:
 def _refusal(run: Run, own: Examples) -> np.ndarray:
     """The refusal log-odds of every prompt at full depth."""
     depth = run.record["facts"]["depth"]
-    rows = read_table(run.path, FIRST_TOKEN).to_pylist()
+    rows = read_table(run.path, FIRST_TOKEN.name).to_pylist()
     of = {r["prompt_id"]: r["refusal_log_odds"] for r in rows if r["exit"] == depth}
     return np.array([of[i] for i in own.ids])

@@ -29,6 +29,7 @@ from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
 from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.batched import OnHost, in_parts
+from jaxdepth.study.common_tables import FIRST_TOKEN
 from jaxdepth.study.first_token import first_rows
 from jaxdepth.study.probes.activations import Capture, capture, read_stream
 from jaxdepth.study.probes.behaviour import NEITHER, REFUSED, Behaviour, read_behaviour
@@ -54,7 +55,6 @@ from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.probes.thoughts import probe_thoughts, read_thoughts
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.subject import Subject, open_subject
-from jaxdepth.study.sweep.run import FIRST_TOKEN
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
             model, subject.tokenizer, batch, own.prompts, subject.exits, openers.values()
         )
 
-    in_parts(run, (FIRST_TOKEN,), batches, first, bar)
+    in_parts(run, (FIRST_TOKEN.name,), batches, first, bar)
     wanted = targets(own.examples, did, settings.probes.folds)
     _evaluate(run, settings, subject, own, others, wanted, bar)
     if not run.has_file(DIRECTIONS):
