@@ -43,7 +43,7 @@ def on_first(work: Callable[[], T]) -> T | None:
 
 
 def write_once(path: Path, write: Writer) -> None:
-    """`atomic_write` in the first process, of what all have alike; the others wait for it."""
+    """`atomic_write` in the first process, of content that all have; the others wait for it."""
     if is_first():
         atomic_write(path, write)
     barrier()

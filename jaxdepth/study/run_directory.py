@@ -159,7 +159,7 @@ class Run:
         self.record = read_record(self.path)
 
     def write_file(self, name: str, write: Writer) -> None:
-        """Write a file of what all processes have alike, and record its digest."""
+        """Write a file, whose content every process has, and record its digest."""
         if is_first():
             self._mark_unfinished("files", name)
             atomic_write(self.path / name, write)
