@@ -25,7 +25,7 @@ from jaxdepth.study.steering import (
 from jaxdepth.weights import checkpoint
 
 # Paths and devices: fingerprints and digests stand for them, and no number depends on them.
-_UNRESOLVED = ("model", "out", "adapter", "reference", "directions", "classifier")
+_UNRESOLVED: tuple[str, ...] = ("model", "out", "adapter", "reference", "directions", "classifier")
 _UNRESOLVED += ("mesh", "profile")
 
 

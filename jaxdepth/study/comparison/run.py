@@ -48,8 +48,8 @@ def run_study(settings: Study, bar: ProgressBar = silent) -> Compared:
         def named(what: str, unit: str, name=name):
             return bar(f"{name}: {what}", unit)
 
-        adapter = None if adapter == UNTOUCHED else adapter
-        run_one(study, AdaptedModel(**vars(study.model), adapter=adapter), path, named)
+        model = AdaptedModel(**vars(study.model), adapter=None if adapter == UNTOUCHED else adapter)
+        run_one(study, model, path, named)
     compared = Compared.read(runs)
     write_once(study.output.out / f"{COMPARISON.name}.parquet", parquet(compared.table()))
     return compared

@@ -37,7 +37,7 @@ def depth_curves(run_path: str | Path, seed: int = 0) -> DepthCurves:
     """
     by_exit = read_frame(run_path, FIRST_TOKEN.name).pivot(index="prompt_id", columns="exit")
     prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id").loc[by_exit.index]
-    clusters_N = prompts["pair_id"].fillna(prompts.index.to_series())
+    clusters_N = prompts["pair_id"].fillna(prompts.index.to_series()).tolist()
     labels = tuple(sorted(prompts["label"].unique()))
     groups = [(prompts["label"] == label).to_numpy() for label in labels]
 
