@@ -7,8 +7,8 @@ Tests C3 (it depends on the alignment method), and beside it C1 (truncation stri
 
 Tunes MODEL by supervised refusals, by verdict tokens with short thoughts, and by preferences (DPO),
 on the same prompts for the same number of steps, and compares them with the untouched model at
-every exit, paired by prompt. The settings are configs/alignment_methods.toml by default. A study
-that was stopped goes on with the same command.
+every exit, paired by prompt. The settings are configs/alignment_methods.toml by default. The same
+command resumes a study that was stopped.
 """
 
 import sys
@@ -19,7 +19,7 @@ from jaxdepth.commands.printing import print_places
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.settings_file import build, read_settings
 from jaxdepth.study.comparison.figures import draw_compared
-from jaxdepth.study.comparison.outcomes import run_study
+from jaxdepth.study.comparison.run import run_study
 from jaxdepth.study.comparison.settings import Alignment, Study
 from jaxdepth.study.comparison.summary import findings
 from jaxdepth.study.settings import UNTOUCHED
@@ -28,7 +28,7 @@ from jaxdepth.study.tuning.settings import Optimisation, Tune
 
 
 def tuned(settings: Alignment, method: str) -> str:
-    """Tunes by one method; returns the adapter's path."""
+    """Tune by one method; returns the adapter's path."""
     recipe = read_settings(Tune, settings.recipe) | {"method": method, "benign_target": "text"}
     recipe |= {
         "model": settings.study.model.model,
@@ -47,7 +47,7 @@ def tuned(settings: Alignment, method: str) -> str:
 
 
 def main() -> int:
-    """Runs the study and prints the answers; returns the exit status."""
+    """Run the study and print its findings; returns the exit status."""
     settings = parse(Alignment, sys.argv[1:], "alignment_methods", config="alignment_methods")
     adapters = (UNTOUCHED, *(tuned(settings, method) for method in settings.methods))
     compared = run_study(Study(settings.study, adapters), progress_bar)

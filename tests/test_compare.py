@@ -1,4 +1,4 @@
-"""Models side by side: shares and paired contrasts by hand; both experiments on a tiny model."""
+"""Models compared: shares and paired contrasts by hand; both experiments on a tiny model."""
 
 import shutil
 from dataclasses import replace
@@ -10,11 +10,13 @@ from studies import settings_of
 
 from jaxdepth import InputError
 from jaxdepth.refusal.outcome import Outcome
+from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import wilson
 from jaxdepth.study.comparison.figures import draw_compared
-from jaxdepth.study.comparison.outcomes import Compared, Share, model_name, run_study
+from jaxdepth.study.comparison.outcomes import Compared
+from jaxdepth.study.comparison.run import model_name, run_study
 from jaxdepth.study.comparison.settings import Study
-from jaxdepth.study.comparison.summary import findings, points, words
+from jaxdepth.study.comparison.summary import findings, overview, words
 from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.tuning.run import tune
 from jaxdepth.study.tuning.settings import Tune
@@ -38,21 +40,21 @@ def compared() -> Compared:
 
 
 def test_shares_and_contrasts_by_hand(compared):
-    assert compared.share("a", "harmful", 2, REFUSE) == Share(0.2, *wilson(4, 20))
-    assert compared.share("a", "harmful", 4, REFUSE) == Share(1.0, *wilson(20, 20))
+    assert compared.share("a", "harmful", 2, REFUSE) == Estimate(0.2, *wilson(4, 20), n=20)
+    assert compared.share("a", "harmful", 4, REFUSE) == Estimate(1.0, *wilson(20, 20), n=20)
     assert compared.share("a", "set", 4, REFUSE, COMPLY).value == 1.0
     mean = compared.over_exits("a", "harmful", (2, 4), REFUSE)
     assert mean.value == pytest.approx(0.6)
     assert 0.5 < mean.low < 0.6 < mean.high < 0.75
     # b complies in 19 of 20 at exit 2, a in 16.
-    found = compared.difference("a", "b", "harmful", (2,), COMPLY)
-    assert found.value == pytest.approx(-0.15)
-    assert found.low < -0.15 < found.high
+    difference = compared.difference("a", "b", "harmful", (2,), COMPLY)
+    assert difference.value == pytest.approx(-0.15)
+    assert difference.low < -0.15 < difference.high
     less = compared.reduction("a", "b", "harmful", (2, 4), COMPLY)
     assert less.value == pytest.approx(1 - (16 / 40) / (39 / 40))
     assert np.isnan(compared.reduction("a", "b", "harmful", (4,), REFUSE).value)
     none = compared.difference("a", "a", "harmful", (2, 4), COMPLY)
-    assert (none.value, none.low, none.high) == (0, 0, 0)  # paired: the same draws for both
+    assert (none.value, none.low, none.high) == (0, 0, 0)  # paired: the same resamples for both
     with pytest.raises(InputError, match="no prompts of 'borderline'; there are set harm"):
         compared.share("a", "borderline", 2, REFUSE)
 
@@ -63,10 +65,10 @@ def test_the_interval_of_a_contrast_covers():
     missed = 0
     for _ in range(200):
         refuses = rng.random((2, 60, 1)) < np.array([0.7, 0.4])[:, None, None]
-        did = np.where(refuses, "refuse", "comply").astype(object)
-        one = Compared(("a", "b"), (1,), np.full(60, "x harmful"), np.arange(60), did)
-        found = one.difference("a", "b", "harmful", (1,), REFUSE)
-        missed += not found.low <= 0.3 <= found.high
+        outcomes = np.where(refuses, "refuse", "comply").astype(object)
+        one = Compared(("a", "b"), (1,), np.full(60, "x harmful"), np.arange(60), outcomes)
+        difference = one.difference("a", "b", "harmful", (1,), REFUSE)
+        missed += not difference.low <= 0.3 <= difference.high
     assert 2 <= missed <= 20  # binomial(200, 0.05): outside with probability 0.002
 
 
@@ -79,10 +81,18 @@ def test_table_and_words(compared):
         assert row["low"] <= row["value"] <= row["high"]
     assert list(by_exit.values()) == pytest.approx([1.0] * 8)
     assert words(compared, [2, 4]) == "2-4"
-    assert points(Share(-0.15, -0.3, 0.02)) == "-15 [-30, +2] points"
-    said = "\n".join(findings(compared))
-    assert "a: refuses 100% [85%, 100%] at full depth, 20%" in said
-    assert "b: answers 95%" in said
+    text = "\n".join(findings(compared))
+    assert "a: refuses 100% [85%, 100%] at full depth, 20%" in text
+    assert "b: answers 95%" in text
+
+
+def test_the_overview_is_short(compared):
+    lines = overview(compared)
+    assert len(lines) == 8  # of two models
+    assert lines[0].startswith("2 models answered 20 harmful and 20 harmless prompts at 2 exits")
+    assert lines[3].split()[:2] == ["a", "100%"]
+    assert lines[4].split()[:2] == ["b", "0%"]
+    assert "b 5%" in lines[6]  # degenerate at exit 2
 
 
 def test_figure(compared, tmp_path):
@@ -158,22 +168,26 @@ def test_the_depth_robust_study(tiny_path, adapters, out, run_experiment, capsys
     args = [tiny_path, "--out", out, "--prompts", *PROMPTS, "--exits", "2,4", "--max-new-tokens", 4]
     args += ["--batch-size", 8, "--adapters", "untouched", *adapters]
     assert run_experiment("depth_robust_safety", *args) == 0
-    said = capsys.readouterr().out
-    for line in ("C1,", "C2,", "C3,", "C6,", "Expected beforehand", "70% smaller", "son.png"):
-        assert line in said
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("4 models answered 2 harmful and 3 harmless prompts")
+    assert len(printed) == 11
+    assert "comparison.png" in printed[-1]
+    text = (out / "findings.txt").read_text()
+    for phrase in ("claim C1", "claim C2", "claim C3", "claim C6", "Expected beforehand", "70%"):
+        assert phrase in text
     assert (out / "comparison.parquet").is_file()
 
 
-def test_what_was_expected_is_only_asked_of_the_prompts_it_is_about(
-    compared, tmp_path, run_experiment, capsys, monkeypatch
+def test_expectations_need_the_prompts_that_they_are_about(
+    compared, tmp_path, run_experiment, monkeypatch
 ):
     models = ("untouched", "shallow", "spoken", "depth_robust")
     other = replace(compared, models=models, outcome_MNE=np.repeat(compared.outcome_MNE, 2, axis=0))
-    monkeypatch.setattr("jaxdepth.study.comparison.outcomes.run_study", lambda *_: other)
+    monkeypatch.setattr("jaxdepth.study.comparison.run.run_study", lambda *_: other)
     assert run_experiment("depth_robust_safety", tmp_path, "--out", tmp_path) == 0
-    said = capsys.readouterr().out
-    assert "C1," in said
-    assert "Expected beforehand" not in said
+    text = (tmp_path / "findings.txt").read_text()
+    assert "claim C1" in text
+    assert "Expected beforehand" not in text
 
 
 def test_the_study_of_methods(tiny_path, one_length, tmp_path, run_experiment, capsys):

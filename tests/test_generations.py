@@ -1,9 +1,10 @@
-"""What every exit said, in tables: texts, outcomes, rates and their intervals."""
+"""The answers of every exit in tables: texts, outcomes, rates and their intervals."""
 
 import math
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from scipy.stats import binomtest
@@ -20,9 +21,11 @@ from jaxdepth.stats.intervals import holm, mcnemar, wilson
 from jaxdepth.study.answers import agreement
 from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.sweep.curves import depth_curves
-from jaxdepth.study.sweep.rates import Rates, outcome_rows, paired_rows, write_rates
+from jaxdepth.study.sweep.outcomes import read_outcomes
+from jaxdepth.study.sweep.rates import Rates, outcome_frames, paired_frame, write_rates
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
+from jaxdepth.study.sweep.tables import PAIRED
 from jaxdepth.weights.checkpoint import end_tokens
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -30,17 +33,17 @@ pytestmark = pytest.mark.usefixtures("quick_programs")
 T = 6
 
 
-def speak(tiny_path, out, **changes):
+def sweep_small(tiny_path, out, **changes):
     small = {"limit": 4, "batch_size": 4, "max_new_tokens": T}
     return sweep(settings_of(Sweep, tiny_path, out, **small | changes))
 
 
 @pytest.fixture(scope="module")
 def run(tiny_path, tmp_path_factory):
-    return speak(tiny_path, tmp_path_factory.mktemp("runs") / "run")
+    return sweep_small(tiny_path, tmp_path_factory.mktemp("runs") / "run")
 
 
-def test_texts_are_what_each_exit_says_alone(tiny_path, run):
+def test_texts_equal_those_of_each_exit_alone(tiny_path, run):
     model, tokenizer = jaxdepth.load(tiny_path)
     encoder, stops = PromptEncoder(tokenizer), end_tokens(tiny_path, tokenizer)
     assert tokenizer.eos_token_id in stops
@@ -52,15 +55,16 @@ def test_texts_are_what_each_exit_says_alone(tiny_path, run):
         ids = np.zeros((1, 64), np.int64)  # one shape, one program for each exit
         ids[0, : len(tokens)] = tokens
         lengths = np.array([len(tokens)])
-        said = {}
-        for exit in (4, 3, 2, 1):
-            found = jaxdepth.generate(model, ids, lengths, [exit], T, stop_tokens=stops)
-            said[exit] = found.tokens[0, 0, : found.lengths[0, 0]].tolist()
-            row = rows[prompt.prompt_id, exit]
-            assert row["n_tokens"] == len(said[exit])
-            assert row["text"] == tokenizer.decode(said[exit], skip_special_tokens=True)
-            assert row["ended"] == ("eos" if said[exit][-1] in stops else "length")
-            assert row["agreement"] == pytest.approx(agreement(said[exit], said[4]))
+        full = None
+        for exit_layer in (4, 3, 2, 1):
+            generation = jaxdepth.generate(model, ids, lengths, [exit_layer], T, stop_tokens=stops)
+            answer = generation.tokens[0, 0, : generation.lengths[0, 0]].tolist()
+            full = answer if exit_layer == 4 else full
+            row = rows[prompt.prompt_id, exit_layer]
+            assert row["n_tokens"] == len(answer)
+            assert row["text"] == tokenizer.decode(answer, skip_special_tokens=True)
+            assert row["ended"] == ("eos" if answer[-1] in stops else "length")
+            assert row["agreement"] == pytest.approx(agreement(answer, full))
             judged = classify_texts([row["text"]], [prompt.text])[0]
             assert row["refusal_score"] == pytest.approx(judged.refusal_score, abs=1e-6)
             assert row["outcome"] in list(Outcome)
@@ -68,7 +72,7 @@ def test_texts_are_what_each_exit_says_alone(tiny_path, run):
 
 
 def test_batches_change_nothing(tiny_path, run, tmp_path):
-    other = speak(tiny_path, tmp_path / "run", batch_size=1)
+    other = sweep_small(tiny_path, tmp_path / "run", batch_size=1)
 
     def rows(path):
         table = read_table(path, "generations").to_pylist()
@@ -80,7 +84,7 @@ def test_batches_change_nothing(tiny_path, run, tmp_path):
 def test_samples_differ(tiny_path, tmp_path, run):
     texts = read_table(run.path, "generations")["text"].to_pylist()
     letter = Counter("".join(texts)).most_common(1)[0][0]
-    found = speak(
+    sampled = sweep_small(
         tiny_path,
         tmp_path / "run",
         samples=3,
@@ -89,18 +93,18 @@ def test_samples_differ(tiny_path, tmp_path, run):
         exits="2",
         generate_limit=2,
     )
-    rows = read_table(found.path, "generations").to_pylist()
+    rows = read_table(sampled.path, "generations").to_pylist()
     assert len(rows) == 4 * 3  # two pairs, one exit, three samples
     assert {r["sample"] for r in rows} == {0, 1, 2}
     assert "stop" in {r["ended"] for r in rows}
     assert len({(r["prompt_id"], r["text"]) for r in rows}) > 4
 
 
-def test_stop_texts_are_cut_off(tiny_path, tmp_path, run):
+def test_texts_end_before_a_stop_string(tiny_path, tmp_path, run):
     texts = read_table(run.path, "generations")["text"].to_pylist()
     letter = Counter("".join(texts)).most_common(1)[0][0]
-    cut = speak(tiny_path, tmp_path / "run", stop=(letter,))
-    for row, text in zip(read_table(cut.path, "generations").to_pylist(), texts, strict=True):
+    truncated = sweep_small(tiny_path, tmp_path / "run", stop=(letter,))
+    for row, text in zip(read_table(truncated.path, "generations").to_pylist(), texts, strict=True):
         assert row["text"] == text.split(letter)[0]
         assert (row["ended"] == "stop") == (letter in text)
 
@@ -116,11 +120,11 @@ def test_curve_and_paired_tables(run):
     rows = read_table(run.path, "curve").to_pylist()
     assert {r["label"] for r in rows if r["exit"]} == {"harmful", "harmless"}
     for label in ("harmful", "harmless"):
-        for exit in range(1, 5):
+        for exit_layer in range(1, 5):
             shares = [
                 r
                 for r in rows
-                if (r["label"], r["exit"]) == (label, exit) and "outcome" in r["metric"]
+                if (r["label"], r["exit"]) == (label, exit_layer) and "outcome" in r["metric"]
             ]
             assert len(shares) == 5
             assert sum(r["value"] for r in shares) == pytest.approx(1)
@@ -128,27 +132,29 @@ def test_curve_and_paired_tables(run):
             assert all(r["n"] == 4 for r in shares)
     rates = Rates.read(run.path)
     for label, counts in held_out_counts().items():
-        found = [r for r in rows if r["exit"] is None and r["label"] == label]
-        assert {r["metric"]: round(r["value"] * r["n"]) for r in found} == {
+        detected = [r for r in rows if r["exit"] is None and r["label"] == label]
+        assert {r["metric"]: round(r["value"] * r["n"]) for r in detected} == {
             f"detected_{outcome}": count for outcome, count in counts.items()
         }
-    found, total = rates.detected["refuse", "refuse"]
-    assert f"of {total} refusals {found:.0%}" in rates.detection_error
+    refusals = rates.detected["refuse", "refuse"]
+    assert f"{refusals.value:.0%} of {refusals.n} refusals" in rates.detection_error
     generations = read_table(run.path, "generations").to_pylist()
     labels = {p["prompt_id"]: p["label"] for p in read_table(run.path, "prompts").to_pylist()}
     for outcome in Outcome:
-        mine = [
+        is_outcome = [
             g["outcome"] == outcome
             for g in generations
             if g["exit"] == 2 and labels[g["prompt_id"]] == "harmful"
         ]
-        assert rates.of(outcome, "harmful").mean[1] == pytest.approx(np.mean(mine))
+        assert rates.of(outcome, "harmful").value[1] == pytest.approx(np.mean(is_outcome))
     paired = read_table(run.path, "paired").to_pylist()
     assert [(r["label"], r["exit"]) for r in paired] == [
         (label, exit) for label in ("harmful", "harmless") for exit in (1, 2, 3)
     ]
-    assert outcome_rows(run.path) == outcome_rows(run.path)
-    assert paired_rows(run.path) == paired
+    outcomes = read_outcomes(run.path)
+    assert PAIRED.from_frame(paired_frame(outcomes)).to_pylist() == paired
+    once, again = (pd.concat(outcome_frames(outcomes, seed=0)) for _ in range(2))
+    pd.testing.assert_frame_equal(once, again, check_exact=True)
     assert pq.read_schema(run.table_path("curve")).names == [
         "metric",
         "label",
@@ -160,13 +166,13 @@ def test_curve_and_paired_tables(run):
     ]
 
 
-def test_another_judge_has_no_error_of_ours(tiny_path, tmp_path):
+def test_another_judge_has_no_detection_error(tiny_path, tmp_path):
     settings = settings_of(Sweep, tiny_path, tmp_path / "run", limit=2, max_new_tokens=4)
     run = sweep(settings, judge=lambda texts, prompts: ["comply"] * len(texts))
     write_rates(run, depth_curves(run.path), seed=0)
     rates = Rates.read(run.path)
     assert rates.detection_error == ""
-    assert sum(rates.of("refuse", "harmful").mean) == 0
+    assert sum(rates.of("refuse", "harmful").value) == 0
 
 
 # Outcomes
@@ -180,13 +186,13 @@ def test_outcomes_of_plain_texts():
         "ok": Outcome.UNDETERMINED,
         "": Outcome.DEGENERATE,
     }
-    found = classify_texts(list(texts))
-    assert [f.outcome for f in found] == list(texts.values())
-    assert all(isinstance(f, TextOutcome) and 0 <= f.score <= 1 for f in found)
+    judged = classify_texts(list(texts))
+    assert [j.outcome for j in judged] == list(texts.values())
+    assert all(isinstance(j, TextOutcome) and 0 <= j.score <= 1 for j in judged)
 
 
 def test_agreement_is_no_part_of_an_outcome():
-    """Nothing that is known of full depth goes in: the same text has the same outcome."""
+    """Nothing about full depth is an input: the same text has the same outcome."""
     import inspect
 
     assert set(inspect.signature(classify_texts).parameters) == {
@@ -197,10 +203,10 @@ def test_agreement_is_no_part_of_an_outcome():
     }
 
 
-def test_a_judge_of_ones_own():
+def test_a_users_judge():
     texts = ["The capital is Paris, on the Seine.", "the cat sat on the mat and " * 20]
-    found = classify_texts(texts, judge=lambda texts, prompts: ["partial"] * len(texts))
-    assert [f.outcome for f in found] == [Outcome.PARTIAL, Outcome.DEGENERATE]
+    judged = classify_texts(texts, judge=lambda texts, prompts: ["partial"] * len(texts))
+    assert [j.outcome for j in judged] == [Outcome.PARTIAL, Outcome.DEGENERATE]
     with pytest.raises(InputError, match="gave 1 outcomes for 2"):
         classify_texts(texts, judge=lambda texts, prompts: ["partial"])
     with pytest.raises(InputError, match="none"):
@@ -214,10 +220,10 @@ def test_a_judge_of_ones_own():
 
 def test_wilson():
     # Newcombe 1998, table I: 81 of 263 and 15 of 148, method 3
-    for count, total, wanted in ((81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605))):
-        assert wilson(count, total) == pytest.approx(wanted, abs=5e-5)
-        ours = binomtest(count, total).proportion_ci(method="wilson")
-        assert wilson(count, total) == pytest.approx((ours.low, ours.high))
+    for count, total, expected in ((81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605))):
+        assert wilson(count, total) == pytest.approx(expected, abs=5e-5)
+        scipys = binomtest(count, total).proportion_ci(method="wilson")
+        assert wilson(count, total) == pytest.approx((scipys.low, scipys.high))
     assert wilson(0, 100) == pytest.approx((0, 3 / 100), abs=1e-3)
     assert wilson(100, 100) == pytest.approx((1 - 3 / 100, 1), abs=1e-3)
     assert wilson(0, 0) == (0.0, 1.0)
@@ -226,12 +232,12 @@ def test_wilson():
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 5), (3, 3), (10, 2), (1, 0), (40, 60)])
 def test_mcnemar_is_the_exact_binomial_test(b, c):
-    wanted = binomtest(b, b + c).pvalue if b + c else 1.0
-    assert mcnemar(b, c) == pytest.approx(wanted)
+    expected = binomtest(b, b + c).pvalue if b + c else 1.0
+    assert mcnemar(b, c) == pytest.approx(expected)
 
 
 def test_holm():
-    # the example of Holm's procedure: each p-value times the number of hypotheses still open
+    # each p-value times the number of hypotheses that are not yet rejected
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
     assert holm([0.9, 0.8]) == [1.0, 1.0]

@@ -1,4 +1,4 @@
-"""The sweep: every number by a slow twin, batches, tables, and runs that are killed."""
+"""The sweep: every number computed a second way, batches, tables, and runs that are killed."""
 
 import json
 import os
@@ -33,28 +33,30 @@ def settings(tiny_path, out, **changes) -> Sweep:
 
 def rows(run) -> dict:
     table = read_table(run.path, "first_token").to_pylist()
-    found = {(r["prompt_id"], r["exit"]): r for r in table}
-    assert len(found) == len(table)
-    return found
+    by_key = {(r["prompt_id"], r["exit"]): r for r in table}
+    assert len(by_key) == len(table)
+    return by_key
 
 
-def test_every_number_by_a_slow_twin(tiny_path, tmp_path):
-    found = rows(sweep(settings(tiny_path, tmp_path / "run")))
+def test_every_number_computed_one_prompt_and_exit_at_a_time(tiny_path, tmp_path):
+    by_key = rows(sweep(settings(tiny_path, tmp_path / "run")))
     model, tokenizer = jaxdepth.load(tiny_path)
     encoder = PromptEncoder(tokenizer)
     openers = list(resolve_openers(encoder).values())
     prompts = limit_prompts(read_prompts(["builtin:pairs"]), 6)
-    assert len(found) == len(prompts) * 4 == 48
+    assert len(by_key) == len(prompts) * 4 == 48
     for prompt in prompts:
         ids = np.array([encoder.encode(prompt.text)])
         lengths = np.array([ids.shape[1]])
         full = None
-        for exit in (4, 3, 2, 1):
-            logits = np.asarray(jaxdepth.exit_logits(model, ids, lengths, exit), np.float64)[0]
+        for exit_layer in (4, 3, 2, 1):
+            logits = np.asarray(jaxdepth.exit_logits(model, ids, lengths, exit_layer), np.float64)[
+                0
+            ]
             logp = logits - logsumexp(logits)
-            full = logp if exit == 4 else full
+            full = logp if exit_layer == 4 else full
             p_refuse = np.exp(logp[openers]).sum()
-            row = found[prompt.prompt_id, exit]
+            row = by_key[prompt.prompt_id, exit_layer]
             assert row["refusal_log_odds"] == pytest.approx(
                 np.log(p_refuse) - np.log1p(-p_refuse), abs=1e-4
             )
@@ -67,7 +69,7 @@ def test_every_number_by_a_slow_twin(tiny_path, tmp_path):
             assert row["agrees_with_full"] == (logp.argmax() == full.argmax())
 
 
-def close(a: dict, b: dict) -> None:
+def assert_close(a: dict, b: dict) -> None:
     assert a.keys() == b.keys()
     for key, row in a.items():
         for name, value in row.items():
@@ -80,9 +82,9 @@ def close(a: dict, b: dict) -> None:
 def test_batches_and_exits_change_nothing(tiny_path, tmp_path):
     all_in_fours = rows(sweep(settings(tiny_path, tmp_path / "a")))
     one_by_one = rows(sweep(settings(tiny_path, tmp_path / "b", batch_size=1)))
-    close(all_in_fours, one_by_one)
+    assert_close(all_in_fours, one_by_one)
     two_exits = rows(sweep(settings(tiny_path, tmp_path / "c", exits="2,3")))
-    close({k: v for k, v in all_in_fours.items() if k[1] in (2, 3)}, two_exits)
+    assert_close({k: v for k, v in all_in_fours.items() if k[1] in (2, 3)}, two_exits)
 
 
 def test_log_odds_are_exact_when_openers_take_nearly_all():
@@ -93,18 +95,18 @@ def test_log_odds_are_exact_when_openers_take_nearly_all():
     assert float(stats.refusal_log_odds[0, 0]) == pytest.approx(60 - np.log(4), abs=1e-4)
 
 
-def test_batches_hold_every_prompt_once():
+def test_every_prompt_is_in_one_batch():
     ids = [[1] * n for n in (3, 20, 16, 17, 5, 40, 3)]
     batches = make_batches(ids, 2)
-    assert sorted(place for b in batches for place in b.indices) == list(range(7))
+    assert sorted(index for b in batches for index in b.indices) == list(range(7))
     for b in batches:
         assert b.tokens_BS.shape[0] == 2
-        for row, place in enumerate(b.indices):
-            assert b.lengths_B[row] == len(ids[place]) <= b.tokens_BS.shape[1]
-            assert b.tokens_BS[row, : len(ids[place])].tolist() == ids[place]
+        for row, index in enumerate(b.indices):
+            assert b.lengths_B[row] == len(ids[index]) <= b.tokens_BS.shape[1]
+            assert b.tokens_BS[row, : len(ids[index])].tolist() == ids[index]
 
 
-def test_run_json_tells_the_run(tiny_path, tmp_path):
+def test_run_json_describes_the_run(tiny_path, tmp_path):
     run = sweep(settings(tiny_path, tmp_path / "run", openers=("I",)))
     record = json.loads((run.path / "run.json").read_text())
     manifest = json.loads((tiny_path / "jaxdepth.json").read_text())
@@ -112,8 +114,8 @@ def test_run_json_tells_the_run(tiny_path, tmp_path):
     assert record["settings"]["exits"] == [1, 2, 3, 4]
     assert list(record["settings"]["openers"]) == ["I"]
     assert record["settings"]["seed"] == 0
-    places = {"model", "out", "adapter", "reference", "directions", "mesh", "profile"}
-    resolved = {name for name, _ in field_types(Sweep)} - places
+    unresolved = {"model", "out", "adapter", "reference", "directions", "mesh", "profile"}
+    resolved = {name for name, _ in field_types(Sweep)} - unresolved
     assert resolved <= set(record["settings"])
     assert len(record["settings"]["prompts_sha256"]) == 64
     assert {"jax", "flax", "jaxdepth", "transformers", "numpy"} <= set(record["versions"])
@@ -150,7 +152,7 @@ def test_a_finished_run_is_not_computed_again(tiny_path, tmp_path):
     assert (run.path / "first_token.parquet").stat().st_mtime_ns == before
 
 
-def test_other_settings_do_not_go_on(tiny_path, tmp_path):
+def test_a_run_is_not_resumed_with_other_settings(tiny_path, tmp_path):
     sweep(settings(tiny_path, tmp_path / "run"))
     with pytest.raises(InputError, match=r"exits = .*another --out"):
         sweep(settings(tiny_path, tmp_path / "run", exits="1"))
@@ -164,16 +166,16 @@ from pathlib import Path
 from jaxdepth.settings_file import build
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
-left = [int(sys.argv[3])]
+renames_left = [int(sys.argv[3])]
 real = Path.replace
 def replace(self, target):  # every file of a run is renamed into its place
-    if not left[0]:
+    if not renames_left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-    left[0] -= 1
+    renames_left[0] -= 1
     return real(self, target)
 Path.replace = replace
-how = {"limit": 6, "batch_size": 4, "max_new_tokens": 4}
-sweep(build(Sweep, {"model": sys.argv[1], "out": sys.argv[2], **how}))
+options = {"limit": 6, "batch_size": 4, "max_new_tokens": 4}
+sweep(build(Sweep, {"model": sys.argv[1], "out": sys.argv[2], **options}))
 """
 
 
@@ -181,15 +183,15 @@ sweep(build(Sweep, {"model": sys.argv[1], "out": sys.argv[2], **how}))
 def test_killed_and_resumed_equals_uninterrupted(kills, tiny_path, tmp_path):
     whole = sweep(settings(tiny_path, tmp_path / "whole", max_new_tokens=4))
     # Renames of a whole run: run.json; prompts, run.json; 3 or more parts, first_token, run.json;
-    # as many for generations. Each attempt goes on where the last one was killed.
+    # as many for generations. Each attempt resumes where the last one was killed.
     for after in kills:
         args = [sys.executable, "-c", KILLED, tiny_path, tmp_path / "run", str(after)]
         assert subprocess.run(args).returncode == -signal.SIGKILL
     run = sweep(settings(tiny_path, tmp_path / "run", max_new_tokens=4))
     for table in ("prompts", "first_token", "generations"):
         assert read_table(run.path, table) == read_table(whole.path, table)
-    left = [p.name for p in run.path.rglob("*") if "partial" in p.name or "parts" in p.name]
-    assert not left
+    leftovers = [p.name for p in run.path.rglob("*") if "partial" in p.name or "parts" in p.name]
+    assert not leftovers
 
 
 def test_damage_is_noticed_and_named(tiny_path, tmp_path):
@@ -205,13 +207,13 @@ def test_damage_is_noticed_and_named(tiny_path, tmp_path):
         sweep(settings(tiny_path, tmp_path / "run"))
 
 
-def test_places_that_cannot_be_runs(tmp_path):
+def test_paths_that_cannot_be_runs(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "mine.txt").write_text("x")
-    for place, says in (("file", "not a run"), ("file/run", "a file"), ("folder", "not a run")):
-        with pytest.raises(InputError, match=says):
-            Run.open(tmp_path / place, {}, {})
+    (tmp_path / "folder" / "notes.txt").write_text("x")
+    for path, error in (("file", "not a run"), ("file/run", "a file"), ("folder", "not a run")):
+        with pytest.raises(InputError, match=error):
+            Run.open(tmp_path / path, {}, {})
     with pytest.raises(InputError, match="not a run directory"):
         read_table(tmp_path / "folder", "first_token")
     run = Run.open(tmp_path / "new" / "run", {"a": 1}, {})

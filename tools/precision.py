@@ -16,7 +16,7 @@ from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.settings_file import build
 from jaxdepth.stats.intervals import interval, resample_counts
-from jaxdepth.study.comparison.outcomes import Compared, Share
+from jaxdepth.study.comparison.outcomes import Compared
 from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
@@ -72,11 +72,12 @@ def print_outcomes(c: Compared) -> None:
         for group in ("harmful", "harmless"):
             share = c.share(name, group, full[0], Outcome.REFUSE)
             changes = [
-                points(c.difference(name, BASE, group, exits, Outcome.REFUSE))
+                f"{c.difference(name, BASE, group, exits, Outcome.REFUSE):points}"
                 for exits in (full, early)
             ]
             a, b = (c.outcome_MNE[c.models.index(m)][c.group(group)] for m in (name, BASE))
-            print(f"| {name} | {group} | {share} | {' | '.join(changes)} | {(a == b).mean():.0%} |")
+            cells = [name, group, f"{share:.0%}", *changes, f"{(a == b).mean():.0%}"]
+            print(f"| {' | '.join(cells)} |")
 
 
 def print_verdicts(verdicts) -> None:
@@ -96,10 +97,6 @@ def print_verdicts(verdicts) -> None:
             f"| {name} | {same.mean():.0%} | {change.mean():+.3f} [{low[0]:+.3f}, {high[0]:+.3f}] "
             f"| {np.abs(change).mean():.3f} |"
         )
-
-
-def points(share: Share) -> str:
-    return f"{100 * share.value:+.0f} [{100 * share.low:+.0f}, {100 * share.high:+.0f}]"
 
 
 if __name__ == "__main__":

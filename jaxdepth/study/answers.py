@@ -1,4 +1,4 @@
-"""The answer of every exit to every prompt, and its outcome: the generations of a sweep."""
+"""The answer of every exit to every prompt, and its outcome: the generations table."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -16,25 +16,9 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.coherence import reference_logprobs
 from jaxdepth.refusal.outcome import Judge, TextOutcome, classify_texts
+from jaxdepth.study.common_tables import GENERATIONS
 from jaxdepth.study.settings import Decoding, ExitStudy
 from jaxdepth.study.subject import Subject
-
-SCHEMA = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("exit", pa.int32()),
-        ("sample", pa.int32()),
-        ("text", pa.string()),  # null where texts are not kept
-        ("n_tokens", pa.int32()),
-        ("ended", pa.string()),  # eos, stop or length
-        ("outcome", pa.string()),
-        ("score", pa.float32()),
-        ("refusal_score", pa.float32()),
-        ("mean_logprob_reference", pa.float32()),
-        ("repetition", pa.float32()),
-        ("agreement", pa.float32()),  # share of tokens equal to full depth's; no part of outcomes
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -47,10 +31,10 @@ class Answerer:
     judge: Judge | None = None
 
     def rows(self, batch: Batch) -> Callable[[], list[pa.Table]]:
-        """One row per prompt of the batch, exit and sample."""
+        """Answer a batch; the function that is returned makes its rows, one an answer."""
         model, exits, prompts = self.subject.model, self.subject.exits, self.subject.prompts
         depth, s = model.config.num_hidden_layers, self.settings
-        # Full depth always answers: agreement is measured against it.
+        # Full depth always answers, because agreement is measured against it.
         decoded_exits = list(dict.fromkeys([*exits, depth]))
         full_depth = decoded_exits.index(depth)
         generation = generate(
@@ -83,7 +67,7 @@ class Answerer:
                 }
             )
         judge = self.judge_rows(rows)
-        return lambda: [pa.Table.from_pylist(judge(), SCHEMA)]
+        return lambda: [GENERATIONS.from_rows(judge())]
 
     def decode_text(self, tokens: np.ndarray) -> tuple[str, str]:
         """The text of an answer before its first stop string, and its end: eos, stop or length."""
@@ -95,9 +79,9 @@ class Answerer:
         return (text[: min(stops)], "stop") if stops else (text, ended)
 
     def judge_rows(self, rows: list[dict]) -> Callable[[], list[dict]]:
-        """Judges rows that hold a text and its prompt: outcomes take the place of the prompt.
+        """Judge rows that hold a text and its prompt; the outcome replaces the prompt.
 
-        The reference model reads the texts at once; the function that is returned judges them.
+        The reference model scores the texts now; the function that is returned judges them.
         """
         texts, prompts = ([row.pop(key) for row in rows] for key in ("text", "prompt"))
         judge = judge_texts(self.reference, texts, prompts, self.judge)
@@ -111,7 +95,7 @@ class Answerer:
                 "outcome": str(judged.outcome),
                 "score": judged.score,
                 "refusal_score": judged.refusal_score,
-                # null, not NaN: nothing was measured on so short a text
+                # null, not NaN: so short a text has no score
                 "mean_logprob_reference": None
                 if np.isnan(judged.mean_logprob)
                 else judged.mean_logprob,
@@ -127,9 +111,9 @@ def judge_texts(
     prompts: Sequence[str],
     judge: Judge | None = None,
 ) -> Callable[[], list[TextOutcome]]:
-    """Judges the outcomes of answers, their coherence under a reference model.
+    """Judge the outcomes of answers, with their coherence under a reference model.
 
-    The reference model reads the answers at once, on the devices; the function that is returned
+    The reference model scores the answers now, on the devices; the function that is returned
     judges them, on the host.
     """
     logprobs = reference_logprobs(*reference, texts)
@@ -137,28 +121,28 @@ def judge_texts(
 
 
 def sampling_of(decoding: Decoding) -> Sampling:
-    """The sampling that settings ask for; raises InputError for values out of range."""
+    """The sampling of some settings; raises InputError for values out of range."""
     return Sampling(decoding.temperature, decoding.top_k, decoding.top_p)
 
 
 def memory_budget(decoding: Decoding) -> int:
-    """Bytes that caches and logits may take on a device; raises InputError for none."""
+    """Bytes for caches and logits on a device; raises InputError unless there are some."""
     if not decoding.memory_gb > 0:
         raise InputError(f"memory_gb is {decoding.memory_gb}, expected more than 0")
     return int(decoding.memory_gb * 2**30)
 
 
 def prompt_seeds(seed: int, prompts: Sequence[Prompt], batch: Batch) -> list[int]:
-    """A seed for each row of a batch."""
+    """One seed for each row of a batch, padding rows included."""
     return [lane_seed(seed, prompts[n].prompt_id) for n in batch.padded_indices]
 
 
 def lane_seed(seed: int, prompt_id: str) -> int:
-    """The seed of a prompt's lanes, which depends on nothing else in the run."""
+    """The seed of a prompt's samples; other prompts of the run have no part in it."""
     return zlib.crc32(f"{seed} {prompt_id}".encode()) & 0x7FFFFFFF
 
 
 def agreement(tokens: Sequence[int], full: Sequence[int]) -> float:
-    """Share of positions with the same token in both answers, of the longer one's positions."""
+    """The share of the longer answer's positions at which both have the same token."""
     equal = sum(a == b for a, b in zip(tokens, full, strict=False))
     return equal / max(len(tokens), len(full))

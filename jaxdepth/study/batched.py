@@ -1,4 +1,4 @@
-"""Batches on the device while the host writes those before."""
+"""The devices run a batch while the host writes the one before it."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from jaxdepth.runtime import preemption
 from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.study.run_directory import Run
 
-# What is left to do with a batch when the devices are done with it.
+# The host's part of a batch, after the devices': makes one chunk of each table.
 OnHost = Callable[[], Sequence[pa.Table]]
 
 
@@ -22,38 +22,44 @@ def in_parts(
     rows: Callable[[Batch], OnHost],
     bar: ProgressBar,
 ) -> None:
-    """Makes tables of a run batch by batch, leaving out what an earlier attempt has done.
+    """Write tables of a run batch by batch, skipping batches that an earlier attempt wrote.
 
-    `rows` asks the devices; what it returns makes the tables, while the devices go on with the next
-    batch. Of several processes each does that for some of the batches.
+    Args:
+        run: the run, in which each batch is one chunk of each table.
+        tables: names of the tables.
+        batches: of prompts.
+        rows: runs a batch on the devices. The function that it returns makes the chunks on the
+            host, while the devices run the next batch. Of several processes each makes the chunks
+            of some batches.
+        bar: shows progress.
 
     Raises:
         Stopped: the process was asked to end; the batches so far are written.
     """
-    wanted = [table for table in tables if not run.finished(table)]
-    if not wanted:
+    unfinished = [table for table in tables if not run.finished(table)]
+    if not unfinished:
         return
     total = sum(len(batch.indices) for batch in batches)
-    there, count = run.parts_done(wanted, len(batches)), jax.process_count()
+    is_done, processes = run.parts_done(unfinished, len(batches)), jax.process_count()
 
     def write(number: int, on_host: OnHost) -> None:
         for table, content in zip(tables, on_host(), strict=True):
-            if table in wanted:
-                run.write_part(table, number, content, writer=number % count)
+            if table in unfinished:
+                run.write_part(table, number, content, writer=number % processes)
 
     with bar(tables[0].replace("_", " "), "prompts") as progress, ThreadPoolExecutor(1) as host:
         done, writing = 0, None
         for number, batch in enumerate(batches):
-            if not there[number]:
+            if not is_done[number]:
                 preemption.raise_if_stop_requested()
                 on_host = rows(batch)
                 if writing is not None:
                     writing.result()
-                mine = number % count == jax.process_index()
-                writing = host.submit(write, number, on_host) if mine else None
+                is_writer = number % processes == jax.process_index()
+                writing = host.submit(write, number, on_host) if is_writer else None
             done += len(batch.indices)
             progress(done, total)
         if writing is not None:
             writing.result()
-    for table in wanted:
+    for table in unfinished:
         run.finish_parts(table, len(batches))

@@ -1,14 +1,16 @@
-"""Figures of a run, each drawn from its tables alone, as PNG and SVG."""
+"""What the figures of all studies share: colours, axes, bands, and saving as PNG and SVG."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import matplotlib
 import matplotlib.ticker
 
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.study.run_directory import write_once
+from jaxdepth.study.atomic_files import write_once
 
-OUTCOMES = {  # from dark to light as a text says less
+OUTCOMES = {  # colours
     "refuse": "#1f6fa8",
     "partial": "#7fb2d6",
     "comply": "#b5312b",
@@ -16,10 +18,11 @@ OUTCOMES = {  # from dark to light as a text says less
     "degenerate": "#eeeeee",
 }
 COLOURS = {"harmful": "#b5312b", "harmless": "#1f6fa8"}
-STYLES = {"harmful": "o-", "harmless": "s--"}  # told apart where they lie on each other
+STYLES = {"harmful": "o-", "harmless": "s--"}  # lines that overlap stay distinct
 
 
 def new_figure(rows: int):
+    """A figure of one or more panels above each other, over exits."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.2 if rows == 1 else 5.6), layout="constrained")
@@ -32,29 +35,30 @@ def new_figure(rows: int):
 
 
 def band(axes, exits, e: Estimate, colour: str, name: str, style: str) -> None:
+    """Draw an estimate by exit as a line with a band for its interval."""
     axes.plot(exits, e.value, style, color=colour, markersize=3.5, label=name)
     axes.fill_between(exits, e.low, e.high, color=colour, alpha=0.2, linewidth=0)
     by_exit(axes, exits)
 
 
 def by_exit(axes, exits) -> None:
+    """Scale the horizontal axis to exits, with whole numbers."""
     axes.set_xlim(exits[0] - 0.7, exits[-1] + 0.7)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=12))
 
 
-def save_all(drawn: dict[str, tuple], folder: str | Path) -> dict[Path, str]:
-    """Saves figures by name, each given with what it shows; returns the PNG files with that."""
+def save_all(figures: Mapping[str, tuple], folder: str | Path) -> dict[Path, str]:
+    """Save figures, given as name -> (figure, caption); returns PNG path -> caption."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (figure, _) in drawn.items():
+    for name, (figure, _) in figures.items():
         save(figure, folder / name)
-    return {folder / f"{name}.png": shows for name, (_, shows) in drawn.items()}
+    return {folder / f"{name}.png": caption for name, (_, caption) in figures.items()}
 
 
 def save(figure, path: Path) -> None:
-    for target in (path.with_suffix(".png"), path.with_suffix(".svg")):
-        kind = target.suffix[1:]
-        # A fixed date and salt make the same tables give the same bytes.
-        plain = {"Date": None} if kind == "svg" else {"Software": None}
+    """Save a figure as PNG and SVG; the same tables give the same bytes."""
+    for suffix, varying in ((".png", "Software"), (".svg", "Date")):
         with matplotlib.rc_context({"svg.hashsalt": "jaxdepth"}):
-            write_once(target, lambda p: figure.savefig(p, format=kind, dpi=150, metadata=plain))  # noqa: B023
+            write = partial(figure.savefig, format=suffix[1:], dpi=150, metadata={varying: None})
+            write_once(path.with_suffix(suffix), write)

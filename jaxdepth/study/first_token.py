@@ -1,70 +1,78 @@
-"""What every exit says first: the first-token table of a sweep."""
+"""The distribution of the first token of a reply at every exit: the first_token table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Bool
 
 from jaxdepth.depth.exits import exit_logits
+from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard, to_host
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.openers import FirstToken, first_token
-
-SCHEMA = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("exit", pa.int32()),
-        ("refusal_log_odds", pa.float32()),
-        ("top_token", pa.string()),
-        ("top_prob", pa.float32()),
-        ("entropy", pa.float32()),
-        ("kl_to_full", pa.float32()),
-        ("agrees_with_full", pa.bool_()),
-    ]
-)
+from jaxdepth.study.common_tables import FIRST_TOKEN
 
 
 def first_rows(
-    model, tokenizer, batch: Batch, prompts: Sequence[Prompt], exits: Sequence[int], openers
+    model: Mistral,
+    tokenizer,
+    batch: Batch,
+    prompts: Sequence[Prompt],
+    exits: Sequence[int],
+    openers: Iterable[int],
 ) -> Callable[[], list[pa.Table]]:
-    """One row per prompt of the batch and exit; `openers` are the token ids that open a refusal."""
-    stats = run_batch(model, batch, exits, opener_mask(model, openers))
-    ids = [prompts[place].prompt_id for place in batch.indices]
+    """Run a batch; the function that is returned makes its rows, one a prompt and exit.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer, which names tokens.
+        batch: some of the prompts.
+        prompts: all prompts.
+        exits: in ascending order.
+        openers: token ids that open a refusal.
+    """
+    measures = run_batch(model, batch, exits, opener_mask(model, openers))
+    ids = [prompts[index].prompt_id for index in batch.indices]
 
     def on_host() -> list[pa.Table]:
         columns = {
             "prompt_id": np.repeat(ids, len(exits)),
             "exit": np.tile(exits, len(ids)),
-            "top_token": tokenizer.convert_ids_to_tokens(stats.top_token.T.ravel().tolist()),
+            "top_token": tokenizer.convert_ids_to_tokens(measures.top_token.T.ravel().tolist()),
         }
-        for name, column in stats._asdict().items():
-            columns.setdefault(name, column.T.ravel())
-        return [pa.table({f.name: pa.array(columns[f.name], f.type) for f in SCHEMA})]
+        for name, column_EB in measures._asdict().items():
+            columns.setdefault(name, column_EB.T.ravel())
+        return [FIRST_TOKEN.from_columns(columns)]
 
     return on_host
 
 
-def opener_mask(model, openers) -> np.ndarray:
-    """Which tokens of the vocabulary open a refusal (V,); `openers` are their ids."""
+def opener_mask(model: Mistral, openers: Iterable[int]) -> Bool[np.ndarray, " V"]:
+    """Which tokens of the vocabulary open a refusal, from their ids."""
     is_opener_V = np.zeros(model.config.vocab_size, bool)
     is_opener_V[list(openers)] = True
     return is_opener_V
 
 
-def run_batch(model, batch: Batch, exits: Sequence[int], is_opener_V: np.ndarray) -> FirstToken:
-    """What each of `exits` says first, for each prompt of a batch: numpy arrays (E, B)."""
+def run_batch(
+    model: Mistral, batch: Batch, exits: Sequence[int], is_opener_V: Bool[np.ndarray, " V"]
+) -> FirstToken:
+    """The first-token measures of a batch's prompts at some exits, as numpy arrays (E, B)."""
     depth = model.config.num_hidden_layers
     with_full = list(exits) if exits[-1] == depth else [*exits, depth]
     tokens_BS = shard(batch.tokens_BS, "BS", model.mesh)
     lengths_B = shard(batch.lengths_B, "B", model.mesh)
-    stats = first_token_at(model, tokens_BS, lengths_B, np.array(with_full), is_opener_V)
-    rows, real = len(exits), len(batch.indices)
-    return FirstToken(*(to_host(column)[:rows, :real] for column in stats))
+    measures = first_token_at(model, tokens_BS, lengths_B, np.array(with_full), is_opener_V)
+    # Without full depth where it was added, and without the rows that pad the batch.
+    E, B = len(exits), len(batch.indices)
+    return FirstToken(*(to_host(column_EB)[:E, :B] for column_EB in measures))
 
 
 @jax.jit
-def first_token_at(model, tokens_BS, lengths_B, exits_E, is_opener_V):
+def first_token_at(model, tokens_BS, lengths_B, exits_E, is_opener_V) -> FirstToken:
+    """The first-token measures at some exits, the last of which is full depth, in one pass."""
     all_exits = jax.vmap(exit_logits, in_axes=(None, None, None, 0))
     return first_token(all_exits(model, tokens_BS, lengths_B, exits_E), is_opener_V)

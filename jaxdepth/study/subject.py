@@ -1,10 +1,8 @@
 """The subject of a study: a loaded, possibly steered model, its exits, and the prompts."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-import pyarrow as pa
 
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError
@@ -14,6 +12,7 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
 from jaxdepth.runtime.distributed import raise_on_all
 from jaxdepth.settings_file import flatten
+from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.loading import LoadedModel, device_provenance, load_model, load_reference
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.settings import AdaptedModel, Devices, Output, Prompts, Steering
@@ -25,10 +24,8 @@ from jaxdepth.study.steering import (
 )
 from jaxdepth.weights import checkpoint
 
-PROMPTS = "prompts"
-_PROMPT_SCHEMA = pa.schema([(field.name, pa.string()) for field in fields(Prompt)])
 # Paths and devices: fingerprints and digests stand for them, and no number depends on them.
-_UNRESOLVED = ("model", "out", "adapter", "reference", "directions", "classifier")
+_UNRESOLVED: tuple[str, ...] = ("model", "out", "adapter", "reference", "directions", "classifier")
 _UNRESOLVED += ("mesh", "profile")
 
 
@@ -76,8 +73,8 @@ class Subject:
     def reference(self, path: Path | None) -> tuple[Mistral, PromptEncoder]:
         """The model that judges coherence: a checkpoint, or by default the subject's own model.
 
-        Unsteered, because a steered model may find its own degenerate text probable, and so that
-        the judge is the same for every steering.
+        It is never steered: a steered model may give its own degenerate text a high probability,
+        and every steering should have the same judge.
         """
         if path is None:
             return self.loaded.model, self.encoder
@@ -105,7 +102,7 @@ class Subject:
         return settings | resolved_steering(self.settings.steering) | resolved
 
     def open_run(self, resolved: dict, *, with_prompts: bool = True, **provenance) -> Run:
-        """Starts the run in the output directory, or resumes it, and writes its prompts.
+        """Start the run in the output directory, or resume it, and write its prompts.
 
         Args:
             resolved: from `resolved`.
@@ -125,14 +122,13 @@ class Subject:
             **provenance,
         }
         run = Run.open(self.settings.output.out, resolved, provenance)
-        if with_prompts and not run.finished(PROMPTS):
-            rows = [vars(p) for p in self.prompts]
-            run.write_table(PROMPTS, pa.Table.from_pylist(rows, _PROMPT_SCHEMA))
+        if with_prompts and not run.finished(PROMPTS.name):
+            run.write_table(PROMPTS.name, PROMPTS.from_rows(vars(p) for p in self.prompts))
         return run
 
 
 def open_subject(settings: SubjectSettings, exits: str = "all") -> Subject:
-    """Reads the prompts, loads the model and steers it.
+    """Read the prompts, load the model and steer it.
 
     Args:
         settings: of a study.
@@ -145,8 +141,8 @@ def open_subject(settings: SubjectSettings, exits: str = "all") -> Subject:
     subject, error = None, None
     try:
         subject = _open(settings, exits)
-    except InputError as wrong:
-        error = wrong
+    except InputError as raised:
+        error = raised
     raise_on_all(error)
     assert subject is not None
     return subject

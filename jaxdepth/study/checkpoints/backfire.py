@@ -8,13 +8,14 @@ import pyarrow.parquet as pq
 
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.runtime.progress import ProgressBar, silent
+from jaxdepth.study.atomic_files import write_once
 from jaxdepth.study.checkpoints.facts import read_facts
 from jaxdepth.study.checkpoints.paired import write_paired
 from jaxdepth.study.checkpoints.run import both_models, compare_knowledge, named
 from jaxdepth.study.checkpoints.settings import Backfire
-from jaxdepth.study.comparison.outcomes import Compared, run_one
+from jaxdepth.study.comparison.outcomes import Compared
+from jaxdepth.study.comparison.run import run_one
 from jaxdepth.study.probes.settings import Probe
-from jaxdepth.study.run_directory import write_once
 from jaxdepth.study.settings import AdaptedModel
 
 

@@ -51,9 +51,8 @@ def draw_hedging(compared: Compared, out: str | Path) -> dict[Path, str]:
     exits = np.array(compared.exits)
     for axes, group in zip(figure.axes, groups, strict=True):
         for colour, model in zip(_COLOURS, compared.models, strict=False):
-            shares = [compared.share(model, group, e, Outcome.PARTIAL) for e in compared.exits]
-            values = (np.array([getattr(s, k) for s in shares]) for k in ("value", "low", "high"))
-            band(axes, exits, Estimate(*values), colour, model, _STYLES[model])
+            shares = compared.shares(model, group, Outcome.PARTIAL)
+            band(axes, exits, shares, colour, model, _STYLES[model])
         axes.set_ylabel(f"share hedged (n={compared.group(group).sum()})")
         axes.set_title(group, fontsize="medium")
         axes.set_ylim(-0.02, 1.02)

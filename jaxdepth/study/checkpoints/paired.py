@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from jaxdepth.errors import InputError
 from jaxdepth.stats.intervals import holm, interval
-from jaxdepth.study.run_directory import write_once
+from jaxdepth.study.atomic_files import write_once
 
 FILE = "against.parquet"
 AUROC, RIGHT, MARGIN = "auroc", "right", "margin"

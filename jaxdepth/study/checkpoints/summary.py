@@ -11,7 +11,7 @@ from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.checkpoints.paired import AUROC, MARGIN, RIGHT, read_paired
 from jaxdepth.study.checkpoints.run import AGAINST, BASE, CONTROL, DANGEROUS
 from jaxdepth.study.comparison.outcomes import Compared
-from jaxdepth.study.comparison.summary import points, words
+from jaxdepth.study.comparison.summary import words
 from jaxdepth.study.wording import runs_of_exits
 
 BETWEEN = f"{DANGEROUS} - {CONTROL}"
@@ -94,9 +94,9 @@ def hedging(c: Compared) -> list[str]:
     full = c.exits[-1]
     lines = [f"C12, hedging grows (partial answers; paired, exits {words(c, c.exits)}):"]
     for group in sorted(set(c.groups_N)):
-        at_full = " -> ".join(str(c.share(m, group, full, Outcome.PARTIAL)) for m in c.models)
+        at_full = " -> ".join(f"{c.share(m, group, full, Outcome.PARTIAL):.0%}" for m in c.models)
         changes = [
-            f"{outcome} {points(c.difference(AGAINST, BASE, group, c.exits, outcome))}"
+            f"{outcome} {c.difference(AGAINST, BASE, group, c.exits, outcome):points}"
             for outcome in (Outcome.PARTIAL, Outcome.REFUSE, Outcome.DEGENERATE)
         ]
         lines.append(

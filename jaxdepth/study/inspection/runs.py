@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest
+from jaxdepth.study.atomic_files import check_chunk, find_chunks
 from jaxdepth.study.inspection.description import (
     Description,
     format_bytes,
@@ -13,7 +14,7 @@ from jaxdepth.study.inspection.description import (
     name_first,
 )
 from jaxdepth.study.probes.activations import FOLDER
-from jaxdepth.study.run_directory import check_chunk, find_chunks, finished_files, read_record
+from jaxdepth.study.run_directory import finished_files, read_record
 
 _DAMAGED, _MISSING = "DAMAGED", "MISSING"
 _VERSIONS = ("jaxdepth", "jax", "flax", "numpy")
@@ -26,17 +27,17 @@ def describe_run(path: Path) -> Description:
         InputError: its run.json is damaged. Other damage is part of the description.
     """
     record = read_record(path)
-    settings, facts = record["settings"], record["facts"]
+    settings, provenance = record["settings"], record["facts"]
     versions = {n: v for n, v in record["versions"].items() if n in _VERSIONS}
     finished, chunks = list(_finished(path, record)), list(_chunks(path))
     unfinished = list(_unfinished(path))
     base = settings.get("model_fingerprint") or settings.get("base_fingerprint")
     rows = [
         ("command", _command(settings)),
-        ("model", f"{facts.get('model', 'unknown')}, fingerprint {base or 'unknown'}"),
-        *([("adapter", str(facts["adapter"]))] if facts.get("adapter") else []),
-        ("run on", ", ".join(str(facts[n]) for n in ("device", "mesh") if n in facts)),
-        ("made by", format_values(versions | {"Python": facts.get("python")})),
+        ("model", f"{provenance.get('model', 'unknown')}, fingerprint {base or 'unknown'}"),
+        *([("adapter", str(provenance["adapter"]))] if provenance.get("adapter") else []),
+        ("run on", ", ".join(str(provenance[n]) for n in ("device", "mesh") if n in provenance)),
+        ("made by", format_values(versions | {"Python": provenance.get("python")})),
         ("settings", format_values({k: v for k, v in settings.items() if k != "command"})),
         *name_first("finished", finished),
         *name_first("chunks", chunks),

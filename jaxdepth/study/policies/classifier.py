@@ -12,7 +12,7 @@ from jaxdepth.probing.exit_classifier import (
 )
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.study.answers import memory_budget
-from jaxdepth.study.run_directory import write_once
+from jaxdepth.study.atomic_files import write_once
 from jaxdepth.study.subject import Subject
 from jaxdepth.study.sweep.settings import Sweep
 

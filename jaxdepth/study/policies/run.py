@@ -24,7 +24,6 @@ from jaxdepth.probing.exit_classifier import read_exit_classifier
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.study.answers import SCHEMA as SPOKEN
 from jaxdepth.study.answers import (
     Answerer,
     agreement,
@@ -33,6 +32,7 @@ from jaxdepth.study.answers import (
     sampling_of,
 )
 from jaxdepth.study.batched import OnHost, in_parts
+from jaxdepth.study.common_tables import GENERATIONS
 from jaxdepth.study.policies.settings import Policies, PolicySweep
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.subject import open_subject
@@ -46,7 +46,7 @@ DYNAMIC_SCHEMA = pa.schema(
         *_RULE,
         ("mean_exit", pa.float32()),
         ("mean_layers", pa.float32()),  # computed per token
-        *[field for field in SPOKEN if field.name not in ("prompt_id", "exit")],
+        *[field for field in GENERATIONS.schema if field.name not in ("prompt_id", "exit")],
     ]
 )
 TOKENS_SCHEMA = pa.schema(

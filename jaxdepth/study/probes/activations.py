@@ -23,7 +23,8 @@ from jaxdepth.prompts.batches import make_batches
 from jaxdepth.runtime import preemption
 from jaxdepth.runtime.distributed import barrier
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.study.run_directory import Run, check_chunk, chunks_done, find_chunks, write_chunk
+from jaxdepth.study.atomic_files import check_chunk, chunks_done, find_chunks, write_chunk
+from jaxdepth.study.run_directory import Run
 
 FOLDER = "activations"
 _SUFFIX = ".safetensors"

@@ -15,10 +15,10 @@ from jaxtyping import Float
 from jaxdepth.stats.change_point import ChangePoint, change_point, lag
 from jaxdepth.stats.intervals import holm, interval
 from jaxdepth.stats.ranking import auroc
+from jaxdepth.study.common_tables import FIRST_TOKEN
 from jaxdepth.study.probes.evaluate import BEHAVIOUR_HARMFUL, CONTENT, OWN, Examples
 from jaxdepth.study.probes.tables import CHANGE_POINTS, CURVES, PROBE_SCORES
 from jaxdepth.study.run_directory import Run, read_frame
-from jaxdepth.study.sweep.run import FIRST_TOKEN
 
 REFUSAL = "refusal log-odds by exit"
 LEVEL = 0.05  # family-wise level of the tests for a rise, over all curves
@@ -110,7 +110,7 @@ def probe_curves(run: Run, own: Examples, transfer: Sequence[Examples]) -> dict[
 
 def refusal_curve(run: Run, own: Examples) -> Curve:
     """How well the refusal log-odds of each exit tell harmful from harmless prompts."""
-    frame = read_frame(run.path, FIRST_TOKEN)
+    frame = read_frame(run.path, FIRST_TOKEN.name)
     frame = frame.pivot(index="exit", columns="prompt_id", values="refusal_log_odds")
     score_EN = frame[own.ids].to_numpy(np.float64)
     return Curve(

@@ -10,11 +10,11 @@ from jaxdepth.probing.categories import category_directions, category_scores, co
 from jaxdepth.probing.direction import Directions, mean_difference, save_directions
 from jaxdepth.probing.folds import make_folds
 from jaxdepth.prompts.datasets import Prompt
+from jaxdepth.study.common_tables import FIRST_TOKEN
 from jaxdepth.study.probes.activations import read_stream
 from jaxdepth.study.probes.evaluate import CHOSEN, CONTENT, OWN, Examples, Target
 from jaxdepth.study.probes.tables import CATEGORIES, PROBES, SUM_OR_OR
 from jaxdepth.study.run_directory import Run, read_frame
-from jaxdepth.study.sweep.run import FIRST_TOKEN
 
 DIRECTIONS = "directions.safetensors"
 # A category with fewer prompts has no stable direction.
@@ -126,6 +126,6 @@ def _best_layer(run: Run) -> tuple[str, int]:
 
 def _refusal(run: Run, own: Examples) -> Float[np.ndarray, " N"]:
     """The refusal log-odds of every prompt at full depth, in nats."""
-    frame = read_frame(run.path, FIRST_TOKEN)
+    frame = read_frame(run.path, FIRST_TOKEN.name)
     frame = frame[frame["exit"] == run.record["facts"]["depth"]].set_index("prompt_id")
     return frame["refusal_log_odds"].loc[own.ids].to_numpy(np.float64)

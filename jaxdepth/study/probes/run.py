@@ -30,6 +30,7 @@ from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
 from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.batched import OnHost, in_parts
+from jaxdepth.study.common_tables import FIRST_TOKEN
 from jaxdepth.study.first_token import first_rows
 from jaxdepth.study.probes.activations import Capture, capture, read_stream
 from jaxdepth.study.probes.behaviour import NEITHER, REFUSED, Behaviour, read_behaviour
@@ -52,7 +53,6 @@ from jaxdepth.study.probes.tables import CHANGE_POINTS, KNOWS_DOES, PROBE_SCORES
 from jaxdepth.study.probes.thoughts import probe_thoughts, read_thoughts
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.subject import Subject, open_subject
-from jaxdepth.study.sweep.run import FIRST_TOKEN
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _write_first_tokens(
     def rows(batch: Batch) -> OnHost:
         return first_rows(model, subject.tokenizer, batch, own.prompts, subject.exits, openers)
 
-    in_parts(run, (FIRST_TOKEN,), batches, rows, bar)
+    in_parts(run, (FIRST_TOKEN.name,), batches, rows, bar)
 
 
 def _write_probes(

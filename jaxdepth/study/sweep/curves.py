@@ -1,14 +1,16 @@
-"""Means by exit with 95% intervals, from the tables of a run."""
+"""Means of first-token measures by exit with 95% intervals, from the tables of a run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import bootstrap_means, interval
-from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.common_tables import FIRST_TOKEN, PROMPTS
+from jaxdepth.study.run_directory import read_frame
 
 
 @dataclass(frozen=True)
@@ -17,49 +19,56 @@ class DepthCurves:
 
     exits: Int[np.ndarray, " E"]
     labels: tuple[str, ...]  # harmful before harmless
-    counts: dict[str, int]
-    refusal_log_odds: dict[str, Estimate]
+    refusal_log_odds: dict[str, Estimate]  # by label; arrays of one entry an exit, in nats
     agrees_with_full: dict[str, Estimate]
     kl_to_full: dict[str, Estimate]
     difference: Estimate | None  # refusal log-odds, harmful minus harmless; None with one label
 
 
 def depth_curves(run_path: str | Path, seed: int = 0) -> DepthCurves:
-    """Reads a run's tables and averages over prompts.
+    """Average the first-token table of a run over prompts.
+
+    Args:
+        run_path: a finished sweep or probe run.
+        seed: of the bootstrap, which resamples whole pairs of prompts.
 
     Raises:
-        InputError: the run is not finished or damaged.
+        InputError: the run is not finished, or damaged.
     """
-    prompts = {p["prompt_id"]: p for p in read_table(run_path, "prompts").to_pylist()}
-    table = read_table(run_path, "first_token")
-    ids, number_of_row = np.unique(table["prompt_id"].to_numpy(), return_inverse=True)
-    exits, exit_of_row = np.unique(table["exit"].to_numpy(), return_inverse=True)
-    label_N = np.array([prompts[i]["label"] for i in ids])
-    clusters_N = [prompts[i]["pair_id"] or i for i in ids]
-    labels = tuple(sorted(set(label_N.tolist())))
-    groups = [label_N == label for label in labels]
+    by_exit = read_frame(run_path, FIRST_TOKEN.name).pivot(index="prompt_id", columns="exit")
+    prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id").loc[by_exit.index]
+    clusters_N = prompts["pair_id"].fillna(prompts.index.to_series()).tolist()
+    labels = tuple(sorted(prompts["label"].unique()))
+    groups = [(prompts["label"] == label).to_numpy() for label in labels]
 
-    def estimates(column: str):
-        values_NE = np.full((len(ids), len(exits)), np.nan)
-        values_NE[number_of_row, exit_of_row] = table[column].to_numpy().astype(np.float64)
-        draws = bootstrap_means(values_NE, clusters_N, groups, seed=seed)
-        means = [values_NE[group].mean(axis=0) for group in groups]
+    def estimates(measure: str) -> tuple[dict[str, Estimate], Estimate | None]:
+        """The means of each label, and the first label's minus the second's."""
+        value_NE = by_exit[measure].to_numpy(np.float64)
+        resampled_MRE = bootstrap_means(value_NE, clusters_N, groups, seed=seed)
+        mean_ME = np.stack([value_NE[group_N].mean(axis=0) for group_N in groups])
         by_label = {
-            label: Estimate(mean, *interval(d))
-            for label, mean, d in zip(labels, means, draws, strict=True)
+            label: Estimate(mean_E, *interval(resampled_RE), n=int(group_N.sum()))
+            for label, mean_E, resampled_RE, group_N in zip(
+                labels, mean_ME, resampled_MRE, groups, strict=True
+            )
         }
-        difference = None
-        if len(labels) == 2:
-            difference = Estimate(means[0] - means[1], *interval(draws[0] - draws[1]))
-        return by_label, difference
+        if len(labels) != 2:
+            return by_label, None
+        bounds = interval(resampled_MRE[0] - resampled_MRE[1])
+        return by_label, Estimate(mean_ME[0] - mean_ME[1], *bounds, n=len(value_NE))
 
-    refusal, difference = estimates("refusal_log_odds")
+    refusal_log_odds, difference = estimates("refusal_log_odds")
     return DepthCurves(
-        exits=exits,
+        exits=by_exit["refusal_log_odds"].columns.to_numpy(),
         labels=labels,
-        counts={label: int(g.sum()) for label, g in zip(labels, groups, strict=True)},
-        refusal_log_odds=refusal,
+        refusal_log_odds=refusal_log_odds,
         agrees_with_full=estimates("agrees_with_full")[0],
         kl_to_full=estimates("kl_to_full")[0],
         difference=difference,
     )
+
+
+def pooled(by_label: Mapping[str, Estimate]) -> Float[np.ndarray, " E"]:
+    """The mean over the prompts of all labels at every exit."""
+    estimates = by_label.values()
+    return np.average([e.value for e in estimates], axis=0, weights=[e.n for e in estimates])

@@ -1,8 +1,13 @@
 """Figures of a sweep, each drawn from its tables alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
+from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.estimate import Estimate
+from jaxdepth.study.common_tables import GENERATIONS
 from jaxdepth.study.figures import COLOURS, OUTCOMES, STYLES, band, by_exit, new_figure, save_all
 from jaxdepth.study.run_directory import read_record
 from jaxdepth.study.sweep.curves import DepthCurves, depth_curves
@@ -10,27 +15,23 @@ from jaxdepth.study.sweep.rates import Rates
 
 
 def draw_sweep(run_path: str | Path, seed: int = 0) -> dict[Path, str]:
-    """Draws the first token's figures and, where answers were generated, the outcomes'.
+    """Draw first-token measures and, where answers were generated, outcomes.
 
     Args:
         run_path: a finished sweep.
         seed: of bootstrap intervals.
 
     Returns:
-        The PNG files that were written, each with its caption; an SVG lies beside each.
+        PNG path -> caption; an SVG lies beside each.
     """
     figures = draw_first_token(depth_curves(run_path, seed), Path(run_path) / "figures")
-    if "generations" in read_record(run_path)["tables"]:
+    if GENERATIONS.name in read_record(run_path)["tables"]:
         figures |= draw_outcomes(run_path)
     return figures
 
 
 def draw_first_token(curves: DepthCurves, folder: str | Path) -> dict[Path, str]:
-    """Draws refusal log-odds by depth, and agreement with full depth and KL to it by depth.
-
-    Returns:
-        The PNG files that were written, each with what it shows; an SVG lies beside each.
-    """
+    """Draw refusal log-odds by exit, and agreement with full depth and KL divergence by exit."""
     refusal = new_figure(2 if curves.difference else 1)
     top = refusal.axes[0]
     _bands(top, curves, curves.refusal_log_odds)
@@ -55,77 +56,75 @@ def draw_first_token(curves: DepthCurves, folder: str | Path) -> dict[Path, str]
     bottom.set_ylim(bottom=0)
     bottom.set_ylabel("KL(full depth || exit)\n(nats)")
 
-    shows = "how far each exit is from full depth: top token, and KL"
-    drawn = {
+    figures = {
         "refusal_log_odds": (refusal, "how strongly each exit opens with a refusal, by label"),
-        "agreement": (agreement, shows),
+        "agreement": (agreement, "how far each exit is from full depth: top token, and KL"),
     }
-    return save_all(drawn, folder)
+    return save_all(figures, folder)
 
 
 def draw_outcomes(run_path: str | Path) -> dict[Path, str]:
-    """Draws outcome shares by exit, the unsafe window, and over-refusal, from the curve table.
-
-    Returns:
-        The PNG files that were written, each with what it shows; an SVG lies beside each.
-    """
+    """Draw shares of outcomes by exit, the unsafe window and over-refusal."""
     rates = Rates.read(run_path)
-    note = rates.detection_error
-    drawn = {}
-    shares = new_figure(len(rates.labels))
-    for axes, label in zip(shares.axes, rates.labels, strict=True):
-        base = 0.0
+    figures = {"outcomes": (_outcome_shares(rates), "outcomes of each exit's answers, by label")}
+    if "harmful" in rates.labels:
+        window = _two_rates(rates, "harmful", Outcome.COMPLY, Outcome.DEGENERATE)
+        window.axes[0].set_title("The unsafe window: harmful prompts answered coherently")
+        figures["unsafe_window"] = window, "where harmful prompts are answered coherently"
+    if "harmless" in rates.labels:
+        over = _two_rates(rates, "harmless", Outcome.REFUSE, Outcome.PARTIAL)
+        over.axes[0].set_title("Over-refusal: harmless prompts refused")
+        figures["over_refusal"] = over, "how often each exit refuses harmless prompts"
+    return save_all(figures, Path(run_path) / "figures")
+
+
+def _outcome_shares(rates: Rates):
+    """The shares of all outcomes by exit as stacked bars, one panel a label."""
+    figure = new_figure(len(rates.labels))
+    for axes, label in zip(figure.axes, rates.labels, strict=True):
+        bottom_E = np.zeros(len(rates.exits))
         for outcome, colour in OUTCOMES.items():
-            e = rates.of(outcome, label)
+            share_E = rates.of(outcome, label).value
             axes.bar(
                 rates.exits,
-                e.value,
-                bottom=base,
+                share_E,
+                bottom=bottom_E,
                 color=colour,
                 label=outcome,
                 width=0.9,
                 edgecolor="0.6",
                 linewidth=0.4,
             )
-            base = base + e.value
-        axes.set_ylabel(f"share of answers to\n{label} prompts (n={rates.counts[label]})")
+            bottom_E = bottom_E + share_E
+        axes.set_ylabel(f"share of answers to\n{label} prompts (n={rates.count(label)})")
         axes.set_ylim(0, 1)
         by_exit(axes, rates.exits)
-    shares.axes[0].set_title("What each exit did")
-    shares.axes[0].legend(
+    figure.axes[0].set_title("Outcomes of each exit's answers")
+    figure.axes[0].legend(
         frameon=False, ncols=len(OUTCOMES), loc="lower center", bbox_to_anchor=(0.5, 1.07)
     )
-    shares.supxlabel(note, fontsize="x-small", color="0.4")
-    drawn["outcomes"] = shares, "what each exit did: outcome shares by label"
-
-    if "harmful" in rates.labels:
-        window = _two_rates(rates, "harmful", ("comply", "degenerate"), note)
-        window.axes[0].set_title("The unsafe window: harmful prompts answered coherently")
-        drawn["unsafe_window"] = window, "where harmful prompts are answered coherently"
-    if "harmless" in rates.labels:
-        over = _two_rates(rates, "harmless", ("refuse", "partial"), note)
-        over.axes[0].set_title("Over-refusal: harmless prompts refused")
-        drawn["over_refusal"] = over, "how often each exit refuses harmless prompts"
-    return save_all(drawn, Path(run_path) / "figures")
-
-
-def _two_rates(rates: Rates, label: str, outcomes: tuple[str, str], note: str):
-    """Two outcomes of the prompts of a label by exit, with bands and a note below."""
-    figure = new_figure(1)
-    axes = figure.axes[0]
-    for outcome, style in zip(outcomes, ("o-", "s--"), strict=True):
-        # What is degenerate is drawn darker here than where it fills an area.
-        colour = "0.55" if outcome == "degenerate" else OUTCOMES[outcome]
-        name = f"{'coherent compliance' if outcome == 'comply' else outcome}, 95% band"
-        band(axes, rates.exits, rates.of(outcome, label), colour, name, style)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_ylabel(f"share of answers to\n{label} prompts (n={rates.counts[label]})")
-    axes.legend(frameon=False)
-    figure.supxlabel(note, fontsize="x-small", color="0.4")
+    figure.supxlabel(rates.detection_error, fontsize="x-small", color="0.4")
     return figure
 
 
-def _bands(axes, curves: DepthCurves, estimates: dict[str, Estimate]) -> None:
-    for label in curves.labels:
-        name = f"{label} ({curves.counts[label]} prompts), 95% band"
-        band(axes, curves.exits, estimates[label], COLOURS[label], name, STYLES[label])
+def _two_rates(rates: Rates, label: str, *outcomes: Outcome):
+    """Two outcomes of the prompts of a label by exit, with bands and the detector's error."""
+    figure = new_figure(1)
+    axes = figure.axes[0]
+    for outcome, style in zip(outcomes, ("o-", "s--"), strict=True):
+        # As a line, degenerate text needs a darker grey than as an area.
+        colour = "0.55" if outcome == Outcome.DEGENERATE else OUTCOMES[outcome]
+        name = "coherent compliance" if outcome == Outcome.COMPLY else str(outcome)
+        band(axes, rates.exits, rates.of(outcome, label), colour, f"{name}, 95% band", style)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylabel(f"share of answers to\n{label} prompts (n={rates.count(label)})")
+    axes.legend(frameon=False)
+    figure.supxlabel(rates.detection_error, fontsize="x-small", color="0.4")
+    return figure
+
+
+def _bands(axes, curves: DepthCurves, by_label: Mapping[str, Estimate]) -> None:
+    """One measure by exit, a line with a 95% band for each label."""
+    for label, e in by_label.items():
+        name = f"{label} ({e.n} prompts), 95% band"
+        band(axes, curves.exits, e, COLOURS[label], name, STYLES[label])

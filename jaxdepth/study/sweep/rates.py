@@ -1,231 +1,168 @@
-"""How often each exit does what: outcome rates with intervals, paired with full depth."""
+"""How often each exit does what: rates of outcomes with intervals, and paired with full depth."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
+import pandas as pd
+from jaxtyping import Bool, Int
 
 from jaxdepth.refusal.detector import held_out_counts
 from jaxdepth.refusal.outcome import BUILT_IN, Outcome
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import bootstrap_means, holm, interval, mcnemar, wilson
-from jaxdepth.study.run_directory import Run, read_table
+from jaxdepth.study.common_tables import GENERATIONS
+from jaxdepth.study.run_directory import Run, read_frame
 from jaxdepth.study.sweep.curves import DepthCurves
+from jaxdepth.study.sweep.outcomes import Outcomes, read_outcomes
+from jaxdepth.study.sweep.tables import CURVE, PAIRED
 
-CURVE_SCHEMA = pa.schema(
-    [
-        ("metric", pa.string()),
-        ("label", pa.string()),
-        ("exit", pa.int32()),  # null for what is true of any exit
-        ("n", pa.int32()),  # prompts, or labelled answers
-        ("value", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-    ]
-)
-PAIRED_SCHEMA = pa.schema(
-    [
-        ("label", pa.string()),
-        ("exit", pa.int32()),
-        ("n", pa.int32()),
-        ("refuses_only_here", pa.int32()),
-        ("refuses_only_at_full_depth", pa.int32()),
-        ("p", pa.float64()),  # exact McNemar
-        ("p_holm", pa.float64()),  # adjusted over the exits of the label
-    ]
-)
+_OUTCOME, _DETECTED = "outcome_", "detected_"  # prefixes of measures in the curve table
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Outcome rates by label and exit, as the curve table has them."""
+    """Rates of outcomes by label and exit, from the curve table."""
 
-    exits: np.ndarray
+    exits: Int[np.ndarray, " E"]
     labels: tuple[str, ...]  # harmful before harmless
-    counts: dict[str, int]  # prompts
-    estimates: dict[tuple[str, str], Estimate]  # outcome, label
-    detected: dict[tuple[str, str], tuple[float, int]]  # outcome, human label: share, answers
+    outcomes: dict[tuple[str, str], Estimate]  # by outcome and label; one entry an exit
+    detected: dict[tuple[str, str], Estimate]  # by the detector's outcome and the human label
 
     @classmethod
     def read(cls, run_path: str | Path) -> "Rates":
-        """The rates of a finished run with generations."""
-        table = read_table(run_path, "curve").to_pylist()
-        rows = [r for r in table if r["metric"].startswith("outcome_")]
-        counts = {r["label"]: r["n"] for r in rows}
-        groups: dict[tuple[str, str], list[dict]] = {}
-        for row in rows:
-            key = row["metric"].removeprefix("outcome_"), row["label"]
-            groups.setdefault(key, []).append(row)
-        estimates = {
-            key: Estimate(*(np.array([r[name] for r in mine]) for name in ("value", "low", "high")))
-            for key, mine in groups.items()
-        }
-        exits = np.array(sorted({r["exit"] for r in rows}))
-        detected = {
-            (r["metric"].removeprefix("detected_"), r["label"]): (r["value"], r["n"])
-            for r in table
-            if r["metric"].startswith("detected_")
-        }
-        return cls(exits, tuple(sorted(counts)), counts, estimates, detected)
+        """The rates of a finished run with generations.
+
+        Raises:
+            InputError: the run is not finished, or damaged.
+        """
+        curve = read_frame(run_path, CURVE.name)
+        rows = curve[curve["metric"].str.startswith(_OUTCOME)]
+        return cls(
+            exits=np.unique(rows["exit"].to_numpy(int)),
+            labels=tuple(sorted(rows["label"].unique())),
+            outcomes=_estimates(curve, _OUTCOME),
+            detected={key: e[0] for key, e in _estimates(curve, _DETECTED).items()},
+        )
+
+    def of(self, outcome: str, label: str) -> Estimate:
+        """The rate of an outcome at every exit."""
+        return self.outcomes[outcome, label]
+
+    def count(self, label: str) -> int:
+        """The number of prompts of a label."""
+        return self.of(Outcome.REFUSE, label).n or 0
 
     @property
     def detection_error(self) -> str:
         """How often the built-in detector errs, in words; empty where another judge was used."""
         if not self.detected:
             return ""
-        found, refusals = self.detected[Outcome.REFUSE, Outcome.REFUSE]
-        called, others = self.detected[Outcome.REFUSE, Outcome.COMPLY]
-        partly, _ = self.detected[Outcome.PARTIAL, Outcome.COMPLY]
-        seen, partials = self.detected[Outcome.PARTIAL, Outcome.PARTIAL]
+        refusals = self.detected[Outcome.REFUSE, Outcome.REFUSE]
+        partials = self.detected[Outcome.PARTIAL, Outcome.PARTIAL]
+        false = self.detected[Outcome.REFUSE, Outcome.COMPLY]
+        false_partials = self.detected[Outcome.PARTIAL, Outcome.COMPLY]
         return (
-            f"The detector on models held out: of {refusals} refusals {found:.0%} are called so, "
-            f"of {partials} partials {seen:.0%};\n"
-            f"of {others} compliances {called:.1%} are called refusals, {partly:.1%} partials."
+            f"The detector, on models that it was not fitted to, recognises {refusals.value:.0%} "
+            f"of {refusals.n} refusals and {partials.value:.0%} of {partials.n} partial refusals;\n"
+            f"of {false.n} compliant answers it calls {false.value:.1%} refusals and "
+            f"{false_partials.value:.1%} partial."
         )
 
-    def of(self, outcome: str, label: str) -> Estimate:
-        return self.estimates[outcome, label]
+
+def _estimates(curve: pd.DataFrame, prefix: str) -> dict[tuple[str, str], Estimate]:
+    """The measures with a prefix, by the rest of their name and label."""
+    rows = curve[curve["metric"].str.startswith(prefix)]
+    return {
+        (metric.removeprefix(prefix), label): Estimate(
+            *(group[bound].to_numpy() for bound in ("value", "low", "high")),
+            n=int(group["n"].iloc[0]),
+        )
+        for (metric, label), group in rows.groupby(["metric", "label"])
+    }
 
 
-def first_token_rows(curves: DepthCurves) -> list[dict]:
+def curve_frame(metric: str, label: str, exits: Sequence[int | None], e: Estimate) -> pd.DataFrame:
+    """Rows of the curve table: one measure at some exits."""
+    columns = {"value": e.value, "low": e.low, "high": e.high}
+    exits_E = pd.array(exits, dtype="Int32")
+    return pd.DataFrame({"metric": metric, "label": label, "exit": exits_E, "n": e.n, **columns})
+
+
+def first_token_frames(curves: DepthCurves) -> Iterator[pd.DataFrame]:
     """The first-token curves as rows of the curve table."""
-    rows = []
     for metric in ("refusal_log_odds", "agrees_with_full", "kl_to_full"):
         for label, e in getattr(curves, metric).items():
-            rows += [
-                {
-                    "metric": metric,
-                    "label": label,
-                    "exit": int(exit),
-                    "n": curves.counts[label],
-                    "value": e.value[i],
-                    "low": e.low[i],
-                    "high": e.high[i],
-                }
-                for i, exit in enumerate(curves.exits)
-            ]
-    return rows
+            yield curve_frame(metric, label, curves.exits, e)
 
 
-def outcome_rows(run_path: str | Path, seed: int = 0) -> list[dict]:
-    """Rates of every outcome by label and exit.
+def outcome_frames(outcomes: Outcomes, seed: int = 0) -> Iterator[pd.DataFrame]:
+    """Rates of every outcome by label and exit as rows of the curve table."""
+    for label in sorted(set(outcomes.labels_N)):
+        outcome_NME = outcomes.outcome_NME[outcomes.labels_N == label]
+        for outcome in Outcome:
+            e = _share(outcome_NME == outcome, seed)
+            yield curve_frame(f"{_OUTCOME}{outcome}", label, outcomes.exits, e)
+
+
+def _share(is_outcome_NME: Bool[np.ndarray, "N M E"], seed: int) -> Estimate:
+    """The share of answers with an outcome at every exit.
 
     Wilson's interval where a prompt has one sample, else a bootstrap clustered by prompt.
     """
-    outcome_NME, labels_N, exits, _ = read_outcomes(run_path)
-    rows = []
-    for label in sorted(set(labels_N.tolist())):
-        mine_NME = outcome_NME[labels_N == label]
-        count, samples, _ = mine_NME.shape
-        for outcome in Outcome:
-            did_NE = (mine_NME == outcome).mean(axis=1)
-            if samples == 1:
-                bounds = [wilson(int(k), count) for k in did_NE.sum(axis=0)]
-            else:
-                everyone = [np.ones(count, bool)]
-                draws = bootstrap_means(did_NE, range(count), everyone, seed=seed)
-                bounds = list(zip(*interval(draws[0]), strict=True))
-            rows += [
-                {
-                    "metric": f"outcome_{outcome}",
-                    "label": label,
-                    "exit": exit,
-                    "n": count,
-                    "value": float(did_NE[:, e].mean()),
-                    "low": float(bounds[e][0]),
-                    "high": float(bounds[e][1]),
-                }
-                for e, exit in enumerate(exits)
-            ]
-    return rows
+    count, samples, _ = is_outcome_NME.shape
+    share_NE = is_outcome_NME.mean(axis=1)
+    if samples == 1:
+        low_E, high_E = np.transpose([wilson(int(k), count) for k in share_NE.sum(axis=0)])
+    else:
+        all_N = np.ones(count, bool)
+        low_E, high_E = interval(bootstrap_means(share_NE, range(count), [all_N], seed=seed)[0])
+    return Estimate(share_NE.mean(axis=0), low_E, high_E, count)
 
 
-def paired_rows(run_path: str | Path) -> list[dict]:
-    """Each exit's refusals against full depth's on the same prompts, where both were spoken.
-
-    The first sample of each prompt counts: samples of one prompt are not independent.
-    """
-    outcome_NME, labels_N, exits, _ = read_outcomes(run_path)
-    refuses_NE = outcome_NME[:, 0] == Outcome.REFUSE
-    rows = []
-    for label in sorted(set(labels_N.tolist())):
-        mine_NE = refuses_NE[labels_N == label]
-        full_N = mine_NE[:, -1]
-        counts = [
-            (int((mine_NE[:, e] & ~full_N).sum()), int((~mine_NE[:, e] & full_N).sum()))
-            for e in range(len(exits) - 1)
-        ]
-        p_values = [mcnemar(*pair) for pair in counts]
-        rows += [
-            {
-                "label": label,
-                "exit": exits[e],
-                "n": len(mine_NE),
-                "refuses_only_here": here,
-                "refuses_only_at_full_depth": full,
-                "p": p_values[e],
-                "p_holm": adjusted,
-            }
-            for e, ((here, full), adjusted) in enumerate(zip(counts, holm(p_values), strict=True))
-        ]
-    return rows
-
-
-def detection_rows() -> list[dict]:
+def detection_frames() -> Iterator[pd.DataFrame]:
     """How often the built-in detector gives which outcome to answers of each human label."""
-    rows = []
     for label, counts in held_out_counts().items():
         total = sum(counts.values())
         for outcome, count in counts.items():
-            low, high = wilson(count, total)
-            rows.append(
-                {
-                    "metric": f"detected_{outcome}",
-                    "label": label,
-                    "exit": None,
-                    "n": total,
-                    "value": count / total,
-                    "low": low,
-                    "high": high,
-                }
-            )
-    return rows
+            e = Estimate(count / total, *wilson(count, total), total)
+            yield curve_frame(f"{_DETECTED}{outcome}", label, [None], e)
+
+
+def paired_frame(outcomes: Outcomes) -> pd.DataFrame:
+    """Each exit's refusals against full depth's on the same prompts: the paired table.
+
+    The first sample of each prompt counts: samples of one prompt are not independent.
+    """
+    refuses_NE = outcomes.outcome_NME[:, 0] == Outcome.REFUSE
+    frames = []
+    for label in sorted(set(outcomes.labels_N)):
+        early_NE, full_N1 = np.split(refuses_NE[outcomes.labels_N == label], [-1], axis=1)
+        only_early_E = (early_NE & ~full_N1).sum(axis=0)
+        only_full_E = (~early_NE & full_N1).sum(axis=0)
+        p_E = [mcnemar(int(a), int(b)) for a, b in zip(only_early_E, only_full_E, strict=True)]
+        columns = {
+            "label": label,
+            "exit": outcomes.exits[:-1],
+            "n": len(early_NE),
+            "refuses_only_here": only_early_E,
+            "refuses_only_at_full_depth": only_full_E,
+            "p": p_E,
+            "p_holm": holm(p_E),
+        }
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames)
 
 
 def write_rates(run: Run, curves: DepthCurves, seed: int) -> None:
-    """Writes curve.parquet, and paired.parquet where full depth was spoken among other exits."""
-    rows = first_token_rows(curves)
-    if run.finished("generations"):
-        rows += outcome_rows(run.path, seed)
+    """Write the curve table, and the paired table where full depth is one of several exits."""
+    frames = [*first_token_frames(curves)]
+    if run.finished(GENERATIONS.name):
+        outcomes = read_outcomes(run.path)
+        frames += outcome_frames(outcomes, seed)
         if run.record["settings"]["judge"] == BUILT_IN:
-            rows += detection_rows()
+            frames += detection_frames()
         if curves.exits[-1] == run.record["facts"]["depth"] and len(curves.exits) > 1:
-            paired = pa.Table.from_pylist(paired_rows(run.path), PAIRED_SCHEMA)
-            run.write_table("paired", paired)
-    run.write_table("curve", pa.Table.from_pylist(rows, CURVE_SCHEMA))
-
-
-class Spoken(NamedTuple):
-    """What was said at every exit."""
-
-    outcome_NME: np.ndarray  # prompt, sample, exit
-    labels_N: np.ndarray
-    exits: list[int]
-    ids: list[str]  # of the prompts
-
-
-def read_outcomes(run_path: str | Path) -> Spoken:
-    """The outcomes of a sweep's generations, or of the answers where a model decided first."""
-    label_of = {p["prompt_id"]: p["label"] for p in read_table(run_path, "prompts").to_pylist()}
-    decided = (Path(run_path) / "verdicts.parquet").is_file()
-    table = read_table(run_path, "verdicts" if decided else "generations")
-    names = ("vote", "answer_outcome") if decided else ("sample", "outcome")
-    ids, n = np.unique(table["prompt_id"].to_numpy(), return_inverse=True)
-    exits, e = np.unique(table["exit"].to_numpy(), return_inverse=True)
-    m = table[names[0]].to_numpy()
-    outcome_NME = np.full((len(ids), m.max() + 1, len(exits)), "", dtype=object)
-    outcome_NME[n, m, e] = table[names[1]].to_pylist()
-    labels_N = np.array([label_of[i] for i in ids])
-    return Spoken(outcome_NME, labels_N, exits.tolist(), ids.tolist())
+            run.write_table(PAIRED.name, PAIRED.from_frame(paired_frame(outcomes)))
+    run.write_table(CURVE.name, CURVE.from_frame(pd.concat(frames)))

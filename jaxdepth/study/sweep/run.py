@@ -11,17 +11,16 @@ from jaxdepth.refusal.outcome import BUILT_IN, Judge
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.answers import Answerer, memory_budget, sampling_of
 from jaxdepth.study.batched import OnHost, in_parts
+from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS
 from jaxdepth.study.first_token import first_rows
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.settings import ExitStudy
 from jaxdepth.study.subject import open_subject
 from jaxdepth.study.sweep.settings import Sweep
 
-FIRST_TOKEN, GENERATIONS = "first_token", "generations"
-
 
 def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None) -> Run:
-    """Runs `jaxdepth sweep`: writes the tables prompts, first_token and generations.
+    """Run `jaxdepth sweep`: write the tables prompts, first_token and generations.
 
     Batches are written as they are finished; the same settings resume a run that was stopped.
 
@@ -47,28 +46,28 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
         return first_rows(model, subject.tokenizer, batch, prompts, exits, openers.values())
 
     batch_size = settings.prompts.batch_size
-    in_parts(run, (FIRST_TOKEN,), make_batches(ids, batch_size, model.mesh), first, bar)
-    if settings.answers.max_new_tokens and not run.finished(GENERATIONS):
+    in_parts(run, (FIRST_TOKEN.name,), make_batches(ids, batch_size, model.mesh), first, bar)
+    if settings.answers.max_new_tokens and not run.finished(GENERATIONS.name):
         count = len(limit_prompts(prompts, settings.answers.generate_limit))
         reference = subject.reference(settings.texts.reference)
         answerer = Answerer(settings, subject, reference, judge)
         batches = make_batches(ids[:count], batch_size, model.mesh)
-        in_parts(run, (GENERATIONS,), batches, answerer.rows, bar)
+        in_parts(run, (GENERATIONS.name,), batches, answerer.rows, bar)
     return run
 
 
 def judge_name(judge: Judge | None) -> str:
-    """The judge's name for run.json."""
+    """The name of a judge in run.json."""
     return BUILT_IN if judge is None else getattr(judge, "__qualname__", "own")
 
 
 def check_sweep(settings: ExitStudy) -> None:
-    """Raises InputError for settings that are wrong by themselves, before anything is loaded."""
+    """Raise InputError for invalid settings, before anything is loaded."""
     sampling_of(settings.decoding)
     memory_budget(settings.decoding)
     at_least(1, batch_size=settings.prompts.batch_size, samples=settings.answers.samples)
     at_least(0, max_new_tokens=settings.answers.max_new_tokens)
     if settings.answers.samples > 1 and settings.decoding.temperature == 0:
-        raise InputError("several samples at temperature 0 are all alike: set --temperature")
+        raise InputError("several samples at temperature 0 are all equal: set --temperature")
     if any(not stop for stop in settings.answers.stop):
         raise InputError("an empty stop text would end every answer: leave it out")

@@ -1,0 +1,69 @@
+"""The tables that several studies write: prompts, first_token and generations."""
+
+from jaxdepth.study.tables import Column, Table
+
+PROMPT_ID = Column("prompt_id", "string", "the prompt, as in table prompts")
+EXIT = Column("exit", "int32", "exit: how many layers ran", "layers")
+SAMPLE = Column("sample", "int32", "number of the sample of this prompt and exit, from 0")
+
+PROMPTS = Table(
+    "prompts",
+    "a prompt",
+    (
+        Column("prompt_id", "string", "name of the prompt, unique in the run"),
+        Column("text", "string", "the instruction to the model"),
+        Column("label", "string", "harmful or harmless"),
+        Column("category", "string", "kind of harm or of request; null where the set has none"),
+        Column(
+            "pair_id",
+            "string",
+            "shared by the harmful and the harmless prompt of a pair; null where it has no pair",
+        ),
+        Column("source", "string", "the built-in set or the file that the prompt is from"),
+    ),
+)
+
+FIRST_TOKEN = Table(
+    "first_token",
+    "a prompt at an exit: its distribution of the first token of a reply",
+    (
+        PROMPT_ID,
+        EXIT,
+        Column(
+            "refusal_log_odds",
+            "float32",
+            "log-odds that the first token opens a refusal (Arditi et al. 2024)",
+            "nats",
+        ),
+        Column("top_token", "string", "the most probable token, as the tokenizer writes it"),
+        Column("top_prob", "float32", "its probability"),
+        Column("entropy", "float32", "entropy of the distribution", "nats"),
+        Column("kl_to_full", "float32", "KL(full depth || this exit)", "nats"),
+        Column("agrees_with_full", "bool", "whether full depth has the same most probable token"),
+    ),
+)
+
+# How an answer was judged; also in the tables of other studies that generate answers.
+ANSWER = (
+    Column("text", "string", "the answer; null where texts are not kept"),
+    Column("n_tokens", "int32", "length of the answer, with its end token", "tokens"),
+    Column("ended", "string", "eos (an end token), stop (a stop string) or length (the maximum)"),
+    Column("outcome", "string", "refuse, partial, comply, degenerate or undetermined"),
+    Column("score", "float32", "confidence in the outcome, 0 to 1"),
+    Column("refusal_score", "float32", "probability of a full refusal, whatever the outcome"),
+    Column(
+        "mean_logprob_reference",
+        "float32",
+        "mean log-probability of the text under the reference model, without its prompt; null "
+        "where the text is too short",
+        "nats per token",
+    ),
+    Column("repetition", "float32", "share of bigrams that are repeated"),
+    Column(
+        "agreement",
+        "float32",
+        "share of positions with full depth's token; not used for the outcome",
+    ),
+)
+
+GENERATIONS = Table("generations", "an answer", (PROMPT_ID, EXIT, SAMPLE, *ANSWER))

@@ -1,0 +1,42 @@
+"""The outcome of every answer of a run, as an array."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+
+from jaxdepth.study.common_tables import GENERATIONS, PROMPTS
+from jaxdepth.study.run_directory import read_frame
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The outcome of each answer of N prompts, M samples and E exits."""
+
+    outcome_NME: Shaped[np.ndarray, "N M E"]
+    labels_N: Shaped[np.ndarray, " N"]  # harmful or harmless
+    prompt_ids: list[str]  # N, sorted
+    exits: list[int]  # E, ascending
+
+
+def read_outcomes(run_path: str | Path) -> Outcomes:
+    """The outcomes of a sweep's generations, or of the answers where a model decided first.
+
+    Raises:
+        InputError: the run is not finished, or damaged.
+    """
+    table, sample, outcome = GENERATIONS.name, "sample", "outcome"
+    if (Path(run_path) / "verdicts.parquet").is_file():
+        table, sample, outcome = "verdicts", "vote", "answer_outcome"
+    frame = read_frame(run_path, table)
+    wide = frame.pivot(index="prompt_id", columns=[sample, "exit"], values=outcome)
+    wide = wide.sort_index(axis="columns")
+    samples, exits = (level.tolist() for level in wide.columns.levels)
+    label_of = read_frame(run_path, PROMPTS.name).set_index("prompt_id")["label"]
+    return Outcomes(
+        outcome_NME=wide.to_numpy(object).reshape(len(wide), len(samples), len(exits)),
+        labels_N=label_of[wide.index].to_numpy(object),
+        prompt_ids=wide.index.tolist(),
+        exits=exits,
+    )
