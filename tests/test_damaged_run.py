@@ -16,7 +16,7 @@ from jaxdepth.study.probes.activations import read_stream
 from jaxdepth.study.run_directory import Run, check_file, read_record, read_table, write_chunk
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
-from jaxdepth.study.tuning.state import _kept, _sums
+from jaxdepth.study.tuning.state import checksums, load_checked_state
 from jaxdepth.tune.train import State, make_optimizer
 from jaxdepth.weights.train_state import save_state
 
@@ -217,11 +217,11 @@ def test_a_flipped_byte_of_a_state_of_tuning(tmp_path):
     params = {"a": jax.random.normal(jax.random.key(0), (50, 70)), "b": jax.numpy.ones((64,))}
     state = State(jax.numpy.int32(3), params, make_optimizer(1e-3, 1, 9, 0.0, 1.0).init(params))
     folder = tmp_path / "state"
-    save_state(folder, 3, (state, _sums(state)))
+    save_state(folder, 3, (state, checksums(state)))
 
     def kept():
-        found = _kept(folder, state)
-        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(found)]
+        loaded = load_checked_state(folder, state)
+        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(loaded)]
 
     want = kept()
     assert want == [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
@@ -231,14 +231,14 @@ def test_a_flipped_byte_of_a_state_of_tuning(tmp_path):
 
 def test_every_bit_of_a_state_counts(tmp_path):
     array = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
-    sums = {int(_sums(array)[0])}
+    sums = {int(checksums(array)[0])}
     for place in range(array.size):
         for bit in range(32):
             changed = array.copy()
             changed.reshape(-1).view(np.uint32)[place] ^= np.uint32(1 << bit)
-            assert int(_sums(changed)[0]) not in sums
+            assert int(checksums(changed)[0]) not in sums
     swapped = array[:, ::-1].copy()
-    assert int(_sums(swapped)[0]) not in sums
+    assert int(checksums(swapped)[0]) not in sums
 
 
 def test_a_sweep_names_a_damaged_part(tiny_path, tmp_path, quick_programs, monkeypatch):
