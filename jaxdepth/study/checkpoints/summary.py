@@ -56,7 +56,10 @@ def findings(rows: pd.DataFrame) -> list[str]:
 
 def sharper(rows: pd.DataFrame) -> list[str]:
     """C10: the difference of AUROC in each domain, and between the domains."""
-    lines = ["C10, safety training sharpens the dangerous domain (against - base, mean of layers):"]
+    lines = [
+        "C10, safety training sharpens the dangerous domain (AUROC of probes, mean over layers, "
+        "against - base):"
+    ]
     for position in positions_of(rows):
         means = (mean_of(rows, AUROC, domain, position) for domain in (DANGEROUS, CONTROL))
         domains = "; ".join(
@@ -66,15 +69,18 @@ def sharper(rows: pd.DataFrame) -> list[str]:
         gain = DANGEROUS_MINUS_CONTROL
         lines.append(
             f"  at {position}: {domains}; {gain} "
-            f"{difference_of(mean_of(rows, AUROC, gain, position))}, Holm-adjusted p < {LEVEL} at "
-            f"layers {significant(layers_of(rows, AUROC, gain, position))}"
+            f"{difference_of(mean_of(rows, AUROC, gain, position))}, significant (Holm-adjusted "
+            f"p < {LEVEL}) at layers {significant(layers_of(rows, AUROC, gain, position))}"
         )
     return lines
 
 
 def knowledge(rows: pd.DataFrame) -> list[str]:
     """C12: the difference in knowledge, at full depth and over exits, by domain."""
-    lines = ["C12, suppression degrades facts (right answer ranks first, against - base):"]
+    lines = [
+        "C12, suppression degrades facts (share of questions whose right answer ranks first, "
+        "against - base):"
+    ]
     for domain in rows.loc[rows["measure"] == RIGHT, "domain"].unique():
         right, margin = (layers_of(rows, measure, domain) for measure in (RIGHT, MARGIN))
         depth = right.index[-1]
@@ -84,9 +90,9 @@ def knowledge(rows: pd.DataFrame) -> list[str]:
             shares = f"{full[BASE]:.0%} -> {full[AGAINST]:.0%} (n={full['n']}), "
         lines.append(
             f"  {domain}: at exit {depth} {shares}{difference_of(full)}, margin "
-            f"{difference_of(margin.loc[depth])}; mean of exits "
-            f"{difference_of(mean_of(rows, RIGHT, domain))}; Holm-adjusted p < {LEVEL} at exits "
-            f"{significant(right)}"
+            f"{difference_of(margin.loc[depth])}; mean over exits "
+            f"{difference_of(mean_of(rows, RIGHT, domain))}; significant (Holm-adjusted "
+            f"p < {LEVEL}) at exits {significant(right)}"
         )
     return lines
 
@@ -94,7 +100,10 @@ def knowledge(rows: pd.DataFrame) -> list[str]:
 def hedging(c: Compared) -> list[str]:
     """C12: partial answers, refusals and degenerate texts, by group of prompts."""
     full = c.exits[-1]
-    lines = [f"C12, hedging grows (partial answers; paired, exits {words(c, c.exits)}):"]
+    lines = [
+        "C12, hedging grows (share of partial answers, paired by prompt, exits "
+        f"{words(c, c.exits)}):"
+    ]
     for group in sorted(set(c.groups_N)):
         at_full = " -> ".join(str(c.share(m, group, full, Outcome.PARTIAL)) for m in c.models)
         changes = [
@@ -103,7 +112,7 @@ def hedging(c: Compared) -> list[str]:
         ]
         lines.append(
             f"  {group} (n={c.group(group).sum()}): hedged at exit {full} {at_full}; against - "
-            f"base, mean of exits: {', '.join(changes)}"
+            f"base, mean over exits: {', '.join(changes)}"
         )
     return lines
 
