@@ -1,40 +1,51 @@
-"""Does suppression backfire, so that harmless facts degrade and answers hedge?
+"""Does suppression backfire, so that knowledge degrades and answers hedge?
 
 Tests C12 (suppression degrades facts and adds hedging).
 
     python experiments/backfire.py MODEL [--against ALIGNED] [any option of `jaxdepth sweep`]
 
-Reads facts off every exit of MODEL and of the aligned checkpoint (or MODEL with an adapter):
-general ones, and harmless ones from the dangerous domain's neighbourhood. Then lets both speak and
-counts caveats in place of an answer. The settings are configs/backfire.toml by default. A run that
-was stopped goes on with the same command.
+Scores a knowledge set at every exit of MODEL and of the aligned checkpoint (or MODEL with an
+adapter): general questions, and harmless ones that sound dangerous. Then generates the answers of
+both and counts caveats in place of an answer. The settings are configs/backfire.toml by default. A
+run that was stopped resumes with the same command.
 """
 
 import sys
+
+import pandas as pd
 
 from jaxdepth.cli import guarded
 from jaxdepth.commands.parsing import parse
 from jaxdepth.commands.printing import print_places
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.study.checkpoints.backfire import backfire
-from jaxdepth.study.checkpoints.facts import GENERAL, NEIGHBOURING
 from jaxdepth.study.checkpoints.figures import draw_against, draw_hedging
-from jaxdepth.study.checkpoints.paired import MARGIN, RIGHT, read_paired
+from jaxdepth.study.checkpoints.paired import mean_of, read_paired
 from jaxdepth.study.checkpoints.settings import Backfire
-from jaxdepth.study.checkpoints.summary import expected, hedging, knowledge, mean_row
+from jaxdepth.study.checkpoints.summary import expected, hedging, knowledge
+from jaxdepth.study.checkpoints.tables import (
+    MARGIN,
+    NEIGHBOURING,
+    NEIGHBOURING_MINUS_GENERAL,
+    RIGHT,
+)
 
 
-def verdicts(rows: list[dict]) -> list[str]:
+def verdicts(rows: pd.DataFrame) -> list[str]:
     """What C12 (suppression degrades facts) expects, and whether the means over exits held."""
-    between = f"{NEIGHBOURING} - {GENERAL}"
-    if not any(r["domain"] == between for r in rows):
+    gap = NEIGHBOURING_MINUS_GENERAL
+    if not (rows["domain"] == gap).any():
         return []
     return [
         "Expected if suppression degrades facts "
         "(C12, means of exits; held, refuted, or open where 0 is in the interval):",
-        expected("fewer neighbouring facts are right", mean_row(rows, RIGHT, NEIGHBOURING), -1),
-        expected("their margin shrinks", mean_row(rows, MARGIN, NEIGHBOURING), -1),
-        expected("it shrinks more than that of general facts", mean_row(rows, MARGIN, between), -1),
+        expected(
+            "fewer right answers to neighbouring questions",
+            mean_of(rows, RIGHT, NEIGHBOURING),
+            -1,
+        ),
+        expected("their margin shrinks", mean_of(rows, MARGIN, NEIGHBOURING), -1),
+        expected("it shrinks more than that of general questions", mean_of(rows, MARGIN, gap), -1),
     ]
 
 

@@ -5,41 +5,50 @@ Tests C10 (safety training sharpens the dangerous domain).
     python experiments/capability_elicitation.py MODEL [--against ALIGNED] [options of `probe`]
 
 Probes MODEL and the aligned checkpoint (or MODEL with an adapter) on dangerous prompts and on a
-control domain, paired by prompt, and reports whether the dangerous domain alone became sharper. The
-settings are configs/capability_elicitation.toml by default; its prompts are new to the built-in
-adapters. A run that was stopped goes on with the same command.
+control domain, paired by prompt, and reports whether probes improve in the dangerous domain alone.
+The settings are configs/capability_elicitation.toml by default; its prompts are new to the built-in
+adapters. A run that was stopped resumes with the same command.
 """
 
 import sys
 
+import pandas as pd
+
 from jaxdepth.cli import guarded
 from jaxdepth.commands import probe
 from jaxdepth.commands.parsing import parse
-from jaxdepth.study.checkpoints.paired import AUROC, read_paired
-from jaxdepth.study.checkpoints.run import BASE, CONTROL, DANGEROUS
+from jaxdepth.study.checkpoints.paired import mean_of, read_paired
 from jaxdepth.study.checkpoints.settings import ProbeAgainst
-from jaxdepth.study.checkpoints.summary import BETWEEN, expected, main_position, mean_row
+from jaxdepth.study.checkpoints.summary import expected, main_position
+from jaxdepth.study.checkpoints.tables import (
+    AUROC,
+    BASE,
+    CONTROL,
+    DANGEROUS,
+    DANGEROUS_MINUS_CONTROL,
+)
 
 CEILING = 0.98  # an AUROC that leaves no room to sharpen
 
 
-def verdicts(rows: list[dict]) -> list[str]:
+def verdicts(rows: pd.DataFrame) -> list[str]:
     """What C10 (safety training sharpens the dangerous domain) expects, and whether it held."""
     position = main_position(rows)
-    mean = {d: mean_row(rows, AUROC, d, position) for d in (DANGEROUS, CONTROL, BETWEEN)}
+    domains = (DANGEROUS, CONTROL, DANGEROUS_MINUS_CONTROL)
+    mean = {domain: mean_of(rows, AUROC, domain, position) for domain in domains}
     lines = [
         "Expected if safety training sharpens the dangerous domain "
         f"(C10, at {position}; held, refuted, or open where 0 is in the interval):"
     ]
     lines += [
-        expected("the dangerous domain is read better after safety training", mean[DANGEROUS], 1),
-        expected("it gains more than the control domain does", mean[BETWEEN], 1),
+        expected("probes of the dangerous domain improve with safety training", mean[DANGEROUS], 1),
+        expected("it gains more than the control domain does", mean[DANGEROUS_MINUS_CONTROL], 1),
     ]
     full = [d for d in (DANGEROUS, CONTROL) if mean[d][BASE] >= CEILING]
     if full:
         lines.append(
-            f"  The base reads {' and '.join(full)} with an AUROC of {CEILING} or more already: "
-            "there is little room to sharpen, and these prompts cannot refute the claim."
+            f"  Probes of the base reach {CEILING} or more already ({' and '.join(full)}): there "
+            "is little room to sharpen, and these prompts cannot refute the claim."
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""Two checkpoints side by side: numbers by slow twins; what is planted is found, and no more."""
+"""Two checkpoints side by side: numbers against plain loops, planted differences recovered."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -26,11 +27,15 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.stats.intervals import holm, resample_counts
 from jaxdepth.study.checkpoints.backfire import backfire
-from jaxdepth.study.checkpoints.facts import SCHEMA as FACTS_SCHEMA
-from jaxdepth.study.checkpoints.facts import compare_facts, encode_fact, read_facts
+from jaxdepth.study.checkpoints.knowledge import (
+    compare_knowledge,
+    encode_question,
+    read_questions,
+)
 from jaxdepth.study.checkpoints.paired import read_paired
 from jaxdepth.study.checkpoints.run import compare_checkpoints, compare_probes
 from jaxdepth.study.checkpoints.settings import Backfire, ProbeAgainst
+from jaxdepth.study.checkpoints.tables import KNOWLEDGE
 from jaxdepth.study.probes.tables import PROBE_SCORES
 from jaxdepth.study.run_directory import Run, read_table
 from jaxdepth.weights.adapter import Adapter, save_adapter
@@ -43,6 +48,12 @@ OPTIONS = {"positions": ("last",), "folds": 3, "draws": DRAWS, "strengths": (1e-
 OPTIONS |= {"limit": LIMIT, "batch_size": 8}
 
 
+def records(rows: pd.DataFrame) -> list[dict]:
+    """The rows of `against` as dictionaries; the layer of a mean is None."""
+    rows = rows.astype({"layer": object})
+    return rows.where(rows["layer"].notna(), rows.assign(layer=None)).to_dict("records")
+
+
 def words_of(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
@@ -53,16 +64,16 @@ def test_control_pairs_differ_in_their_class_alone():
     for p in prompts:
         pairs.setdefault(p.pair_id, {})[p.category] = p.text
     assert len(pairs) == 60
-    assert all(set(halves) == {"cooking", "growing"} for halves in pairs.values())
+    assert all(set(pair) == {"cooking", "growing"} for pair in pairs.values())
     assert {p.label for p in prompts} == {"harmless"}
     assert len({p.text for p in prompts}) == 120
     overlap = []
-    for halves in pairs.values():
-        a, b = (set(words_of(text)) for text in halves.values())
+    for pair in pairs.values():
+        a, b = (set(words_of(text)) for text in pair.values())
         overlap.append(len(a & b) / len(a | b))
     assert np.mean(overlap) > 0.5  # one surface, two meanings
-    known = sorted({w for p in prompts for w in words_of(p.text)})
-    x = np.array([[w in words_of(p.text) for w in known] for p in prompts], float)
+    vocabulary = sorted({w for p in prompts for w in words_of(p.text)})
+    x = np.array([[w in words_of(p.text) for w in vocabulary] for p in prompts], float)
     y = np.array([p.category == "cooking" for p in prompts])
     fold = make_folds([p.pair_id for p in prompts], y, 5)
     score = np.zeros(len(y))
@@ -72,39 +83,39 @@ def test_control_pairs_differ_in_their_class_alone():
     assert roc_auc_score(y, score) < 0.78  # words alone hardly tell the classes apart
 
 
-def test_built_in_facts():
-    facts = read_facts("builtin:facts")
-    count = Counter(f.domain for f in facts)
+def test_built_in_knowledge_set():
+    questions = read_questions("builtin:facts")
+    count = Counter(q.domain for q in questions)
     assert count["general"] >= 60
     assert count["neighbouring"] >= 24
-    assert len({f.question for f in facts}) == len(facts)
-    for fact in facts:
-        answers = [fact.right, *fact.wrong]
+    assert len({q.text for q in questions}) == len(questions)
+    for question in questions:
+        answers = [question.right, *question.wrong]
         assert len({a.lower() for a in answers}) == 4
-        assert fact.question.endswith("?")
-        assert fact.right.lower() not in words_of(fact.question)
-    asked = read_prompts(["builtin:facts"])
-    assert [(p.prompt_id, p.text) for p in asked] == [(f.prompt_id, f.question) for f in facts]
+        assert question.text.endswith("?")
+        assert question.right.lower() not in words_of(question.text)
+    prompts = read_prompts(["builtin:facts"])
+    assert [(p.prompt_id, p.text) for p in prompts] == [(q.prompt_id, q.text) for q in questions]
 
 
 @pytest.fixture(scope="module")
 def models(tiny_path, tmp_path_factory) -> dict[str, Path]:
-    """The tiny model, one with other weights, one of another depth, and an adapter of nothing."""
+    """The tiny model, one with other weights, one of another depth, and an adapter of zeros."""
     folder, tokenizer = tmp_path_factory.mktemp("models"), build("chatml")
-    found = {"base": tiny_path, "nothing": folder / "nothing.safetensors"}
+    paths = {"base": tiny_path, "nothing": folder / "nothing.safetensors"}
     for name, seed, depth in (("other", 1, DEPTH), ("short", 0, 3)):
         raw = raw_config(vocab_size=len(tokenizer), num_hidden_layers=depth)
         source = folder / f"{name}-source"
         write_folder(source, raw, hf_tensors(ModelConfig.from_hf(raw), seed))
         tokenizer.save_pretrained(source)
-        found[name] = folder / name
-        convert(source, found[name])
+        paths[name] = folder / name
+        convert(source, paths[name])
     config = ModelConfig.from_hf(raw_config(vocab_size=len(tokenizer)))
     _, rows, columns = parameter_shapes(config)["layers.q"]
     params = {"layers.q.a": np.ones((1, rows, 1)), "layers.q.b": np.zeros((1, 1, columns))}
     form = Form(layers=(2,), leaves=("q",), rank=1)
-    save_adapter(found["nothing"], Adapter(form, params, None, (), {}))
-    return found
+    save_adapter(paths["nothing"], Adapter(form, params, None, (), {}))
+    return paths
 
 
 def settings(models, against: str, out: Path, **changes) -> ProbeAgainst:
@@ -119,7 +130,8 @@ def out(models, tmp_path_factory) -> Path:
 
 
 def test_an_adapter_of_nothing_changes_nothing(models, tmp_path):
-    rows = read_paired(compare_checkpoints(settings(models, "nothing", tmp_path / "run")))
+    out = compare_checkpoints(settings(models, "nothing", tmp_path / "run"))
+    rows = records(read_paired(out))
     assert {r["measure"] for r in rows} == {"auroc", "right", "margin"}
     for row in rows:
         assert (row["difference"], row["low"], row["high"]) == (0, 0, 0), row
@@ -130,7 +142,7 @@ def test_an_adapter_of_nothing_changes_nothing(models, tmp_path):
 
 
 def slow_auroc(run: Path, layer: int, times) -> float:
-    """Over all pairs of prompts of one fold, each as often as it was drawn."""
+    """Over all pairs of prompts of one fold, each as often as it is in the resample."""
     ids = [p["prompt_id"] for p in read_table(run, "prompts").to_pylist()]
     rows = [r for r in read_table(run, PROBE_SCORES.name).to_pylist() if r["layer"] == layer]
     wins = pairs = 0.0
@@ -143,8 +155,8 @@ def slow_auroc(run: Path, layer: int, times) -> float:
     return wins / pairs if pairs else np.nan
 
 
-def twin_of(base, against) -> tuple:
-    """Difference, interval and p-value from numbers of each draw, the first of them all prompts."""
+def plain_difference(base, against) -> tuple:
+    """Difference, interval and p-value from numbers by resample, the first of all prompts."""
     change = np.array(against) - np.array(base)
     low, high = np.nanpercentile(change[1:], [2.5, 97.5])
     spread = np.nanstd(change[1:])
@@ -153,7 +165,7 @@ def twin_of(base, against) -> tuple:
 
 
 def check(rows, curves: dict[int, tuple]) -> None:
-    """Rows of one curve against numbers of both sides by layer and draw."""
+    """Checks rows of one curve against numbers of both sides by layer and resample."""
     by_layer = {r["layer"]: r for r in rows}
     assert set(by_layer) == {*curves, None}
     counted = [layer for layer in curves if layer > 0]
@@ -161,22 +173,23 @@ def check(rows, curves: dict[int, tuple]) -> None:
     for layer, (base, against) in (curves | {None: mean}).items():
         row = by_layer[layer]
         got = [row[k] for k in ("difference", "low", "high", "p")]
-        np.testing.assert_allclose(got, twin_of(base, against), atol=1e-6)
+        np.testing.assert_allclose(got, plain_difference(base, against), atol=1e-6)
         np.testing.assert_allclose((row["base"], row["against"]), (base[0], against[0]), atol=1e-6)
     p_values = [by_layer[layer]["p"] for layer in curves]
     np.testing.assert_allclose([by_layer[layer]["p_holm"] for layer in curves], holm(p_values))
 
 
 def test_differences_of_aurocs_by_plain_loops(out):
-    rows = [r for r in read_paired(out) if r["measure"] == "auroc"]
+    rows = [r for r in records(read_paired(out)) if r["measure"] == "auroc"]
     curves = {}
     for n, (domain, folder) in enumerate((("dangerous", out), ("control", out / "control"))):
         runs = [folder / side for side in ("base", "against")]
-        told = [read_table(run, "prompts").to_pylist() for run in runs]
-        assert told[0] == told[1]
+        prompts = [read_table(run, "prompts").to_pylist() for run in runs]
+        assert prompts[0] == prompts[1]
         folds = [read_table(run, PROBE_SCORES.name)["fold"].to_pylist() for run in runs]
         assert folds[0] == folds[1]
-        times = [np.ones(2 * LIMIT), *resample_counts([p["pair_id"] for p in told[0]], DRAWS, n)]
+        pairs = [p["pair_id"] for p in prompts[0]]
+        times = [np.ones(2 * LIMIT), *resample_counts(pairs, DRAWS, n)]
         curves[domain] = {
             layer: tuple([slow_auroc(run, layer, t) for t in times] for run in runs)
             for layer in range(DEPTH + 1)
@@ -191,36 +204,36 @@ def test_differences_of_aurocs_by_plain_loops(out):
     check([r for r in rows if r["domain"] == "dangerous - control"], between)
 
 
-def test_facts_one_question_and_exit_at_a_time(models, out):
-    facts = {f.prompt_id: f for f in read_facts("builtin:facts")}
+def test_knowledge_one_question_and_exit_at_a_time(models, out):
+    questions = {q.prompt_id: q for q in read_questions("builtin:facts")}
     for side, name in (("base", "base"), ("against", "other")):
         model, tokenizer = jaxdepth.load(models[name])
         encoder = PromptEncoder(tokenizer)
         rows = read_table(out / "facts" / side, "facts").to_pylist()
-        told = {i for i, fact in facts.items() if encode_fact(encoder, fact) is not None}
-        assert {r["prompt_id"] for r in rows} == told
-        assert len(rows) == len(told) * DEPTH
-        assert len(told) > 40  # of a small vocabulary some answers begin alike
+        ids = {i for i, q in questions.items() if encode_question(encoder, q) is not None}
+        assert {r["prompt_id"] for r in rows} == ids
+        assert len(rows) == len(ids) * DEPTH
+        assert len(ids) > 40  # of a small vocabulary some answers begin alike
         for row in rows[::13]:
-            fact = facts[row["prompt_id"]]
-            lead = encoder.encode(fact.question) + encoder.reply("The answer is")
-            said = [
-                encoder.encode(fact.question) + encoder.reply(f"The answer is {answer}")
-                for answer in (fact.right, *fact.wrong)
+            question = questions[row["prompt_id"]]
+            lead = encoder.encode(question.text) + encoder.reply("The answer is")
+            options = [
+                encoder.encode(question.text) + encoder.reply(f"The answer is {answer}")
+                for answer in (question.right, *question.wrong)
             ]
-            assert all(ids[: len(lead)] == lead for ids in said)
+            assert all(ids[: len(lead)] == lead for ids in options)
             padded = np.array([lead + [0] * (64 - len(lead))])  # one program serves all
             logits = jaxdepth.exit_logits(model, padded, np.array([len(lead)]), row["exit"])
             logprobs = np.asarray(logits[0], np.float64)
             logprobs -= np.log(np.exp(logprobs).sum())
-            right, *wrong = (logprobs[ids[len(lead)]] for ids in said)
+            right, *wrong = (logprobs[ids[len(lead)]] for ids in options)
             assert row["logprob"] == pytest.approx(right, abs=1e-4)
             assert row["margin"] == pytest.approx(right - max(wrong), abs=1e-4)
             assert row["right"] == (row["margin"] > 0)
 
 
-def test_differences_of_facts_by_plain_loops(out):
-    rows = read_paired(out)
+def test_differences_of_knowledge_by_plain_loops(out):
+    rows = records(read_paired(out))
     sides = [read_table(out / "facts" / s, "facts").to_pylist() for s in ("base", "against")]
     value = [{(r["prompt_id"], r["exit"]): r for r in side} for side in sides]
     curves = {}
@@ -236,8 +249,8 @@ def test_differences_of_facts_by_plain_loops(out):
                 )
                 for e in range(1, DEPTH + 1)
             }  # fmt: skip
-            mine = [r for r in rows if (r["domain"], r["measure"]) == (domain, measure)]
-            check(mine, curves[domain, measure])
+            curve = [r for r in rows if (r["domain"], r["measure"]) == (domain, measure)]
+            check(curve, curves[domain, measure])
     for measure in ("right", "margin"):
         between = {
             e: tuple(
@@ -246,16 +259,16 @@ def test_differences_of_facts_by_plain_loops(out):
             )
             for e in range(1, DEPTH + 1)
         }
-        mine = [r for r in rows if r["domain"] == "neighbouring - general"]
-        check([r for r in mine if r["measure"] == measure], between)
+        gap = [r for r in rows if r["domain"] == "neighbouring - general"]
+        check([r for r in gap if r["measure"] == measure], between)
 
 
 def write_scores(path: Path, positive, fold, score_XN, prefix: str) -> None:
     """A run with made-up scores of the probe."""
     run = Run.open(path, {}, {})
     names = [f"{prefix}-{n:03d}" for n in range(len(positive))]
-    told = [{"prompt_id": i, "pair_id": f"{prefix}-{n // 2}"} for n, i in enumerate(names)]
-    run.write_table("prompts", pa.Table.from_pylist(told))
+    prompts = [{"prompt_id": i, "pair_id": f"{prefix}-{n // 2}"} for n, i in enumerate(names)]
+    run.write_table("prompts", pa.Table.from_pylist(prompts))
     rows = [
         {"target": "content", "position": "last", "layer": x, "set": "own", "prompt_id": i}
         | {"fold": int(fold[n]), "positive": bool(positive[n]), "score": float(score_N[n])}
@@ -265,7 +278,7 @@ def write_scores(path: Path, positive, fold, score_XN, prefix: str) -> None:
     run.write_table(PROBE_SCORES.name, PROBE_SCORES.from_rows(rows))
 
 
-def test_what_is_planted_is_found_where_it_is(tmp_path):
+def test_a_planted_gain_is_recovered_where_it_is(tmp_path):
     """From layer 2 on the second checkpoint is sharper, in the dangerous domain alone."""
     rng = np.random.default_rng(0)
     positive = np.arange(240) % 2 == 0
@@ -277,10 +290,10 @@ def test_what_is_planted_is_found_where_it_is(tmp_path):
                 strength[2:] = 2.6
             score_XN = rng.standard_normal((5, 240)) + strength[:, None] * positive
             write_scores(tmp_path / domain / side, positive, fold, score_XN, domain)
-    rows = {(r["domain"], r["layer"]): r for r in compare_probes(tmp_path, 400, 0)}
+    rows = {(r["domain"], r["layer"]): r for r in records(compare_probes(tmp_path, 400, 0))}
     for domain in ("dangerous", "dangerous - control"):
-        found = [rows[domain, layer]["p_holm"] < 0.05 for layer in range(5)]
-        assert found == [False, False, True, True, True], domain
+        significant = [rows[domain, layer]["p_holm"] < 0.05 for layer in range(5)]
+        assert significant == [False, False, True, True, True], domain
         assert rows[domain, None]["low"] > 0.05
     assert all(rows["control", layer]["p_holm"] > 0.05 for layer in range(5))
     assert rows["control", None]["low"] < 0 < rows["control", None]["high"]
@@ -288,9 +301,9 @@ def test_what_is_planted_is_found_where_it_is(tmp_path):
     assert rows["dangerous", 3]["low"] < truth < rows["dangerous", 3]["high"]
 
 
-def test_facts_that_are_lost_are_found(tmp_path):
-    """The second checkpoint forgets half of the neighbouring facts at exit 2, and no general one;
-    a question that it cannot tell is no part of the comparison."""
+def test_planted_loss_of_knowledge_is_recovered(tmp_path):
+    """The second checkpoint forgets half of the neighbouring answers at exit 2, and no general one;
+    a question that its tokenizer cannot ask is no part of the comparison."""
     rng = np.random.default_rng(1)
     for side in ("base", "against"):
         run, rows = Run.open(tmp_path / side, {}, {}), []
@@ -301,9 +314,9 @@ def test_facts_that_are_lost_are_found(tmp_path):
                     margin = rng.normal(0.0, 0.1) + (-1.0 if lost else 1.0)
                     of = {"prompt_id": f"{domain}-{n:02d}", "domain": domain, "exit": exit}
                     rows.append(of | {"logprob": -1.0, "margin": margin, "right": margin > 0})
-        run.write_table("facts", pa.Table.from_pylist(rows, FACTS_SCHEMA))
-    found = compare_facts(tmp_path / "base", tmp_path / "against", 400, 0)
-    by = {(r["measure"], r["domain"], r["layer"]): r for r in found}
+        run.write_table("facts", KNOWLEDGE.from_rows(rows))
+    rows = records(compare_knowledge(tmp_path / "base", tmp_path / "against", 400, 0))
+    by = {(r["measure"], r["domain"], r["layer"]): r for r in rows}
     row = by["right", "neighbouring", 2]
     assert (row["n"], row["base"], row["against"]) == (59, 1.0, pytest.approx(30 / 59))
     assert row["low"] < -29 / 59 < row["high"] < -0.3
@@ -330,18 +343,18 @@ def argv(models, against, out, *more) -> list[str]:
         ("builtin:shallow", [], "for another model"),
         ("nowhere", [], "--against nowhere: no such checkpoint"),
         ("other", ["--control", "builtin:ordinary"], "a control domain has two"),
-        ("other", ["--facts", "nowhere"], "no facts nowhere"),
+        ("other", ["--facts", "nowhere"], "no knowledge set nowhere"),
         ("other", ["--run", "nowhere"], "--run is of one model"),
     ],
 )
 def test_bad_input_is_one_line(models, tmp_path, capsys, against, more, says):
     assert main(argv(models, against, tmp_path / "run", *more)) == 2
-    said = capsys.readouterr().err
-    assert says in said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert says in printed
+    assert printed.count("\n") == 1
 
 
-def test_facts_need_another_checkpoint(models, tmp_path, capsys):
+def test_a_knowledge_set_needs_another_checkpoint(models, tmp_path, capsys):
     given = [
         "probe",
         str(models["base"]),
@@ -357,7 +370,7 @@ def test_facts_need_another_checkpoint(models, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("", "holds no facts"),
+        ("", "holds no questions"),
         ("{", "line 1 is not valid JSON"),
         ('["a"]', "holds a list"),
         ('{"question": "a", "right": "b"}', "expected texts in question and right"),
@@ -365,28 +378,28 @@ def test_facts_need_another_checkpoint(models, tmp_path, capsys):
         ('{"question": "a", "right": "b", "wrong": [3]}', "a list of them in wrong"),
     ],
 )
-def test_facts_that_are_none(tmp_path, line, says):
+def test_lines_that_are_no_question(tmp_path, line, says):
     (tmp_path / "f.jsonl").write_text(line)
     with pytest.raises(InputError, match=says):
-        read_facts(str(tmp_path / "f.jsonl"))
-    fact = {"prompt_id": "x", "question": "a", "right": "b", "wrong": ["c"]}
-    (tmp_path / "f.jsonl").write_text(f"{json.dumps(fact)}\n" * 2)
+        read_questions(str(tmp_path / "f.jsonl"))
+    question = {"prompt_id": "x", "question": "a", "right": "b", "wrong": ["c"]}
+    (tmp_path / "f.jsonl").write_text(f"{json.dumps(question)}\n" * 2)
     with pytest.raises(InputError, match="prompt ids repeat"):
-        read_facts(str(tmp_path / "f.jsonl"))
+        read_questions(str(tmp_path / "f.jsonl"))
 
 
-def test_the_study_of_capability_goes_on(models, out, run_experiment, capsys):
+def test_the_study_of_capability_resumes(models, out, run_experiment, capsys):
     before = read_paired(out)
     (out / "against.parquet").unlink()
     _, *given = argv(models, "other", out, "--facts", "builtin:facts")
     given += ["--prompts", "builtin:pairs"]
     assert run_experiment("capability_elicitation", *given) == 0
-    assert read_paired(out) == before
-    said = capsys.readouterr().out
+    pd.testing.assert_frame_equal(read_paired(out), before)
+    printed = capsys.readouterr().out
     for text in ("C10, safety training", "at last: dangerous", "C12, suppression", "neighbouring:"):
-        assert text in said
-    assert "sharpens the dangerous domain (C10, at last" in said
-    assert said.count(": it gains more than the control domain does:") == 1
+        assert text in printed
+    assert "sharpens the dangerous domain (C10, at last" in printed
+    assert printed.count(": it gains more than the control domain does:") == 1
     for name in ("against", "facts"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 20_000
         assert (out / "figures" / f"{name}.svg").is_file()
@@ -397,11 +410,11 @@ def test_the_study_of_backfire(models, tmp_path, run_experiment, capsys):
     given += ["--prompts", "builtin:facts[:3]", "--exits", 4, "--max-new-tokens", 3]
     given += ["--batch-size", 8]
     assert run_experiment("backfire", *given, "--draws", DRAWS) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for text in ("C12, suppression", "C12, hedging", "builtin:facts harmless (n=3)", "Expected if"):
-        assert text in said
+        assert text in printed
     assert (tmp_path / "run" / "figures" / "hedging.png").stat().st_size > 10_000
-    # Both were judged by the base, and said what a sweep of each says.
+    # Both were judged by the base.
     records = [
         json.loads((tmp_path / "run" / "spoken" / side / "run.json").read_text())["settings"]
         for side in ("base", "against")
@@ -411,7 +424,7 @@ def test_the_study_of_backfire(models, tmp_path, run_experiment, capsys):
     assert records[0]["reference_fingerprint"] == records[0]["model_fingerprint"]
 
 
-def test_hedging_needs_something_said(models, tmp_path):
+def test_hedging_needs_answers(models, tmp_path):
     silent = settings_of(
         Backfire, models["base"], tmp_path / "run", against="nowhere", max_new_tokens=0
     )

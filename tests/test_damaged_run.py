@@ -23,7 +23,7 @@ from jaxdepth.study.run_directory import (
 )
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
-from jaxdepth.study.tuning.state import _kept, _sums
+from jaxdepth.study.tuning.state import checksums, load_checked_state
 from jaxdepth.tune.train import State, make_optimizer
 from jaxdepth.weights.train_state import save_state
 
@@ -232,10 +232,11 @@ def test_a_flipped_byte_of_a_state_of_tuning(tmp_path):
     params = {"a": jax.random.normal(jax.random.key(0), (50, 70)), "b": jax.numpy.ones((64,))}
     state = State(jax.numpy.int32(3), params, make_optimizer(1e-3, 1, 9, 0.0, 1.0).init(params))
     folder = tmp_path / "state"
-    save_state(folder, 3, (state, _sums(state)))
+    save_state(folder, 3, (state, checksums(state)))
 
     def restored():
-        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(_kept(folder, state))]
+        loaded = load_checked_state(folder, state)
+        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(loaded)]
 
     intact = restored()
     assert intact == [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
@@ -245,14 +246,14 @@ def test_a_flipped_byte_of_a_state_of_tuning(tmp_path):
 
 def test_every_bit_of_a_state_counts(tmp_path):
     array = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
-    sums = {int(_sums(array)[0])}
+    sums = {int(checksums(array)[0])}
     for index in range(array.size):
         for bit in range(32):
             changed = array.copy()
             changed.reshape(-1).view(np.uint32)[index] ^= np.uint32(1 << bit)
-            assert int(_sums(changed)[0]) not in sums
+            assert int(checksums(changed)[0]) not in sums
     swapped = array[:, ::-1].copy()
-    assert int(_sums(swapped)[0]) not in sums
+    assert int(checksums(swapped)[0]) not in sums
 
 
 def test_a_sweep_names_a_damaged_part(tiny_path, tmp_path, quick_programs, monkeypatch):

@@ -1,4 +1,4 @@
-"""`jaxdepth tune`: its data and where losses go, runs that are killed or refused, the command."""
+"""`jaxdepth tune`: data, losses at exits, runs that are killed or refused, the command."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def batches(tiny_path, tasks) -> Batches:
     return Batches(tasks, MIX, write, answer_tokens=12, seed=5)
 
 
-def test_what_is_measured_is_never_trained_on(tasks):
+def test_evaluation_prompts_are_never_trained_on(tasks):
     by_split = {s: read_prompts([f"builtin:pairs/{s}"]) for s in SPLITS}
     assert {s: len(of_split) // 2 for s, of_split in by_split.items()} == {
         "train": 160, "validation": 32, "test": 64, "unseen": 64,
@@ -55,9 +55,9 @@ def test_what_is_measured_is_never_trained_on(tasks):
         assert not texts[0] & texts[1]
     assert {p.category for p in by_split["unseen"]} == set(UNSEEN_CATEGORIES)
     assert Counter(p.category for p in by_split["test"]).most_common()[-1][1] == 16
-    learnt = {t.prompt.lower() for of in tasks.values() for t in of}
+    trained = {t.prompt.lower() for of in tasks.values() for t in of}
     measured = [p for s in SPLITS[1:] for p in by_split[s]] + read_prompts(["builtin:ordinary"])
-    assert not learnt & {p.text.lower() for p in measured}
+    assert not trained & {p.text.lower() for p in measured}
     assert all(split_of(p) == "train" for p in by_split["train"])
 
 
@@ -68,8 +68,8 @@ def test_splits_by_name():
             read_prompts([bad])
 
 
-def test_what_is_learnt_is_what_it_says(tasks):
-    """Our refusals read as refusals, and its own answers as compliance."""
+def test_training_answers_have_their_outcome(tasks):
+    """Refusals are classified as refusals, and the model's own answers as compliance."""
     refusals = tasks["harmful"][0].answers
     assert len(set(refusals)) == len(refusals) == 40
     assert {r.outcome for r in classify_texts(refusals)} == {"refuse"}
@@ -163,7 +163,7 @@ def where(**changes) -> Recipe:
     )  # fmt: skip
 
 
-def test_where_losses_go(batches):
+def test_weights_of_losses_at_exits(batches):
     batch = batches.supervised(0)
     refuses, real = batch.refuses_R, batch.share_R > 0
 
@@ -188,7 +188,7 @@ def test_where_losses_go(batches):
     far = [early * 2 / 3] * 3 + [0]
     assert [every, [0, 0, 0, 2 / 3], [0] * 4, far] == result
 
-    _, result = parts(where(refusals="final"))  # spoken exits
+    _, result = parts(where(refusals="final"))  # safety at the final exit alone
     assert [[0, 0, 0, 1 / 3], [0, 0, 0, 2 / 3], [0] * 4, far] == result
 
     _, result = parts(where(target="text", deep_more=True, early_weight=1.0))
@@ -231,7 +231,8 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_tune import settings
-from jaxdepth.study.tuning import run as tune
+from jaxdepth.study.tuning import training
+from jaxdepth.study.tuning.run import tune
 from jaxdepth.tune import data
 data._BUCKET = 224
 left = [int(sys.argv[4])]
@@ -239,21 +240,20 @@ def stop():
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
     left[0] -= 1
-for name in ("write_part", "save_state"):  # before and after each
-    place = tune.Run if name == "write_part" else tune
-    def wrapped(*args, real=getattr(place, name)):
+for owner, name in ((training.Run, "write_part"), (training, "save_checked_state")):
+    def wrapped(*args, real=getattr(owner, name)):  # before and after each
         stop()
         real(*args)
         stop()
-    setattr(place, name, wrapped)
-tune.tune(settings(Path(sys.argv[1]), Path(sys.argv[2])))
+    setattr(owner, name, wrapped)
+tune(settings(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
 def test_killed_and_resumed_equals_uninterrupted(tiny_path, run, tmp_path):
-    here = os.path.dirname(__file__)
+    tests = os.path.dirname(__file__)
     for after in (1, 4):  # rows without their state; a state and no rows yet
-        args = [sys.executable, "-c", KILLED, tiny_path, tmp_path / "run", here, str(after)]
+        args = [sys.executable, "-c", KILLED, tiny_path, tmp_path / "run", tests, str(after)]
         assert subprocess.run(args).returncode == -signal.SIGKILL
     again = tune(settings(tiny_path, tmp_path / "run"))
     assert read_table(again.path, "loss") == read_table(run.path, "loss")
@@ -359,6 +359,6 @@ def test_the_command(tiny_path, tmp_path, capsys):
     args = ["tune", tiny_path, "--config", config, "--out", tmp_path / "run"]
     assert main(list(map(str, args))) == 0
     printed = capsys.readouterr().out
-    for part in ("2 steps; over the last 2", "losses.png", "adapter.safetensors"):
+    for part in ("2 steps; mean of the last 2", "losses.png", "adapter.safetensors"):
         assert part in printed.replace("\n", " ")
     assert (tmp_path / "run" / "figures" / "losses.svg").is_file()

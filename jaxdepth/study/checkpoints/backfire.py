@@ -1,7 +1,8 @@
-"""What two checkpoints know and what they say: facts off every exit, and spoken answers.
+"""Knowledge and answers of two checkpoints at every exit: does suppression backfire?
 
-facts/, against.parquet   as of `jaxdepth probe --against --facts`
-spoken/base, spoken/against, spoken.parquet   sweeps of both, and the shares of what they did
+facts/, against.parquet      knowledge, as written by `jaxdepth probe --against --facts`
+spoken/base, spoken/against  sweeps of both over the same prompts
+spoken.parquet               shares of outcomes in these sweeps
 """
 
 import pyarrow.parquet as pq
@@ -9,9 +10,9 @@ import pyarrow.parquet as pq
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.atomic_files import write_once
-from jaxdepth.study.checkpoints.facts import read_facts
+from jaxdepth.study.checkpoints.knowledge import read_questions
 from jaxdepth.study.checkpoints.paired import write_paired
-from jaxdepth.study.checkpoints.run import both_models, compare_knowledge, named
+from jaxdepth.study.checkpoints.run import both_models, knowledge_rows, labelled
 from jaxdepth.study.checkpoints.settings import Backfire
 from jaxdepth.study.comparison.outcomes import Compared
 from jaxdepth.study.comparison.run import run_one
@@ -20,7 +21,7 @@ from jaxdepth.study.settings import AdaptedModel
 
 
 def backfire(settings: Backfire, bar: ProgressBar = silent) -> Compared:
-    """Reads facts off both checkpoints and sweeps both over the same prompts.
+    """Measures the knowledge of both checkpoints, and sweeps both over the same prompts.
 
     Coherence is judged by the same reference for both: the base, if none is named.
 
@@ -29,12 +30,12 @@ def backfire(settings: Backfire, bar: ProgressBar = silent) -> Compared:
     """
     study = settings.study
     if not study.answers.max_new_tokens:
-        raise InputError("max_new_tokens is 0: hedging is told by what is said")
+        raise InputError("max_new_tokens is 0: hedging is measured in answers")
     at_least(1, draws=settings.draws)
     models = both_models(AdaptedModel(**vars(study.model)), settings.against)
-    facts = read_facts(settings.facts)
+    questions = read_questions(settings.facts)
     out, seed = study.output.out, study.output.seed
-    readouts = {
+    sides = {
         name: Probe(
             model=model,
             prompts=study.prompts,
@@ -44,11 +45,10 @@ def backfire(settings: Backfire, bar: ProgressBar = silent) -> Compared:
         )
         for name, model in models.items()
     }
-    rows = compare_knowledge(readouts, facts, out, settings.draws, seed, bar)
-    write_paired(out, rows)
+    write_paired(out, knowledge_rows(sides, questions, out, settings.draws, seed, bar))
     runs = {name: out / "spoken" / name for name in models}
     for name, model in models.items():
-        run_one(study, model, runs[name], named(bar, name))
+        run_one(study, model, runs[name], labelled(bar, name))
     compared = Compared.read(runs)
     file = out / "spoken.parquet"
     write_once(file, lambda p: pq.write_table(compared.table(), p, compression="zstd"))

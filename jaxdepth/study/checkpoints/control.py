@@ -1,7 +1,7 @@
-"""A domain that has nothing to do with harm, probed as the dangerous one is.
+"""The control domain: probes of two classes of prompts that are unrelated to harm.
 
-Its two classes are the two categories that its prompts have, such as cooking and growing. None of
-them is harmful, so safety training has no reason to move them apart.
+Its classes are the two categories of its prompts, such as cooking and growing. None of them is
+harmful, so safety training has no reason to move them apart.
 """
 
 from collections.abc import Sequence
@@ -22,21 +22,21 @@ from jaxdepth.study.subject import open_subject
 
 
 def two_classes(prompts: Sequence[Prompt], name: str) -> tuple[str, str]:
-    """The two categories that prompts have, in the order of the alphabet.
+    """The two categories of prompts, in alphabetical order.
 
     Raises:
-        InputError: they have more, or fewer, or some have none.
+        InputError: there are more or fewer, or a prompt has none.
     """
-    found = sorted({p.category or "no category" for p in prompts})
-    if len(found) != 2 or "no category" in found:
+    categories = sorted({p.category or "no category" for p in prompts})
+    if len(categories) != 2 or "no category" in categories:
         raise InputError(
-            f"{name} has the categories {listed(found)}; a control domain has two, one a class"
+            f"{name} has the categories {listed(categories)}; a control domain has two, one a class"
         )
-    return found[0], found[1]
+    return categories[0], categories[1]
 
 
 def probe_control(settings: Probe, bar: ProgressBar = silent) -> Run:
-    """Writes probe_scores.parquet of a control domain to the output directory, out of fold.
+    """Writes out-of-fold probe_scores.parquet of a control domain to the output directory.
 
     Raises:
         InputError: as for `probe`; the prompts are not of two categories.
@@ -50,8 +50,8 @@ def probe_control(settings: Probe, bar: ProgressBar = silent) -> Run:
     located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
     columns, names, response = resolve_positions(settings.probes.positions, located)
     run = subject.open_run(subject.resolved(command="control", positions=names))
-    wanted = Capture(OWN, located.ids, located.places_NP[:, columns], response)
-    capture(run, subject.model, wanted, settings.prompts.batch_size, bar)
+    request = Capture(OWN, located.ids, located.places_NP[:, columns], response)
+    capture(run, subject.model, request, settings.prompts.batch_size, bar)
     if run.finished(PROBE_SCORES.name):
         return run
     target = " or ".join(classes)

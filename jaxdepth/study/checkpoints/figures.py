@@ -1,14 +1,24 @@
-"""The figures of two checkpoints side by side, each drawn from its tables alone."""
+"""Figures of two checkpoints side by side, each drawn from its tables alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from jaxdepth.refusal.outcome import Outcome
-from jaxdepth.stats.estimate import Estimate
-from jaxdepth.study.checkpoints.paired import AUROC, RIGHT, read_paired
-from jaxdepth.study.checkpoints.run import AGAINST, BASE, CONTROL, DANGEROUS
-from jaxdepth.study.checkpoints.summary import BETWEEN, main_position
+from jaxdepth.study.checkpoints.paired import estimate, layers_of, read_paired
+from jaxdepth.study.checkpoints.summary import main_position
+from jaxdepth.study.checkpoints.tables import (
+    AGAINST,
+    AUROC,
+    BASE,
+    CONTROL,
+    DANGEROUS,
+    DANGEROUS_MINUS_CONTROL,
+    NEIGHBOURING_MINUS_GENERAL,
+    RIGHT,
+)
 from jaxdepth.study.comparison.outcomes import Compared
 from jaxdepth.study.figures import band, new_figure, save_all
 
@@ -17,26 +27,17 @@ _STYLES = {BASE: "s:", AGAINST: "o-"}
 
 
 def draw_against(out: str | Path) -> dict[Path, str]:
-    """Draws both checkpoints' AUROC in both domains and how they differ; facts where there are.
+    """Draws AUROC in both domains and its difference, and knowledge where it was measured.
 
     Returns:
-        The PNG files that were written, each with what it shows; an SVG lies beside each.
+        The PNG files that were written, with their captions; an SVG lies beside each.
     """
-    rows = [r for r in read_paired(Path(out)) if r["layer"] is not None]
-    probed, facts = ([r for r in rows if r["measure"] == m] for m in (AUROC, RIGHT))
-    drawn = {}
-    if probed:
-        drawn["against"] = _probes(probed), "how sharply both checkpoints tell each domain apart"
-    if facts:
-        domains = [d for d in dict.fromkeys(r["domain"] for r in facts) if " - " not in d]
-        figure = new_figure(len(domains))
-        for axes, domain in zip(figure.axes, domains, strict=True):
-            _both_sides(axes, facts, (domain,))
-            axes.set_ylabel("share of facts whose right\nanswer ranks first")
-            axes.set_ylim(-0.02, 1.02)
-            axes.legend(frameon=False, fontsize=7)
-        figure.axes[0].set_title("What each exit knows, in both checkpoints (95% bands)")
-        drawn["facts"] = figure, "the facts that each exit of both checkpoints reads out"
+    rows = read_paired(out)
+    measures, drawn = set(rows["measure"]), {}
+    if AUROC in measures:
+        drawn["against"] = _probes(rows), "AUROC of probes in each domain, in both checkpoints"
+    if RIGHT in measures:
+        drawn["facts"] = _knowledge(rows), "knowledge at every exit, in both checkpoints"
     return save_all(drawn, Path(out) / "figures")
 
 
@@ -58,21 +59,22 @@ def draw_hedging(compared: Compared, out: str | Path) -> dict[Path, str]:
         axes.set_ylim(-0.02, 1.02)
     figure.set_size_inches(7.2, 1.4 + 2.0 * len(groups))
     figure.axes[0].legend(frameon=False)
-    drawn = {"hedging": (figure, "caveats in place of an answer, by exit")}
+    drawn = {"hedging": (figure, "share of partial answers by exit")}
     return save_all(drawn, Path(out) / "figures")
 
 
-def _probes(rows: list[dict]):
+def _probes(rows: pd.DataFrame):
     position = main_position(rows)
-    here = [r for r in rows if r["position"] == position]
     figure = new_figure(2)
     top, bottom = figure.axes
-    _both_sides(top, here, (DANGEROUS, CONTROL))
+    _both_sides(top, rows, AUROC, (DANGEROUS, CONTROL), position)
     top.set_ylabel(f"AUROC at {position}")
-    top.set_title("Two checkpoints, two domains: how well classes are read off (95% bands)")
-    for colour, domain in zip(_COLOURS, (DANGEROUS, CONTROL, BETWEEN), strict=False):
-        name = domain if domain != BETWEEN else f"{DANGEROUS} minus {CONTROL}"
-        _band(bottom, here, domain, ("difference", "low", "high"), colour, name, "o-")
+    top.set_title("AUROC of probes in two domains, in both checkpoints (95% bands)")
+    domains = (DANGEROUS, CONTROL, DANGEROUS_MINUS_CONTROL)
+    for colour, domain in zip(_COLOURS, domains, strict=False):
+        curve = layers_of(rows, AUROC, domain, position)
+        name = domain.replace(" - ", " minus ")
+        band(bottom, curve.index.to_numpy(), estimate(curve), colour, name, "o-")
     bottom.axhline(0, color="0.5", linewidth=0.8, zorder=0)
     bottom.set_ylabel("AUROC, against - base")
     bottom.set_xlabel("layer (0 is the embedding)")
@@ -81,16 +83,24 @@ def _probes(rows: list[dict]):
     return figure
 
 
-def _both_sides(axes, rows: list[dict], domains) -> None:
-    curves = [(domain, side) for domain in domains for side in _STYLES]
-    for colour, (domain, side) in zip(_COLOURS, curves, strict=False):
-        n = next(r["n"] for r in rows if r["domain"] == domain)
-        columns = (side, f"{side}_low", f"{side}_high")
-        _band(axes, rows, domain, columns, colour, f"{domain}, {side} (n={n})", _STYLES[side])
+def _knowledge(rows: pd.DataFrame):
+    domains = rows.loc[rows["measure"] == RIGHT, "domain"].unique().tolist()
+    domains = [domain for domain in domains if domain != NEIGHBOURING_MINUS_GENERAL]
+    figure = new_figure(len(domains))
+    for axes, domain in zip(figure.axes, domains, strict=True):
+        _both_sides(axes, rows, RIGHT, (domain,))
+        axes.set_ylabel("share of questions whose\nright answer ranks first")
+        axes.set_ylim(-0.02, 1.02)
+        axes.legend(frameon=False, fontsize=7)
+    figure.axes[0].set_title("Knowledge at every exit, in both checkpoints (95% bands)")
+    return figure
 
 
-def _band(axes, rows, domain: str, columns, colour: str, name: str, style: str) -> None:
-    mine = sorted((r for r in rows if r["domain"] == domain), key=lambda r: r["layer"])
-    layers = np.array([r["layer"] for r in mine])
-    estimate = Estimate(*(np.array([r[column] for r in mine]) for column in columns))
-    band(axes, layers, estimate, colour, name, style)
+def _both_sides(
+    axes, rows: pd.DataFrame, measure: str, domains: Sequence[str], position: str | None = None
+) -> None:
+    pairs = [(domain, side) for domain in domains for side in _STYLES]
+    for colour, (domain, side) in zip(_COLOURS, pairs, strict=False):
+        curve = layers_of(rows, measure, domain, position)
+        name = f"{domain}, {side} (n={curve['n'].iloc[0]})"
+        band(axes, curve.index.to_numpy(), estimate(curve, side), colour, name, _STYLES[side])

@@ -2,51 +2,65 @@
 
     base/, against/      the probe of each on the dangerous domain: the prompts
     control/             the same in the control domain
-    facts/               facts read at every exit (with --facts)
-    against.parquet      paired differences; see `jaxdepth.study.checkpoints.paired`
+    facts/               knowledge of each at every exit (with --facts)
+    against.parquet      paired differences; see `jaxdepth.study.checkpoints.tables`
 
-Prompts, folds and bootstrap draws are the same for both checkpoints.
+Prompts, folds and bootstrap resamples are the same for both checkpoints.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
+import pandas as pd
 
 from jaxdepth.errors import InputError
 from jaxdepth.model.config import read_config
 from jaxdepth.prompts.batches import limit_prompts
-from jaxdepth.prompts.datasets import cluster_of, read_prompts
+from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.stats.ranking import auroc
 from jaxdepth.study.checkpoints.control import probe_control, two_classes
-from jaxdepth.study.checkpoints.facts import FACTS, compare_facts, read_facts, read_out
-from jaxdepth.study.checkpoints.paired import AUROC, Measured, paired_rows, write_paired
+from jaxdepth.study.checkpoints.knowledge import (
+    Question,
+    compare_knowledge,
+    measure_knowledge,
+    read_questions,
+)
+from jaxdepth.study.checkpoints.paired import Curve, paired_rows, write_paired
 from jaxdepth.study.checkpoints.settings import ProbeAgainst
+from jaxdepth.study.checkpoints.tables import (
+    AGAINST,
+    AUROC,
+    BASE,
+    CONTROL,
+    DANGEROUS,
+    DANGEROUS_MINUS_CONTROL,
+    KNOWLEDGE,
+    SIDES,
+)
 from jaxdepth.study.probes.evaluate import CONTENT, OWN
 from jaxdepth.study.probes.run import probe
 from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.probes.tables import PROBE_SCORES
-from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.settings import AdaptedModel
+from jaxdepth.study.subject import PROMPTS
 from jaxdepth.weights.adapter import adapter_digest, read_adapter
 from jaxdepth.weights.checkpoint import MANIFEST, read_manifest
 
-BASE, AGAINST = SIDES = "base", "against"
-DANGEROUS, CONTROL = "dangerous", "control"
-
 
 def compare_checkpoints(settings: ProbeAgainst, bar: ProgressBar = silent) -> Path:
-    """Probes both checkpoints and writes how they differ; goes on where it was stopped.
+    """Probes both checkpoints and writes how they differ; resumes where it was stopped.
 
     Returns:
         The folder with against.parquet.
 
     Raises:
         InputError: as for `probe`; the checkpoints are the same or of different depths; there is no
-            such checkpoint, adapter, control domain or facts.
+            such checkpoint, adapter, control domain or knowledge set.
     """
     base, comparison = settings.probe, settings.comparison
     if base.probes.run is not None:
@@ -54,26 +68,27 @@ def compare_checkpoints(settings: ProbeAgainst, bar: ProgressBar = silent) -> Pa
     models = both_models(base.model, comparison.against)
     control = replace(base.prompts, prompts=comparison.control)
     two_classes(limit_prompts(read_prompts(control.prompts), control.limit), "--control")
-    facts = None if comparison.facts is None else read_facts(comparison.facts)
+    questions = None if comparison.facts is None else read_questions(comparison.facts)
     out = base.output.out
 
-    def into(folder: Path, model: AdaptedModel) -> Probe:
+    def settings_of(model: AdaptedModel, folder: Path) -> Probe:
         return replace(base, model=model, output=replace(base.output, out=folder))
 
-    sides = {name: into(out / name, model) for name, model in models.items()}
+    sides = {name: settings_of(model, out / name) for name, model in models.items()}
     for name, side in sides.items():
-        probe(side, named(bar, name))
+        probe(side, labelled(bar, name))
     for name, model in models.items():
         side = replace(
-            into(out / CONTROL / name, model),
+            settings_of(model, out / CONTROL / name),
             prompts=control,
             probes=replace(base.probes, transfer=()),
         )
-        probe_control(side, named(bar, f"{CONTROL}, {name}"))
+        probe_control(side, labelled(bar, f"{CONTROL}, {name}"))
     resamples, seed = base.probes.draws, base.output.seed
     rows = compare_probes(out, resamples, seed)
-    if facts is not None:
-        rows += compare_knowledge(sides, facts, out, resamples, seed, bar)
+    if questions is not None:
+        knowledge = knowledge_rows(sides, questions, out, resamples, seed, bar)
+        rows = pd.concat([rows, knowledge], ignore_index=True)
     write_paired(out, rows)
     return out
 
@@ -112,85 +127,85 @@ def both_models(base: AdaptedModel, against: str) -> dict[str, AdaptedModel]:
     return models
 
 
-def compare_probes(out: Path, draws: int, seed: int) -> list[dict]:
-    """The rows of `against` for finished probes of both checkpoints in both domains.
+def compare_probes(out: Path, resamples: int, seed: int) -> pd.DataFrame:
+    """Rows of `against` for finished probes of both checkpoints in both domains.
 
     At the positions that both chat templates have. The difference of differences tells what is
     particular to the dangerous domain.
     """
-    # Another seed for the other prompts: draws of the two domains are independent.
+    folders, targets = {DANGEROUS: out, CONTROL: out / CONTROL}, {DANGEROUS: CONTENT, CONTROL: None}
+    # Another seed for the other prompts: the two domains are resampled independently.
     curves = {
-        (domain, side): aurocs(out / folder / side, target, draws, seed + n)
-        for n, (domain, folder, target) in enumerate(
-            ((DANGEROUS, ".", CONTENT), (CONTROL, CONTROL, None))
-        )
+        (domain, side): auroc_curves(folder / side, targets[domain], resamples, seed + d)
+        for d, (domain, folder) in enumerate(folders.items())
         for side in SIDES
     }
-    counts = {
-        domain: read_table(out / folder / BASE, "prompts").num_rows
-        for domain, folder in ((DANGEROUS, "."), (CONTROL, CONTROL))
-    }
+    counts = {d: len(read_frame(folder / BASE, PROMPTS)) for d, folder in folders.items()}
+    counts[DANGEROUS_MINUS_CONTROL] = sum(counts.values())
     first, *others = curves.values()
     positions = [p for p in first if all(p in other for other in others)]
     if not positions:
         raise InputError("the checkpoints have no position in common: probe at instruction, last")
-    rows = []
+    parts = []
     for position in positions:
-        at = {"measure": AUROC, "position": position}
-        pairs = {d: [curves[d, side][position] for side in SIDES] for d in (DANGEROUS, CONTROL)}
-        between = [a - b for a, b in zip(pairs[DANGEROUS], pairs[CONTROL], strict=True)]
-        pairs[f"{DANGEROUS} - {CONTROL}"] = between
-        for domain, pair in pairs.items():
-            of = at | {"domain": domain, "n": counts.get(domain, sum(counts.values()))}
-            rows += paired_rows(of, range(len(pair[0].value_X)), *pair)
-    return rows
+        pairs = {d: [curves[d, side][position] for side in SIDES] for d in folders}
+        pairs[DANGEROUS_MINUS_CONTROL] = [
+            a - b for a, b in zip(pairs[DANGEROUS], pairs[CONTROL], strict=True)
+        ]
+        for domain, (base, against) in pairs.items():
+            layers = range(len(base.value_X))
+            parts.append(
+                paired_rows(AUROC, domain, counts[domain], layers, base, against, position)
+            )
+    return pd.concat(parts, ignore_index=True)
 
 
-def aurocs(run_path: Path, target: str | None, draws: int, seed: int) -> dict[str, Measured]:
-    """How well a run's logistic probes tell its own prompts apart, by position; X are layers.
+def auroc_curves(run_path: Path, target: str | None, resamples: int, seed: int) -> dict[str, Curve]:
+    """AUROC of a run's logistic probes on its own prompts at every layer, by position.
 
     Args:
         run_path: a finished run with probe_scores.
         target: which of its targets; None where there is only one.
-        draws: of the bootstrap of whole pairs.
-        seed: of the draws: the same for two runs with the same prompts gives the same draws.
+        resamples: of the bootstrap of whole pairs.
+        seed: of the bootstrap: two runs with the same prompts and seed have the same resamples.
     """
-    prompts = read_table(run_path, "prompts").to_pylist()
-    counts_RN = resample_counts([cluster_of(p) for p in prompts], draws, seed)
-    table = read_table(run_path, PROBE_SCORES.name)
-    table = table.filter(pc.equal(table["set"], OWN))
+    prompts = read_frame(run_path, PROMPTS)
+    counts_RN = resample_counts(prompts["pair_id"].fillna(prompts["prompt_id"]), resamples, seed)
+    scores = read_frame(run_path, PROBE_SCORES.name)
+    scores = scores[scores["set"] == OWN]
     if target is not None:
-        table = table.filter(pc.equal(table["target"], target))
-    found = {}
-    for position in table["position"].unique().to_pylist():
-        here = table.filter(pc.equal(table["position"], position))
+        scores = scores[scores["target"] == target]
+    curves = {}
+    for position, rows in scores.groupby("position", sort=False):
         # Rows go layer by layer, the prompts in the same order in each.
-        score_XN = here["score"].to_numpy().reshape(-1, len(prompts))
+        score_XN = rows["score"].to_numpy().reshape(-1, len(prompts))
         positive_N, fold_N = (
-            here[name].to_numpy()[: len(prompts)].astype(int) for name in ("positive", "fold")
+            rows[name].to_numpy()[: len(prompts)].astype(int) for name in ("positive", "fold")
         )
-        found[position] = Measured(
+        curves[position] = Curve(
             auroc(score_XN, positive_N, fold_N),
             np.asarray(auroc(score_XN, positive_N, fold_N, counts_RN)),
         )
-    return found
+    return curves
 
 
-def compare_knowledge(
-    sides: dict[str, Probe], facts, out: Path, draws: int, seed: int, bar: ProgressBar = silent
-) -> list[dict]:
-    """Reads facts off both checkpoints; the rows of `against` for them."""
-    paths = [
-        read_out(
-            replace(side, output=replace(side.output, out=out / FACTS / name)),
-            facts,
-            named(bar, name),
-        ).path
-        for name, side in sides.items()
-    ]
-    return compare_facts(*paths, draws, seed)
+def knowledge_rows(
+    sides: dict[str, Probe],
+    questions: Sequence[Question],
+    out: Path,
+    resamples: int,
+    seed: int,
+    bar: ProgressBar = silent,
+) -> pd.DataFrame:
+    """Measures the knowledge of both checkpoints; returns the rows of `against` about it."""
+    paths = []
+    for name, side in sides.items():
+        output = replace(side.output, out=out / KNOWLEDGE.name / name)
+        run = measure_knowledge(replace(side, output=output), questions, labelled(bar, name))
+        paths.append(run.path)
+    return compare_knowledge(*paths, resamples, seed)
 
 
-def named(bar: ProgressBar, name: str) -> ProgressBar:
-    """A progress bar that says which checkpoint it is about."""
+def labelled(bar: ProgressBar, name: str) -> ProgressBar:
+    """A progress bar whose description begins with the name of a checkpoint."""
     return lambda what, unit: bar(f"{name}: {what}", unit)

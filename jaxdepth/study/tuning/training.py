@@ -1,0 +1,133 @@
+"""The training loop of a tuning run: batches, steps, and what is saved between them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool
+
+from jaxdepth.errors import InputError
+from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.sharding import reshard, state_shardings
+from jaxdepth.model.tuned import Form, init_params
+from jaxdepth.runtime import preemption
+from jaxdepth.runtime.progress import ProgressBar
+from jaxdepth.study.run_directory import Run
+from jaxdepth.study.tuning.settings import Tune
+from jaxdepth.study.tuning.state import load_checked_state, save_checked_state
+from jaxdepth.study.tuning.tables import LOSS
+from jaxdepth.tune.data import Batches
+from jaxdepth.tune.recipe import Recipe
+from jaxdepth.tune.train import (
+    Losses,
+    LossOf,
+    Micro,
+    State,
+    make_optimizer,
+    make_step,
+    preference,
+    schedule,
+    supervised,
+)
+
+_STATE = "state"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, on which batches, and which exits are supervised."""
+
+    settings: Tune
+    base: Mistral
+    form: Form
+    recipe: Recipe
+    batches: Batches
+    new_tokens: int
+
+    @property
+    def loss(self) -> LossOf:
+        s, remat = self.settings.supervision, self.settings.optimisation.remat
+        if s.method == "dpo":
+            return preference(s.beta, s.chosen_weight, remat)
+        return supervised(self.recipe.distills, remat)
+
+    def microbatches(self, step: int, exits: list[int]) -> Micro:
+        """The batches of a step, stacked."""
+        s = self.settings
+        make = self.batches.preferred if s.supervision.method == "dpo" else self.batches.supervised
+        accumulate = s.optimisation.accumulate
+        batches = [make(step * accumulate + n) for n in range(accumulate)]
+        longest = max(batch.targets.tokens_BS.shape[1] for batch in batches)
+        micros = []
+        for n, batch in enumerate(batches):
+            tokens_BS = batch.targets.tokens_BS
+            tokens_BS = np.pad(tokens_BS, ((0, 0), (0, longest - tokens_BS.shape[1])))
+            keep_LB = self.kept_layers(len(tokens_BS), (s.output.seed, step, n, 3))
+            targets = batch.targets._replace(tokens_BS=tokens_BS)
+            micros.append(Micro(targets, self.recipe.weights(exits, batch), keep_LB))
+        return jax.tree.map(lambda *arrays: np.stack(arrays), *micros)
+
+    def kept_layers(self, sequences: int, seed: tuple[int, ...]) -> Bool[np.ndarray, "L B"] | None:
+        """Which layers each sequence runs under layer dropout; None runs all.
+
+        Source of the rates: LayerSkip (arXiv:2404.16710), eq. 2.
+        """
+        dropout, depth = self.settings.supervision.layer_dropout, self.recipe.depth
+        if not dropout:
+            return None
+        rate_L = dropout * (2.0 ** (np.arange(depth) / max(depth - 1, 1)) - 1)
+        return np.random.default_rng(seed).random((depth, sequences)) >= rate_L[:, None]
+
+
+def train(run: Run, training: Training, bar: ProgressBar) -> State:
+    """Trains from the last saved state of the run to the last step; writes the table of losses.
+
+    Raises:
+        InputError: a loss is not finite, or the saved state is damaged.
+        Stopped: the process was asked to end; the state so far is saved.
+    """
+    o, seed = training.settings.optimisation, training.settings.output.seed
+    optimizer = make_optimizer(o.learning_rate, o.warmup, o.steps, o.weight_decay, o.clip)
+    state, shardings = _initial_state(training, optimizer)
+    state = load_checked_state(run.path / _STATE, state) or state
+    train_step = make_step(training.form, training.loss, optimizer, shardings)
+    learning_rate = schedule(o.learning_rate, o.warmup, o.steps)
+    rows, first = [], int(state.step)
+    with bar("tuning", "steps") as progress:
+        progress(first, o.steps)
+        for step in range(first, o.steps):
+            exits = training.recipe.exits(seed, step)
+            state, losses = train_step(state, training.base, training.microbatches(step, exits))
+            means = dict(zip(Losses._fields, map(float, losses), strict=True))
+            if not np.isfinite(means["loss"]):
+                raise InputError(
+                    f"the loss of step {step} is {means['loss']}: lower learning_rate; the state "
+                    f"of the last {o.save_every} steps is kept in {run.path / _STATE}"
+                )
+            row = {"step": step, "learning_rate": float(learning_rate(step)), "exits": exits}
+            rows.append(row | means)
+            done, stop = step + 1, preemption.stop_requested()
+            if stop or done % o.save_every == 0 or done == o.steps:
+                # The rows first: were the state saved without them, they would never be made.
+                run.write_part(LOSS.name, rows[0]["step"], LOSS.from_rows(rows))
+                save_checked_state(run.path / _STATE, done, state)
+                rows = []
+            progress(done, o.steps)
+            if stop and done < o.steps:
+                raise preemption.Stopped
+    if not run.finished(LOSS.name):
+        run.finish_parts(LOSS.name)
+    return state
+
+
+def _initial_state(training: Training, optimizer) -> tuple[State, Any]:
+    """The state before the first step, and its shardings on the mesh (None without one)."""
+    base, key = training.base, jax.random.key(training.settings.output.seed)
+    params = init_params(base, training.form, training.new_tokens, key)
+    state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    if base.mesh is None:
+        return state, None
+    shardings = state_shardings(state, base.config, base.mesh)
+    return reshard(state, shardings), shardings
