@@ -22,7 +22,8 @@ from jaxdepth.runtime.progress import progress_bar, silent
 from jaxdepth.settings_file import build
 from jaxdepth.study.policies.figures import draw_policies
 from jaxdepth.study.policies.rates import write_policies
-from jaxdepth.study.policies.run import check_static, dynamic_sweep
+from jaxdepth.study.policies.rules import check_static
+from jaxdepth.study.policies.run import sweep_policies
 from jaxdepth.study.policies.settings import PolicySweep
 from jaxdepth.study.probes.figures import draw_probes
 from jaxdepth.study.probes.run import probe as run_probe
@@ -120,7 +121,7 @@ def sweep(
     given = build(PolicySweep, {"model": model, **settings}, "sweep")
     bar, seed = progress_bar if progress else silent, given.sweep.output.seed
     if given.policies.policy:
-        run = dynamic_sweep(given, bar, judge)
+        run = sweep_policies(given, bar, judge)
         write_policies(run, seed)
     else:
         check_static(given.policies)
