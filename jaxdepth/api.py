@@ -33,9 +33,8 @@ from jaxdepth.study.sweep.curves import depth_curves
 from jaxdepth.study.sweep.figures import draw_sweep
 from jaxdepth.study.sweep.rates import write_rates
 from jaxdepth.study.sweep.run import sweep as run_sweep
-from jaxdepth.study.verdicts.cost import write_cost
 from jaxdepth.study.verdicts.figures import draw_verdicts
-from jaxdepth.study.verdicts.run import think
+from jaxdepth.study.verdicts.run import run_decide
 from jaxdepth.study.verdicts.scores import write_verdicts
 from jaxdepth.study.verdicts.settings import Decide
 
@@ -142,8 +141,7 @@ def decide(model: str | Path, *, progress: bool = False, **settings) -> StudyRun
         InputError: something in the settings, the protocol, the prompts or the checkpoint is wrong.
     """
     given = build(Decide, {"model": model, **settings}, "decide")
-    run, thinker, batch = think(given, progress_bar if progress else silent)
-    write_cost(run, thinker, batch)
+    run = run_decide(given, progress_bar if progress else silent)
     write_verdicts(run, given.output.seed)
     return StudyRun(run.path)
 

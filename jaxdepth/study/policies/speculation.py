@@ -49,9 +49,7 @@ def write_speculation(
             "rounds": speculation.rounds,
             "drafted": speculation.drafted,
             "accepted": speculation.accepted,
-            "passes": sequential_layers(
-                depths, speculation.rounds, speculation.drafted, layers
-            ),
+            "passes": sequential_layers(depths, speculation.rounds, speculation.drafted, layers),
         }
         ids = [subject.prompts[index].prompt_id for index in batch.indices]
         columns = {"prompt_id": np.repeat(ids, len(depths))}

@@ -40,7 +40,7 @@ from jaxdepth.study.probes.evaluate import (
     folds_of,
 )
 from jaxdepth.study.run_directory import Run, read_record, read_table
-from jaxdepth.study.verdicts.run import TEXTS, VERDICT_TABLE
+from jaxdepth.study.verdicts.tables import TEXTS, VERDICT_TABLE
 
 OPENED, CLOSED, VERDICT = POSITIONS = "opened", "closed", "verdict"
 FITTED_AT = (OPENED, CLOSED)  # whose probes are followed along the thought
@@ -106,7 +106,7 @@ def read_thoughts(
         InputError: a table of the run is unfinished or damaged.
     """
     record = read_record(run_path)
-    if record["settings"]["command"] != "decide" or TEXTS not in record["tables"]:
+    if record["settings"]["command"] != "decide" or TEXTS.name not in record["tables"]:
         return None
     depth, protocol = record["facts"]["depth"], record["settings"]["protocol"]
     markers = Markers(**record["facts"]["markers"])
@@ -115,7 +115,7 @@ def read_thoughts(
         rows = read_table(run_path, table).to_pylist()
         return {r["prompt_id"]: r for r in rows if (r["exit"], r["vote"]) == (depth, 0)}
 
-    texts, verdicts = of_first_votes(TEXTS), of_first_votes(VERDICT_TABLE)
+    texts, verdicts = of_first_votes(TEXTS.name), of_first_votes(VERDICT_TABLE.name)
     opened = open_thoughts(
         encoder, markers, protocol["instruction"], protocol["close"], [p.text for p in prompts]
     )
