@@ -22,7 +22,8 @@ from jaxdepth.runtime.progress import progress_bar, silent
 from jaxdepth.settings_file import build
 from jaxdepth.study.policies.figures import draw_policies
 from jaxdepth.study.policies.rates import write_policies
-from jaxdepth.study.policies.run import check_static, dynamic_sweep
+from jaxdepth.study.policies.rules import check_static
+from jaxdepth.study.policies.run import sweep_policies
 from jaxdepth.study.policies.settings import PolicySweep
 from jaxdepth.study.probes.figures import draw_probes
 from jaxdepth.study.probes.run import probe as run_probe
@@ -32,9 +33,8 @@ from jaxdepth.study.sweep.curves import depth_curves
 from jaxdepth.study.sweep.figures import draw_sweep
 from jaxdepth.study.sweep.rates import write_rates
 from jaxdepth.study.sweep.run import sweep as run_sweep
-from jaxdepth.study.verdicts.cost import write_cost
 from jaxdepth.study.verdicts.figures import draw_verdicts
-from jaxdepth.study.verdicts.run import think
+from jaxdepth.study.verdicts.run import run_decide
 from jaxdepth.study.verdicts.scores import write_verdicts
 from jaxdepth.study.verdicts.settings import Decide
 
@@ -120,7 +120,7 @@ def sweep(
     given = build(PolicySweep, {"model": model, **settings}, "sweep")
     bar, seed = progress_bar if progress else silent, given.sweep.output.seed
     if given.policies.policy:
-        run = dynamic_sweep(given, bar, judge)
+        run = sweep_policies(given, bar, judge)
         write_policies(run, seed)
     else:
         check_static(given.policies)
@@ -141,8 +141,7 @@ def decide(model: str | Path, *, progress: bool = False, **settings) -> StudyRun
         InputError: something in the settings, the protocol, the prompts or the checkpoint is wrong.
     """
     given = build(Decide, {"model": model, **settings}, "decide")
-    run, thinker, batch = think(given, progress_bar if progress else silent)
-    write_cost(run, thinker, batch)
+    run = run_decide(given, progress_bar if progress else silent)
     write_verdicts(run, given.output.seed)
     return StudyRun(run.path)
 

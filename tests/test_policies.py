@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from studies import settings_of
@@ -13,12 +14,13 @@ from jaxdepth.cli import main
 from jaxdepth.depth.dynamic import generate_dynamic
 from jaxdepth.depth.policies import Caching, ExitRule, Policy
 from jaxdepth.prompts.chat import PromptEncoder
-from jaxdepth.study.policies import run as dynamic
+from jaxdepth.study.policies import run as policy_run
 from jaxdepth.study.policies.figures import draw_policies
-from jaxdepth.study.policies.rates import RuleRun, matched_rows, rate_rows, write_policies
-from jaxdepth.study.policies.run import dynamic_sweep, name_of, parse_rules
+from jaxdepth.study.policies.rates import RuleMeans, match_depths, rule_rates, write_policies
+from jaxdepth.study.policies.rules import parse_rules, rule_name
+from jaxdepth.study.policies.run import sweep_policies
 from jaxdepth.study.policies.settings import PolicySweep
-from jaxdepth.study.run_directory import Run, read_table
+from jaxdepth.study.run_directory import Run, read_frame, read_table
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
 from jaxdepth.weights.checkpoint import end_tokens
@@ -36,45 +38,45 @@ def settings(tiny_path, out, **changes) -> PolicySweep:
 
 @pytest.fixture(scope="module")
 def run(tiny_path, tmp_path_factory):
-    return dynamic_sweep(settings(tiny_path, tmp_path_factory.mktemp("policies") / "run"))
+    return sweep_policies(settings(tiny_path, tmp_path_factory.mktemp("policies") / "run"))
 
 
 def rows(run, table) -> list[dict]:
     return read_table(run.path, table).to_pylist()
 
 
-def test_tables_hold_what_the_engine_says(tiny_path, run):
+def test_tables_hold_what_is_generated(tiny_path, run):
     model, tokenizer = jaxdepth.load(tiny_path)
     encoder = PromptEncoder(tokenizer)
     rules = [*parse_rules(POLICY), ExitRule(Policy.FIXED, 4)]
-    said = {(r["prompt_id"], r["rule"]): r for r in rows(run, "dynamic")}
-    steps = {}
-    for r in rows(run, "tokens"):
-        steps.setdefault((r["prompt_id"], r["rule"]), []).append(r)
+    answers = {(r["prompt_id"], r["rule"]): r for r in rows(run, "dynamic")}
+    steps = dict(list(read_frame(run.path, "tokens").groupby(["prompt_id", "rule"])))
     prompts = rows(run, "prompts")
-    assert len(said) == len(steps) == len(prompts) * len(rules) == 2 * LIMIT * 7
+    assert len(answers) == len(steps) == len(prompts) * len(rules) == 2 * LIMIT * 7
     for prompt in prompts[::3]:
         ids = encoder.encode(prompt["text"])
         padded = np.zeros((1, 64), np.int64)
         padded[0, : len(ids)] = ids
-        found = generate_dynamic(
+        generation = generate_dynamic(
             model, padded, np.array([len(ids)]), rules, [1, 2, 3, 4], T,
             stop_tokens=end_tokens(tiny_path, tokenizer),
         )  # fmt: skip
         for r, rule in enumerate(rules):
-            row = said[prompt["prompt_id"], name_of(rule)]
-            count = found.lengths[0, r, 0]
-            exits = found.exits[0, r, 0, :count]
-            here = steps[prompt["prompt_id"], name_of(rule)]
-            assert [s["place"] for s in here] == list(range(count)) == list(range(row["n_tokens"]))
-            assert [s["exit"] for s in here] == exits.tolist()
-            assert [s["token"] for s in here] == found.tokens[0, r, 0, :count].tolist()
+            row = answers[prompt["prompt_id"], rule_name(rule)]
+            count = generation.lengths[0, r, 0]
+            exits = generation.exits[0, r, 0, :count]
+            tokens = generation.tokens[0, r, 0, :count]
+            lane_steps = steps[prompt["prompt_id"], rule_name(rule)]
+            assert row["n_tokens"] == count
+            assert lane_steps["place"].tolist() == list(range(count))
+            assert lane_steps["exit"].tolist() == exits.tolist()
+            assert lane_steps["token"].tolist() == tokens.tolist()
             late = [max(exits[t:]) for t in range(count)]
-            assert [s["layers"] for s in here] == late
+            assert lane_steps["layers"].tolist() == late
             assert row["mean_exit"] == pytest.approx(exits.mean())
             assert row["mean_layers"] == pytest.approx(np.mean(late))
             np.testing.assert_allclose(
-                [s["confidence"] for s in here], found.confidence[0, r, 0, :count], atol=1e-4
+                lane_steps["confidence"], generation.confidence[0, r, 0, :count], atol=1e-4
             )
             if rule.policy == Policy.ORACLE or rule.threshold == 4:
                 assert row["agreement"] == 1
@@ -93,27 +95,27 @@ def test_fixed_rules_are_the_static_sweep(tiny_path, run, tmp_path):
 
 
 def test_a_run_goes_on_where_it_was_stopped(tiny_path, run, tmp_path, monkeypatch):
-    write, calls = dynamic._rows, []
+    answer_batch, calls = policy_run.answer_batch, []
 
-    def cut_short(*args):
+    def interrupted(*args):
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return write(*args)
+        return answer_batch(*args)
 
-    asked = settings(tiny_path, tmp_path / "run")
-    monkeypatch.setattr(dynamic, "_rows", cut_short)
+    same = settings(tiny_path, tmp_path / "run")
+    monkeypatch.setattr(policy_run, "answer_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        dynamic_sweep(asked)
-    again = dynamic_sweep(asked)
+        sweep_policies(same)
+    resumed = sweep_policies(same)
     for table in ("dynamic", "tokens"):
-        assert read_table(again.path, table).equals(read_table(run.path, table))
+        assert read_table(resumed.path, table).equals(read_table(run.path, table))
     with pytest.raises(InputError, match="holds a run with policy"):
-        dynamic_sweep(settings(tiny_path, tmp_path / "run", policy=("top1=0.5",)))
+        sweep_policies(settings(tiny_path, tmp_path / "run", policy=("top1=0.5",)))
 
 
 @pytest.fixture
-def made_up() -> RuleRun:
+def made_up() -> RuleMeans:
     """Fixed at 10, 20 and 30 layers, and a rule at 18 that refuses all harmful prompts."""
     N = 40
     harmful_N = np.arange(N) % 2 == 0
@@ -127,34 +129,33 @@ def made_up() -> RuleRun:
     outcomes = {o: np.zeros((N, 4)) for o in ("partial", "degenerate", "undetermined")}
     outcomes |= {"refuse": refuse_NR, "comply": 1 - refuse_NR}
     rules = [(f"fixed {d}", "fixed", float(d)) for d in (10, 20, 30)] + [("top1 0.5", "top1", 0.5)]
-    return RuleRun(
-        rules,
-        [f"p{n}" for n in range(N)],
+    return RuleMeans(
+        pd.DataFrame(rules, columns=["rule", "policy", "threshold"]),
+        np.array([f"p{n}" for n in range(N)]),
         np.where(harmful_N, "harmful", "harmless"),
-        [str(n // 2) for n in range(N)],
-        np.where(np.arange(N) < 20, "a", "b"),
+        np.array([str(n // 2) for n in range(N)]),
         values | outcomes,
         1,
     )
 
 
 def test_rates_and_matched_depth_by_hand(made_up):
-    found = {(r["rule"], r["label"], r["metric"]): r for r in rate_rows(made_up)}
-    assert found["fixed 30", "harmful", "refuse"]["value"] == pytest.approx(0.25)
-    assert found["fixed 30", "harmful", "refuse"]["n"] == 20
-    assert found["top1 0.5", "harmless", "comply"]["value"] == 1
-    assert found["top1 0.5", "harmless", "mean_layers"]["value"] == 18
-    matched = {(r["rule"], r["label"], r["metric"]): r for r in matched_rows(made_up)}
-    assert {rule for rule, *_ in matched} == {"top1 0.5"}
-    row = matched["top1 0.5", "harmful", "refuse"]
+    rates = rule_rates(made_up).set_index(["rule", "label", "metric"])
+    assert rates["value"]["fixed 30", "harmful", "refuse"] == pytest.approx(0.25)
+    assert rates["n"]["fixed 30", "harmful", "refuse"] == 20
+    assert rates["value"]["top1 0.5", "harmless", "comply"] == 1
+    assert rates["value"]["top1 0.5", "harmless", "mean_layers"] == 18
+    matched = match_depths(made_up).set_index(["rule", "label", "metric"])
+    assert {rule for rule, *_ in matched.index} == {"top1 0.5"}
+    row = matched.loc["top1 0.5", "harmful", "refuse"]
     # 18 layers are a fifth of exit 10, which never refuses, and four fifths of exit 20, which does.
     assert (row["below"], row["above"]) == (10, 20)
     assert row["difference"] == pytest.approx(0.2)
     assert (row["low"], row["high"]) == pytest.approx((0.2, 0.2))
-    assert matched["top1 0.5", "harmless", "comply"]["difference"] == pytest.approx(0)
-    some = made_up.some(made_up.sources_N == "a")
-    assert len(some.ids) == len(some.clusters) == len(some.labels_N) == 20
-    assert some.values["refuse"].shape == (20, 4)
+    assert matched["difference"]["top1 0.5", "harmless", "comply"] == pytest.approx(0)
+    half = made_up.select(np.arange(40) < 20)
+    assert len(half.ids_N) == len(half.clusters_N) == len(half.labels_N) == 20
+    assert half.values["refuse"].shape == (20, 4)
 
 
 def test_the_exit_map_shows_those_prompts_alone(tmp_path):
@@ -162,14 +163,14 @@ def test_the_exit_map_shows_those_prompts_alone(tmp_path):
     run = Run.open(tmp_path / "run", {}, {})
     ids, rules = ("held", "out", "tuned"), (("fixed 4", "fixed", 4.0), ("top1 0.5", "top1", 0.5))
     prompts = [{"prompt_id": i, "label": "harmful", "pair_id": None, "source": "s"} for i in ids]
-    said, steps = [], []
+    answers, steps = [], []
     for (rule, policy, threshold), i in itertools.product(rules, ids):
-        named = {"prompt_id": i, "rule": rule, "sample": 0}
+        lane = {"prompt_id": i, "rule": rule, "sample": 0}
         measured = {"mean_exit": 3.0, "mean_layers": 3.0, "agreement": 1.0, "outcome": "refuse"}
-        said.append(named | measured | {"policy": policy, "threshold": threshold})
-        steps.append(named | {"place": 0, "exit": 3, "confidence": 0.5})
+        answers.append(lane | measured | {"policy": policy, "threshold": threshold})
+        steps.append(lane | {"place": 0, "exit": 3, "confidence": 0.5})
     run.write_table("prompts", pa.Table.from_pylist(prompts))
-    run.write_table("dynamic", pa.Table.from_pylist(said))
+    run.write_table("dynamic", pa.Table.from_pylist(answers))
     run.write_table("tokens", pa.Table.from_pylist(steps))
     write_policies(run, 0)
     for only, count in ((None, 3), (ids[:2], 2)):
@@ -185,7 +186,7 @@ def test_rules_that_are_read():
     ]
     (top,) = parse_rules(["top1=0.5"], decay=4.0)
     assert (top.threshold, top.decay) == (0.5, 4.0)
-    assert name_of(top) == "top1 0.5"
+    assert rule_name(top) == "top1 0.5"
 
 
 @pytest.mark.parametrize(
@@ -207,14 +208,14 @@ def test_the_command(tiny_path, tmp_path, capsys):
     args = ["sweep", tiny_path, "--out", tmp_path / "run", "--limit", 2, "--max-new-tokens", 4]
     args += ["--policy", "margin=0.02,0.1", "fixed=1,2,3", "--caching", "propagate"]
     assert main(list(map(str, args))) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for line in (
-        "Tokens that exit by policy: harmful",
+        "Exit of each token by a policy: harmful",
         "margin 0.02",
         "same mean depth",
         "exit_map",
     ):
-        assert line in said
+        assert line in printed
     for wrong, message in (
         (["--caching", "propagate"], "--caching is of exit policies"),
         (["--policy", "classifier=0.5"], "and --classifier FILE go together"),

@@ -1,4 +1,4 @@
-"""`jaxdepth decide`: tables, their numbers by plain code, and runs that are killed or refused."""
+"""`jaxdepth decide`: tables, their numbers by plain code, and runs that are killed or fail."""
 
 import os
 import signal
@@ -16,15 +16,16 @@ from jaxdepth import InputError
 from jaxdepth.cli import main
 from jaxdepth.prompts.batches import limit_prompts
 from jaxdepth.prompts.chat import PromptEncoder
-from jaxdepth.prompts.datasets import read_prompts
+from jaxdepth.prompts.datasets import Prompt, read_prompts
 from jaxdepth.refusal.decide import decide, shown
 from jaxdepth.refusal.deliberate import ClosedBy
 from jaxdepth.refusal.protocol import VERDICTS, instruct, read_protocol, resolve_markers
 from jaxdepth.study.run_directory import read_table
-from jaxdepth.study.verdicts.cost import write_cost
-from jaxdepth.study.verdicts.run import partners, think
-from jaxdepth.study.verdicts.scores import Scores, Verdicts, write_verdicts
+from jaxdepth.study.verdicts.run import choose_donors, run_decide
+from jaxdepth.study.verdicts.score_table import ScoreTable
+from jaxdepth.study.verdicts.scores import write_verdicts
 from jaxdepth.study.verdicts.settings import Decide
+from jaxdepth.study.verdicts.sources import RunVerdicts
 from jaxdepth.weights.checkpoint import end_tokens
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -42,7 +43,7 @@ def settings(tiny_path, out, protocol, **changes) -> Decide:
 
 @pytest.fixture(scope="module")
 def run(tiny_path, protocol, tmp_path_factory):
-    run, *_ = think(settings(tiny_path, tmp_path_factory.mktemp("runs") / "run", protocol))
+    run = run_decide(settings(tiny_path, tmp_path_factory.mktemp("runs") / "run", protocol))
     write_verdicts(run, seed=0)
     return run
 
@@ -51,7 +52,7 @@ def rows(run, table) -> list[dict]:
     return read_table(run.path, table).to_pylist()
 
 
-def test_tables_hold_what_decide_does(tiny_path, protocol, run):
+def test_tables_hold_what_is_decoded(tiny_path, protocol, run):
     model, tokenizer = jaxdepth.load(tiny_path)
     encoder, spec = PromptEncoder(tokenizer), read_protocol(protocol)
     stops = end_tokens(tiny_path, tokenizer)
@@ -70,42 +71,43 @@ def test_tables_hold_what_decide_does(tiny_path, protocol, run):
         tokens = [*encoder.encode(text), *markers.open]
         ids = np.zeros((1, 64), np.int64)  # one shape, one program
         ids[0, : len(tokens)] = tokens
-        found = decide(
+        decided = decide(
             model, ids, np.array([len(tokens)]), [2, 4], markers, thought_tokens=5,
             answer_tokens=4, votes=2, sampling=Sampling(1.0), stop_tokens=stops, cuts=(0, 2),
             seeds_B=[lane_seed(0, prompt.prompt_id)],
         )  # fmt: skip
         for e, m in np.ndindex(2, 2):
             row = verdicts[prompt.prompt_id, (2, 4)[e], m]
-            p = softmax(found.logp[0, e, m].astype(np.float64))
+            p = softmax(decided.logp[0, e, m].astype(np.float64))
             assert [row[f"p_{v}"] for v in VERDICTS] == pytest.approx(p.tolist(), abs=1e-4)
-            mass = np.exp(found.logp[0, e, m].astype(np.float64)).sum()
+            mass = np.exp(decided.logp[0, e, m].astype(np.float64)).sum()
             assert row["label_mass"] == pytest.approx(mass, abs=1e-4)
             assert row["margin"] == pytest.approx(np.diff(np.sort(p))[-1], abs=1e-4)
             assert row["verdict"] == VERDICTS[int(p.argmax())]
-            assert row["thought_tokens"] == found.thought[0, e, m]
-            assert row["closed_by"] == ClosedBy(found.closed_by[0, e, m]).name.lower()
-            said = texts[prompt.prompt_id, (2, 4)[e], m]
-            answer = shown(found, markers, 0, e, m)
+            assert row["thought_tokens"] == decided.thought[0, e, m]
+            assert row["closed_by"] == ClosedBy(decided.closed_by[0, e, m]).name.lower()
+            text_row = texts[prompt.prompt_id, (2, 4)[e], m]
+            answer = shown(decided, markers, 0, e, m)
             assert row["answer_tokens"] == len(answer)
-            assert said["answer"] == tokenizer.decode(answer, skip_special_tokens=True)
-            assert said["thought_ids"] == found.tokens[0, e, m, : row["thought_tokens"]].tolist()
+            assert text_row["answer"] == tokenizer.decode(answer, skip_special_tokens=True)
+            thought = decided.tokens[0, e, m, : row["thought_tokens"]]
+            assert text_row["thought_ids"] == thought.tolist()
             for c, cut in enumerate((0, 2)):
                 cut_row = cuts[prompt.prompt_id, (2, 4)[e], m, cut]
-                p = softmax(found.cut_logp[0, e, m, c].astype(np.float64))
+                p = softmax(decided.cut_logp[0, e, m, c].astype(np.float64))
                 assert [cut_row[f"p_{v}"] for v in VERDICTS] == pytest.approx(p.tolist(), abs=1e-4)
 
 
-def test_a_swapped_thought_is_the_partners(tiny_path, protocol, run):
-    """The verdict by one pass over prompt, the partner's thought and the closing marker."""
+def test_a_swapped_thought_is_the_donors(tiny_path, protocol, run):
+    """The verdict by one pass over prompt, the donor's thought and the closing marker."""
     model, tokenizer = jaxdepth.load(tiny_path)
     encoder, spec = PromptEncoder(tokenizer), read_protocol(protocol)
     markers = resolve_markers(spec, encoder, ())
-    said = {(r["prompt_id"], r["exit"]): r for r in rows(run, "texts") if r["vote"] == 0}
+    texts = {(r["prompt_id"], r["exit"]): r for r in rows(run, "texts") if r["vote"] == 0}
     text_of = {p["prompt_id"]: p["text"] for p in rows(run, "prompts")}
     for row in rows(run, "swapped")[:6]:
         text = instruct(spec.instruction, spec.close, markers.words, text_of[row["prompt_id"]])
-        thought = said[row["thought_of"], row["exit"]]["thought_ids"]
+        thought = texts[row["thought_of"], row["exit"]]["thought_ids"]
         ids = [*encoder.encode(text), *markers.open, *thought, *markers.close]
         padded = np.zeros((1, 80), np.int64)
         padded[0, : len(ids)] = ids
@@ -132,17 +134,22 @@ def test_forced_swapped_and_series(run):
     assert {(r["prompt_id"], r["exit"]) for r in rows(run, "series")} == partial
 
 
-def test_partners():
-    prompts = [("a", "1", "harmful"), ("b", "1", "harmless"), ("c", None, "harmful"),
-               ("d", None, "harmless"), ("e", None, "harmful")]  # fmt: skip
-    assert partners(prompts) == {"a": "b", "b": "a", "c": "d", "d": "e", "e": "b"}
-    assert partners([("x", None, "harmful"), ("y", None, "harmful")]) == {"x": "y", "y": "x"}
+def test_donors():
+    prompts = [
+        Prompt(prompt_id, "text", label, None, pair_id, "source")
+        for prompt_id, pair_id, label in (
+            ("a", "1", "harmful"), ("b", "1", "harmless"), ("c", None, "harmful"),
+            ("d", None, "harmless"), ("e", None, "harmful"),
+        )
+    ]  # fmt: skip
+    assert choose_donors(prompts) == {"a": "b", "b": "a", "c": "d", "d": "e", "e": "b"}
+    assert choose_donors([prompts[2], prompts[4]]) == {"c": "e", "e": "c"}
 
 
 def test_scores_by_plain_code(run):
-    scores = Scores(run.path)
+    scores = ScoreTable(run.path)
     harmful = {p["prompt_id"]: p["label"] == "harmful" for p in rows(run, "prompts")}
-    for source, mine in (
+    for source, source_rows in (
         ("thought", [r for r in rows(run, "verdicts") if r["vote"] == 0]),
         ("cut 0", [r for r in rows(run, "cuts") if r["vote"] == 0 and r["cut"] == 0]),
         ("majority of 2", [
@@ -150,22 +157,24 @@ def test_scores_by_plain_code(run):
         ]),
     ):  # fmt: skip
         for e, exit in enumerate((2, 4)):
-            here = [r for r in mine if r["exit"] == exit]
-            right = [(r["verdict"] != "comply") == harmful[r["prompt_id"]] for r in here]
-            assert scores.of(source, "accuracy").value[e] == pytest.approx(np.mean(right))
-            safe = [r for r in here if not harmful[r["prompt_id"]]]
+            exit_rows = [r for r in source_rows if r["exit"] == exit]
+            right = [(r["verdict"] != "comply") == harmful[r["prompt_id"]] for r in exit_rows]
+            assert scores.estimate(source, "accuracy").value[e] == pytest.approx(np.mean(right))
+            safe = [r for r in exit_rows if not harmful[r["prompt_id"]]]
             over = np.mean([r["verdict"] != "comply" for r in safe])
-            assert scores.of(source, "over_refusal").value[e] == pytest.approx(over)
-            caught = np.mean([r["verdict"] != "comply" for r in here if harmful[r["prompt_id"]]])
-            balanced = scores.of(source, "balanced_accuracy")
+            assert scores.estimate(source, "over_refusal").value[e] == pytest.approx(over)
+            unsafe = [r for r in exit_rows if harmful[r["prompt_id"]]]
+            caught = np.mean([r["verdict"] != "comply" for r in unsafe])
+            balanced = scores.estimate(source, "balanced_accuracy")
             assert balanced.value[e] == pytest.approx((caught + 1 - over) / 2)
             assert balanced.low[e] <= balanced.value[e] <= balanced.high[e]
-            brier = [(r["p_refuse"] + r["p_partial"] - harmful[r["prompt_id"]]) ** 2 for r in here]
-            assert scores.of(source, "brier").value[e] == pytest.approx(np.mean(brier))
+            gaps = [r["p_refuse"] + r["p_partial"] - harmful[r["prompt_id"]] for r in exit_rows]
+            brier = scores.estimate(source, "brier")
+            assert brier.value[e] == pytest.approx(np.mean(np.square(gaps)))
     paired = {r["exit"]: r for r in rows(run, "paired_verdicts")}
     assert set(paired) == {2, 4}
-    verdicts = Verdicts(run)
-    with_, without = (verdicts.right(verdicts.sources[s]) for s in ("thought", "cut 0"))
+    verdicts = RunVerdicts(run)
+    with_, without = (verdicts.sources[s].right(verdicts.harmful_N) for s in ("thought", "cut 0"))
     assert paired[4]["right_only_with_thought"] == (with_ & ~without)[:, 1].sum()
     votes = rows(run, "votes")
     assert {(r["rule"], r["votes"]) for r in votes} == {
@@ -173,12 +182,12 @@ def test_scores_by_plain_code(run):
     }
     risks = rows(run, "risk_coverage")
     whole = {(r["source"], r["exit"]): r for r in risks if r["coverage"] == 1.0}
-    accuracy = scores.of("thought", "accuracy").value
+    accuracy = scores.estimate("thought", "accuracy").value
     assert [whole["thought", exit]["risk"] for exit in (2, 4)] == pytest.approx(1 - accuracy)
 
 
 def test_batches_and_exits_change_nothing(tiny_path, protocol, run, tmp_path):
-    other, *_ = think(
+    other = run_decide(
         settings(tiny_path, tmp_path / "run", protocol, batch_size=1, exits="4", memory_gb=0.001)
     )
     for table in TABLES:
@@ -188,29 +197,29 @@ def test_batches_and_exits_change_nothing(tiny_path, protocol, run, tmp_path):
             "vote",
             *{"cuts": ["cut"], "forced": ["forced"]}.get(table, []),
         )
-        mine = {tuple(r[k] for k in keys): r for r in rows(run, table) if r["exit"] == 4}
-        theirs = {tuple(r[k] for k in keys): r for r in rows(other, table)}
-        assert mine.keys() == theirs.keys()
-        for key, row in mine.items():
+        rows_by_key = {tuple(r[k] for k in keys): r for r in rows(run, table) if r["exit"] == 4}
+        other_rows = {tuple(r[k] for k in keys): r for r in rows(other, table)}
+        assert rows_by_key.keys() == other_rows.keys()
+        for key, row in rows_by_key.items():
             for name, value in row.items():
                 if isinstance(value, float):
-                    assert value == pytest.approx(theirs[key][name], abs=1e-4), (key, name)
+                    assert value == pytest.approx(other_rows[key][name], abs=1e-4), (key, name)
                 else:
-                    assert value == theirs[key][name], (key, name)
+                    assert value == other_rows[key][name], (key, name)
 
 
-def test_abstaining_shows_nothing(tiny_path, protocol, tmp_path):
-    run, *_ = think(settings(tiny_path, tmp_path / "run", protocol, abstain_below=1.0, limit=1))
+def test_abstaining_shows_no_answer(tiny_path, protocol, tmp_path):
+    run = run_decide(settings(tiny_path, tmp_path / "run", protocol, abstain_below=1.0, limit=1))
     write_verdicts(run, seed=0)
     assert {r["verdict"] for r in rows(run, "verdicts")} == {"abstain"}
     assert {r["answer_tokens"] for r in rows(run, "verdicts")} == {0}
     assert {r["answer_outcome"] for r in rows(run, "verdicts")} == {None}
     assert {r["answer"] for r in rows(run, "texts")} == {""}
-    assert (Scores(run.path).of("thought", "abstained").value == 1).all()
+    assert (ScoreTable(run.path).estimate("thought", "abstained").value == 1).all()
 
 
 def test_caveats_follow_partial_verdicts(tiny_path, protocol, tmp_path):
-    run, *_ = think(
+    run = run_decide(
         settings(
             tiny_path, tmp_path / "run", protocol, series="caveat", refuse_from=1.0,
             caution_from=0.0, votes=1, temperature=0.0, swap=False, force=False, limit=2,
@@ -227,31 +236,31 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
 from test_think import settings
-from jaxdepth.study.verdicts.run import think
+from jaxdepth.study.verdicts.run import run_decide
 left = [int(sys.argv[5])]
 real = Path.replace
-def replace(self, target):  # every file of a run is renamed into its place
+def replace(self, target):  # every file of a run is renamed into place
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
     left[0] -= 1
     return real(self, target)
 Path.replace = replace
-think(settings(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+run_decide(settings(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
 """
 
 
 @pytest.mark.parametrize("kills", [(1, 7), pytest.param((1, 5, 7), marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_uninterrupted(kills, tiny_path, protocol, run, tmp_path):
-    here = os.path.dirname(__file__)
+    tests = os.path.dirname(__file__)
     # Renames: run.json, prompts, run.json; parts of four tables for each batch; and so on.
     for after in kills:
-        args = [sys.executable, "-c", KILLED, tiny_path, tmp_path / "run", protocol, here]
+        args = [sys.executable, "-c", KILLED, tiny_path, tmp_path / "run", protocol, tests]
         assert subprocess.run([*args, str(after)]).returncode == -signal.SIGKILL
-    again, *_ = think(settings(tiny_path, tmp_path / "run", protocol))
+    resumed = run_decide(settings(tiny_path, tmp_path / "run", protocol))
     for table in TABLES:
-        assert read_table(again.path, table) == read_table(run.path, table), table
+        assert read_table(resumed.path, table) == read_table(run.path, table), table
     with pytest.raises(InputError, match=r"cuts = \[0, 2\], not \[0\]"):
-        think(settings(tiny_path, tmp_path / "run", protocol, cuts=(0,)))
+        run_decide(settings(tiny_path, tmp_path / "run", protocol, cuts=(0,)))
 
 
 def test_the_command(tiny_path, protocol, tmp_path, capsys):
@@ -262,8 +271,8 @@ def test_the_command(tiny_path, protocol, tmp_path, capsys):
     ]  # fmt: skip
     assert main(list(map(str, args))) == 0
     printed = capsys.readouterr().out
-    for says in ("Verdict words of this model", "better than chance", "McNemar", "2 votes"):
-        assert says in printed
+    for phrase in ("Verdict words of this model", "better than chance", "McNemar", "2 votes"):
+        assert phrase in printed
     drawn = sorted(p.name for p in (tmp_path / "run" / "figures").glob("*.png"))
     assert drawn == [
         "along_the_thought.png", "thought_lengths.png", "verdict_calibration.png", "verdicts.png",
@@ -280,10 +289,9 @@ def test_the_command(tiny_path, protocol, tmp_path, capsys):
 
 
 def test_no_answers_have_no_outcome_and_no_cost(tiny_path, protocol, tmp_path):
-    run, thinker, batch = think(
+    run = run_decide(
         settings(tiny_path, tmp_path / "run", protocol, answer_tokens=0, limit=1, cost_rounds=1)
     )
-    write_cost(run, thinker, batch)
     assert not run.finished("cost")
     assert not run.finished("forced")
     assert {r["answer_outcome"] for r in rows(run, "verdicts")} == {None}
@@ -291,7 +299,7 @@ def test_no_answers_have_no_outcome_and_no_cost(tiny_path, protocol, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"votes": 0}, "votes is 0"),
         ({"votes": 3, "temperature": 0.0}, "all alike"),
@@ -304,7 +312,7 @@ def test_no_answers_have_no_outcome_and_no_cost(tiny_path, protocol, tmp_path):
     ],
     ids=str,
 )
-def test_bad_settings(tiny_path, protocol, tmp_path, changes, says):
-    with pytest.raises(InputError, match=says):
-        think(settings(tiny_path, tmp_path / "run", **{"protocol": protocol} | changes))
+def test_bad_settings(tiny_path, protocol, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        run_decide(settings(tiny_path, tmp_path / "run", **{"protocol": protocol} | changes))
     assert not (tmp_path / "run").exists()

@@ -23,7 +23,7 @@ from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.probes.summary import findings
 from jaxdepth.study.probes.thoughts import PLACES, POINTS, at_places
 from jaxdepth.study.run_directory import read_table
-from jaxdepth.study.verdicts.run import think
+from jaxdepth.study.verdicts.run import run_decide
 from jaxdepth.study.verdicts.settings import Decide
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -49,7 +49,7 @@ def thought(tiny_path, spec, tmp_path_factory):
     out = tmp_path_factory.mktemp("decide") / "run"
     how = {"limit": LIMIT, "protocol": spec, "temperature": 1.0}
     settings = settings_of(Decide, tiny_path, out, **how, **lean)
-    return think(settings)[0]
+    return run_decide(settings)
 
 
 def probe_settings(tiny_path, thought, out) -> Probe:

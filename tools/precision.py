@@ -20,8 +20,9 @@ from jaxdepth.study.comparison.outcomes import Compared
 from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
-from jaxdepth.study.verdicts.run import VERDICT_TABLE, think
+from jaxdepth.study.verdicts.run import run_decide
 from jaxdepth.study.verdicts.settings import Decide
+from jaxdepth.study.verdicts.tables import VERDICT_TABLE
 
 BASE = "float32"
 PRECISIONS = {
@@ -58,7 +59,7 @@ def main() -> None:
         lean = {"answer_tokens": 0, "thought_tokens": 24, "cuts": (), "cost_rounds": 0}
         lean |= {"swap": False, "force": False}
         settings = build(Decide, {**shared, **how, **lean, "out": folder / "decide"})
-        verdicts[name] = read_table(think(settings, progress_bar)[0].path, VERDICT_TABLE)
+        verdicts[name] = read_table(run_decide(settings, progress_bar).path, VERDICT_TABLE.name)
     print_outcomes(Compared.read(runs))
     print_verdicts(verdicts)
 

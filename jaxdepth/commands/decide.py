@@ -2,19 +2,17 @@
 
 from jaxdepth.commands.printing import print_places
 from jaxdepth.runtime.progress import progress_bar
-from jaxdepth.study.verdicts.cost import write_cost
 from jaxdepth.study.verdicts.figures import draw_verdicts
-from jaxdepth.study.verdicts.run import think
+from jaxdepth.study.verdicts.run import run_decide
 from jaxdepth.study.verdicts.scores import write_verdicts
 from jaxdepth.study.verdicts.settings import Decide
 from jaxdepth.study.verdicts.summary import print_verdicts
 
 
 def run(settings: Decide) -> int:
-    run, thinker, batch = think(settings, progress_bar)
-    write_cost(run, thinker, batch)
+    run = run_decide(settings, progress_bar)
     write_verdicts(run, settings.output.seed)
-    words = ", ".join(map(repr, thinker.markers.words))
+    words = ", ".join(map(repr, run.record["facts"]["markers"]["words"]))
     print(f"Verdict words of this model: {words}\n")
     print_verdicts(run)
     print_places(run.path, draw_verdicts(run.path))

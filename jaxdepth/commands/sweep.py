@@ -5,7 +5,8 @@ from jaxdepth.depth.lanes import describe, plan_segments
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.study.policies.figures import draw_policies
 from jaxdepth.study.policies.rates import write_policies
-from jaxdepth.study.policies.run import check_static, dynamic_sweep
+from jaxdepth.study.policies.rules import check_static
+from jaxdepth.study.policies.run import sweep_policies
 from jaxdepth.study.policies.settings import PolicySweep
 from jaxdepth.study.policies.summary import print_policies
 from jaxdepth.study.sweep.curves import depth_curves
@@ -40,7 +41,7 @@ def run_sweep(settings: Sweep) -> int:
 
 def run_policies(settings: PolicySweep) -> int:
     """Runs a sweep of exit policies, and prints its tables and figures."""
-    run = dynamic_sweep(settings, progress_bar)
+    run = sweep_policies(settings, progress_bar)
     write_policies(run, settings.sweep.output.seed)
     print_policies(run.path)
     print_places(run.path, draw_policies(run.path))

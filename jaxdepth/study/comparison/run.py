@@ -17,7 +17,7 @@ from jaxdepth.study.sweep.rates import write_rates
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import sweep_settings
 from jaxdepth.study.tuning.run import ADAPTER
-from jaxdepth.study.verdicts.run import think
+from jaxdepth.study.verdicts.run import run_decide
 from jaxdepth.study.verdicts.settings import Decide, Interventions, Thinking
 from jaxdepth.weights.adapter import brings_tokens
 
@@ -67,7 +67,7 @@ def run_one(study: ExitStudy, model: AdaptedModel, out: Path, bar: ProgressBar) 
         run = sweep(sweep_settings(study, model, output), bar)
         write_rates(run, depth_curves(run.path, output.seed), output.seed)
         return
-    think(
+    run_decide(
         Decide(
             model=model,
             prompts=study.prompts,

@@ -1,111 +1,108 @@
-"""Thresholds of exit policies, calibrated on some prompts and held against others."""
+"""Thresholds of exit policies, calibrated on validation prompts, evaluated on held-out prompts."""
 
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
+import pandas as pd
+from jaxtyping import Float
 
 from jaxdepth.depth.policies import Policy
+from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import interval, resample_counts
 from jaxdepth.stats.risk_control import threshold_for_depth, threshold_for_risk
-from jaxdepth.study.policies.rates import AGREEMENT, MEAN_LAYERS, RuleRun
+from jaxdepth.study.policies.rates import AGREEMENT, MEAN_LAYERS, RuleMeans, resampled_means
+from jaxdepth.study.policies.tables import CALIBRATION
 
-CALIBRATION = "calibration"
 DEPTH, RISK = "mean layers", "risk"
-CALIBRATION_SCHEMA = pa.schema(
-    [
-        ("policy", pa.string()),
-        ("aim", pa.string()),  # mean layers, or risk: the mean share of tokens unlike full depth's
-        ("wanted", pa.float64()),
-        ("threshold", pa.float32()),  # null where none of the grid is certified for the risk
-        ("on_validation", pa.float64()),
-        ("held_out", pa.float64()),
-        ("low", pa.float64()),  # 95% of what is held out, bootstrap of whole pairs
-        ("high", pa.float64()),
-        ("layers", pa.float64()),  # mean layers on the held-out prompts
-        ("n_validation", pa.int32()),
-        ("n_held_out", pa.int32()),
-    ]
-)
 
 
-def calibration_rows(
-    validation: RuleRun,
-    held_out: RuleRun,
-    wanted_layers: Sequence[float],
+def calibrate(
+    validation: RuleMeans,
+    held_out: RuleMeans,
+    target_layers: Sequence[float],
     risk: float,
     error: float,
     seed: int = 0,
-) -> list[dict]:
-    """For every policy with a grid: the threshold for each aim, and what it does elsewhere.
+) -> pd.DataFrame:
+    """Choose a threshold for every policy and target: the calibration table.
 
-    The risk is controlled by Learn-then-Test over whole pairs, so that with probability
-    1 - `error` the held-out risk is below `risk` if the prompts are of one kind.
+    The risk is controlled by Learn then Test over whole pairs: with probability 1 - `error` the
+    risk on further prompts of the same kind is at most `risk`.
+
+    Args:
+        validation: the prompts that choose the thresholds.
+        held_out: the prompts that the choice is evaluated on.
+        target_layers: target mean depths.
+        risk: target mean share of tokens that differ from full depth's.
+        error: maximum probability that a chosen threshold exceeds it.
+        seed: of the bootstrap.
     """
-    counts_KN = resample_counts(validation.clusters, seed=seed)
+    counts_KN = resample_counts(validation.clusters_N, seed=seed)
     rows = []
-    grid = [policy for policy in Policy if policy not in (Policy.FIXED, Policy.ORACLE)]
-    for policy in grid:
-        places = [r for r, rule in enumerate(validation.rules) if rule[1] == policy]
-        if not places:
+    for policy in Policy:
+        is_of_policy = validation.rules["policy"] == policy
+        if policy in (Policy.FIXED, Policy.ORACLE) or not is_of_policy.any():
             continue
-        thresholds = [validation.rules[r][2] for r in places]
-        depth_NR = validation.values[MEAN_LAYERS][:, places]
-        loss_NR = 1 - validation.values[AGREEMENT][:, places]
-        for wanted in wanted_layers:
-            found = threshold_for_depth(thresholds, depth_NR, wanted, counts_KN)
+        grid = np.flatnonzero(is_of_policy)
+        thresholds = validation.rules["threshold"][grid].tolist()
+        depth_NR = validation.values[MEAN_LAYERS][:, grid]
+        loss_NR = 1 - validation.values[AGREEMENT][:, grid]
+        for target in target_layers:
+            chosen = threshold_for_depth(thresholds, depth_NR, target, counts_KN).index
             rows.append(
-                {"policy": str(policy), "aim": DEPTH, "wanted": wanted}
-                | _held(validation, held_out, MEAN_LAYERS, places[found.index], seed)
+                {"policy": str(policy), "aim": DEPTH, "wanted": target}
+                | _evaluate(validation, held_out, DEPTH, grid[chosen], seed)
             )
-        certified = threshold_for_risk(thresholds, loss_NR, risk, error, validation.clusters)
-        at = None if certified is None else places[certified]
+        certified = threshold_for_risk(thresholds, loss_NR, risk, error, validation.clusters_N)
         rows.append(
             {"policy": str(policy), "aim": RISK, "wanted": risk}
-            | _held(validation, held_out, AGREEMENT, at, seed)
+            | _evaluate(
+                validation, held_out, RISK, None if certified is None else grid[certified], seed
+            )
         )
-    return rows
+    columns = CALIBRATION.schema.names
+    return pd.DataFrame(rows, columns=columns).astype({"threshold": float})
 
 
-def _held(validation: RuleRun, held_out: RuleRun, metric: str, r: int | None, seed: int) -> dict:
-    """What a rule does on both sets; nulls where there is no rule."""
-    counts = {"n_validation": len(validation.ids), "n_held_out": len(held_out.ids)}
+def _evaluate(
+    validation: RuleMeans, held_out: RuleMeans, aim: str, r: int | None, seed: int
+) -> dict[str, float]:
+    """The columns of a chosen rule on both sets; only the numbers of prompts without a rule."""
+    counts = {"n_validation": len(validation.ids_N), "n_held_out": len(held_out.ids_N)}
     if r is None:
         return counts
-
-    def value_of(run: RuleRun) -> np.ndarray:
-        value_N = run.values[metric][:, r]
-        return 1 - value_N if metric == AGREEMENT else value_N
-
-    value_N = value_of(held_out)
-    counts_RN = resample_counts(held_out.clusters, seed=seed)
-    low, high = interval(((counts_RN @ value_N) / counts_RN.sum(axis=1))[:, None])
+    value_N = _aim_values(held_out, aim, r)
+    counts_KN = resample_counts(held_out.clusters_N, seed=seed)
+    low, high = interval(resampled_means(counts_KN, value_N[:, None]))
     return counts | {
-        "threshold": validation.rules[r][2],
-        "on_validation": float(value_of(validation).mean()),
-        "held_out": float(value_N.mean()),
-        "low": float(low[0]),
-        "high": float(high[0]),
-        "layers": float(held_out.values[MEAN_LAYERS][:, r].mean()),
+        "threshold": validation.rules["threshold"][r],
+        "on_validation": _aim_values(validation, aim, r).mean(),
+        "held_out": value_N.mean(),
+        "low": low[0],
+        "high": high[0],
+        "layers": held_out.values[MEAN_LAYERS][:, r].mean(),
     }
 
 
-def calibration_findings(rows: Sequence[dict]) -> list[str]:
-    """What was aimed at and what came out, one sentence each."""
+def _aim_values(means: RuleMeans, aim: str, r: int) -> Float[np.ndarray, " N"]:
+    return means.values[MEAN_LAYERS][:, r] if aim == DEPTH else 1 - means.values[AGREEMENT][:, r]
+
+
+def calibration_findings(calibration: pd.DataFrame) -> list[str]:
+    """A sentence for each target: its threshold, and what that gives on held-out prompts."""
     lines = []
-    for row in rows:
-        if row["threshold"] is None:
+    for row in calibration.to_dict("records"):
+        if np.isnan(row["threshold"]):
             lines.append(
                 f"{row['policy']}: no threshold of the grid is certified for a risk of "
                 f"{row['wanted']:.0%}."
             )
             continue
-        is_risk = row["aim"] == RISK
-        shown = "{:.0%}" if is_risk else "{:.1f}"
-        held, low, high = (shown.format(row[k]) for k in ("held_out", "low", "high"))
+        spec = ".0%" if row["aim"] == RISK else ".1f"
+        held_out = Estimate(row["held_out"], row["low"], row["high"])
         lines.append(
-            f"{row['policy']} for {row['aim']} {shown.format(row['wanted'])}: threshold "
-            f"{row['threshold']:g}; on held-out prompts {held} [{low}, {high}]"
-            + (f" at {row['layers']:.1f} layers." if is_risk else ".")
+            f"{row['policy']} for {row['aim']} {row['wanted']:{spec}}: threshold "
+            f"{row['threshold']:g}; on held-out prompts {held_out:{spec}}"
+            + (f" at {row['layers']:.1f} layers." if row["aim"] == RISK else ".")
         )
     return lines

@@ -1,191 +1,158 @@
-"""What exit policies cost and do, by label, and against static truncation at the same depth."""
+"""Depth and outcomes of exit rules, by label, and against static truncation at the same depth."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-from jaxtyping import Bool, Float
+import pandas as pd
+from jaxtyping import Bool, Float, Shaped
 
 from jaxdepth.depth.policies import Policy
-from jaxdepth.prompts.datasets import cluster_of
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.intervals import interval, resample_counts, wilson
-from jaxdepth.study.policies.run import DYNAMIC
-from jaxdepth.study.run_directory import Run, read_table
+from jaxdepth.study.policies.tables import DYNAMIC, MATCHED, POLICIES
+from jaxdepth.study.run_directory import Run, read_frame
 
-POLICIES, MATCHED = "policies", "matched"
 MEAN_EXIT, MEAN_LAYERS, AGREEMENT, TEXT = "mean_exit", "mean_layers", "agreement", "same_text"
-POLICIES_SCHEMA = pa.schema(
-    [
-        ("rule", pa.string()),
-        ("policy", pa.string()),
-        ("threshold", pa.float32()),
-        ("label", pa.string()),
-        ("metric", pa.string()),  # mean_exit, mean_layers, agreement, same_text or an outcome
-        ("n", pa.int32()),  # prompts
-        ("value", pa.float64()),
-        ("low", pa.float64()),  # 95%: Wilson for outcomes, else a bootstrap of whole pairs
-        ("high", pa.float64()),
-    ]
-)
-MATCHED_SCHEMA = pa.schema(
-    [
-        ("rule", pa.string()),
-        ("policy", pa.string()),
-        ("threshold", pa.float32()),
-        ("label", pa.string()),
-        ("metric", pa.string()),
-        ("n", pa.int32()),
-        ("mean_layers", pa.float64()),  # of the rule, over all prompts
-        ("below", pa.int32()),  # the static exits that static truncation is interpolated between
-        ("above", pa.int32()),
-        ("difference", pa.float64()),  # rule - static
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-    ]
-)
+METRICS = (MEAN_EXIT, MEAN_LAYERS, AGREEMENT, TEXT, *map(str, Outcome))
 
 
 @dataclass(frozen=True)
-class RuleRun:
-    """A run of policies as arrays: means over samples, of every prompt and rule."""
+class RuleMeans:
+    """Metrics of every prompt under every rule, means over samples."""
 
-    rules: list[tuple[str, str, float]]  # name, policy, threshold
-    ids: list[str]
-    labels_N: np.ndarray
-    clusters: list[str]
-    sources_N: np.ndarray
-    values: dict[str, Float[np.ndarray, "N R"]]  # by metric; outcomes as shares of the samples
+    rules: pd.DataFrame  # R rows of rule (its name), policy and threshold
+    ids_N: Shaped[np.ndarray, " N"]
+    labels_N: Shaped[np.ndarray, " N"]
+    clusters_N: Shaped[np.ndarray, " N"]
+    values: dict[str, Float[np.ndarray, "N R"]]  # by metric; outcomes are shares of the samples
     samples: int
 
     @classmethod
-    def read(cls, run_path: str | Path) -> "RuleRun":
-        """A finished run of `jaxdepth sweep --policy`.
+    def read(cls, run_path: str | Path) -> "RuleMeans":
+        """Read a finished run of `jaxdepth sweep --policy`.
 
         Raises:
             InputError: it is not finished, or damaged.
         """
-        rows = read_table(run_path, DYNAMIC).to_pylist()
-        told = {p["prompt_id"]: p for p in read_table(run_path, "prompts").to_pylist()}
-        rules = list(dict.fromkeys((r["rule"], r["policy"], r["threshold"]) for r in rows))
-        ids = sorted({r["prompt_id"] for r in rows})
-        samples = 1 + max(r["sample"] for r in rows)
-        place_r, place_n = ({x: i for i, x in enumerate(xs)} for xs in ([r[0] for r in rules], ids))
-        names = (MEAN_EXIT, MEAN_LAYERS, AGREEMENT, TEXT, *Outcome)
-        values = {name: np.zeros((len(ids), len(rules))) for name in names}
-        for row in rows:
-            at = place_n[row["prompt_id"]], place_r[row["rule"]]
-            for name in (MEAN_EXIT, MEAN_LAYERS, AGREEMENT):
-                values[name][at] += row[name] / samples
-            values[TEXT][at] += (row["agreement"] == 1) / samples
-            values[row["outcome"]][at] += 1 / samples
-        prompts = [told[i] for i in ids]
+        answers = read_frame(run_path, DYNAMIC.name).astype({"threshold": float})
+        answers[TEXT] = answers[AGREEMENT] == 1
+        for outcome in map(str, Outcome):
+            answers[outcome] = answers["outcome"] == outcome
+        by_lane = answers.astype(dict.fromkeys(METRICS, float)).groupby(["prompt_id", "rule"])
+        means = by_lane[list(METRICS)].mean()
+        rules = answers[["rule", "policy", "threshold"]].drop_duplicates(ignore_index=True)
+        values = {metric: means[metric].unstack()[rules["rule"]] for metric in METRICS}
+        ids = values[TEXT].index
+        prompts = read_frame(run_path, "prompts").set_index("prompt_id").loc[ids].reset_index()
         return cls(
             rules,
-            ids,
-            np.array([p["label"] for p in prompts]),
-            [cluster_of(p) for p in prompts],
-            np.array([p["source"] for p in prompts]),
-            values,
-            samples,
+            ids.to_numpy(object),
+            prompts["label"].to_numpy(object),
+            prompts["pair_id"].fillna(prompts["prompt_id"]).to_numpy(object),
+            {metric: value.to_numpy() for metric, value in values.items()},
+            1 + int(answers["sample"].max()),
         )
 
     @property
     def labels(self) -> list[str]:
-        """Harmful before harmless."""
-        return sorted(set(self.labels_N.tolist()))
+        """The labels that the prompts have, harmful before harmless."""
+        return sorted(set(self.labels_N))
 
-    def some(self, mine_N: Bool[np.ndarray, " N"]) -> "RuleRun":
+    def select(self, chosen_N: Bool[np.ndarray, " N"]) -> "RuleMeans":
         """The same of some prompts only."""
-        return RuleRun(
+        return RuleMeans(
             self.rules,
-            [i for i, mine in zip(self.ids, mine_N, strict=True) if mine],
-            self.labels_N[mine_N],
-            [c for c, mine in zip(self.clusters, mine_N, strict=True) if mine],
-            self.sources_N[mine_N],
-            {name: value_NR[mine_N] for name, value_NR in self.values.items()},
+            self.ids_N[chosen_N],
+            self.labels_N[chosen_N],
+            self.clusters_N[chosen_N],
+            {metric: value_NR[chosen_N] for metric, value_NR in self.values.items()},
             self.samples,
         )
 
 
-def rate_rows(run: RuleRun, seed: int = 0) -> list[dict]:
-    """Every metric of every rule, by label."""
-    rows = []
-    counts_RN = resample_counts(run.clusters, seed=seed)
-    for label in run.labels:
-        mine_N = run.labels_N == label
-        count, times = int(mine_N.sum()), counts_RN[:, mine_N]
-        for metric, value_NR in run.values.items():
-            mean_R = value_NR[mine_N].mean(axis=0)
-            if metric in list(Outcome) and run.samples == 1:
-                bounds = [wilson(round(mean * count), count) for mean in mean_R]
+def rule_rates(means: RuleMeans, seed: int = 0) -> pd.DataFrame:
+    """Every metric of every rule by label: the policies table."""
+    counts_KN = resample_counts(means.clusters_N, seed=seed)
+    parts = []
+    for label in means.labels:
+        has_label_N = means.labels_N == label
+        n = int(has_label_N.sum())
+        for metric, value_NR in means.values.items():
+            mean_R = value_NR[has_label_N].mean(axis=0)
+            if metric in list(Outcome) and means.samples == 1:
+                low_R, high_R = np.transpose([wilson(round(mean * n), n) for mean in mean_R])
             else:
-                bounds = list(zip(*interval(_means(times, value_NR[mine_N])), strict=True))
-            rows += [
-                named(run.rules[r])
-                | {"label": label, "metric": str(metric), "n": count, "value": float(mean_R[r])}
-                | {"low": float(bounds[r][0]), "high": float(bounds[r][1])}
-                for r in range(len(run.rules))
-            ]
-    return rows
+                resampled_KR = resampled_means(counts_KN[:, has_label_N], value_NR[has_label_N])
+                low_R, high_R = interval(resampled_KR)
+            parts.append(
+                means.rules.assign(
+                    label=label, metric=metric, n=n, value=mean_R, low=low_R, high=high_R
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
 
 
-def matched_rows(run: RuleRun, seed: int = 0) -> list[dict]:
-    """Every rule that is not fixed against static truncation at its mean depth, by prompt.
+def match_depths(means: RuleMeans, seed: int = 0) -> pd.DataFrame:
+    """Every other rule against static truncation at its mean depth: the matched table.
 
     Static truncation at a depth between two fixed exits is their weighted mean, prompt by prompt:
-    what drawing one of the two for every prompt would give. The weights hold for all prompts
-    and are not drawn again in the bootstrap. Rules outside the fixed exits are left out.
+    the expectation of choosing one of the two at random for every prompt. The weights are those of
+    all prompts, in every bootstrap resample too. Rules shallower or deeper than all fixed exits are
+    left out.
     """
-    fixed = sorted((threshold, r) for r, (_, p, threshold) in enumerate(run.rules) if p == "fixed")
-    depth_R = run.values[MEAN_LAYERS].mean(axis=0)
-    counts_RN = resample_counts(run.clusters, seed=seed)
+    fixed = means.rules[means.rules["policy"] == Policy.FIXED].sort_values("threshold")
+    depth_R = means.values[MEAN_LAYERS].mean(axis=0)
+    counts_KN = resample_counts(means.clusters_N, seed=seed)
     rows = []
-    for r, rule in enumerate(run.rules):
-        found = None if rule[1] == Policy.FIXED else _between(fixed, depth_R[r])
-        if found is None:
+    for r, rule in means.rules[means.rules["policy"] != Policy.FIXED].iterrows():
+        between = _fixed_around(fixed["threshold"], depth_R[r])
+        if between is None:
             continue
-        (below, b), (above, a), weight = found
-        for label in run.labels:
-            mine_N = run.labels_N == label
-            for metric in (AGREEMENT, TEXT, *Outcome):
-                value_NR = run.values[metric][mine_N]
-                static_N = (1 - weight) * value_NR[:, b] + weight * value_NR[:, a]
-                differs_N1 = (value_NR[:, r] - static_N)[:, None]
-                low, high = interval(_means(counts_RN[:, mine_N], differs_N1))
+        below, above, weight = between
+        for label in means.labels:
+            has_label_N = means.labels_N == label
+            for metric in (AGREEMENT, TEXT, *map(str, Outcome)):
+                value_NR = means.values[metric][has_label_N]
+                static_N = (1 - weight) * value_NR[:, below] + weight * value_NR[:, above]
+                difference_N1 = (value_NR[:, r] - static_N)[:, None]
+                low, high = interval(resampled_means(counts_KN[:, has_label_N], difference_N1))
                 rows.append(
-                    named(rule)
-                    | {"label": label, "metric": str(metric), "n": int(mine_N.sum())}
-                    | {"mean_layers": float(depth_R[r]), "below": int(below), "above": int(above)}
-                    | {"difference": float(differs_N1.mean())}
-                    | {"low": float(low[0]), "high": float(high[0])}
+                    {
+                        **rule,
+                        "label": label,
+                        "metric": metric,
+                        "n": int(has_label_N.sum()),
+                        "mean_layers": depth_R[r],
+                        "below": int(fixed["threshold"][below]),
+                        "above": int(fixed["threshold"][above]),
+                        "difference": difference_N1.mean(),
+                        "low": low[0],
+                        "high": high[0],
+                    }
                 )
-    return rows
+    return pd.DataFrame(rows, columns=MATCHED.schema.names)
 
 
-def write_policies(run: Run, seed: int, found: RuleRun | None = None) -> None:
-    """Writes policies.parquet and matched.parquet, of all prompts or of those in `found`."""
-    found = found or RuleRun.read(run.path)
-    run.write_table(POLICIES, pa.Table.from_pylist(rate_rows(found, seed), POLICIES_SCHEMA))
-    run.write_table(MATCHED, pa.Table.from_pylist(matched_rows(found, seed), MATCHED_SCHEMA))
+def write_policies(run: Run, seed: int, means: RuleMeans | None = None) -> None:
+    """Write policies.parquet and matched.parquet, of all prompts or of those in `means`."""
+    means = means or RuleMeans.read(run.path)
+    run.write_table(POLICIES.name, POLICIES.from_frame(rule_rates(means, seed)))
+    run.write_table(MATCHED.name, MATCHED.from_frame(match_depths(means, seed)))
 
 
-def named(rule: tuple[str, str, float]) -> dict:
-    """The columns that say which rule it is."""
-    return dict(zip(("rule", "policy", "threshold"), rule, strict=True))
-
-
-def _means(counts_RN: np.ndarray, value_NX: np.ndarray) -> np.ndarray:
+def resampled_means(
+    counts_KN: Float[np.ndarray, "K N"], value_NX: Float[np.ndarray, "N X"]
+) -> Float[np.ndarray, "K X"]:
+    """Means over prompts in bootstrap resamples; NaN where a resample has none of them."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (counts_RN @ value_NX) / counts_RN.sum(axis=1, keepdims=True)
+        return (counts_KN @ value_NX) / counts_KN.sum(axis=1, keepdims=True)
 
 
-def _between(fixed: Sequence[tuple[float, int]], depth: float):
-    """The fixed exits below and above a depth, with their rules, and the weight of the upper."""
-    for low, high in pairwise(fixed):
-        if low[0] <= depth <= high[0]:
-            return low, high, (depth - low[0]) / (high[0] - low[0])
+def _fixed_around(depths: pd.Series, depth: float) -> tuple[int, int, float] | None:
+    """The rules of the fixed exits below and above a depth, and the weight of the one above."""
+    for (below, low), (above, high) in pairwise(depths.items()):
+        if low <= depth <= high:
+            return below, above, (depth - low) / (high - low)
     return None

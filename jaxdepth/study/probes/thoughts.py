@@ -43,7 +43,7 @@ from jaxdepth.study.probes.evaluate import (
 )
 from jaxdepth.study.probes.tables import THOUGHT_PROBES, THOUGHT_SCORES, THOUGHTS
 from jaxdepth.study.run_directory import Run, read_frame, read_record
-from jaxdepth.study.verdicts.run import TEXTS, VERDICT_TABLE
+from jaxdepth.study.verdicts.tables import TEXTS, VERDICT_TABLE
 
 OPENED, CLOSED, VERDICT = POSITIONS = "opened", "closed", "verdict"
 FITTED_AT = (OPENED, CLOSED)  # positions whose probes score every token of the thought
@@ -81,7 +81,7 @@ def read_thoughts(
         InputError: a table of the run is unfinished or damaged.
     """
     record = read_record(run_path)
-    if record["settings"]["command"] != "decide" or TEXTS not in record["tables"]:
+    if record["settings"]["command"] != "decide" or TEXTS.name not in record["tables"]:
         return None
     depth, protocol = record["facts"]["depth"], record["settings"]["protocol"]
     markers = Markers(**record["facts"]["markers"])

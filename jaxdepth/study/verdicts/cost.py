@@ -1,96 +1,123 @@
-"""What thinking costs: tokens, tokens before the first visible one, and time, side by side."""
+"""What thinking costs: tokens, tokens before the first visible one, and time."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from jaxdepth.depth.generation import generate
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.study.answers import memory_budget, sampling_of
 from jaxdepth.study.run_directory import Run
-from jaxdepth.study.verdicts.run import Thinker
-
-COST = "cost"
-SCHEMA = pa.schema(
-    [
-        ("program", pa.string()),
-        ("votes", pa.int32()),
-        ("tokens", pa.float64()),  # generated per prompt and exit, all votes together
-        ("before_visible", pa.float64()),  # steps until the first token that a user sees
-        ("time_ratio", pa.float64()),  # of medians, to answering at once without a verdict
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-    ]
-)
+from jaxdepth.study.verdicts.decider import Decider
+from jaxdepth.study.verdicts.tables import COST
 
 
-def write_cost(run: Run, thinker: Thinker, batch: Batch) -> None:
-    """Times the programs on one batch, in turn in this process, after each was compiled.
+class Lengths(NamedTuple):
+    """Tokens per prompt and exit, means over both."""
+
+    tokens: float  # of all votes
+    before_visible: float  # before the first token that a user sees
+
+
+class Program(NamedTuple):
+    """A way to answer."""
+
+    name: str
+    votes: int
+
+
+_ANSWER = Program("answer only", 1)
+_DECIDE = Program("decide, answer", 1)
+_THINK = "think, decide, answer"
+
+
+def write_cost(run: Run, decider: Decider, batch: Batch) -> None:
+    """Compile the programs, time them on one batch in turn, and write cost.parquet.
 
     Without answers there is nothing to compare with, and no table.
     """
-    s, protocol = thinker.settings, thinker.protocol
-    if run.finished(COST) or not s.interventions.cost_rounds or not protocol.answer_tokens:
+    settings, protocol = decider.settings, decider.protocol
+    rounds = settings.interventions.cost_rounds
+    if run.finished(COST.name) or not rounds or not protocol.answer_tokens:
         return
-    real = len(batch.indices)
-    marker = len(thinker.markers.close) + 1
-
-    def answering() -> tuple[float, float]:
-        said = generate(
-            thinker.subject.model,
-            batch.tokens_BS,
-            batch.lengths_B,
-            thinker.subject.exits,
-            protocol.answer_tokens,
-            sampling=sampling_of(s.decoding),
-            stop_tokens=thinker.subject.end_tokens,
-            memory_budget=memory_budget(s.decoding),
+    programs = _programs(decider, batch)
+    lengths = {program: execute() for program, execute in programs.items()}  # compiles
+    seconds = _time_programs(programs, rounds)
+    if settings.thinking.series != "none":
+        # The second pass decides without a thought, after the first.
+        first = Program(_THINK, 1) if protocol.thought_tokens else _DECIDE
+        twice = Program("twice, where partial", 1)
+        lengths[twice] = Lengths(
+            lengths[first].tokens + lengths[_DECIDE].tokens,
+            lengths[first].tokens + lengths[_DECIDE].before_visible,
         )
-        return float(said.lengths[:real].mean()), 0.0
-
-    def deciding(votes: int, **how) -> Callable[[], tuple[float, float]]:
-        def program():
-            found = thinker.decide(batch, votes=votes, **how)
-            before = found.thought[:real] + marker
-            # The slowest vote is waited for.
-            return float(found.lengths[:real].sum(axis=2).mean()), float(before.max(axis=2).mean())
-
-        return program
-
-    programs = {("answer only", 1): answering}
-    programs["decide, answer", 1] = deciding(1, thought_tokens=0)
-    if protocol.thought_tokens:
-        programs["think, decide, answer", 1] = deciding(1)
-        if s.thinking.votes > 1:
-            programs["think, decide, answer", s.thinking.votes] = deciding(s.thinking.votes)
-    made = {key: program() for key, program in programs.items()}  # compiles
-    seconds = {key: [] for key in programs}
-    for _ in range(s.interventions.cost_rounds):
-        for key, program in programs.items():
-            start = time.perf_counter()
-            program()
-            seconds[key].append(time.perf_counter() - start)
-    base = np.median(seconds["answer only", 1])
-    if s.thinking.series != "none":
-        # A second pass is a direct one, after the first.
-        first = ("think, decide, answer", 1) if protocol.thought_tokens else ("decide, answer", 1)
-        key, again = ("twice, where partial", 1), ("decide, answer", 1)
-        made[key] = (made[first][0] + made[again][0], made[first][0] + made[again][1])
-        seconds[key] = [a + b for a, b in zip(seconds[first], seconds[again], strict=True)]
+        seconds[twice] = seconds[first] + seconds[_DECIDE]
+    baseline = np.median(seconds[_ANSWER])
     rows = []
-    for (name, votes), (tokens, before) in made.items():
-        ratios = np.array(seconds[name, votes]) / base
+    for program, (tokens, before_visible) in lengths.items():
+        ratios = seconds[program] / baseline
+        name, votes = program
         rows.append(
             {
                 "program": f"{name}, {votes} votes" if votes > 1 else name,
                 "votes": votes,
                 "tokens": tokens,
-                "before_visible": before,
+                "before_visible": before_visible,
                 "time_ratio": float(np.median(ratios)),
                 "low": float(ratios.min()),
                 "high": float(ratios.max()),
             }
         )
-    run.write_table(COST, pa.Table.from_pylist(rows, SCHEMA))
+    run.write_table(COST.name, COST.from_rows(rows))
+
+
+def _programs(decider: Decider, batch: Batch) -> dict[Program, Callable[[], Lengths]]:
+    """The programs that are timed."""
+    settings, count = decider.settings, len(batch.indices)
+    before_answer = len(decider.markers.close) + 1  # the closing marker and the verdict
+
+    def answer() -> Lengths:
+        generation = generate(
+            decider.subject.model,
+            batch.tokens_BS,
+            batch.lengths_B,
+            decider.subject.exits,
+            decider.protocol.answer_tokens,
+            sampling=sampling_of(settings.decoding),
+            stop_tokens=decider.subject.end_tokens,
+            memory_budget=memory_budget(settings.decoding),
+        )
+        return Lengths(float(generation.lengths[:count].mean()), 0.0)
+
+    def decide(votes: int, **changes) -> Callable[[], Lengths]:
+        def program() -> Lengths:
+            decided = decider.decide(batch, votes=votes, **changes)
+            before_visible = decided.thought[:count] + before_answer
+            # A user waits for the slowest vote.
+            return Lengths(
+                float(decided.lengths[:count].sum(axis=2).mean()),
+                float(before_visible.max(axis=2).mean()),
+            )
+
+        return program
+
+    programs = {_ANSWER: answer, _DECIDE: decide(1, thought_tokens=0)}
+    if decider.protocol.thought_tokens:
+        for votes in sorted({1, settings.thinking.votes}):
+            programs[Program(_THINK, votes)] = decide(votes)
+    return programs
+
+
+def _time_programs(
+    programs: Mapping[Program, Callable[[], Lengths]], rounds: int
+) -> dict[Program, np.ndarray]:
+    """Seconds of every program in every round."""
+    seconds = {program: np.zeros(rounds) for program in programs}
+    for n in range(rounds):
+        for program, execute in programs.items():
+            start = time.perf_counter()
+            execute()
+            seconds[program][n] = time.perf_counter() - start
+    return seconds

@@ -1,0 +1,129 @@
+"""The tables of exit policies: `jaxdepth sweep --policy` and experiments/static_or_dynamic.py."""
+
+from jaxdepth.study.tables import Column, Table
+
+_PROMPT = Column("prompt_id", "string", "the prompt")
+_RULE = Column("rule", "string", "policy and threshold, such as margin 0.3")
+_SAMPLE = Column("sample", "int32", "number of the sampled answer, from 0")
+_RULE_COLUMNS = (
+    _RULE,
+    Column("policy", "string", "exit policy"),
+    Column("threshold", "float32", "confidence at which a token exits, in the policy's own unit"),
+)
+_LABEL = Column("label", "string", "harmful or harmless")
+_DRAFT_DEPTH = Column("draft_depth", "int32", "how many layers draft", "layers")
+_PROMPTS = Column("n", "int32", "number of prompts", "prompts")
+_INTERVAL = (
+    Column("low", "float64", "lower bound of its 95% interval, bootstrap of whole pairs"),
+    Column("high", "float64", "upper bound of its 95% interval, bootstrap of whole pairs"),
+)
+
+DYNAMIC = Table(
+    "dynamic",
+    "an answer to a prompt under a rule (a policy with a threshold)",
+    (
+        _PROMPT,
+        *_RULE_COLUMNS,
+        Column("mean_exit", "float32", "exit, mean over the answer's tokens", "layers"),
+        Column("mean_layers", "float32", "layers computed per token, at once or later", "layers"),
+        _SAMPLE,
+        Column("text", "string", "the answer; null where texts are not kept"),
+        Column("n_tokens", "int32", "length of the answer", "tokens"),
+        Column("ended", "string", "what ended the answer: eos, stop or length"),
+        Column("outcome", "string", "refuse, partial, comply, degenerate or undetermined"),
+        Column("score", "float32", "the judge's score of that outcome, 0 to 1"),
+        Column("refusal_score", "float32", "probability of a full refusal, whatever the outcome"),
+        Column(
+            "mean_logprob_reference",
+            "float32",
+            "mean log-probability of the text under the reference model; null for short texts",
+            "nats per token",
+        ),
+        Column("repetition", "float32", "share of pairs of pieces that are repeats, 0 to 1"),
+        Column("agreement", "float32", "share of tokens that equal those of full depth's answer"),
+    ),
+)
+TOKENS = Table(
+    "tokens",
+    "a token of an answer",
+    (
+        _PROMPT,
+        _RULE,
+        _SAMPLE,
+        Column("place", "int32", "position in the answer, from 0", "tokens"),
+        Column("token", "int32", "token id; null where texts are not kept"),
+        Column("exit", "int32", "exit that the policy chose", "layers"),
+        Column("layers", "int32", "layers computed for the token, at once or later", "layers"),
+        Column("score", "float32", "the policy's confidence at that exit"),
+        Column("confidence", "float32", "probability of the most probable token at that exit"),
+    ),
+)
+POLICIES = Table(
+    "policies",
+    "a metric of a rule on the prompts of a label",
+    (
+        *_RULE_COLUMNS,
+        _LABEL,
+        Column("metric", "string", "mean_exit, mean_layers, agreement, same_text or an outcome"),
+        _PROMPTS,
+        Column("value", "float64", "mean over prompts"),
+        Column("low", "float64", "lower 95% bound: Wilson for outcomes, else bootstrap of pairs"),
+        Column("high", "float64", "upper 95% bound: Wilson for outcomes, else bootstrap of pairs"),
+    ),
+)
+MATCHED = Table(
+    "matched",
+    "a metric of a rule against static truncation at the same mean depth, by label",
+    (
+        *_RULE_COLUMNS,
+        _LABEL,
+        Column("metric", "string", "agreement, same_text or an outcome"),
+        _PROMPTS,
+        Column("mean_layers", "float64", "mean depth of the rule over all prompts", "layers"),
+        Column("below", "int32", "static exit below this depth", "layers"),
+        Column("above", "int32", "static exit above it; the two are interpolated", "layers"),
+        Column("difference", "float64", "rule minus static truncation, paired by prompt"),
+        *_INTERVAL,
+    ),
+)
+CALIBRATION = Table(
+    "calibration",
+    "a target for a policy, and the threshold that validation prompts choose for it",
+    (
+        Column("policy", "string", "exit policy"),
+        Column("aim", "string", "mean layers, or risk: mean share of tokens unlike full depth's"),
+        Column("wanted", "float64", "target of the aim"),
+        Column("threshold", "float32", "chosen threshold; null where none is certified"),
+        Column("on_validation", "float64", "value of the aim on the validation prompts"),
+        Column("held_out", "float64", "value of the aim on the held-out prompts"),
+        *_INTERVAL,
+        Column("layers", "float64", "mean depth on the held-out prompts", "layers"),
+        Column("n_validation", "int32", "number of validation prompts", "prompts"),
+        Column("n_held_out", "int32", "number of held-out prompts", "prompts"),
+    ),
+)
+SPECULATION = Table(
+    "speculation",
+    "a prompt that was answered by self-speculative decoding with a draft depth",
+    (
+        _PROMPT,
+        _DRAFT_DEPTH,
+        Column("n_tokens", "int32", "length of the answer", "tokens"),
+        Column("rounds", "int32", "rounds of drafting and verification", "rounds"),
+        Column("drafted", "int32", "drafted tokens", "tokens"),
+        Column("accepted", "int32", "drafted tokens that full depth accepted", "tokens"),
+        Column("passes", "int32", "layers run one after the other, after the prompt", "layers"),
+    ),
+)
+ACCEPTANCE = Table(
+    "acceptance",
+    "a metric of a draft depth on the prompts of a label",
+    (
+        _DRAFT_DEPTH,
+        _LABEL,
+        Column("metric", "string", "accepted: share of drafted tokens; passes: of full depth's"),
+        Column("n", "int32", "number of prompts that drafted", "prompts"),
+        Column("value", "float64", "sum over prompts, divided by a sum over prompts"),
+        *_INTERVAL,
+    ),
+)

@@ -1,0 +1,118 @@
+"""A model that thinks, decides and answers under a protocol."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxdepth.errors import InputError, at_least
+from jaxdepth.model.mistral import Mistral
+from jaxdepth.prompts.batches import Batch
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.refusal.decide import Decided, decide
+from jaxdepth.refusal.deliberate import Rule
+from jaxdepth.refusal.protocol import (
+    Markers,
+    Protocol,
+    open_thoughts,
+    read_protocol,
+    resolve_markers,
+)
+from jaxdepth.study.answers import memory_budget, prompt_seeds, sampling_of
+from jaxdepth.study.subject import Subject, open_subject
+from jaxdepth.study.verdicts.settings import Decide, DecisionRule
+
+
+@dataclass(frozen=True)
+class Decider:
+    """A subject, the protocol that it decides under, and the judge of its answers."""
+
+    settings: Decide
+    subject: Subject
+    protocol: Protocol
+    markers: Markers
+    rule: Rule
+    reference: tuple[Mistral, PromptEncoder]
+
+    @property
+    def forces(self) -> bool:
+        """Whether an answer is generated after each of the three verdicts."""
+        return self.settings.interventions.force and self.protocol.answer_tokens > 0
+
+    def encode(self, instruction: str) -> list[list[int]]:
+        """The token ids of all prompts under an instruction, up to where a thought begins."""
+        texts = [p.text for p in self.subject.prompts]
+        encoder, close = self.subject.encoder, self.protocol.close
+        return open_thoughts(encoder, self.markers, instruction, close, texts)
+
+    def decode_text(self, ids: Int[np.ndarray, " T"]) -> str:
+        """The text of token ids, without special tokens."""
+        return self.subject.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+
+    def decide(self, batch: Batch, **changes) -> Decided:
+        """Decide on the prompts of a batch at every exit.
+
+        Args:
+            batch: some prompts.
+            changes: arguments of `refusal.decide.decide` in place of the settings'.
+        """
+        s = self.settings
+        arguments = {
+            "thought_tokens": self.protocol.thought_tokens,
+            "answer_tokens": self.protocol.answer_tokens,
+            "votes": s.thinking.votes,
+            "sampling": sampling_of(s.decoding),
+        }
+        return decide(
+            self.subject.model,
+            batch.tokens_BS,
+            batch.lengths_B,
+            self.subject.exits,
+            self.markers,
+            rule=self.rule,
+            seeds_B=prompt_seeds(s.output.seed, self.subject.prompts, batch),
+            stop_tokens=self.subject.end_tokens,
+            memory_budget=memory_budget(s.decoding),
+            **arguments | changes,
+        )
+
+
+def open_decider(settings: Decide) -> Decider:
+    """Read the protocol and the prompts, and load the model.
+
+    Raises:
+        InputError: something in the settings, the protocol, the prompts or the checkpoint is wrong.
+    """
+    check_settings(settings)
+    protocol = read_protocol(settings.thinking.protocol)
+    for name in ("thought_tokens", "answer_tokens"):
+        if getattr(settings.thinking, name) is not None:
+            protocol = replace(protocol, **{name: getattr(settings.thinking, name)})
+    subject = open_subject(settings, settings.decoding.exits)
+    markers = resolve_markers(protocol, subject.encoder, subject.end_tokens)
+    rule, reference = build_rule(settings.decision), subject.reference(settings.texts.reference)
+    return Decider(settings, subject, protocol, markers, rule, reference)
+
+
+def build_rule(decision: DecisionRule) -> Rule:
+    """The rule from probabilities to a verdict; raises InputError if it makes no sense."""
+    return Rule(
+        decision.verdict_temperature,
+        decision.refuse_from,
+        decision.caution_from,
+        decision.abstain_below,
+    )
+
+
+def check_settings(settings: Decide) -> None:
+    """Raise InputError for a setting that is out of range, before anything is loaded."""
+    sampling_of(settings.decoding)
+    memory_budget(settings.decoding)
+    build_rule(settings.decision)
+    votes, cuts = settings.thinking.votes, settings.interventions.cuts
+    at_least(1, batch_size=settings.prompts.batch_size, votes=votes)
+    at_least(0, cost_rounds=settings.interventions.cost_rounds)
+    if votes > 1 and settings.decoding.temperature == 0:
+        raise InputError("several votes at temperature 0 are all alike: set --temperature")
+    if len(set(cuts)) < len(cuts) or min(cuts, default=0) < 0:
+        raise InputError(f"cuts are {list(cuts)}: expected different ones, 0 or more")
