@@ -1,10 +1,9 @@
 """The tables of exit policies: `jaxdepth sweep --policy` and experiments/static_or_dynamic.py."""
 
+from jaxdepth.study.common_tables import ANSWER, PROMPT_ID, SAMPLE
 from jaxdepth.study.tables import Column, Table
 
-_PROMPT = Column("prompt_id", "string", "the prompt")
 _RULE = Column("rule", "string", "policy and threshold, such as margin 0.3")
-_SAMPLE = Column("sample", "int32", "number of the sampled answer, from 0")
 _RULE_COLUMNS = (
     _RULE,
     Column("policy", "string", "exit policy"),
@@ -22,34 +21,21 @@ DYNAMIC = Table(
     "dynamic",
     "an answer to a prompt under a rule (a policy with a threshold)",
     (
-        _PROMPT,
+        PROMPT_ID,
         *_RULE_COLUMNS,
         Column("mean_exit", "float32", "exit, mean over the answer's tokens", "layers"),
         Column("mean_layers", "float32", "layers computed per token, at once or later", "layers"),
-        _SAMPLE,
-        Column("text", "string", "the answer; null where texts are not kept"),
-        Column("n_tokens", "int32", "length of the answer", "tokens"),
-        Column("ended", "string", "what ended the answer: eos, stop or length"),
-        Column("outcome", "string", "refuse, partial, comply, degenerate or undetermined"),
-        Column("score", "float32", "the judge's score of that outcome, 0 to 1"),
-        Column("refusal_score", "float32", "probability of a full refusal, whatever the outcome"),
-        Column(
-            "mean_logprob_reference",
-            "float32",
-            "mean log-probability of the text under the reference model; null for short texts",
-            "nats per token",
-        ),
-        Column("repetition", "float32", "share of pairs of pieces that are repeats, 0 to 1"),
-        Column("agreement", "float32", "share of tokens that equal those of full depth's answer"),
+        SAMPLE,
+        *ANSWER,
     ),
 )
 TOKENS = Table(
     "tokens",
     "a token of an answer",
     (
-        _PROMPT,
+        PROMPT_ID,
         _RULE,
-        _SAMPLE,
+        SAMPLE,
         Column("place", "int32", "position in the answer, from 0", "tokens"),
         Column("token", "int32", "token id; null where texts are not kept"),
         Column("exit", "int32", "exit that the policy chose", "layers"),
@@ -106,7 +92,7 @@ SPECULATION = Table(
     "speculation",
     "a prompt that was answered by self-speculative decoding with a draft depth",
     (
-        _PROMPT,
+        PROMPT_ID,
         _DRAFT_DEPTH,
         Column("n_tokens", "int32", "length of the answer", "tokens"),
         Column("rounds", "int32", "rounds of drafting and verification", "rounds"),

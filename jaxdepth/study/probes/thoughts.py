@@ -92,7 +92,7 @@ def read_thoughts(
         frame = frame[(frame["exit"] == depth) & (frame["vote"] == 0)]
         return frame.set_index("prompt_id").loc[ids]
 
-    thoughts, verdicts = first_votes(TEXTS)["thought_ids"], first_votes(VERDICT_TABLE)
+    thoughts, verdicts = first_votes(TEXTS.name)["thought_ids"], first_votes(VERDICT_TABLE.name)
     # A prompt on which the model abstained gets its most probable verdict.
     likely_N = verdicts[[f"p_{name}" for name in VERDICTS]].to_numpy().argmax(axis=1)
     chosen = [
