@@ -6,7 +6,7 @@ the processor's cache before they are used.
 """
 
 import functools
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ class LazySlice(nnx.Module):
         self.stack = stack
         self.layer = nnx.Variable(layer)
 
-    def slice_for(self, x: Float[Array, "*batch I"]) -> nnx.Param | nnx.Module:
+    def slice_for(self, x: Float[Array, "*batch I"]) -> Any:
         """The matrix that `x` is multiplied by, which a CPU copies once `x` has been computed."""
         layer = jax.lax.platform_dependent(
             self.layer[...],

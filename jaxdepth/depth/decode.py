@@ -204,7 +204,7 @@ def forward(
     new_caches = []
     for n, (segment, lane_cache) in enumerate(zip(plan, caches, strict=True)):
         lanes = segment.exits * samples  # the deepest: a prefix of all
-        (h_XBD, picked_segment_XBD), new = _run_segment(
+        (h_XBD, picked_segment_XBD), (k_LXBKH, v_LXBKH) = _run_segment(
             model,
             segment,
             (h_XBD[:lanes], picked_XBD[:lanes]),
@@ -217,7 +217,7 @@ def forward(
             prefix and SharedPrefix((prefix.caches[n],), prefix.lengths_XB[:lanes]),
         )
         picked_XBD = jax.lax.dynamic_update_slice_in_dim(picked_XBD, picked_segment_XBD, 0, axis=0)
-        new_caches.append(write_step(lane_cache, *new, step))
+        new_caches.append(write_step(lane_cache, k_LXBKH, v_LXBKH, step))
     return picked_XBD, tuple(new_caches)
 
 
@@ -232,7 +232,10 @@ def _run_segment(
     positions_XB: Int[Array, "#X B"],
     exits_X: Int[Array, " X"],
     prefix: SharedPrefix | None,
-):
+) -> tuple[
+    tuple[Float[Array, "X B D"], Float[Array, "X B D"]],
+    tuple[Float[Array, "segment X B K H"], Float[Array, "segment X B K H"]],
+]:
     """Run the layers of a segment over its lanes.
 
     Args:

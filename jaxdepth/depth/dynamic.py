@@ -196,8 +196,8 @@ def _lane_rules(
 
 def _run(
     model: Mistral,
-    tokens_BS: Int[np.ndarray, "B S"],
-    lengths_B: Int[np.ndarray, " B"],
+    tokens_BS: Int[AnyArray, "B S"],
+    lengths_B: Int[AnyArray, " B"],
     rules: LaneRules,
     max_new_tokens: int,
     sampler: TokenSampler,

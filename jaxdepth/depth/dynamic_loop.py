@@ -24,6 +24,7 @@ from jaxdepth.depth.policies import (
     top_token,
 )
 from jaxdepth.depth.sampling import TokenSampler
+from jaxdepth.model import AnyArray
 from jaxdepth.model.cache import (
     CacheSlice,
     LaneCache,
@@ -48,7 +49,9 @@ class LaneRules(NamedTuple):
     decays_X: Float[Array, " X"]  # NaN where the threshold is constant
     propagates_X: Bool[Array, " X"]
     needs_logits_X: Bool[Array, " X"]  # whether the policy reads the logits of candidates
-    candidates_L: Bool[Array, " L"]  # after which layers a token may exit; the last always is one
+    candidates_L: Bool[
+        AnyArray, " L"
+    ]  # after which layers a token may exit; the last always is one
     classifier: ExitClassifier | None
 
 

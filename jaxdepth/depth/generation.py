@@ -106,8 +106,8 @@ def generate(
 
 def _generate_batch(
     model: Mistral,
-    tokens_BS: Int[np.ndarray, "B S"],
-    lengths_B: Int[np.ndarray, " B"],
+    tokens_BS: Int[AnyArray, "B S"],
+    lengths_B: Int[AnyArray, " B"],
     exits: Ints,
     max_new_tokens: int,
     sampler: Sampler,
@@ -144,7 +144,7 @@ class LaneBatch(NamedTuple):
 
     def write(self, whole: Iterable[np.ndarray], batch_EMB: Iterable[np.ndarray]) -> None:
         """Write arrays (E, M, B, ...) of this batch into arrays (B, E, M, ...) of all lanes."""
-        index = np.ix_(self.rows, self.exits, self.samples)
+        index = np.ix_(self.rows, np.array(self.exits), np.array(self.samples))
         for array, part in zip(whole, batch_EMB, strict=True):
             array[index] = np.moveaxis(part, 2, 0)[: len(self.rows)]
 

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdepth.cpu.argmax import argmax
 from jaxdepth.errors import InputError
+from jaxdepth.model import AnyArray
 from jaxdepth.model.attention import HIGHEST
 
 
@@ -81,8 +82,8 @@ class ExitRule:
 class ExitClassifier(NamedTuple):
     """A logistic classifier per layer: sigmoid(h @ w + b) that the token is full depth's."""
 
-    weights_LD: Float[Array, "L D"]  # row d - 1 is for exit d
-    bias_L: Float[Array, " L"]
+    weights_LD: Float[AnyArray, "L D"]  # row d - 1 is for exit d
+    bias_L: Float[AnyArray, " L"]
 
 
 class TopToken(NamedTuple):

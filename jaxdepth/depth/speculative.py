@@ -224,7 +224,7 @@ def run_rounds(
         )
 
     end = jax.lax.while_loop(lambda lanes: ~lanes.done_XB.all(), run_round, start)
-    return end[: len(Speculation._fields)]
+    return end.tokens_XBT, end.lengths_XB, end.rounds_XB, end.drafted_XB, end.accepted_XB
 
 
 def _draft(

@@ -1,7 +1,7 @@
 """Grouped-query attention with a causal, optionally sliding, window; softmax in float32."""
 
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def attend(
     return mixed_BSQH.astype(dtype)
 
 
-def _implementation(dtype, head_dim: int) -> str:
+def _implementation(dtype: jnp.dtype, head_dim: int) -> Literal["cudnn", "xla"]:
     """cuDNN's fused attention where there is one: on GPUs, in 16 bits, heads of its sizes."""
     fits = jnp.dtype(dtype).itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
     return "cudnn" if fits and jax.default_backend() == "gpu" else "xla"

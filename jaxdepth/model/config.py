@@ -159,7 +159,7 @@ class ModelConfig:
             raise InputError(f"config.json holds a {type(raw).__name__}, expected an object")
         family = raw.get("model_type")
         if not isinstance(family, str) or family not in FAMILIES:
-            why = f" ({_WHY_NOT[family]})" if str(family) in _WHY_NOT else ""
+            why = f" ({_WHY_NOT[str(family)]})" if str(family) in _WHY_NOT else ""
             raise InputError(
                 f"unsupported architecture: model_type {short(family)}{why}; supported are "
                 f"{', '.join(FAMILIES)}"
@@ -290,10 +290,10 @@ def _rope(raw: Mapping[str, Any]) -> RopeConfig:
         raise InputError(
             f"llama3 RoPE scaling has the keys {sorted(rope)}, expected {sorted(fields)}"
         )
-    numbers = [_number(name, rope[name]) for name in fields]
-    if numbers[1] == numbers[2]:
+    factor, low, high, original = (_number(name, rope[name]) for name in fields)
+    if low == high:
         raise InputError("llama3 RoPE scaling: low_freq_factor equals high_freq_factor")
-    return RopeConfig(theta, Llama3Scaling(*numbers[:3], int(numbers[3])))
+    return RopeConfig(theta, Llama3Scaling(factor, low, high, int(original)))
 
 
 def _positive_int(name: str, value) -> int:

@@ -53,9 +53,10 @@ class LowRank(nnx.Module):
         self.b = nnx.Param(b)
 
 
-def _matmul(
-    x: Float[Array, "*batch I"], matrix: nnx.Param | LowRank | Int8 | LazySlice
-) -> Float[Array, "*batch O"]:
+Matrix = nnx.Param | LowRank | Int8 | LazySlice  # what a matrix of a layer may be
+
+
+def _matmul(x: Float[Array, "*batch I"], matrix: Matrix) -> Float[Array, "*batch O"]:
     if isinstance(matrix, LazySlice):
         return _matmul(x, matrix.slice_for(x))
     if isinstance(matrix, Int8):
@@ -88,6 +89,15 @@ class Steering(nnx.Module):
 class Block(nnx.Module):
     """The weights of one layer, or of all of them stacked on a leading L axis."""
 
+    attn_norm: nnx.Param
+    mlp_norm: nnx.Param
+    q: Matrix
+    k: Matrix
+    v: Matrix
+    o: Matrix
+    gate: Matrix
+    up: Matrix
+    down: Matrix
     # Class attributes are what most models have: `steer` sets `steering`, and `Mistral.blocks` sets
     # `slides` where layers differ: whether this layer has the sliding window.
     steering: Steering | None = None

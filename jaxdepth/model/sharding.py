@@ -103,7 +103,8 @@ def parameter_spec(name: str, config: ModelConfig, mesh: Mesh) -> PartitionSpec:
     Raises:
         InputError: an axis cannot be divided: names the parameter.
     """
-    sizes, spec = axis_sizes(config), []
+    sizes = axis_sizes(config)
+    spec: list[str | None] = []
     for letter in PARAMETERS[name]:
         axis = PARAMETER_RULES[letter]
         # Attention needs all columns of a head on one device.
@@ -187,7 +188,7 @@ def state_shardings(state, config: ModelConfig, mesh: Mesh):
         short, _, factor = (names[-1] if names else "").removeprefix("layers.").partition(".")
         if short not in PARAMETERS:
             return NamedSharding(mesh, PartitionSpec())
-        spec = parameter_spec(short, config, mesh)
+        spec = tuple(parameter_spec(short, config, mesh))
         if factor:
             spec = {"a": (spec[0], None), "b": (None, spec[1])}[factor]
         stacked = names[-1].startswith("layers.")

@@ -50,6 +50,7 @@ class Form:
     @property
     def scale(self) -> float:
         """The factor of the product of low-rank factors."""
+        assert self.rank is not None, "weights that are trained themselves have no scale"
         return self.alpha / self.rank
 
     def keys(self, tied: bool) -> set[str]:
