@@ -6,6 +6,7 @@ from the program.
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -14,13 +15,17 @@ from pathlib import Path
 from textwrap import fill
 from unittest import mock
 
-MARKER = re.compile(r"<!-- (commands|notebook)(?: (\S+))? -->")
+MARKER = re.compile(r"<!-- (commands|notebook|tables)(?: (\S+))? -->")
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def on_page_markdown(markdown: str, **_) -> str:
     """Replace each marker of a page by what its function writes; mkdocs calls this."""
-    writers = {"commands": lambda _: commands_markdown(), "notebook": notebook_markdown}
+    writers = {
+        "commands": lambda _: commands_markdown(),
+        "notebook": notebook_markdown,
+        "tables": lambda _: tables_markdown(),
+    }
     return MARKER.sub(lambda match: writers[match[1]](match[2]), markdown)
 
 
@@ -42,6 +47,45 @@ def command_help(name: str) -> str:
     with plain, contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         main([name, "--help"])
     return "\n".join(fill(line.rstrip(), 100) for line in printed.getvalue().strip().splitlines())
+
+
+STUDIES = {
+    "common_tables": "Several studies",
+    "sweep.tables": "`jaxdepth sweep`",
+    "policies.tables": "`jaxdepth sweep --policy`",
+    "verdicts.tables": "`jaxdepth decide`",
+    "probes.tables": "`jaxdepth probe`",
+    "checkpoints.tables": "`jaxdepth probe --against`",
+    "tuning.tables": "`jaxdepth tune`",
+    "comparison.tables": "Comparisons of models",
+}
+
+
+def declared_tables() -> dict[str, list]:
+    """Return the declared tables of each module that declares some, each table once."""
+    from jaxdepth.study.tables import Table
+
+    seen, tables = set(), {}
+    for name in STUDIES:
+        module = importlib.import_module(f"jaxdepth.study.{name}")
+        own = [value for value in vars(module).values() if isinstance(value, Table)]
+        tables[name] = [table for table in own if id(table) not in seen]
+        seen |= {id(table) for table in own}
+    return tables
+
+
+def tables_markdown() -> str:
+    """Write every column of every table: name, type, unit and meaning."""
+    parts = []
+    for module, tables in declared_tables().items():
+        parts.append(f"## {STUDIES[module]}")
+        for table in tables:
+            rows = [f"| `{c.name}` | {c.type} | {c.unit} | {c.meaning} |" for c in table.columns]
+            head = f"### {table.name}.parquet\n\nA row is {table.rows_are}.\n"
+            parts.append(
+                "\n".join([head, "| column | type | unit | meaning |", "|---|---|---|---|", *rows])
+            )
+    return "\n\n".join(parts).replace("||", "\\|\\|")
 
 
 def notebook_markdown(name: str) -> str:
