@@ -47,9 +47,8 @@ def verdicts(rows: pd.DataFrame) -> list[str]:
     full = [d for d in (DANGEROUS, CONTROL) if mean[d][BASE] >= CEILING]
     if full:
         lines.append(
-            f"  Probes of the base reach an AUROC of {CEILING} or more already "
-            f"({' and '.join(full)}): there is little room to "
-            "sharpen, and these prompts cannot refute the claim."
+            f"  Probes of the base reach an AUROC of {CEILING} or more ({' and '.join(full)}): "
+            "there is little room to sharpen, and these prompts cannot refute the claim."
         )
     return lines
 

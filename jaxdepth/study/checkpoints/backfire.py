@@ -14,6 +14,7 @@ from jaxdepth.study.checkpoints.knowledge import read_questions
 from jaxdepth.study.checkpoints.paired import write_paired
 from jaxdepth.study.checkpoints.run import both_models, knowledge_rows, labelled
 from jaxdepth.study.checkpoints.settings import Backfire
+from jaxdepth.study.checkpoints.tables import SPOKEN
 from jaxdepth.study.comparison.outcomes import Compared
 from jaxdepth.study.comparison.run import run_one
 from jaxdepth.study.probes.settings import Probe
@@ -46,10 +47,10 @@ def backfire(settings: Backfire, bar: ProgressBar = silent) -> Compared:
         for name, model in models.items()
     }
     write_paired(out, knowledge_rows(sides, questions, out, settings.draws, seed, bar))
-    runs = {name: out / "spoken" / name for name in models}
+    runs = {name: out / SPOKEN.name / name for name in models}
     for name, model in models.items():
         run_one(study, model, runs[name], labelled(bar, name))
     compared = Compared.read(runs)
-    file = out / "spoken.parquet"
+    file = out / f"{SPOKEN.name}.parquet"
     write_once(file, lambda p: pq.write_table(compared.table(), p, compression="zstd"))
     return compared

@@ -47,14 +47,14 @@ def draw_hedging(compared: Compared, out: str | Path) -> dict[Path, str]:
     Returns:
         As `draw_against`.
     """
-    groups = sorted(set(compared.groups_N))
+    groups = compared.groups
     figure = new_figure(len(groups))
     exits = np.array(compared.exits)
     for axes, group in zip(figure.axes, groups, strict=True):
         for colour, model in zip(_COLOURS, compared.models, strict=False):
             shares = compared.shares(model, group, Outcome.PARTIAL)
             band(axes, exits, shares, colour, model, _STYLES[model])
-        axes.set_ylabel(f"share hedged (n={compared.group(group).sum()})")
+        axes.set_ylabel(f"share hedged (n={compared.count(group)})")
         axes.set_title(group, fontsize="medium")
         axes.set_ylim(-0.02, 1.02)
     figure.set_size_inches(7.2, 1.4 + 2.0 * len(groups))

@@ -20,9 +20,9 @@ from jaxdepth.errors import InputError
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import holm, interval
 from jaxdepth.study.atomic_files import write_once
-from jaxdepth.study.checkpoints.tables import AGAINST, BASE, COMPARISON
+from jaxdepth.study.checkpoints.tables import AGAINST, BASE, DIFFERENCES
 
-FILE = f"{COMPARISON.name}.parquet"
+FILE = f"{DIFFERENCES.name}.parquet"
 DIFFERENCE = "difference"
 
 
@@ -88,7 +88,7 @@ def p_of_zero(change: Curve) -> Float[np.ndarray, " X"]:
 
 def write_paired(out: Path, rows: pd.DataFrame) -> None:
     """Writes the table of a comparison to its folder."""
-    table = COMPARISON.from_frame(rows)
+    table = DIFFERENCES.from_frame(rows)
     write_once(out / FILE, lambda p: pq.write_table(table, p, compression="zstd"))
 
 

@@ -41,13 +41,13 @@ from jaxdepth.study.checkpoints.tables import (
     KNOWLEDGE,
     SIDES,
 )
+from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.probes.evaluate import CONTENT, OWN
 from jaxdepth.study.probes.run import probe
 from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.probes.tables import PROBE_SCORES
 from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.settings import AdaptedModel
-from jaxdepth.study.subject import PROMPTS
 from jaxdepth.weights.adapter import adapter_digest, read_adapter
 from jaxdepth.weights.checkpoint import MANIFEST, read_manifest
 

@@ -104,14 +104,14 @@ def hedging(c: Compared) -> list[str]:
         "C12, hedging grows (share of partial answers, paired by prompt, exits "
         f"{words(c, c.exits)}):"
     ]
-    for group in sorted(set(c.groups_N)):
+    for group in c.groups:
         at_full = " -> ".join(f"{c.share(m, group, full, Outcome.PARTIAL):.0%}" for m in c.models)
         changes = [
             f"{outcome} {c.difference(AGAINST, BASE, group, c.exits, outcome):points}"
             for outcome in (Outcome.PARTIAL, Outcome.REFUSE, Outcome.DEGENERATE)
         ]
         lines.append(
-            f"  {group} (n={c.group(group).sum()}): hedged at exit {full} {at_full}; against - "
+            f"  {group} (n={c.count(group)}): hedged at exit {full} {at_full}; against - "
             f"base, mean over exits: {', '.join(changes)}"
         )
     return lines

@@ -1,5 +1,8 @@
 """Tables of comparisons of two checkpoints, and the values that their columns take."""
 
+from dataclasses import replace
+
+from jaxdepth.study.comparison import tables as comparison
 from jaxdepth.study.tables import Column, Table
 
 # Sides: the model that is named first, and the checkpoint that it is compared with.
@@ -13,7 +16,7 @@ GENERAL, NEIGHBOURING = "general", "neighbouring"
 DANGEROUS_MINUS_CONTROL = f"{DANGEROUS} - {CONTROL}"
 NEIGHBOURING_MINUS_GENERAL = f"{NEIGHBOURING} - {GENERAL}"
 
-COMPARISON = Table(
+DIFFERENCES = Table(
     "against",
     "a measure of both checkpoints in one domain, at a layer or exit or averaged over them",
     (
@@ -48,3 +51,7 @@ KNOWLEDGE = Table(
         Column("right", "bool", "whether the right answer ranks first"),
     ),
 )
+# Outcomes of the answers of both checkpoints.
+SPOKEN = replace(comparison.COMPARISON, name="spoken")
+
+TABLES = (DIFFERENCES, KNOWLEDGE, SPOKEN)

@@ -16,3 +16,5 @@ LOSS = Table(
         Column("exits", "list of int32", "exits that are supervised"),
     ),
 )
+
+TABLES = (LOSS,)
