@@ -62,8 +62,9 @@ def sweep_policies(
     depth = subject.model.config.num_hidden_layers
     full = ExitRule(Policy.FIXED, depth, caching=Caching(policies.caching))
     rules = list(dict.fromkeys([*rules, full]))
-    classifier = None
+    classifier = classifier_sha256 = None
     if policies.classifier is not None:
+        classifier_sha256 = file_digest(policies.classifier)
         classifier = read_exit_classifier(policies.classifier, subject.loaded.identity)
     prompts = limit_prompts(subject.prompts, sweep.answers.generate_limit)
     ids = [subject.encoder.encode(p.text) for p in prompts]
@@ -75,7 +76,7 @@ def sweep_policies(
         decay=policies.decay,
         rules=[rule_name(rule) for rule in rules],
         judge=judge_name(judge),
-        classifier_sha256=None if classifier is None else file_digest(policies.classifier),
+        classifier_sha256=classifier_sha256,
     )
     run = subject.open_run(resolved)
     answerer = Answerer(sweep, subject, subject.reference(sweep.texts.reference), judge)

@@ -1,6 +1,7 @@
 """The rows of the tables for one batch: thoughts, verdicts and answers, and interventions."""
 
 from collections.abc import Callable, Iterator, Mapping, Set
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,7 +24,7 @@ from jaxdepth.study.verdicts.tables import (
     VERDICT_TABLE,
 )
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 def batch_tables(decider: Decider) -> list[Table]:
@@ -71,7 +72,7 @@ def decide_batch(decider: Decider, batch: Batch) -> OnHost:
             answer = decided.forced[b, e, m, v, : decided.forced_lengths[b, e, m, v]]
             forced.append(lane | {"forced": str(verdict)})
             forced_texts.append(decider.decode_text(answer))
-    judge = judge_answers(decider, verdicts, [str(row["answer"]) for row in texts])
+    judge = judge_answers(decider, verdicts, [row["answer"] for row in texts])
     judge_forced = judge_answers(decider, forced, forced_texts)
     tables = batch_tables(decider)
 
