@@ -9,6 +9,7 @@ import pandas as pd
 from jaxdepth.depth.policies import Policy
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.estimate import Estimate
+from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.figures import new_figure, save_all
 from jaxdepth.study.policies.rates import MEAN_LAYERS
 from jaxdepth.study.policies.tables import DYNAMIC, POLICIES, TOKENS
@@ -129,7 +130,7 @@ def _labelled_tokens(run_path: str | Path, rule: str, only: Collection[str] | No
     """The tokens of a rule's answers, with the answer's outcome and the prompt's label."""
     keys = ["prompt_id", "rule", "sample"]
     answers = read_frame(run_path, DYNAMIC.name)[[*keys, "outcome"]]
-    prompts = read_frame(run_path, "prompts")[["prompt_id", "label"]]
+    prompts = read_frame(run_path, PROMPTS.name)[["prompt_id", "label"]]
     if only is not None:
         prompts = prompts[prompts["prompt_id"].isin(only)]
     tokens = read_frame(run_path, TOKENS.name)

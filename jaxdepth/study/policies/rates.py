@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Shaped
 from jaxdepth.depth.policies import Policy
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.intervals import interval, resample_counts, wilson
+from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.policies.tables import DYNAMIC, MATCHED, POLICIES
 from jaxdepth.study.run_directory import Run, read_frame
 
@@ -45,7 +46,7 @@ class RuleMeans:
         rules = answers[["rule", "policy", "threshold"]].drop_duplicates(ignore_index=True)
         values = {metric: means[metric].unstack()[rules["rule"]] for metric in METRICS}
         ids = values[TEXT].index
-        prompts = read_frame(run_path, "prompts").set_index("prompt_id").loc[ids].reset_index()
+        prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id").loc[ids].reset_index()
         return cls(
             rules,
             ids.to_numpy(object),

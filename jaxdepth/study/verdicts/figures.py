@@ -7,6 +7,7 @@ import numpy as np
 from jaxdepth.refusal.protocol import VERDICTS, Verdict
 from jaxdepth.refusal.votes import RULES
 from jaxdepth.stats.estimate import Estimate
+from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.figures import COLOURS, OUTCOMES, STYLES, by_exit, new_figure, save_all
 from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.verdicts.score_table import ScoreTable
@@ -119,7 +120,7 @@ def _draw_calibration(run_path: str | Path, scores: ScoreTable):
     if "cut 0" in scores.sources:
         cuts = read_frame(run_path, CUTS.name)
         verdicts["without a thought"] = cuts[cuts["cut"] == 0]
-    prompts = read_frame(run_path, "prompts")[["prompt_id", "label"]]
+    prompts = read_frame(run_path, PROMPTS.name)[["prompt_id", "label"]]
     styles = zip(verdicts.items(), _LINES[::3], ("o-", "s--"), strict=False)
     for (name, rows), colour, style in styles:
         rows = rows[(rows["vote"] == 0) & (rows["exit"] == exit_layer)]

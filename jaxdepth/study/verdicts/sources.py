@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from jaxdepth.refusal.deliberate import ABSTAINS, Rule
 from jaxdepth.refusal.protocol import VERDICTS
 from jaxdepth.refusal.votes import RULES, vote
+from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.run_directory import Run, read_frame
 from jaxdepth.study.tables import Table
 from jaxdepth.study.verdicts.tables import (
@@ -74,7 +75,7 @@ class RunVerdicts:
             settings["caution_from"],
             settings["abstain_below"],
         )
-        prompts = read_frame(run.path, "prompts")
+        prompts = read_frame(run.path, PROMPTS.name)
         self.prompt_ids = pd.Index(prompts["prompt_id"])
         self.harmful_N = (prompts["label"] == "harmful").to_numpy()
         self.clusters_N = prompts["pair_id"].fillna(prompts["prompt_id"]).tolist()

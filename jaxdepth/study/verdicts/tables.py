@@ -1,13 +1,12 @@
 """The tables of `jaxdepth decide`."""
 
 from jaxdepth.refusal.protocol import Verdict
+from jaxdepth.study.common_tables import EXIT, PROMPT_ID
 from jaxdepth.study.tables import Column, Table
 
 VERDICT_NAMES = tuple(map(str, Verdict))  # by the number that `refusal.decide` gives a verdict
 
-_PROMPT = Column("prompt_id", "string", "the prompt")
-_EXIT = Column("exit", "int32", "how many layers run", "layers")
-_LANE = (_PROMPT, _EXIT, Column("vote", "int32", "number of the sampled thought, from 0"))
+_LANE = (PROMPT_ID, EXIT, Column("vote", "int32", "number of the sampled thought, from 0"))
 _PROBABILITIES = (
     Column("p_refuse", "float32", "probability of REFUSE among the three verdicts"),
     Column("p_partial", "float32", "probability of PARTIAL among the three verdicts"),
@@ -89,8 +88,8 @@ VOTES = Table(
     "votes",
     "a voting rule over the first votes of a prompt at an exit",
     (
-        _PROMPT,
-        _EXIT,
+        PROMPT_ID,
+        EXIT,
         Column("rule", "string", "majority, mean (of probabilities) or cautious"),
         Column("votes", "int32", "number of votes", "votes"),
         *_PROBABILITIES,
@@ -105,7 +104,7 @@ SCORES = Table(
     (
         _SOURCE,
         Column("metric", "string", "name of the metric, such as balanced_accuracy"),
-        _EXIT,
+        EXIT,
         *_ESTIMATE,
     ),
 )
@@ -113,7 +112,7 @@ PAIRED = Table(
     "paired_verdicts",
     "an exit: verdicts with the thought against verdicts without, on the same prompts",
     (
-        _EXIT,
+        EXIT,
         Column("n", "int32", "number of prompts", "prompts"),
         Column("right_only_with_thought", "int32", "right with the thought alone", "prompts"),
         Column("right_only_without", "int32", "right without the thought alone", "prompts"),
@@ -126,7 +125,7 @@ RISK = Table(
     "a share of the verdicts of an exit, those with the largest margins",
     (
         _SOURCE,
-        _EXIT,
+        EXIT,
         Column("coverage", "float64", "share of the verdicts that are kept"),
         Column("risk", "float64", "share of wrong verdicts among those that are kept"),
         Column("n", "int32", "verdicts that are kept", "verdicts"),
