@@ -121,7 +121,7 @@ class Block(nnx.Module):
         return jnp.where(self._slides, self.config.sliding_window, _ALL)
 
     @property
-    def _slides(self) -> Bool[Array, ""]:
+    def _slides(self) -> Bool[AnyArray, ""]:
         if self.slides is None:
             raise ValueError("layers of this model differ: take them from `Mistral.blocks`")
         return self.slides[...]
@@ -239,7 +239,7 @@ class Mistral(nnx.Module):
         self.norm = nnx.Param(arrays["norm"])
         self.head = None if config.tie_word_embeddings else nnx.Param(arrays["head"])
 
-    def embed_tokens(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
+    def embed_tokens(self, tokens: Int[AnyArray, "*batch"]) -> Float[Array, "*batch D"]:
         """The residual stream before the first layer; NaN for ids outside the vocabulary."""
         table_VD = constrain(self.embed[...], "VD", self.mesh)  # gathered along D
         return jnp.take(table_VD, tokens, axis=0, mode="fill", fill_value=jnp.nan)

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdepth.errors import InputError, nearest
+from jaxdepth.model import AnyArray
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.parameters import PARAMETERS, axis_sizes
 
@@ -155,7 +156,7 @@ def shards_of(letter: str, size: int, mesh: Mesh | None) -> int:
     return parts if size % parts == 0 else 1
 
 
-def constrain(array: jax.Array, axes: str, mesh: Mesh | None) -> jax.Array:
+def constrain(array: AnyArray, axes: str, mesh: Mesh | None) -> AnyArray:
     """Constrain, inside a program, how an array is sharded; does nothing for no mesh."""
     if mesh is None:
         return array

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.depth.layer_scan import scan_layers
+from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 
 
@@ -34,7 +35,7 @@ class Weights(NamedTuple):
 def row_hidden(
     model: Mistral,
     targets: Targets,
-    keep_LB: Bool[Array, "L B"] | None = None,
+    keep_LB: Bool[AnyArray, "L B"] | None = None,
     *,
     remat: bool = False,
 ) -> Float[Array, "L R D"]:
@@ -62,7 +63,7 @@ def supervised_loss(
     model: Mistral,
     targets: Targets,
     weights: Weights,
-    keep_LB: Bool[Array, "L B"] | None = None,
+    keep_LB: Bool[AnyArray, "L B"] | None = None,
     *,
     distill: bool,
     remat: bool = False,
@@ -105,7 +106,7 @@ def answer_logprobs(
     targets: Targets,
     counts_R: Float[Array, " R"],
     exits_E: Int[Array, " E"],
-    keep_LB: Bool[Array, "L B"] | None = None,
+    keep_LB: Bool[AnyArray, "L B"] | None = None,
     *,
     remat: bool = False,
 ) -> Float[Array, "E B"]:
