@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import constrain
 
@@ -30,7 +31,7 @@ def scan_layers(
     read: Callable[..., Any],
     *per_layer: Any,
     depth: int | None = None,
-    keep_LB: Bool[Array, "L B"] | None = None,
+    keep_LB: Bool[AnyArray, "L B"] | None = None,
     remat: bool = False,
 ) -> tuple[Float[Array, "B S D"], Any]:
     """Run the layers over embedded sequences, and stack what `read` takes from each.
