@@ -122,7 +122,7 @@ class Block(nnx.Module):
         return jnp.where(self._slides, window, _ALL)
 
     @property
-    def _slides(self) -> Bool[Array, ""]:
+    def _slides(self) -> Bool[AnyArray, ""]:
         if self.slides is None:
             raise ValueError("layers of this model differ: take them from `Mistral.blocks`")
         return self.slides[...]
