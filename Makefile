@@ -46,6 +46,7 @@ $(VENV)-tpu/.installed: pyproject.toml
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The documentation in site/; a broken link or an unknown name in it is an error.
 docs: $(VENV)/.installed

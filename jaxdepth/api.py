@@ -4,7 +4,7 @@ Settings are those of the commands, by their names in Python: `--max-new-tokens 
 `max_new_tokens=24`. Paths may be strings, and one string stands for a list of one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from jaxdepth.errors import InputError
+from jaxdepth.model import AnyArray, FastTokenizer
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import to_host
 from jaxdepth.probing.capture import residuals
@@ -38,7 +39,7 @@ from jaxdepth.study.verdicts.run import run_decide
 from jaxdepth.study.verdicts.scores import write_verdicts
 from jaxdepth.study.verdicts.settings import Decide
 
-_DRAW = {
+_DRAW: Mapping[str, Callable[[Path], dict[Path, str]]] = {
     "sweep": draw_sweep,
     "sweep --policy": draw_policies,
     "decide": draw_verdicts,
@@ -163,7 +164,7 @@ def probe(model: str | Path, *, progress: bool = False, **settings) -> StudyRun:
 
 def hidden_states(
     model: Mistral,
-    tokenizer_or_tokens,
+    tokenizer_or_tokens: FastTokenizer | Int[AnyArray, "B S"] | Sequence[Sequence[int]],
     texts: str | Sequence[str] | None = None,
     *,
     lengths: Sequence[int] | None = None,

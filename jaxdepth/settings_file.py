@@ -16,6 +16,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -24,7 +25,9 @@ from jaxdepth.errors import InputError, listed, nearest
 S = TypeVar("S")
 
 
-def build(cls: type[S], values: Mapping[str, Any], where: str = "settings", missing=MISSING) -> S:
+def build(
+    cls: type[S], values: Mapping[str, Any], where: str = "settings", missing: Any = MISSING
+) -> S:
     """Builds the settings `cls` from flat values; what is not given has its default.
 
     Args:
@@ -45,7 +48,7 @@ def revise(settings: S, **changes) -> S:
     return build(type(settings), flatten(settings) | changes)
 
 
-def flatten(settings) -> dict[str, Any]:
+def flatten(settings: Any) -> dict[str, Any]:
     """Every value by its name, groups dissolved."""
     flat: dict[str, Any] = {}
     for field in fields(settings):
@@ -180,9 +183,9 @@ def _find(name: str) -> tuple[str, str]:
     raise InputError(f"no settings file {name}")
 
 
-def _settings_files(folder, within: str = "") -> dict:
+def _settings_files(folder: Traversable, within: str = "") -> dict[str, Traversable]:
     """The .toml files of a folder and those below it: their names without .toml."""
-    paths = {}
+    paths: dict[str, Traversable] = {}
     for file in folder.iterdir():
         if file.is_dir():
             paths |= _settings_files(file, f"{within}{file.name}/")

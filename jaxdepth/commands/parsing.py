@@ -61,7 +61,7 @@ def parse_command(argv: Sequence[str]) -> Command:
     name = words.pop(place)
     if name not in COMMANDS:
         raise InputError(f"unknown command {name!r}{nearest(name, COMMANDS)}; try --help")
-    settings = parse(settings_class(name), words, f"jaxdepth {name}", config)
+    settings: Any = parse(settings_class(name), words, f"jaxdepth {name}", config)
     return Command(name, settings, importlib.import_module(f"jaxdepth.commands.{name}").run)
 
 

@@ -5,12 +5,13 @@ in numpy's memory than in XLA's own.
 """
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 _ALIGNMENT = 64  # bytes: XLA copies an array that is aligned to less
 _ROWS, _COLUMNS = 64, 512  # of a block that stays in the CPU's cache while it is transposed
 
 
-def aligned_empty(shape: tuple[int, ...], dtype) -> np.ndarray:
+def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """An uninitialised array, aligned as XLA wants it."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape)) * dtype.itemsize

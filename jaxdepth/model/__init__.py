@@ -34,6 +34,7 @@ Sizes that have no letter are words (`stops`, `forks`). Analyses on the host (`s
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -41,3 +42,7 @@ import numpy as np
 # What public functions take: arrays of a device or of the host, and lists of numbers.
 AnyArray = jax.Array | np.ndarray
 Ints = Sequence[int] | np.ndarray
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast as FastTokenizer
+else:
+    FastTokenizer = Any  # transformers takes seconds to import

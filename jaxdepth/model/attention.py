@@ -94,6 +94,8 @@ def join_parts(*parts: Part) -> Part:
     shares = [jnp.exp(p.peak - top) for p in parts]
     mixed = sum(p.mixed * s[..., None] for p, s in zip(parts, shares, strict=True))
     total = sum(p.total * s for p, s in zip(parts, shares, strict=True))
+    assert isinstance(mixed, Array)  # `sum` of no parts would be 0
+    assert isinstance(total, Array)
     return Part(mixed, total, peak)
 
 

@@ -116,9 +116,10 @@ class Block(nnx.Module):
     @property
     def window(self) -> int | Int[Array, ""] | None:
         """How many keys a query sees, its own included (None: all); traced where layers differ."""
-        if self.config.sliding_layers is None:
-            return self.config.sliding_window
-        return jnp.where(self._slides, self.config.sliding_window, _ALL)
+        window = self.config.sliding_window
+        if self.config.sliding_layers is None or window is None:
+            return window
+        return jnp.where(self._slides, window, _ALL)
 
     @property
     def _slides(self) -> Bool[AnyArray, ""]:
@@ -241,7 +242,7 @@ class Mistral(nnx.Module):
 
     def embed_tokens(self, tokens: Int[AnyArray, "*batch"]) -> Float[Array, "*batch D"]:
         """The residual stream before the first layer; NaN for ids outside the vocabulary."""
-        table_VD = constrain(self.embed[...], "VD", self.mesh)  # gathered along D
+        table_VD = constrain(jnp.asarray(self.embed[...]), "VD", self.mesh)  # gathered along D
         return jnp.take(table_VD, tokens, axis=0, mode="fill", fill_value=jnp.nan)
 
     def blocks(self) -> Block:

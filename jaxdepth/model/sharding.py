@@ -10,11 +10,13 @@ heads that an axis does not divide are replicated; anything else that it does no
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from jaxdepth.errors import InputError, nearest
 from jaxdepth.model import AnyArray
@@ -163,18 +165,18 @@ def constrain(array: AnyArray, axes: str, mesh: Mesh | None) -> AnyArray:
     return jax.lax.with_sharding_constraint(array, activation_sharding(array.shape, axes, mesh))
 
 
-def shard(array, axes: str, mesh: Mesh | None) -> jax.Array:
+def shard(array: ArrayLike, axes: str, mesh: Mesh | None) -> jax.Array:
     """Put an array that every process has whole on the devices; arrays that are there stay."""
     if mesh is None or isinstance(array, jax.core.Tracer):
         return jnp.asarray(array)
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return array
-    array = np.asarray(array)
-    sharding = activation_sharding(array.shape, axes, mesh)
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    host = np.asarray(array)
+    sharding = activation_sharding(host.shape, axes, mesh)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def state_shardings(state, config: ModelConfig, mesh: Mesh):
+def state_shardings(state: Any, config: ModelConfig, mesh: Mesh) -> Any:
     """Shardings of a training state: arrays of a parameter like it, all others replicated.
 
     Args:
@@ -198,7 +200,7 @@ def state_shardings(state, config: ModelConfig, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(of, state)
 
 
-def reshard(tree, shardings):
+def reshard(tree: Any, shardings: Any) -> Any:
     """Reshard a tree of arrays; those on one device must be the same in every process."""
 
     def move(array, sharding):
@@ -210,7 +212,7 @@ def reshard(tree, shardings):
     return jax.tree.map(move, tree, shardings)
 
 
-def to_host(array) -> np.ndarray:
+def to_host(array: ArrayLike) -> np.ndarray:
     """An array as a whole on the host of every process; all processes must call this together."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         if array.is_fully_replicated:

@@ -10,14 +10,15 @@ from jaxtyping import Array, Float, Int
 
 from jaxdepth.depth.exits import check_tokens
 from jaxdepth.depth.layer_scan import scan_layers
+from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard
 
 
 def scores_along(
     model: Mistral,
-    tokens_BS: Int[Array, "B S"],
-    lengths_B: Int[Array, " B"],
+    tokens_BS: Int[AnyArray, "B S"],
+    lengths_B: Int[AnyArray, " B"],
     weights_BUJD: Float[np.ndarray, "B U J D"],
     bias_BUJ: Float[np.ndarray, "B U J"],
     middle_JD: Float[np.ndarray, "J D"],

@@ -12,15 +12,16 @@ from jaxtyping import Array, Float, Int
 from jaxdepth.depth.exits import check_tokens
 from jaxdepth.depth.layer_scan import scan_layers
 from jaxdepth.errors import InputError
+from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard
 
 
 def residuals(
     model: Mistral,
-    tokens_BS: Int[Array, "B S"],
-    lengths_B: Int[Array, " B"],
-    positions_BP: Int[Array, "B P"],
+    tokens_BS: Int[AnyArray, "B S"],
+    lengths_B: Int[AnyArray, " B"],
+    positions_BP: Int[AnyArray, "B P"],
 ) -> Float[Array, "B P J D"]:
     """The residual stream at P positions of every prompt, at all layers, in the model's dtype.
 

@@ -137,7 +137,7 @@ def _strongest(s_NK, y_N, weights_K):
     best, offset, strongest_N = (np.inf, 0.0, weights_K), 0.0, None
     for _ in range(50):
         before_N, strongest_N = strongest_N, (s_NK * weights_K).argmax(axis=1)
-        if np.array_equal(before_N, strongest_N):
+        if before_N is not None and np.array_equal(before_N, strongest_N):
             break
         chosen_NK = np.eye(s_NK.shape[1])[strongest_N]
         offset, fitted_K = _linear(s_NK * chosen_NK, y_N)

@@ -124,8 +124,8 @@ def fit_exit_classifier(
 def save_exit_classifier(path: Path, classifier: ExitClassifier, base_fingerprint: str) -> None:
     """Write a classifier of the checkpoint with a fingerprint; its arrays are float32."""
     metadata = {"format": FORMAT, "base": base_fingerprint}
-    arrays = {"weights": classifier.weights_LD, "bias": classifier.bias_L}
-    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+    parameters = {"weights": classifier.weights_LD, "bias": classifier.bias_L}
+    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in parameters.items()}
     save_arrays(path, arrays, metadata)
 
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxdepth.errors import InputError
+from jaxdepth.model import AnyArray
 from jaxdepth.probing.newton import minimise
 
 
@@ -20,7 +21,7 @@ class LinearProbes(NamedTuple):
 
 
 def fit_logistic(
-    x_GND: Float[Array, "G N D"],
+    x_GND: Float[AnyArray, "G N D"],
     y_N: Bool[np.ndarray, " N"] | Int[np.ndarray, " N"],
     train_FN: Bool[np.ndarray, "F N"],
     strengths_C: Sequence[float],
@@ -62,7 +63,7 @@ def fit_logistic(
 
 
 def fit_difference(
-    x_GND: Float[Array, "G N D"],
+    x_GND: Float[AnyArray, "G N D"],
     y_N: Bool[np.ndarray, " N"] | Int[np.ndarray, " N"],
     train_FN: Bool[np.ndarray, "F N"],
     strengths_C: Sequence[float] = (1.0,),
@@ -89,7 +90,7 @@ def fit_difference(
 
 
 def decide(
-    probes: LinearProbes, x_GND: Float[Array, "G N D"] | Float[np.ndarray, "G N D"]
+    probes: LinearProbes, x_GND: Float[AnyArray, "G N D"] | Float[np.ndarray, "G N D"]
 ) -> Float[np.ndarray, "G F C N"]:
     """Decision values of every probe for the examples of its slice, float32.
 

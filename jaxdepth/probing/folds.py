@@ -8,9 +8,10 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxdepth.errors import InputError
+from jaxdepth.model import AnyArray
 from jaxdepth.probing.fit import LinearProbes, decide, fit_logistic
 from jaxdepth.stats.ranking import auroc
 
@@ -69,7 +70,7 @@ def make_folds(
 
 
 def cross_fit(
-    x_GND: Float[Array, "G N D"],
+    x_GND: Float[AnyArray, "G N D"],
     y_N: Bool[np.ndarray, " N"] | Int[np.ndarray, " N"],
     fold_N: Int[np.ndarray, " N"],
     strengths_C: Sequence[float],

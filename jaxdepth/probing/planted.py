@@ -19,7 +19,7 @@ marker, two content words and a mood word; then comes a last token.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxdepth.errors import InputError
 from jaxdepth.model.config import ModelConfig
@@ -77,19 +77,50 @@ def planted(
     order = [layer for layer in (0, a, b, layers + 1) if layer is not None]
     if order != sorted(set(order)):
         raise InputError(f"a = {a} and b = {b} of {layers} layers; expected 1 <= a < b <= {layers}")
-    K, J = categories, NUISANCE
+    slots = _Slots(categories)
+    config = _config(slots, layers)
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(config).items()}
+    rms = np.sqrt((CONSTANT**2 + SPREAD**2 * NUISANCE) / slots.width)
+    for name in ("norm", "layers.attn_norm", "layers.mlp_norm"):
+        arrays[name] += rms  # undoes the norm
+    rng = np.random.default_rng(seed)
+    vector_EJ = SPREAD * rng.standard_normal((ENDS, NUISANCE))
+    # Row 0 is the embedding's projection, row l that of layer l.
+    projection_lZJ = rng.standard_normal((layers + 1, len(slots.noisy), NUISANCE))
+    projection_lZJ = projection_lZJ * noise / np.sqrt(NUISANCE) / SPREAD
+    _write_vocabulary(arrays, slots, vector_EJ, vector_EJ @ projection_lZJ[0].T, confound)
+    _write_attention(arrays, slots, a, b)
+    _write_mlp(arrays, slots, projection_lZJ, b)
+    return Mistral(config, arrays)
+
+
+class _Slots:
+    """Which dimensions of the residual stream hold what."""
+
     constant, carrier, refusal, mood_source, mood, opening, lexical = range(7)
-    sources = slice(7, 7 + K)
-    noisy = [*range(7 + K, 7 + 2 * K), mood, opening]  # the categories' slots come first
-    nuisance = slice(7 + 2 * K, 7 + 2 * K + J)
-    width = nuisance.stop
-    ends = WORD + WORDS * (K + 1)
-    config = ModelConfig.from_hf(
+
+    def __init__(self, categories: int):
+        K = categories
+        self.sources = slice(7, 7 + K)  # of the categories
+        # Those with noise; the categories' come first.
+        self.noisy = [*range(7 + K, 7 + 2 * K), self.mood, self.opening]
+        self.nuisance = slice(7 + 2 * K, 7 + 2 * K + NUISANCE)
+        self.width = self.nuisance.stop
+        self.categories = categories
+
+
+def _first_end(categories: int) -> int:
+    """The id of the first of the tokens that end a prompt, the last of the vocabulary."""
+    return WORD + WORDS * (categories + 1)
+
+
+def _config(slots: _Slots, layers: int) -> ModelConfig:
+    return ModelConfig.from_hf(
         {
             "model_type": "mistral",
-            "vocab_size": ends + 2 * ENDS,
-            "hidden_size": width,
-            "intermediate_size": 2 * len(noisy) + 2,
+            "vocab_size": _first_end(slots.categories) + 2 * ENDS,
+            "hidden_size": slots.width,
+            "intermediate_size": 2 * len(slots.noisy) + 2,
             "num_hidden_layers": layers,
             "num_attention_heads": 1,
             "num_key_value_heads": 1,
@@ -102,53 +133,69 @@ def planted(
             "max_position_embeddings": 64,
         }
     )
-    arrays = {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(config).items()}
-    rms = np.sqrt((CONSTANT**2 + SPREAD**2 * J) / width)
-    for name in ("norm", "layers.attn_norm", "layers.mlp_norm"):
-        arrays[name] += rms  # undoes the norm
-    rng = np.random.default_rng(seed)
-    vector_EJ = SPREAD * rng.standard_normal((ENDS, J))
-    # Row 0 is the embedding's projection, row l that of layer l.
-    projection_lZJ = rng.standard_normal((layers + 1, len(noisy), J)) * noise / np.sqrt(J) / SPREAD
 
+
+def _write_vocabulary(
+    arrays: dict[str, np.ndarray],
+    slots: _Slots,
+    vector_EJ: Float[np.ndarray, "E J"],
+    noise_EZ: Float[np.ndarray, "E Z"],
+    confound: bool,
+) -> None:
+    """Writes what each token says, and when a reply opens with a refusal."""
     embed, head = arrays["embed"], arrays["head"]
-    embed[:, constant] = CONSTANT
-    embed[MOOD_WORD : WORD + WORDS * (K + 1), carrier] = 1
-    embed[MOOD_WORD + 1, mood_source] = 1
-    for k in range(K):
-        embed[WORD + WORDS * (k + 1) : WORD + WORDS * (k + 2), sources.start + k] = 1
+    ends = _first_end(slots.categories)
+    embed[:, slots.constant] = CONSTANT
+    embed[MOOD_WORD:ends, slots.carrier] = 1
+    embed[MOOD_WORD + 1, slots.mood_source] = 1
+    for k in range(slots.categories):
+        embed[WORD + WORDS * (k + 1) : WORD + WORDS * (k + 2), slots.sources.start + k] = 1
     for marked in (0, 1):
-        embed[ends + marked :: 2, nuisance] = vector_EJ
-        embed[ends + marked :: 2, noisy] = vector_EJ @ projection_lZJ[0].T
-        embed[ends + marked :: 2, lexical] = (2 * marked - 1) * confound
-    head[OPENER, refusal], head[OPENER, opening] = 6 / DECIDED, 1
-    head[:, constant] = -20 / CONSTANT
-    head[[OPENER, ORDINARY], constant] = 0, 3 / CONSTANT
+        embed[ends + marked :: 2, slots.nuisance] = vector_EJ
+        embed[ends + marked :: 2, slots.noisy] = noise_EZ
+        embed[ends + marked :: 2, slots.lexical] = (2 * marked - 1) * confound
+    head[OPENER, slots.refusal], head[OPENER, slots.opening] = 6 / DECIDED, 1
+    head[:, slots.constant] = -20 / CONSTANT
+    head[[OPENER, ORDINARY], slots.constant] = 0, 3 / CONSTANT
 
+
+def _write_attention(
+    arrays: dict[str, np.ndarray], slots: _Slots, a: int | None, b: int | None
+) -> None:
+    """Writes that the last token reads the categories in layer a, and the mood in layer b."""
+    K, sources = slots.categories, slots.sources
     quiet = HEAD_DIM // 2 - 1  # RoPE hardly rotates it
-    arrays["layers.q"][:, constant, quiet] = 1
-    arrays["layers.k"][:, carrier, quiet] = 30 * np.sqrt(HEAD_DIM) / CONSTANT
-    arrays["layers.v"][:, [*range(sources.start, sources.stop), mood_source], range(K + 1)] = 1
+    arrays["layers.q"][:, slots.constant, quiet] = 1
+    arrays["layers.k"][:, slots.carrier, quiet] = 30 * np.sqrt(HEAD_DIM) / CONSTANT
+    values = [*range(sources.start, sources.stop), slots.mood_source]
+    arrays["layers.v"][:, values, range(K + 1)] = 1
     if a is not None:
-        arrays["layers.o"][a - 1, range(K), noisy[:K]] = CARRIERS
+        arrays["layers.o"][a - 1, range(K), slots.noisy[:K]] = CARRIERS
     if b is not None:
-        arrays["layers.o"][b - 1, K, mood] = CARRIERS
+        arrays["layers.o"][b - 1, K, slots.mood] = CARRIERS
 
+
+def _write_mlp(
+    arrays: dict[str, np.ndarray],
+    slots: _Slots,
+    projection_lZJ: Float[np.ndarray, "l Z J"],
+    b: int | None,
+) -> None:
+    """Writes that the noise changes from layer to layer, and that layer b decides on refusal."""
     gate, up, down = (arrays[f"layers.{name}"] for name in ("gate", "up", "down"))
-    up[:, constant] = 1 / CONSTANT
+    up[:, slots.constant] = 1 / CONSTANT
     change_LZJ = np.diff(projection_lZJ, axis=0)
-    for z, slot in enumerate(noisy):
+    for z, slot in enumerate(slots.noisy):
         for unit, sign in ((2 * z, 1), (2 * z + 1, -1)):  # SiLU(x) - SiLU(-x) = x
-            gate[:, nuisance, unit] = sign * change_LZJ[:, z]
+            gate[:, slots.nuisance, unit] = sign * change_LZJ[:, z]
             down[:, unit, slot] = sign
     if b is not None:
-        reads_Z = np.array([1] * K + [2, 0])  # sum of categories + 2 mood
+        reads_Z = np.array([1] * slots.categories + [2, 0])  # sum of categories + 2 mood
         for unit, limit, sign in ((-2, 2, 1), (-1, 3, -1)):
-            gate[b - 1, noisy, unit] = SHARP * reads_Z
-            gate[b - 1, nuisance, unit] = -SHARP * reads_Z @ projection_lZJ[b - 1]
-            gate[b - 1, constant, unit] = -SHARP * limit / CONSTANT
-            down[b - 1, unit, refusal] = sign * DECIDED / SHARP
-    return Mistral(config, arrays)
+            gate[b - 1, slots.noisy, unit] = SHARP * reads_Z
+            gate[b - 1, slots.nuisance, unit] = -SHARP * reads_Z @ projection_lZJ[b - 1]
+            gate[b - 1, slots.constant, unit] = -SHARP * limit / CONSTANT
+            down[b - 1, unit, slots.refusal] = sign * DECIDED / SHARP
 
 
 def planted_prompts(
@@ -198,6 +245,6 @@ def planted_prompts(
         body = [MARKER + marked_N[n], MOOD_WORD + mood_N[n], *words]
         body += (FILLER + fillers_NF[n, : used_N[n]]).tolist()
         shuffled = np.random.default_rng(order_N[n]).permutation(body)
-        end = WORD + WORDS * (K + 1) + 2 * end_N[n] + marked_N[n]
+        end = _first_end(K) + 2 * end_N[n] + marked_N[n]
         tokens_NS[n, : len(body) + 1] = [*shuffled, end]
     return PlantedPrompts(tokens_NS, used_N + CARRIERS + 2, harmful_N, category_NK, pair_N, mood_N)

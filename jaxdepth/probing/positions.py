@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxdepth.errors import InputError, listed, nearest
+from jaxdepth.model import FastTokenizer
 from jaxdepth.prompts.chat import PromptEncoder
 
 INSTRUCTION, TEMPLATE, LAST, RESPONSE = "instruction", "template", "last", "response"
@@ -26,7 +27,7 @@ class Located:
     tokens: dict[str, str]  # the token at each of the template's positions
 
 
-def locate(encoder: PromptEncoder, tokenizer, texts: Sequence[str]) -> Located:
+def locate(encoder: PromptEncoder, tokenizer: FastTokenizer, texts: Sequence[str]) -> Located:
     """Encodes prompts and finds the positions that can be probed.
 
     `instruction` is the last token that has some of the user's text; `template1` and so on are the

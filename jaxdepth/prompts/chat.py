@@ -13,6 +13,7 @@ there a typed marker has the tokens of a real one.
 import json
 
 from jaxdepth.errors import InputError
+from jaxdepth.model import FastTokenizer
 from jaxdepth.prompts.template import render
 
 # Private-use characters: no template or prompt has them.
@@ -32,7 +33,7 @@ class PromptEncoder:
     tokenizer adds one.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: FastTokenizer):
         """Takes a transformers fast tokenizer.
 
         Raises:

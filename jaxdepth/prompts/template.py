@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxdepth.errors import InputError
+from jaxdepth.model import FastTokenizer
 
 # For all conversations of one call, after the child's imports: those can be slow where the machine
 # is busy, and the template does not cause that.
@@ -36,7 +37,9 @@ class Rendered(NamedTuple):
     reason: str | None
 
 
-def render(tokenizer, conversations: Sequence[tuple[list[dict], bool]]) -> list[Rendered]:
+def render(
+    tokenizer: FastTokenizer, conversations: Sequence[tuple[list[dict], bool]]
+) -> list[Rendered]:
     """Renders conversations with a tokenizer's chat template.
 
     Args:

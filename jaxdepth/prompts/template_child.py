@@ -11,7 +11,8 @@ import sys
 
 def main() -> None:
     """Writes the rendered conversations, or the name of the limit that was reached."""
-    sys.modules["torch"] = None  # some transformers would import it here, for nothing
+    # Some transformers would import torch here, for nothing; None makes that an ImportError.
+    sys.modules["torch"] = None  # type: ignore[assignment]  # typeshed forbids the documented None
     from transformers.utils.chat_template_utils import render_jinja_template
 
     print("ready", flush=True)

@@ -19,6 +19,7 @@ from jaxdepth.depth.generation import DEFAULT_BUDGET, check_room, split
 from jaxdepth.depth.lanes import memory, plan_segments
 from jaxdepth.depth.sampling import Sampling, lane_keys
 from jaxdepth.errors import InputError, at_least
+from jaxdepth.model import AnyArray, Ints
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard
 from jaxdepth.refusal.deliberate import DeliberationSampler, Rule
@@ -44,9 +45,9 @@ _STATE_FIELDS = ("thought", "closed_by", "logp", "verdict")  # of `DeliberationS
 
 def decide(
     model: Mistral,
-    tokens_BS: Int[Array, "B S"],
-    lengths_B: Int[Array, " B"],
-    exits: Sequence[int],
+    tokens_BS: Int[AnyArray, "B S"],
+    lengths_B: Int[AnyArray, " B"],
+    exits: Ints,
     markers: Markers,
     *,
     thought_tokens: int,
@@ -54,8 +55,8 @@ def decide(
     votes: int = 1,
     sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
     rule: Rule = Rule(),  # noqa: B008
-    seeds_B: Sequence[int] | None = None,
-    stop_tokens: Sequence[int] = (),
+    seeds_B: Ints | None = None,
+    stop_tokens: Ints = (),
     cuts: Sequence[int] = (),
     force: bool = False,
     thoughts: tuple[Int[np.ndarray, "B E M thought"], Int[np.ndarray, "B E M"]] | None = None,
@@ -96,8 +97,9 @@ def decide(
     length = np.shape(tokens_BS)[1] + thought_tokens + closing
     _check(model, exits, length, thought_tokens, answer_tokens, votes, cuts)
     tokens_BS, lengths_B = np.asarray(tokens_BS), np.asarray(lengths_B)
-    B, E, M, S = len(lengths_B), len(exits), votes, tokens_BS.shape[1]
+    B, S = tokens_BS.shape
     seeds_B = np.arange(B) if seeds_B is None else np.asarray(seeds_B)
+    decided = _zeros((B, len(exits), votes), T, len(cuts), 3 if force else 0, answer_tokens)
 
     def bytes_of(prompts: int, part: Sequence[int], samples: int) -> int:
         shape = model.config, plan_segments(part), prompts, S
@@ -108,15 +110,6 @@ def decide(
             forks.append(memory_of(closing + answer_tokens, samples * 3).total)
         return memory_of(T, samples).total + max(forks)
 
-    decided = Decided(
-        np.zeros((B, E, M, T), np.int32),
-        *(np.zeros((B, E, M), np.int32) for _ in range(3)),
-        np.zeros((B, E, M, 3), np.float32),
-        np.zeros((B, E, M), np.int32),
-        np.zeros((B, E, M, len(cuts), 3), np.float32),
-        np.zeros((B, E, M, 3 if force else 0, answer_tokens), np.int32),
-        np.zeros((B, E, M, 3 if force else 0), np.int32),
-    )
     build = functools.partial(
         DeliberationSampler,
         close=jnp.asarray(markers.close, jnp.int32),
@@ -125,8 +118,8 @@ def decide(
         sampling=sampling,
         rule=rule,
     )
-    for group in split(bytes_of, exits, B, M, memory_budget, model.mesh):
-        rows = group.padded_rows
+    for group in split(bytes_of, exits, B, votes, memory_budget, model.mesh):
+        rows, columns = group.padded_rows, (np.array(group.exits), np.array(group.samples))
         batch = _Batch(
             model,
             tokens_BS[rows],
@@ -136,23 +129,41 @@ def decide(
             group.samples,
             build,
         )
+        script, budgets = None, jnp.full((1, 1), thought_tokens)
         if thoughts is not None:
-            index = np.ix_(rows, group.exits, group.samples)
-            given = tuple(batch.to_lanes(array[index]) for array in thoughts)
-        else:
-            given = None, jnp.full((1, 1), thought_tokens)
-        lanes = batch.decode(*given, verdict, T, answer_tokens, keep=bool(cuts or force))
-        arrays = {"tokens": lanes.tokens_XBT, "lengths": lanes.lengths_XB}
-        arrays |= {name: getattr(lanes.sampler_state, name) for name in _STATE_FIELDS}
-        arrays = {name: batch.to_exits(array_XB) for name, array_XB in arrays.items()}
+            index = np.ix_(rows, *columns)
+            script, budgets = (batch.to_lanes(array_BEM[index]) for array_BEM in thoughts)
+        lanes = batch.decode(script, budgets, verdict, T, answer_tokens, keep=bool(cuts or force))
+        arrays = batch.read(lanes)
         if cuts:
             arrays["cut_logp"] = batch.decide_after_cuts(lanes, cuts)
         if force:
             arrays["forced"], arrays["forced_lengths"] = batch.force(lanes, answer_tokens)
-        index = np.ix_(group.rows, group.exits, group.samples)
+        index = np.ix_(group.rows, *columns)
         for name, array_BEM in arrays.items():
             getattr(decided, name)[index] = array_BEM[: len(group.rows)]
     return decided
+
+
+def _zeros(
+    lanes: tuple[int, int, int], new_tokens: int, cuts: int, forced: int, answer_tokens: int
+) -> Decided:
+    """Arrays for the lanes (B, E, M), to be filled batch by batch."""
+
+    def zeros(*axes: int, dtype: type = np.int32) -> np.ndarray:
+        return np.zeros((*lanes, *axes), dtype)
+
+    return Decided(
+        tokens=zeros(new_tokens),
+        lengths=zeros(),
+        thought=zeros(),
+        closed_by=zeros(),
+        logp=zeros(3, dtype=np.float32),
+        verdict=zeros(),
+        cut_logp=zeros(cuts, 3, dtype=np.float32),
+        forced=zeros(forced, answer_tokens),
+        forced_lengths=zeros(forced),
+    )
 
 
 class _Batch:
@@ -164,7 +175,7 @@ class _Batch:
         tokens_BS: Int[np.ndarray, "B S"],
         lengths_B: Int[np.ndarray, " B"],
         exits: Sequence[int],
-        seeds_B: Sequence[int],
+        seeds_B: Ints,
         votes: Sequence[int],
         build_sampler: Callable[..., DeliberationSampler],
     ):
@@ -199,6 +210,12 @@ class _Batch:
         )
         return self._decode(self.picked_XBD, sampler, new_tokens, None, 1, keep)
 
+    def read(self, lanes: DecodedLanes) -> dict[str, np.ndarray]:
+        """What lanes decoded and decided, by the fields of `Decided`."""
+        arrays = {"tokens": lanes.tokens_XBT, "lengths": lanes.lengths_XB}
+        arrays |= {name: getattr(lanes.sampler_state, name) for name in _STATE_FIELDS}
+        return {name: self.to_exits(array_XB) for name, array_XB in arrays.items()}
+
     def decide_after_cuts(
         self, lanes: DecodedLanes, cuts: Sequence[int]
     ) -> Float[np.ndarray, "B E M cuts 3"]:
@@ -216,8 +233,8 @@ class _Batch:
         forced_XB = jnp.tile(jnp.arange(3), len(lengths))[:, None]
         forks = self._fork(lanes, lengths, forced_XB, answer_tokens)
         closing = forks.tokens_XBT.shape[-1] - answer_tokens
-        answers = forks.tokens_XBT[..., closing:], forks.lengths_XB - closing
-        return tuple(self.to_exits(array_XB, 3) for array_XB in answers)
+        answers_XBT = forks.tokens_XBT[..., closing:]
+        return self.to_exits(answers_XBT, 3), self.to_exits(forks.lengths_XB - closing, 3)
 
     def _fork(
         self,

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxdepth.depth.sampling import Sampling, choose, is_any
 from jaxdepth.errors import InputError
+from jaxdepth.model import AnyArray
 
 ABSTAINS = 3  # the number of the verdict where the margin is too small; 0 to 2 are `VERDICTS`
 
@@ -61,13 +62,13 @@ class Rule:
             if value is not None and not 0 <= value <= 1:
                 raise InputError(f"{name} is {value}, expected 0 to 1")
 
-    def probabilities(self, logp: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
+    def probabilities(self, logp: Float[AnyArray, "... 3"]) -> Float[Array, "... 3"]:
         """Probabilities of refuse, partial and comply, renormalised to sum to 1."""
         return jax.nn.softmax(logp / self.temperature, axis=-1)
 
-    def choose(self, p: Float[Array, "... 3"]) -> Int[Array, "..."]:
+    def choose(self, p: Float[AnyArray, "... 3"]) -> Int[Array, "..."]:
         """The number of a verdict, 0 to 2, or `ABSTAINS`."""
-        if self.refuse_from is None:
+        if self.refuse_from is None or self.caution_from is None:
             chosen = jnp.argmax(p, axis=-1)
         else:
             caution = p[..., 0] + p[..., 1] >= self.caution_from
@@ -75,7 +76,7 @@ class Rule:
         return jnp.where(margin(p) < self.abstain_below, ABSTAINS, chosen).astype(jnp.int32)
 
 
-def margin(p: Float[Array, "... 3"]) -> Float[Array, "..."]:
+def margin(p: Float[AnyArray, "... 3"]) -> Float[Array, "..."]:
     """The most probable verdict's lead over the second."""
     ordered = jnp.sort(p, axis=-1)
     return ordered[..., -1] - ordered[..., -2]

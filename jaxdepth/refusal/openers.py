@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.errors import InputError, listed
+from jaxdepth.model import AnyArray
 from jaxdepth.prompts.chat import PromptEncoder
 
 DEFAULT_OPENERS = ("I", "As", "Sorry", "Unfortunately", "Apologies")
@@ -20,15 +21,15 @@ DEFAULT_OPENERS = ("I", "As", "Sorry", "Unfortunately", "Apologies")
 class FirstToken(NamedTuple):
     """Summary of each exit's next-token distribution, per prompt. Logarithms are natural."""
 
-    refusal_log_odds: Float[Array, "E B"]  # log p(openers) - log p(all others)
-    top_token: Int[Array, "E B"]
-    top_prob: Float[Array, "E B"]
-    entropy: Float[Array, "E B"]  # nats
-    kl_to_full: Float[Array, "E B"]  # KL(full depth || this exit), nats
-    agrees_with_full: Bool[Array, "E B"]  # the same top token as at full depth
+    refusal_log_odds: Float[AnyArray, "E B"]  # log p(openers) - log p(all others)
+    top_token: Int[AnyArray, "E B"]
+    top_prob: Float[AnyArray, "E B"]
+    entropy: Float[AnyArray, "E B"]  # nats
+    kl_to_full: Float[AnyArray, "E B"]  # KL(full depth || this exit), nats
+    agrees_with_full: Bool[AnyArray, "E B"]  # the same top token as at full depth
 
 
-def first_token(logits_EBV: Float[Array, "E B V"], is_opener_V: Bool[Array, " V"]) -> FirstToken:
+def first_token(logits_EBV: Float[Array, "E B V"], is_opener_V: Bool[AnyArray, " V"]) -> FirstToken:
     """Summarises the next-token logits of several exits, the last of which is full depth."""
     logp_EBV = jax.nn.log_softmax(logits_EBV.astype(jnp.float32), axis=-1)
     p_EBV = jnp.exp(logp_EBV)

@@ -88,7 +88,8 @@ def resolve_markers(
         fault = _fault(words, ids, close, end_tokens)
         if fault is None:
             open_ids = encoder.marker(protocol.open) if protocol.open else []
-            return Markers(tuple(open_ids), tuple(close), tuple(ids), tuple(words))
+            verdicts = tuple(token for token in ids if token is not None)  # which is all of them
+            return Markers(tuple(open_ids), tuple(close), verdicts, tuple(words))
         faults.append(fault)
     others = f" (and {len(faults) - 1} other sets fail)" if len(faults) > 1 else ""
     raise InputError(f"{faults[0]}{others}: choose other verdict words")

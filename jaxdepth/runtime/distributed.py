@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.typing import ArrayLike
 from jaxtyping import Shaped
 
 from jaxdepth.errors import InputError
@@ -77,7 +78,7 @@ def barrier() -> None:
         multihost_utils.sync_global_devices("jaxdepth")
 
 
-def all_gather(array) -> Shaped[np.ndarray, "processes ..."]:
+def all_gather(array: ArrayLike) -> Shaped[np.ndarray, "processes ..."]:
     """Stack the arrays of all processes, of one shape and dtype, along a new leading axis."""
     if not is_distributed():
         return np.asarray(array)[None]

@@ -96,16 +96,7 @@ def change_point(
     p_rise = _p_value((steps_K / error_K).max(), null_RK.max(axis=1))
     half = np.quantile(np.abs(null_RK).max(axis=1), 0.95) * error_K[best] * height_K[best]
     rise = steps_K[best] * height_K[best]
-
-    def gain(curves_YX):
-        """How much the best ramp exceeds the best step, in units of the curve."""
-        return (curves_YX @ ramp_MX.T).max(axis=1) - (curves_YX @ step_KX.T).max(axis=1)
-
-    # Resamples around the fitted step, all of its height: the curve's own is the fitted one too.
-    error_RX = resampled_RX - resampled_RX.mean(axis=0)
-    error_RX -= np.outer(error_RX @ step_KX[best], step_KX[best])
-    stepped_X = curve_X.mean() + steps_K[best] * step_KX[best]
-    p_gradual = _p_value(gain(curve_X[None])[0], gain(stepped_X + error_RX))
+    p_gradual = _p_gradual(curve_X, resampled_RX, step_KX, ramp_MX)
     kind = "none" if p_rise > alpha else "gradual" if p_gradual <= alpha else "jump"
     return ChangePoint(
         kind,
@@ -155,6 +146,27 @@ def _shapes(size: int) -> tuple[Float[np.ndarray, "K X"], Float[np.ndarray, "M X
         return shapes / np.linalg.norm(shapes, axis=1, keepdims=True)
 
     return unit(steps), unit(ramps)
+
+
+def _p_gradual(
+    curve_X: Float[np.ndarray, " X"],
+    resampled_RX: Float[np.ndarray, "R X"],
+    step_KX: Float[np.ndarray, "K X"],
+    ramp_MX: Float[np.ndarray, "M X"],
+) -> float:
+    """The p-value of how much better the best ramp fits a curve than the best step."""
+
+    def gain(curves_YX: Float[np.ndarray, "Y X"]) -> Float[np.ndarray, " Y"]:
+        """How much the best ramp exceeds the best step, in units of the curve."""
+        return (curves_YX @ ramp_MX.T).max(axis=1) - (curves_YX @ step_KX.T).max(axis=1)
+
+    steps_K = step_KX @ curve_X
+    best = int(steps_K.argmax())
+    # Resamples around the fitted step, all of its height: the curve's own is the fitted one too.
+    error_RX = resampled_RX - resampled_RX.mean(axis=0)
+    error_RX -= np.outer(error_RX @ step_KX[best], step_KX[best])
+    stepped_X = curve_X.mean() + steps_K[best] * step_KX[best]
+    return _p_value(gain(curve_X[None])[0], gain(stepped_X + error_RX))
 
 
 def _p_value(statistic: float, null_R: Float[np.ndarray, " R"]) -> float:

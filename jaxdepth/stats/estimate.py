@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
-import numpy as np
-from jaxtyping import Float
+# A number, or an array of them. To type checkers it is Any: whoever has an estimate knows which of
+# both it holds, and would have to tell them so wherever it is indexed, compared or printed.
+Numbers: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -18,19 +19,19 @@ class Estimate:
     f"{e:points}" gives a difference of shares in percentage points, `+22 [+19, +24] points`.
     """
 
-    value: float | Float[np.ndarray, "..."]
-    low: float | Float[np.ndarray, "..."]
-    high: float | Float[np.ndarray, "..."]
-    n: int | None = None
+    value: Numbers
+    low: Numbers
+    high: Numbers
+    n: int | None = field(default=None, kw_only=True)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Estimate":
         """The estimate in a row (or columns) named value, low, high and, if there is one, n."""
-        return cls(row["value"], row["low"], row["high"], row.get("n"))
+        return cls(row["value"], row["low"], row["high"], n=row.get("n"))
 
     def __getitem__(self, place) -> "Estimate":
         """The estimate at one place, or at several, of the arrays."""
-        return Estimate(self.value[place], self.low[place], self.high[place], self.n)
+        return Estimate(self.value[place], self.low[place], self.high[place], n=self.n)
 
     def __len__(self) -> int:
         return len(self.value)

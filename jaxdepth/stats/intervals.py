@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -12,7 +12,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 def bootstrap_means(
     values_NX: Float[np.ndarray, "N X"],
-    clusters_N: Sequence,
+    clusters_N: Sequence | Shaped[np.ndarray, " N"],
     groups: Sequence[Bool[np.ndarray, " N"]],
     resamples: int = 2000,
     seed: int = 0,
@@ -42,7 +42,7 @@ def bootstrap_means(
 
 
 def resample_counts(
-    clusters_N: Sequence, resamples: int = 2000, seed: int = 0
+    clusters_N: Sequence | Shaped[np.ndarray, " N"], resamples: int = 2000, seed: int = 0
 ) -> Float[np.ndarray, "R N"]:
     """How often each prompt is in each of R bootstrap resamples of whole clusters."""
     cluster_N = np.unique(np.asarray(clusters_N, dtype=object).astype(str), return_inverse=True)[1]
@@ -75,7 +75,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, total).pvalue) if total else 1.0
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float] | Float[np.ndarray, " N"]) -> list[float]:
     """P-values adjusted for several tests (Holm 1979), in the given order."""
     return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
 

@@ -15,7 +15,7 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from scipy.special import rel_entr
 from scipy.stats import binom
 
@@ -25,7 +25,7 @@ from jaxdepth.errors import InputError
 class Calibrated(NamedTuple):
     """The threshold for a depth; low and high are 95% bounds of the depth at that threshold."""
 
-    index: int  # in the grid
+    index: int  # type: ignore[assignment]  # hides tuple.index; its place in the grid
     threshold: float
     depth: float  # mean over the validation prompts
     low: float
@@ -76,7 +76,7 @@ def threshold_for_risk(
     loss_NR: Float[np.ndarray, "N R"] | Bool[np.ndarray, "N R"],
     risk: float,
     error: float = 0.05,
-    clusters_N: Sequence[Hashable] | None = None,
+    clusters_N: Sequence[Hashable] | Shaped[np.ndarray, " N"] | None = None,
 ) -> int | None:
     """The lowest threshold that validation prompts certify to have a mean loss of at most `risk`.
 
@@ -142,7 +142,9 @@ def risk_p_value(loss_N: Float[np.ndarray, " N"] | Bool[np.ndarray, " N"], risk:
     return min(hoeffding, math.e * float(binom.cdf(above, count, risk)))
 
 
-def _cluster_means(loss_NR, clusters_N: Sequence[Hashable]) -> Float[np.ndarray, "C R"]:
+def _cluster_means(
+    loss_NR, clusters_N: Sequence[Hashable] | Shaped[np.ndarray, " N"]
+) -> Float[np.ndarray, "C R"]:
     """The mean loss of each cluster."""
     if len(clusters_N) != len(loss_NR):
         raise InputError(f"{len(clusters_N)} clusters for {len(loss_NR)} prompts")

@@ -10,6 +10,7 @@ import pyarrow as pa
 from jaxdepth.depth.generation import generate
 from jaxdepth.depth.sampling import Sampling
 from jaxdepth.errors import InputError
+from jaxdepth.model import Ints
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.prompts.chat import PromptEncoder
@@ -142,7 +143,7 @@ def lane_seed(seed: int, prompt_id: str) -> int:
     return zlib.crc32(f"{seed} {prompt_id}".encode()) & 0x7FFFFFFF
 
 
-def agreement(tokens: Sequence[int], full: Sequence[int]) -> float:
+def agreement(tokens: Ints, full: Ints) -> float:
     """The share of the longer answer's positions at which both have the same token."""
     equal = sum(a == b for a, b in zip(tokens, full, strict=False))
     return equal / max(len(tokens), len(full))

@@ -3,12 +3,18 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import matplotlib.ticker
 
+from jaxdepth.model import Ints
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.atomic_files import write_once
+
+if TYPE_CHECKING:  # imported where a figure is drawn
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 OUTCOMES = {  # colours
     "refuse": "#1f6fa8",
@@ -21,7 +27,7 @@ COLOURS = {"harmful": "#b5312b", "harmless": "#1f6fa8"}
 STYLES = {"harmful": "o-", "harmless": "s--"}  # lines that overlap stay distinct
 
 
-def new_figure(rows: int):
+def new_figure(rows: int) -> "Figure":
     """A figure of one or more panels above each other, over exits."""
     from matplotlib.figure import Figure
 
@@ -34,14 +40,14 @@ def new_figure(rows: int):
     return figure
 
 
-def band(axes, exits, e: Estimate, colour: str, name: str, style: str) -> None:
+def band(axes: "Axes", exits: Ints, e: Estimate, colour: str, name: str, style: str) -> None:
     """Draw an estimate by exit as a line with a band for its interval."""
     axes.plot(exits, e.value, style, color=colour, markersize=3.5, label=name)
     axes.fill_between(exits, e.low, e.high, color=colour, alpha=0.2, linewidth=0)
     by_exit(axes, exits)
 
 
-def by_exit(axes, exits) -> None:
+def by_exit(axes: "Axes", exits: Ints) -> None:
     """Scale the horizontal axis to exits, with whole numbers."""
     axes.set_xlim(exits[0] - 0.7, exits[-1] + 0.7)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=12))
@@ -56,7 +62,7 @@ def save_all(figures: Mapping[str, tuple], folder: str | Path) -> dict[Path, str
     return {folder / f"{name}.png": caption for name, (_, caption) in figures.items()}
 
 
-def save(figure, path: Path) -> None:
+def save(figure: "Figure", path: Path) -> None:
     """Save a figure as PNG and SVG; the same tables give the same bytes."""
     for suffix, varying in ((".png", "Software"), (".svg", "Date")):
         with matplotlib.rc_context({"svg.hashsalt": "jaxdepth"}):

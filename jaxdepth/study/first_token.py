@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from jaxdepth.depth.exits import exit_logits
+from jaxdepth.model import AnyArray, FastTokenizer
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard, to_host
 from jaxdepth.prompts.batches import Batch
@@ -18,7 +19,7 @@ from jaxdepth.study.common_tables import FIRST_TOKEN
 
 def first_rows(
     model: Mistral,
-    tokenizer,
+    tokenizer: FastTokenizer,
     batch: Batch,
     prompts: Sequence[Prompt],
     exits: Sequence[int],
@@ -72,7 +73,13 @@ def run_batch(
 
 
 @jax.jit
-def first_token_at(model, tokens_BS, lengths_B, exits_E, is_opener_V) -> FirstToken:
+def first_token_at(
+    model: Mistral,
+    tokens_BS: Int[AnyArray, "B S"],
+    lengths_B: Int[AnyArray, " B"],
+    exits_E: Int[AnyArray, " E"],
+    is_opener_V: Bool[AnyArray, " V"],
+) -> FirstToken:
     """The first-token measures at some exits, the last of which is full depth, in one pass."""
     all_exits = jax.vmap(exit_logits, in_axes=(None, None, None, 0))
     return first_token(all_exits(model, tokens_BS, lengths_B, exits_E), is_opener_V)

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from jaxdepth.errors import InputError
+from jaxdepth.model import FastTokenizer
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh, describe
 from jaxdepth.prompts.chat import PromptEncoder
@@ -22,7 +23,7 @@ class LoadedModel:
     """A model with its tokenizer."""
 
     model: Mistral
-    tokenizer: object  # a transformers fast tokenizer
+    tokenizer: FastTokenizer
     encoder: PromptEncoder
     end_tokens: tuple[int, ...]  # token ids that end a reply
     fingerprint: str  # of the checkpoint

@@ -33,9 +33,12 @@ def steer_model(model: Mistral, settings: Steering, fingerprint: str) -> Mistral
     """
     if settings.steer == "none":
         return model
-    check_file(settings.directions)
+    directions, direction = settings.directions, settings.direction
+    assert directions is not None  # `check_steering` has seen to both
+    assert direction is not None
+    check_file(directions)
     layers = parse_exits(settings.steer_layers, model.config.num_hidden_layers, "layer")
-    direction_D = find_direction(settings.directions, settings.direction, fingerprint)
+    direction_D = find_direction(directions, direction, fingerprint)
     return steer(model, direction_D, layers, settings.steer, settings.steer_scale)
 
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError
+from jaxdepth.model import FastTokenizer
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import limit_prompts
 from jaxdepth.prompts.chat import PromptEncoder
@@ -55,7 +56,7 @@ class Subject:
     prompts: list[Prompt]
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> FastTokenizer:
         return self.loaded.tokenizer
 
     @property

@@ -15,6 +15,7 @@ import numpy as np
 from jaxdepth.depth.generation import generate
 from jaxdepth.depth.sampling import Sampling
 from jaxdepth.errors import at_least
+from jaxdepth.model import FastTokenizer
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.prompts.chat import PromptEncoder
@@ -50,7 +51,12 @@ class Answered:
 
 
 def sample_prompts(
-    model: Mistral, encoder: PromptEncoder, tokenizer, seed: int, batch: int, temperature: float
+    model: Mistral,
+    encoder: PromptEncoder,
+    tokenizer: FastTokenizer,
+    seed: int,
+    batch: int,
+    temperature: float,
 ) -> Iterator[str]:
     """Endless prompts that the model writes as a user, without the unsuitable ones."""
     opening, end_token = encoder.user_turn()
@@ -100,7 +106,7 @@ def distinct(texts: Sequence[str], seen: set[str]) -> list[str]:
 def answer(
     model: Mistral,
     encoder: PromptEncoder,
-    tokenizer,
+    tokenizer: FastTokenizer,
     prompts: Sequence[str],
     end_tokens: Sequence[int],
     answer_tokens: int = 48,
@@ -139,7 +145,7 @@ def _is_target(answered: Answered, judged: TextOutcome) -> bool:
 def make_benign(
     model: Mistral,
     encoder: PromptEncoder,
-    tokenizer,
+    tokenizer: FastTokenizer,
     end_tokens: Sequence[int],
     count: int,
     *,

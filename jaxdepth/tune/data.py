@@ -176,9 +176,10 @@ class Batches:
             places = range(start - 1, len(ids) - 1)
             rows += [(b, p, ids[p + 1], 1 / len(places), refuses) for p in places]
         rows += [(0, 0, 0, 0.0, False)] * (B * self.answer_tokens - len(rows))
-        *indices, share, refuses = (np.array(column) for column in zip(*rows, strict=True))
-        targets = Targets(tokens_BS, *(column.astype(np.int32) for column in indices))
-        return Batch(targets, share.astype(np.float32), refuses)
+        columns = [np.array(column) for column in zip(*rows, strict=True)]
+        sequence_R, place_R, target_R = (column.astype(np.int32) for column in columns[:3])
+        targets = Targets(tokens_BS, sequence_R, place_R, target_R)
+        return Batch(targets, columns[3].astype(np.float32), columns[4])
 
 
 def writer(

@@ -18,18 +18,18 @@ from jaxdepth.model.mistral import Mistral
 class Targets(NamedTuple):
     """Sequences, and which of their next tokens are targets."""
 
-    tokens_BS: Int[Array, "B S"]
-    sequence_R: Int[Array, " R"]  # the sequence of a row
-    place_R: Int[Array, " R"]  # the position that predicts
-    target_R: Int[Array, " R"]  # the next token
+    tokens_BS: Int[AnyArray, "B S"]
+    sequence_R: Int[AnyArray, " R"]  # the sequence of a row
+    place_R: Int[AnyArray, " R"]  # the position that predicts
+    target_R: Int[AnyArray, " R"]  # the next token
 
 
 class Weights(NamedTuple):
     """The weight of each row at each exit; padding rows have 0."""
 
-    exits_E: Int[Array, " E"]  # 1..L
-    text_ER: Float[Array, "E R"]  # of the cross-entropy with the target
-    distill_ER: Float[Array, "E R"]  # of the divergence from full depth
+    exits_E: Int[AnyArray, " E"]  # 1..L
+    text_ER: Float[AnyArray, "E R"]  # of the cross-entropy with the target
+    distill_ER: Float[AnyArray, "E R"]  # of the divergence from full depth
 
 
 def row_hidden(
@@ -91,7 +91,7 @@ def supervised_loss(
         h_RD, text_R, distill_R = of_exit
         logp_RV = _logprobs(model, h_RD)
         text = -jnp.sum(text_R * _target_logprobs(logp_RV, targets))
-        if not distill:
+        if full_RV is None:
             return text, jnp.zeros(())
         kl_R = jnp.sum(jnp.exp(full_RV) * (full_RV - logp_RV), axis=-1)
         return text, jnp.sum(distill_R * kl_R)

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import constrain
 from jaxdepth.model.tuned import Form, Params, attach
@@ -28,7 +29,7 @@ class Micro(NamedTuple):
 
     targets: Targets
     weights: Weights
-    keep_LB: Bool[Array, "L B"] | None  # which layers each sequence runs; None runs all
+    keep_LB: Bool[AnyArray, "L B"] | None  # which layers each sequence runs; None runs all
 
 
 class Losses(NamedTuple):
@@ -102,7 +103,12 @@ def preference(beta: float, chosen_weight: float, remat: bool) -> LossOf:
     return loss_of
 
 
-def make_step(form: Form, loss_of: LossOf, optimizer: optax.GradientTransformation, shardings=None):
+def make_step(
+    form: Form,
+    loss_of: LossOf,
+    optimizer: optax.GradientTransformation,
+    shardings: Any = None,
+) -> Callable[[State, Mistral, Micro], tuple[State, Losses]]:
     """Compiles the training step: (state, base, stacked microbatches) -> (state, losses).
 
     Args:
@@ -136,7 +142,8 @@ def make_step(form: Form, loss_of: LossOf, optimizer: optax.GradientTransformati
         grads, parts = jax.tree.map(lambda x: x / count, (grads, parts))
         updates, moments = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        losses = Losses(*parts, optax.tree.norm(grads))
+        loss, full, early, distill = parts
+        losses = Losses(loss, full, early, distill, optax.tree.norm(grads))
         return State(state.step + 1, params, moments), losses
 
     return step

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from jaxdepth.errors import InputError, listed, nearest
 from jaxdepth.files import damaged_header, read_arrays, save_arrays
+from jaxdepth.model import AnyArray, FastTokenizer
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import parameter_shapes
-from jaxdepth.model.tuned import Form, Params, merge
+from jaxdepth.model.tuned import Form, merge
 from jaxdepth.weights.huggingface.peft import PEFT_CONFIG, PEFT_WEIGHTS, read_peft
 
 FORMAT = "jaxdepth-adapter-1"
@@ -29,13 +32,13 @@ class Adapter:
     """What was trained, for which base, and how."""
 
     form: Form
-    params: Params
+    params: Mapping[str, Float[AnyArray, "..."]]  # by the names of `model.tuned.Params`
     base: str | None  # fingerprint of the base; None if the file has none
     tokens: tuple[str, ...]  # new special tokens
     made: Mapping  # settings, digest of the data, versions
 
 
-def save_adapter(path: Path, adapter: Adapter, dtype="bfloat16") -> None:
+def save_adapter(path: Path, adapter: Adapter, dtype: DTypeLike = "bfloat16") -> None:
     """Write an adapter file, its arrays rounded to `dtype`."""
     metadata = {
         "format": FORMAT,
@@ -111,7 +114,7 @@ def read_adapter(name: str, config: ModelConfig) -> Adapter:
 
 
 def apply_adapter(
-    model: Mistral, tokenizer, fingerprint: str, adapter: Adapter, name: str
+    model: Mistral, tokenizer: FastTokenizer | None, fingerprint: str, adapter: Adapter, name: str
 ) -> Mistral:
     """Merge an adapter into its base, and add its new tokens to the tokenizer.
 
@@ -138,10 +141,11 @@ def apply_adapter(
             raise InputError(f"{name} brings new tokens, and the checkpoint has no tokenizer")
         if add_tokens(tokenizer, adapter.tokens) != adapter.form.first_new:
             raise InputError(f"{name}: its new tokens have other ids in this tokenizer")
-    return merge(model, adapter.params, adapter.form)
+    params = {name: jnp.asarray(array) for name, array in adapter.params.items()}
+    return merge(model, params, adapter.form)
 
 
-def add_tokens(tokenizer, tokens: tuple[str, ...]) -> int:
+def add_tokens(tokenizer: FastTokenizer, tokens: tuple[str, ...]) -> int:
     """Add special tokens to a tokenizer; returns the id of the first.
 
     Raises:

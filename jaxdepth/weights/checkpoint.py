@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding
 
 from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest, read_json
+from jaxdepth.model import FastTokenizer
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.weights.orbax_errors import silence_orbax, translate_orbax_errors
 
@@ -156,7 +157,7 @@ def _own_digest(manifest: Mapping) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def load_tokenizer(path: Path):
+def load_tokenizer(path: Path) -> FastTokenizer | None:
     """The transformers fast tokenizer in a folder, or None if it has no tokenizer.json.
 
     Raises:
@@ -177,7 +178,7 @@ def load_tokenizer(path: Path):
     return tokenizer
 
 
-def end_tokens(path: str | Path, tokenizer) -> tuple[int, ...]:
+def end_tokens(path: str | Path, tokenizer: FastTokenizer | None) -> tuple[int, ...]:
     """The ids of the tokens that end an answer, from the model's files and its tokenizer.
 
     Args:

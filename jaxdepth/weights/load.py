@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from jaxdepth.cpu.host_arrays import aligned_empty, fill_transposed
 from jaxdepth.errors import InputError, listed
@@ -33,7 +34,7 @@ from jaxdepth.weights.tensor_map import HF_NAMES, MappedTensor, tensor_map
 
 def load(
     path: str | Path,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     mesh: Mesh | None = None,
     adapter: str | Path | None = None,
     int8: bool = False,

@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
@@ -12,7 +12,7 @@ from jaxdepth.weights.orbax_errors import translate_orbax_errors
 State = TypeVar("State")
 
 
-def save_state(folder: Path, step: int, state) -> None:
+def save_state(folder: Path, step: int, state: Any) -> None:
     """Write a training state atomically, then delete the one before it.
 
     Args:

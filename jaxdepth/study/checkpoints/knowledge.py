@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jaxtyping import Float, Int
 
 from jaxdepth.depth.exits import exit_logits
 from jaxdepth.errors import InputError
+from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard, to_host
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.chat import PromptEncoder
@@ -42,7 +44,7 @@ from jaxdepth.study.subject import open_subject
 
 LEAD = "The answer is"
 # The resolved settings of a run that decide its knowledge table.
-_DECISIVE = ("model_fingerprint", "adapter_sha256", "dtype", "exits", "batch_size")
+_DECISIVE: tuple[str, ...] = ("model_fingerprint", "adapter_sha256", "dtype", "exits", "batch_size")
 _DECISIVE += ("steer", "directions_sha256", "direction", "steer_layers", "steer_scale")
 
 
@@ -134,7 +136,7 @@ def measure_knowledge(
         logprob_BEO = option_logprobs(subject.model, batch, subject.exits, options_NO)
         margin_BE = logprob_BEO[..., 0] - logprob_BEO[..., 1:].max(axis=-1)
         exits, of_batch = subject.exits, [asked[n] for n in batch.indices]
-        columns = {
+        columns: dict[str, Any] = {
             name: [getattr(question, name) for question in of_batch for _ in exits]
             for name in ("prompt_id", "domain", "category")
         }
@@ -152,13 +154,12 @@ def measure_knowledge(
 
 
 def option_logprobs(
-    model, batch: Batch, exits: Sequence[int], options_NO: Int[np.ndarray, "N O"]
+    model: Mistral, batch: Batch, exits: Sequence[int], options_NO: Int[np.ndarray, "N O"]
 ) -> Float[np.ndarray, "B E O"]:
     """Log-probabilities of O candidate next tokens of each prompt, at every exit."""
-    options_BO = options_NO[list(batch.padded_indices)]
     tokens_BS = shard(batch.tokens_BS, "BS", model.mesh)
     lengths_B = shard(batch.lengths_B, "B", model.mesh)
-    options_BO = shard(options_BO, "BO", model.mesh)
+    options_BO = shard(options_NO[list(batch.padded_indices)], "BO", model.mesh)
     logprob_EBO = _option_logprobs(model, tokens_BS, lengths_B, np.array(exits), options_BO)
     return to_host(logprob_EBO).swapaxes(0, 1)[: len(batch.indices)]
 
@@ -227,9 +228,10 @@ def _parse_question(line: str, where: str, number: int) -> Question:
             f"{where}: expected texts in question and right, and a list of them in wrong"
         )
     return Question(
-        str(row.get("prompt_id") or f"facts-{number:03d}"),
-        str(row.get("domain") or GENERAL),
-        row.get("category"),
-        *texts[:2],
-        tuple(texts[2:]),
+        prompt_id=str(row.get("prompt_id") or f"facts-{number:03d}"),
+        domain=str(row.get("domain") or GENERAL),
+        category=row.get("category"),
+        text=texts[0],
+        right=texts[1],
+        wrong=tuple(texts[2:]),
     )

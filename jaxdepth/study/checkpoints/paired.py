@@ -7,7 +7,7 @@ unrelated sets of prompts, which are resampled independently.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -50,6 +50,7 @@ def paired_rows(
     layers: Sequence[int],
     base: Curve,
     against: Curve,
+    *,
     position: str | None = None,
 ) -> pd.DataFrame:
     """Rows of `against` for one curve: every layer, then the mean over layers 1 and up.
@@ -67,7 +68,7 @@ def paired_rows(
     base, against = base.append_mean(weight_X), against.append_mean(weight_X)
     change = against - base
     p_X = p_of_zero(change)
-    columns = {"measure": measure, "domain": domain, "position": position, "n": n}
+    columns: dict[str, Any] = {"measure": measure, "domain": domain, "position": position, "n": n}
     columns["layer"] = pd.array([*layers, None], dtype="Int32")
     columns |= {"p": p_X, "p_holm": [*holm(p_X[:-1]), p_X[-1]]}
     for side, curve in ((BASE, base), (AGAINST, against), (DIFFERENCE, change)):
@@ -112,7 +113,9 @@ def layers_of(
     return rows.astype({"layer": int}).set_index("layer").sort_index()
 
 
-def mean_of(rows: pd.DataFrame, measure: str, domain: str, position: str | None = None):
+def mean_of(
+    rows: pd.DataFrame, measure: str, domain: str, position: str | None = None
+) -> pd.Series:
     """The row with a curve's mean over layers or exits."""
     rows = _select(rows, measure, domain, position)
     return rows[rows["layer"].isna()].iloc[0]

@@ -65,6 +65,7 @@ def compare_checkpoints(settings: ProbeAgainst, bar: ProgressBar = silent) -> Pa
     base, comparison = settings.probe, settings.comparison
     if base.probes.run is not None:
         raise InputError("--run is of one model: leave it out with --against")
+    assert comparison.against is not None  # or there would be one model to probe
     models = both_models(base.model, comparison.against)
     control = replace(base.prompts, prompts=comparison.control)
     two_classes(limit_prompts(read_prompts(control.prompts), control.limit), "--control")
@@ -155,7 +156,7 @@ def compare_probes(out: Path, resamples: int, seed: int) -> pd.DataFrame:
         for domain, (base, against) in pairs.items():
             layers = range(len(base.value_X))
             parts.append(
-                paired_rows(AUROC, domain, counts[domain], layers, base, against, position)
+                paired_rows(AUROC, domain, counts[domain], layers, base, against, position=position)
             )
     return pd.concat(parts, ignore_index=True)
 
@@ -198,12 +199,12 @@ def knowledge_rows(
     bar: ProgressBar = silent,
 ) -> pd.DataFrame:
     """Measures the knowledge of both checkpoints; returns the rows of `against` about it."""
-    paths = []
+    paths = {}
     for name, side in sides.items():
         output = replace(side.output, out=out / KNOWLEDGE.name / name)
         run = measure_knowledge(replace(side, output=output), questions, labelled(bar, name))
-        paths.append(run.path)
-    return compare_knowledge(*paths, resamples, seed)
+        paths[name] = run.path
+    return compare_knowledge(paths[BASE], paths[AGAINST], resamples, seed)
 
 
 def labelled(bar: ProgressBar, name: str) -> ProgressBar:

@@ -114,7 +114,7 @@ class Compared:
         mean_a, resampled_a_R = self._mean(a, group, exits, outcomes, seed)
         mean_b, resampled_b_R = self._mean(b, group, exits, outcomes, seed)
         if not mean_b:
-            return Estimate(math.nan, math.nan, math.nan, self.count(group))
+            return Estimate(math.nan, math.nan, math.nan, n=self.count(group))
         with np.errstate(invalid="ignore", divide="ignore"):
             resampled_R = 1 - resampled_a_R / resampled_b_R
         return self._estimate(group, 1 - mean_a / mean_b, resampled_R)
@@ -130,7 +130,7 @@ class Compared:
 
     def _estimate(self, group: str, value: float, resampled_R: np.ndarray) -> Estimate:
         low_1, high_1 = interval(resampled_R[:, None])
-        return Estimate(value, float(low_1[0]), float(high_1[0]), self.count(group))
+        return Estimate(value, float(low_1[0]), float(high_1[0]), n=self.count(group))
 
     def table(self) -> pa.Table:
         """Every share with its interval."""

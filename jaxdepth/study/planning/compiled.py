@@ -6,6 +6,7 @@ The text of XLA's optimised program is parsed. The body of a loop counts as ofte
 import math
 import re
 from collections import Counter
+from typing import Any
 
 import jax
 import numpy as np
@@ -143,7 +144,7 @@ def _result_bytes(shapes: str, started: bool) -> int:
     return sum(sizes) if not started or len(sizes) < 2 else sum(sizes[len(sizes) // 2 :])
 
 
-def bytes_per_device(tree) -> int:
+def bytes_per_device(tree: Any) -> int:
     """Bytes of a pytree of arrays, or of their shapes, on one device of their shardings."""
 
     def nbytes(array) -> int:

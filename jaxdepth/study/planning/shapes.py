@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, at_least, one_line
@@ -35,7 +36,7 @@ class Shapes:
     def exits(self) -> list[int]:
         return parse_exits(self.settings.exits, self.config.num_hidden_layers)
 
-    def array(self, shape: Sequence[int], dtype, axes: str) -> Any:
+    def array(self, shape: Sequence[int], dtype: DTypeLike, axes: str) -> Any:
         """The shape of an array that is no parameter, to pass in place of one.
 
         It is sharded by the letters of its axes; `-` is an axis without a name.

@@ -68,7 +68,10 @@ def _evaluate(
     validation: RuleMeans, held_out: RuleMeans, aim: str, r: int | None, seed: int
 ) -> dict[str, float]:
     """The columns of a chosen rule on both sets; only the numbers of prompts without a rule."""
-    counts = {"n_validation": len(validation.ids_N), "n_held_out": len(held_out.ids_N)}
+    counts: dict[str, float] = {
+        "n_validation": len(validation.ids_N),
+        "n_held_out": len(held_out.ids_N),
+    }
     if r is None:
         return counts
     value_N = _aim_values(held_out, aim, r)

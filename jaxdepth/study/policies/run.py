@@ -64,8 +64,8 @@ def sweep_policies(
     rules = list(dict.fromkeys([*rules, full]))
     classifier = classifier_sha256 = None
     if policies.classifier is not None:
-        classifier_sha256 = file_digest(policies.classifier)
         classifier = read_exit_classifier(policies.classifier, subject.loaded.identity)
+        classifier_sha256 = file_digest(policies.classifier)
     prompts = limit_prompts(subject.prompts, sweep.answers.generate_limit)
     ids = [subject.encoder.encode(p.text) for p in prompts]
     check_room(subject.model.config, max(map(len, ids)), sweep.answers.max_new_tokens)

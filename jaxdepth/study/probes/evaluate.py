@@ -4,7 +4,7 @@ Own prompts are scored out of fold: by probes that were neither trained nor chos
 of other sets are scored by the mean of the folds' probes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -172,7 +172,7 @@ def mean_scores(fitted: CrossFitted, x_JND: Float[np.ndarray, "J N D"]) -> Float
     return np.einsum("jnd,jd->jn", x_JND, weights_JD) + bias_J[:, None]
 
 
-def random_directions(seed: int):
+def random_directions(seed: int) -> Callable[..., LinearProbes]:
     """A fit for `cross_fit` that ignores the data: random directions and their opposites."""
 
     def fit(x_GND, y_N, train_FN, strengths_C) -> LinearProbes:

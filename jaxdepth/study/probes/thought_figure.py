@@ -1,6 +1,7 @@
 """A figure of probes along thoughts: from before the first token to the verdict."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -18,11 +19,14 @@ from jaxdepth.study.probes.thoughts import (
 )
 from jaxdepth.study.run_directory import read_frame
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _COLOURS = {OPENED: "#1f6fa8", CLOSED: "#d98a3d"}
 _SIDES = {True: ("#b5312b", "o-"), False: ("#6f9e4c", "s--")}
 
 
-def draw_thoughts(run_path: str | Path):
+def draw_thoughts(run_path: str | Path) -> "Figure":
     """Two panels a target: AUROC, and the mean scores of both classes."""
     frame = read_frame(run_path, THOUGHTS.name)
     targets = frame["target"].unique()

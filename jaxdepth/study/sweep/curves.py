@@ -71,4 +71,5 @@ def depth_curves(run_path: str | Path, seed: int = 0) -> DepthCurves:
 def pooled(by_label: Mapping[str, Estimate]) -> Float[np.ndarray, " E"]:
     """The mean over the prompts of all labels at every exit."""
     estimates = by_label.values()
-    return np.average([e.value for e in estimates], axis=0, weights=[e.n for e in estimates])
+    counts = np.array([e.n for e in estimates])
+    return np.average([e.value for e in estimates], axis=0, weights=counts)

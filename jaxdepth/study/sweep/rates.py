@@ -83,7 +83,9 @@ def _estimates(curve: pd.DataFrame, prefix: str) -> dict[tuple[str, str], Estima
     }
 
 
-def curve_frame(metric: str, label: str, exits: Sequence[int | None], e: Estimate) -> pd.DataFrame:
+def curve_frame(
+    metric: str, label: str, exits: Sequence[int | None] | Int[np.ndarray, " E"], e: Estimate
+) -> pd.DataFrame:
     """Rows of the curve table: one measure at some exits."""
     columns = {"value": e.value, "low": e.low, "high": e.high}
     exits_E = pd.array(exits, dtype="Int32")
@@ -118,7 +120,7 @@ def _share(is_outcome_NME: Bool[np.ndarray, "N M E"], seed: int) -> Estimate:
     else:
         all_N = np.ones(count, bool)
         low_E, high_E = interval(bootstrap_means(share_NE, range(count), [all_N], seed=seed)[0])
-    return Estimate(share_NE.mean(axis=0), low_E, high_E, count)
+    return Estimate(share_NE.mean(axis=0), low_E, high_E, n=count)
 
 
 def detection_frames() -> Iterator[pd.DataFrame]:
@@ -126,7 +128,7 @@ def detection_frames() -> Iterator[pd.DataFrame]:
     for label, counts in held_out_counts().items():
         total = sum(counts.values())
         for outcome, count in counts.items():
-            e = Estimate(count / total, *wilson(count, total), total)
+            e = Estimate(count / total, *wilson(count, total), n=total)
             yield curve_frame(f"{_DETECTED}{outcome}", label, [None], e)
 
 

@@ -1,5 +1,7 @@
 """A finished sweep in a terminal: a table by exit, and what it shows in words."""
 
+from pathlib import Path
+
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -63,7 +65,7 @@ def findings(curves: DepthCurves) -> list[str]:
     return lines
 
 
-def print_outcomes(run_path, console: Console | None = None) -> None:
+def print_outcomes(run_path: str | Path, console: Console | None = None) -> None:
     """Print shares of outcomes by exit, and what they show."""
     console = console or Console()
     rates = Rates.read(run_path)

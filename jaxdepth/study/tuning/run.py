@@ -26,7 +26,14 @@ from jaxdepth.weights.load import load
 ADAPTER = "adapter.safetensors"
 # Paths and devices: a fingerprint stands for them, and no number depends on them.
 _UNRESOLVED = ("model", "out", "mesh", "profile")
-_AT_LEAST_0 = ("early_weight", "layer_dropout", "alpha", "beta", "chosen_weight", "learning_rate")
+_AT_LEAST_0: tuple[str, ...] = (
+    "early_weight",
+    "layer_dropout",
+    "alpha",
+    "beta",
+    "chosen_weight",
+    "learning_rate",
+)
 _AT_LEAST_0 += ("weight_decay", "clip", "warmup", "exits_per_step")
 _AT_LEAST_1 = ("answer_tokens", "steps", "accumulate", "save_every")
 # Versions that are recorded in an adapter.

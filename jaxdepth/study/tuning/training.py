@@ -94,7 +94,8 @@ def train(run: Run, training: Training, bar: ProgressBar) -> State:
     state = load_checked_state(run.path / _STATE, state) or state
     train_step = make_step(training.form, training.loss, optimizer, shardings)
     learning_rate = schedule(o.learning_rate, o.warmup, o.steps)
-    rows, first = [], int(state.step)
+    rows: list[dict[str, Any]] = []
+    first = int(state.step)
     with bar("tuning", "steps") as progress:
         progress(first, o.steps)
         for step in range(first, o.steps):

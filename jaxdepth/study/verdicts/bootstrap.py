@@ -32,7 +32,7 @@ class Bootstrap:
             if np.isnan(value):
                 return None
             low, high = interval(statistic(self.counts_KN)[:, None])
-        return Estimate(value, float(low[0]), float(high[0]), int(among_N.sum()))
+        return Estimate(value, float(low[0]), float(high[0]), n=int(among_N.sum()))
 
     def share(
         self, is_N: Bool[np.ndarray, " N"], among_N: Bool[np.ndarray, " N"]
@@ -41,4 +41,5 @@ class Bootstrap:
         share = self.estimate(lambda w: (w @ (is_N & among_N)) / (w @ among_N), among_N)
         if share is None or 0 < share.value < 1:
             return share
-        return Estimate(share.value, *wilson(round(share.value * share.n), share.n), share.n)
+        n = int(among_N.sum())
+        return Estimate(share.value, *wilson(round(share.value * n), n), n=n)

@@ -1,6 +1,7 @@
 """A model that thinks, decides and answers under a protocol."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -57,7 +58,7 @@ class Decider:
             changes: arguments of `refusal.decide.decide` in place of the settings'.
         """
         s = self.settings
-        arguments = {
+        arguments: dict[str, Any] = {
             "thought_tokens": self.protocol.thought_tokens,
             "answer_tokens": self.protocol.answer_tokens,
             "votes": s.thinking.votes,

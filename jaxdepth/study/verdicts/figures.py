@@ -48,7 +48,7 @@ def _draw_shares(scores: ScoreTable):
     ]
     figure = new_figure(len(labels))
     for axes, label in zip(figure.axes, labels, strict=True):
-        base = 0.0
+        base: float | np.ndarray = 0.0
         for name, colour in _SHADES.items():
             share = scores.estimate("thought", f"{name}_{label}")
             axes.bar(
@@ -169,7 +169,7 @@ def _at_last_exit(estimates: list[Estimate]) -> Estimate:
     """Estimates over exits, each at the last one, as one estimate."""
     last = [e[-1] for e in estimates]
     arrays = (np.array([getattr(e, name) for e in last]) for name in ("value", "low", "high"))
-    return Estimate(*arrays, last[0].n)
+    return Estimate(*arrays, n=last[0].n)
 
 
 def _mark_chance(axes) -> None:

@@ -24,7 +24,7 @@ class ScoreTable:
         rows = self._scores.reindex(index)
         n = rows["n"].max()
         arrays = (rows[name].to_numpy() for name in ("value", "low", "high"))
-        return Estimate(*arrays, 0 if np.isnan(n) else int(n))
+        return Estimate(*arrays, n=0 if np.isnan(n) else int(n))
 
     @property
     def cuts(self) -> list[int]:

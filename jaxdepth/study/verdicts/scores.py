@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from jaxdepth.refusal.protocol import VERDICTS
 from jaxdepth.refusal.votes import caution, fit_temperature
@@ -115,14 +115,17 @@ def _temperature_metrics(
         return {}
     logp_N3 = np.log(np.clip(arrays.p_NE3[:, e], 1e-12, 1)) * verdicts.rule.temperature
     temperature = fit_temperature(logp_N3[fit_N], harmful_N[fit_N])
-    metrics = {"temperature": Estimate(temperature, np.nan, np.nan, int(fit_N.sum()))}
     unscaled_N = np.nan_to_num(arrays.p_caution_NE[:, e])
     scaled_N = caution(np.nan_to_num(logp_N3), temperature)
-    for name, p_N in (("ece_unscaled", unscaled_N), ("ece_scaled", scaled_N)):
-        metrics[name] = bootstrap.estimate(
-            lambda w, p_N=p_N: calibration_error(p_N, harmful_N, w * test_N), test_N
-        )
-    return metrics
+
+    def error_of(p_N: Float[np.ndarray, " N"]) -> Estimate | None:
+        return bootstrap.estimate(lambda w: calibration_error(p_N, harmful_N, w * test_N), test_N)
+
+    return {
+        "temperature": Estimate(temperature, np.nan, np.nan, n=int(fit_N.sum())),
+        "ece_unscaled": error_of(unscaled_N),
+        "ece_scaled": error_of(scaled_N),
+    }
 
 
 def _agreements(

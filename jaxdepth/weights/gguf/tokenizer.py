@@ -20,6 +20,7 @@ from tokenizers import (
 )
 
 from jaxdepth.errors import InputError
+from jaxdepth.model import FastTokenizer
 
 # Token types of the GGUF specification.
 _CONTROL, _USER_DEFINED = 3, 4
@@ -44,7 +45,7 @@ _SPLITS = {
 _IGNORE_MERGES = ("llama-bpe", "tekken")
 
 
-def gguf_tokenizer(fields: Mapping[str, Any]):
+def gguf_tokenizer(fields: Mapping[str, Any]) -> FastTokenizer | None:
     """A transformers fast tokenizer from a file's metadata, or None if it has no tokenizer.
 
     Raises:
