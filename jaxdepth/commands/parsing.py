@@ -29,7 +29,8 @@ COMMANDS = {
     "plan": "jaxdepth.study.planning.settings:Plan",
 }
 ABOUT = """\
-What happens to a language model's safety when it is truncated: every exit depth at once.
+Measure what truncation does to a language model's safety, at every exit at once. An exit is the
+number of layers that run before the final norm and head.
 
 Start with `jaxdepth convert SOURCE TARGET`, then `jaxdepth sweep MODEL`. After a command, --config
 NAME reads settings from a TOML file, or from one in configs/ by its name."""
