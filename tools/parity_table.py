@@ -51,7 +51,7 @@ def smollm2(path: str) -> list[tuple[int, float, float]]:
 
 def main(path: str) -> None:
     count, worst, largest = tiny()
-    print("| model | exits | largest difference | bar | largest logit |")
+    print("| model | exits | largest difference | tolerance | largest logit |")
     print("|---|---|---|---|---|")
     print(f"| {count} tiny configs | 1-4 | {worst:.1e} | 1e-5 | {largest:.1f} |")
     for exit, worst, largest in smollm2(path):
