@@ -1,4 +1,4 @@
-"""Studies as functions: `jaxdepth.sweep`, `decide` and `probe` return a run to look at.
+"""Studies as functions: `jaxdepth.sweep`, `decide` and `probe` return a run.
 
 Settings are those of the commands, by their names in Python: `--max-new-tokens 24` becomes
 `max_new_tokens=24`. Paths may be strings, and one string stands for a list of one.
@@ -50,7 +50,7 @@ _DRAW = {
 class Figure:
     """A figure of a run; a notebook shows it."""
 
-    path: Path  # PNG; an SVG lies beside it
+    path: Path  # PNG; the SVG has the same name
     caption: str
 
     def _repr_png_(self) -> bytes:
@@ -77,7 +77,7 @@ class StudyRun:
         """One table as a data frame.
 
         Raises:
-            InputError: the run has no such finished table, or it was damaged since.
+            InputError: the run has no such finished table, or the table is damaged.
         """
         return read_table(self.path, table).to_pandas()
 
@@ -95,7 +95,7 @@ def open_run(path: str | Path) -> StudyRun:
     """A finished run of `jaxdepth sweep`, `decide` or `probe`.
 
     Raises:
-        InputError: no such run is there, or it was damaged since.
+        InputError: there is no such run, or it is damaged.
     """
     run = StudyRun(Path(path))
     if run.settings.get("command") not in _DRAW:

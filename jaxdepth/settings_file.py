@@ -171,11 +171,11 @@ def _find(name: str) -> tuple[str, str]:
     package = files("jaxdepth")
     for folder in (package / "configs", Path(str(package)).parent / "configs"):
         if folder.is_dir():
-            known = _settings_files(folder)
-            if name in known:
-                return known[name].read_text("utf-8"), f"configs/{name}.toml"
+            by_name = _settings_files(folder)
+            if name in by_name:
+                return by_name[name].read_text("utf-8"), f"configs/{name}.toml"
             raise InputError(
-                f"no settings file {name}{nearest(name, known)}; there are {listed(known, 9)}"
+                f"no settings file {name}{nearest(name, by_name)}; there are {listed(by_name, 9)}"
             )
     raise InputError(f"no settings file {name}")
 

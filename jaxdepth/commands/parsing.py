@@ -42,7 +42,7 @@ class Command(NamedTuple):
 
     name: str
     settings: Any
-    run: Callable[[Any], int]  # gives the exit status
+    run: Callable[[Any], int]  # returns the exit status
 
 
 def parse_command(argv: Sequence[str]) -> Command:

@@ -1,4 +1,4 @@
-"""What commands and experiments print alike."""
+"""Output that commands and experiments share."""
 
 from collections.abc import Mapping
 from pathlib import Path
