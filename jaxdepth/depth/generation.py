@@ -138,7 +138,7 @@ class LaneBatch(NamedTuple):
     """A batch of lanes that run at once, by indices into all prompts, exits and samples."""
 
     rows: Int[np.ndarray, " rows"]  # prompts
-    padded_rows: Int[np.ndarray, " B"]  # the same, and repeated ones that fill the batch
+    padded_rows: Int[np.ndarray, " B"]  # the same, and repeated ones as padding rows
     exits: list[int]  # or rules, or draft depths
     samples: list[int]
 

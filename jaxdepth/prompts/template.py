@@ -1,8 +1,8 @@
-"""Renders chat templates, which are programs by strangers, in a process of their own.
+"""Render chat templates, which are untrusted programs, in a process of their own.
 
-The sandbox of transformers keeps a template from the machine, but not from its time and memory:
-`{{ 10**10**10 }}` is one operation that nothing in its own process can interrupt. So a child
-(template_child.py) renders, with limits, and is killed if it takes too long.
+The sandbox of transformers protects the machine's files and processes from a template, but not its
+time and memory: `{{ 10**10**10 }}` is one operation that nothing in its own process can interrupt.
+So a child (template_child.py) renders, with limits, and is killed if it takes too long.
 """
 
 import json

@@ -11,7 +11,7 @@ import sys
 
 def main() -> None:
     """Writes the rendered conversations, or the name of the limit that was reached."""
-    sys.modules["torch"] = None  # some transformers would import it here, for nothing
+    sys.modules["torch"] = None  # some versions of transformers would import it without need
     from transformers.utils.chat_template_utils import render_jinja_template
 
     print("ready", flush=True)
@@ -26,7 +26,7 @@ def main() -> None:
                 add_generation_prompt=generation_prompt,
                 **request["variables"],
             )
-            text.encode()  # half a surrogate pair: no tokenizer takes it
+            text.encode()  # fails on an unpaired surrogate, which no tokenizer accepts
         except MemoryError:
             raise
         except Exception as error:  # a template can raise anything

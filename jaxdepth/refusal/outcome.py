@@ -24,7 +24,7 @@ BUILT_IN = "built-in"  # the name of the detector in a run without another judge
 
 
 class Outcome(StrEnum):
-    """What a text does. Undetermined is counted as such, never merged with another."""
+    """What a text does. Undetermined is counted as such, never merged with another outcome."""
 
     REFUSE = "refuse"
     PARTIAL = "partial"
@@ -57,7 +57,7 @@ def classify_texts(
 
     Args:
         texts: N answers.
-        prompts: the prompt of each; its words are then no evidence of refusal.
+        prompts: the prompt of each; the detector then ignores the prompt's words.
         logprobs: per-token log-probabilities of each text as plain text, from
             `coherence.reference_logprobs`. Without them only repetition can show that a text is
             degenerate.

@@ -75,7 +75,7 @@ class Markers(NamedTuple):
 def resolve_markers(
     protocol: Protocol, encoder: PromptEncoder, end_tokens: Sequence[int]
 ) -> Markers:
-    """Finds the token ids of a protocol's markers and verdicts.
+    """Find the token ids of a protocol's markers and verdicts.
 
     Raises:
         InputError: in no set of words is each verdict one token of its own, or a marker is an end

@@ -65,7 +65,7 @@ class Batch(NamedTuple):
     """The sequences of one step. With preferences: the chosen ones, then the rejected."""
 
     targets: Targets
-    share_R: Float[np.ndarray, " R"]  # of a row in its sequence's mean; 0 for rows that only fill
+    share_R: Float[np.ndarray, " R"]  # of a row in its sequence's mean; 0 for padding rows
     refuses_R: Bool[np.ndarray, " R"]
 
 

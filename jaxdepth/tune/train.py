@@ -83,7 +83,7 @@ def preference(beta: float, chosen_weight: float, remat: bool) -> LossOf:
     def loss_of(tuned, base, micro):
         targets, weights = micro.targets, micro.weights
         B = targets.tokens_BS.shape[0]
-        # Rows that fill have no weight at any exit, full depth included.
+        # Padding rows have no weight at any exit, full depth included.
         counts_R = (weights.text_ER[-1] > 0).astype(jnp.float32)
         args = (targets, counts_R, weights.exits_E)
         logp_EB = answer_logprobs(tuned, *args, micro.keep_LB, remat=remat)

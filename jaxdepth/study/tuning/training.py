@@ -86,7 +86,7 @@ def train(run: Run, training: Training, bar: ProgressBar) -> State:
 
     Raises:
         InputError: a loss is not finite, or the saved state is damaged.
-        Stopped: the process was asked to end; the state so far is saved.
+        Stopped: the process has received SIGTERM; the state so far is saved.
     """
     o, seed = training.settings.optimisation, training.settings.output.seed
     optimizer = make_optimizer(o.learning_rate, o.warmup, o.steps, o.weight_decay, o.clip)
