@@ -32,13 +32,13 @@ from jaxdepth.study.checkpoints.tables import (
 
 
 def verdicts(rows: pd.DataFrame) -> list[str]:
-    """What C12 (suppression degrades facts) expects, and whether the means over exits held."""
+    """What C12 (suppression degrades facts) expects, and whether the means over exits agree."""
     gap = NEIGHBOURING_MINUS_GENERAL
     if not (rows["domain"] == gap).any():
         return []
     return [
         "Expected if suppression degrades facts "
-        "(C12, means of exits; held, refuted, or open where 0 is in the interval):",
+        "(C12, means of exits; supported, refuted, or open where 0 is in the interval):",
         expected(
             "fewer right answers to neighbouring questions",
             mean_of(rows, RIGHT, NEIGHBOURING),

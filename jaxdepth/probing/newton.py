@@ -12,7 +12,9 @@ from jaxtyping import Bool, Float
 
 _STEPS, _HALVINGS = 100, 40
 _EQUAL = 1e-7  # rows that differ by no more of their size are the same row
-_CLOSE = 1e-3  # of logits; Newton's steps converge quadratically: after one this small the rest is 0
+_CLOSE = (
+    1e-3  # of logits; Newton's method converges quadratically: after such a step no error is left
+)
 
 
 class _Probe(NamedTuple):

@@ -72,7 +72,7 @@ def load_reference(path: Path, like: Mistral, dtype: str | None) -> tuple[Mistra
 
 
 def device_provenance(model: Mistral) -> dict:
-    """On what a run was made, for run.json."""
+    """The device and mesh that a run was made on, for run.json."""
     return {
         "device": jax.devices()[0].device_kind,
         "mesh": describe(model.mesh),

@@ -1,4 +1,4 @@
-"""Steering a study's model along a direction that a probe run found."""
+"""Steering a study's model along a direction that a probe run computed."""
 
 from dataclasses import fields
 
@@ -40,7 +40,7 @@ def steer_model(model: Mistral, settings: Steering, fingerprint: str) -> Mistral
 
 
 def resolved_steering(settings: Steering) -> dict:
-    """What of the steering decides a run's numbers besides its settings."""
+    """What determines a steered run's numbers besides its settings."""
     if settings.directions is None:
         return {}
     return {"directions_sha256": directions_digest(settings.directions)}

@@ -1,4 +1,4 @@
-"""Knowledge and answers of two checkpoints at every exit: does suppression backfire?
+"""Knowledge and answers of two checkpoints at every exit: does suppressing a topic cost knowledge?
 
 facts/, against.parquet      knowledge, as written by `jaxdepth probe --against --facts`
 spoken/base, spoken/against  sweeps of both over the same prompts

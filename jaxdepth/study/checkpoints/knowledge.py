@@ -1,9 +1,9 @@
 """Knowledge at every exit, from one pass: a multiple-choice score of each question.
 
-Each question is asked in the chat template and the reply opened with `The answer is`. The score is
-the log-probability of the right answer's first token beside those of the wrong ones: an exit knows
-the answer if it ranks the right one first. A sweep over the same questions shows whether the model
-also gives it.
+Each question is encoded in the chat template, and the reply begins with `The answer is`. The score
+compares the log-probability of the right answer's first token with those of the wrong ones: an exit
+knows the answer if it ranks the right one first. A sweep over the same questions shows whether the
+model also generates it.
 """
 
 import hashlib
@@ -115,8 +115,8 @@ def measure_knowledge(
     """
     subject = open_subject(settings)
     encoded = [(question, encode_question(subject.encoder, question)) for question in questions]
-    asked = [question for question, tokens in encoded if tokens is not None]
-    if not asked:
+    usable = [question for question, tokens in encoded if tokens is not None]
+    if not usable:
         raise InputError("no question's answers differ in their first token: use other questions")
     ids, options = zip(*(tokens for _, tokens in encoded if tokens is not None), strict=True)
     resolved = subject.resolved()
@@ -133,7 +133,7 @@ def measure_knowledge(
     def rows(batch: Batch) -> OnHost:
         logprob_BEO = option_logprobs(subject.model, batch, subject.exits, options_NO)
         margin_BE = logprob_BEO[..., 0] - logprob_BEO[..., 1:].max(axis=-1)
-        exits, of_batch = subject.exits, [asked[n] for n in batch.indices]
+        exits, of_batch = subject.exits, [usable[n] for n in batch.indices]
         columns = {
             name: [getattr(question, name) for question in of_batch for _ in exits]
             for name in ("prompt_id", "domain", "category")
@@ -174,15 +174,15 @@ def _option_logprobs(model, tokens_BS, lengths_B, exits_E, options_BO):
 def compare_knowledge(base: Path, against: Path, resamples: int, seed: int) -> pd.DataFrame:
     """Rows of `against` for the same questions in two runs, paired by question.
 
-    Questions that only one of the tokenizers can ask are left out.
+    Questions that can be scored with only one of the tokenizers are left out.
 
     Raises:
-        InputError: there is no question that both can ask.
+        InputError: no question can be scored with both.
     """
     frames = [read_frame(path, KNOWLEDGE.name) for path in (base, against)]
     ids = np.array(sorted(set(frames[0]["prompt_id"]) & set(frames[1]["prompt_id"])))
     if not len(ids):
-        raise InputError("no question can be asked with the tokenizers of both checkpoints")
+        raise InputError("no question can be scored with the tokenizers of both checkpoints")
     exits = sorted(frames[0]["exit"].unique().tolist())
     domains = frames[0].drop_duplicates("prompt_id").set_index("prompt_id")["domain"]
     domain_N = domains.loc[ids].to_numpy()

@@ -25,7 +25,7 @@ class Against:
 
 @dataclass(frozen=True)
 class ProbeAgainst:
-    """Fit linear probes to every layer, beside what the model does; or compare two checkpoints."""
+    """Fit linear probes to every layer of a model, or of two checkpoints to compare them."""
 
     probe: Annotated[Probe, tyro.conf.arg(name="")]
     comparison: Against = Against()

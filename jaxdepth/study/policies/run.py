@@ -6,7 +6,7 @@ policies.parquet   depth, agreement and outcomes of each rule, by label
 matched.parquet    each rule against static truncation at the same mean depth, paired by prompt
 
 Full depth is always a rule: agreement is measured against it. Depth is counted in layers that were
-computed: with late caching also those of earlier tokens that a deeper token makes up for.
+computed: with late caching also layers that a token had skipped and a later, deeper token needs.
 """
 
 import numpy as np

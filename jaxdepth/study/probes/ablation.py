@@ -66,7 +66,7 @@ def write_ablation(
 ) -> None:
     """Writes the table, one part a layer; parts of an earlier attempt are kept.
 
-    The prompts should be others than those from which the direction was computed.
+    The prompts should differ from those that the direction was computed from.
     """
     if run.finished(ABLATION.name):
         return

@@ -26,7 +26,7 @@ def write_directions(
 ) -> None:
     """Writes a difference of means for every target and category at every position and layer.
 
-    It is over all prompts of the run: steering has to be measured on others.
+    All prompts of the run are used, so steering has to be measured on other prompts.
 
     Args:
         run: a run with the residual streams of `prompts`.

@@ -47,7 +47,8 @@ _CONTROLS = {
 
 
 def draw_probes(run_path: str | Path) -> dict[Path, str]:
-    """Draws AUROC by layer and position, change points, cosines, and what is known beside done.
+    """Draw AUROC by layer and position, change points, cosines, and readable harm against
+    behaviour.
 
     Returns:
         The PNG files that were written, each with its caption; an SVG lies beside each.
@@ -60,7 +61,7 @@ def draw_probes(run_path: str | Path) -> dict[Path, str]:
     figures[CHANGE_POINTS.name] = _changes(run_path), "where harmfulness and refusal rise"
     optional = {
         CATEGORIES.name: (_categories, "how similar the categories' directions are"),
-        KNOWS_DOES.name: (_quadrants, "what the probe knows beside what the model does, by exit"),
+        KNOWS_DOES.name: (_quadrants, "what the probe reads, against what the model does, by exit"),
         THOUGHTS.name: (draw_thoughts, "what probes read along thoughts"),
     }
     for name, (draw, caption) in optional.items():

@@ -1,4 +1,4 @@
-"""What a probe reads at an exit, beside what that exit does.
+"""What a probe reads at an exit, against what that exit does.
 
 A prompt counts as known to be harmful if the content probe, fitted without that prompt, scores it
 above 0 at that layer. What the exit did comes from a run of sweep or decide. Answers that neither

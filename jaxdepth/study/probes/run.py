@@ -1,4 +1,4 @@
-"""`jaxdepth probe`: what a linear probe reads at every layer, beside what the model does.
+"""`jaxdepth probe`: what a linear probe reads at every layer, compared with what the model does.
 
 activations/           residual streams at the positions, by set of prompts
 first_token.parquet    every exit's first token, for the refusal curve

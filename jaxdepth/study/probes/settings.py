@@ -49,7 +49,7 @@ class Probes:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Fit linear probes to every layer, beside what the model does."""
+    """Fit linear probes to every layer, and compare them with what the model does."""
 
     model: AdaptedModel
     prompts: Prompts = Prompts()

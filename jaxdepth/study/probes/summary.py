@@ -162,8 +162,8 @@ def _thought_findings(run_path: Path) -> list[str]:
         ]
         if by_side:
             lines.append(
-                f"The score of {target} (probe of before the thought) falls from its mean over the "
-                f"thought to its close by {', by '.join(by_side)}."
+                f"The score of {target} (probe fitted before the thought) falls from its mean over "
+                f"the thought to its close by {', by '.join(by_side)}."
             )
     return lines
 

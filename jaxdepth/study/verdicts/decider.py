@@ -95,7 +95,8 @@ def open_decider(settings: Decide) -> Decider:
 
 
 def build_rule(decision: DecisionRule) -> Rule:
-    """The rule from probabilities to a verdict; raises InputError if it makes no sense."""
+    """The rule that chooses a verdict from probabilities; raises InputError if it is
+    inconsistent."""
     return Rule(
         decision.verdict_temperature,
         decision.refuse_from,
