@@ -50,7 +50,7 @@ def verdicts(rows: pd.DataFrame) -> list[str]:
 
 
 def main() -> int:
-    """Runs the comparison and prints the answers; returns the exit status."""
+    """Run the comparison and print the answers; return the exit status."""
     settings = parse(Backfire, sys.argv[1:], "backfire", config="backfire")
     compared = backfire(settings, progress_bar)
     out = settings.study.output.out

@@ -55,7 +55,7 @@ def verdicts(rows: pd.DataFrame) -> list[str]:
 
 
 def main() -> int:
-    """Runs the comparison and prints the answers; returns the exit status."""
+    """Run the comparison and print the answers; return the exit status."""
     settings = parse(
         ProbeAgainst, sys.argv[1:], "capability_elicitation", config="capability_elicitation"
     )

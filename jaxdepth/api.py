@@ -82,7 +82,7 @@ class StudyRun:
         return read_table(self.path, table).to_pandas()
 
     def figures(self) -> list[Figure]:
-        """Draws the figures of the run, and saves them in its folder.
+        """Draw the figures of the run, and save them in its folder.
 
         Raises:
             InputError: a table is missing or damaged.
@@ -106,7 +106,7 @@ def open_run(path: str | Path) -> StudyRun:
 def sweep(
     model: str | Path, *, judge: Judge | None = None, progress: bool = False, **settings
 ) -> StudyRun:
-    """Runs every prompt at every exit, as `jaxdepth sweep` does; resumes an unfinished run.
+    """Run every prompt at every exit, as `jaxdepth sweep` does; resume an unfinished run.
 
     Args:
         model: a checkpoint made by `jaxdepth convert`.
@@ -130,7 +130,7 @@ def sweep(
 
 
 def decide(model: str | Path, *, progress: bool = False, **settings) -> StudyRun:
-    """Lets every exit think, decide and answer, as `jaxdepth decide` does.
+    """Let every exit think, decide and answer, as `jaxdepth decide` does.
 
     Args:
         model: a checkpoint made by `jaxdepth convert`.
@@ -147,7 +147,7 @@ def decide(model: str | Path, *, progress: bool = False, **settings) -> StudyRun
 
 
 def probe(model: str | Path, *, progress: bool = False, **settings) -> StudyRun:
-    """Fits linear probes to every layer, as `jaxdepth probe` does.
+    """Fit linear probes to every layer, as `jaxdepth probe` does.
 
     Args:
         model: a checkpoint made by `jaxdepth convert`.

@@ -13,7 +13,7 @@ BROKEN_PIPE = 141  # what a shell reports of a process that SIGPIPE ended
 
 
 def main(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda: None) -> int:
-    """Runs a command; returns the exit status.
+    """Run a command; return the exit status.
 
     Args:
         argv: the words of the command line; by default those of the process.

@@ -25,7 +25,7 @@ S = TypeVar("S")
 
 
 def build(cls: type[S], values: Mapping[str, Any], where: str = "settings", missing=MISSING) -> S:
-    """Builds the settings `cls` from flat values; what is not given has its default.
+    """Build the settings `cls` from flat values; what is not given has its default.
 
     Args:
         cls: a dataclass of settings, with groups or without.
@@ -55,7 +55,7 @@ def flatten(settings) -> dict[str, Any]:
 
 
 def read_settings(cls: type, name: str) -> dict[str, Any]:
-    """Reads flat values for `cls` from a TOML file.
+    """Read flat values for `cls` from a TOML file.
 
     Args:
         cls: a dataclass of settings.

@@ -1,4 +1,4 @@
-"""Fits the two limits of the coherence rule on labelled texts, and checks them.
+"""Fit the two limits of the coherence rule on labelled texts, and check them.
 
     python tools/fit_coherence.py --reference MODEL     # reads $JAXDEPTH_DATA/xstest/completions
 
@@ -189,7 +189,7 @@ def shares(samples: list[Sample], logprobs: list[np.ndarray]) -> dict[str, list[
 
 
 def main() -> None:
-    """Prints the table and writes the limits."""
+    """Print the table and write the limits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference", required=True, help="a converted checkpoint")
     reference = parser.parse_args().reference

@@ -1,4 +1,4 @@
-"""Makes small runs of every kind, and compares their tables: did a change move any number?
+"""Make small runs of every kind, and compare their tables: did a change move any number?
 
     python tools/same_numbers.py make MODEL OUT [--quick]   runs of a small checkpoint
     python tools/same_numbers.py compare OUT OTHER [TOLERANCE]   exit status 1 if a table differs
@@ -73,7 +73,7 @@ def commands(model: str, out: Path, protocol: str, quick: bool) -> list[list[str
 
 
 def make(model: str, out: Path, quick: bool = False) -> None:
-    """Runs all commands; raises SystemExit where one fails."""
+    """Run all commands; raise SystemExit where one fails."""
     from jaxdepth.cli import main
 
     out.mkdir(parents=True, exist_ok=True)

@@ -211,7 +211,7 @@ class Mistral(nnx.Module):
         arrays: Mapping[str, Weight],
         mesh: Mesh | None = None,
     ):
-        """Builds the model on arrays as they are: nothing is copied or converted.
+        """Build the model on arrays as they are: nothing is copied or converted.
 
         Args:
             config: the shape of the model.

@@ -106,7 +106,7 @@ def decide(
 
 
 def _check(x_GND, y_N, train_FN) -> None:
-    """Raises the InputErrors that `fit_logistic` names, except those of strengths."""
+    """Raise the InputErrors that `fit_logistic` names, except those of strengths."""
     y_N, train_FN = np.asarray(y_N), np.asarray(train_FN)
     if np.ndim(x_GND) != 3 or y_N.shape != np.shape(x_GND)[1:2] or train_FN.ndim != 2:
         raise InputError(

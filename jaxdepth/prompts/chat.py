@@ -33,7 +33,7 @@ class PromptEncoder:
     """
 
     def __init__(self, tokenizer):
-        """Takes a transformers fast tokenizer.
+        """Take a transformers fast tokenizer.
 
         Raises:
             InputError: the chat template cannot be rendered, takes too long or too much memory, or

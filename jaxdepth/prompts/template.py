@@ -37,7 +37,7 @@ class Rendered(NamedTuple):
 
 
 def render(tokenizer, conversations: Sequence[tuple[list[dict], bool]]) -> list[Rendered]:
-    """Renders conversations with a tokenizer's chat template.
+    """Render conversations with a tokenizer's chat template.
 
     Args:
         tokenizer: a transformers tokenizer that has a chat template.
@@ -70,7 +70,7 @@ def render(tokenizer, conversations: Sequence[tuple[list[dict], bool]]) -> list[
 
 @lru_cache(maxsize=128)
 def _answer(request: str) -> tuple[Rendered, ...]:
-    """Renders in a new child process; the same request is rendered once."""
+    """Render in a new child process; the same request is rendered once."""
     # The child must import the transformers of this process. -P: nothing is imported from its own
     # folder.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -95,7 +95,7 @@ def _answer(request: str) -> tuple[Rendered, ...]:
 
 
 def _exchange(child: subprocess.Popen, request: str) -> tuple[Rendered, ...]:
-    """Sends a request to a child that has announced itself, and reads its reply."""
+    """Send a request to a child that has announced itself, and read its reply."""
     timer = threading.Timer(_START_SECONDS, _kill, [child])
     timer.start()
     try:
@@ -124,7 +124,7 @@ def _exchange(child: subprocess.Popen, request: str) -> tuple[Rendered, ...]:
 
 
 def _kill(child: subprocess.Popen) -> None:
-    """Ends the child, and what it may have started."""
+    """End the child, and what it may have started."""
     if child.poll() is not None:
         return
     if hasattr(os, "killpg"):

@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> None:
-    """Writes the rendered conversations, or the name of the limit that was reached."""
+    """Write the rendered conversations, or the name of the limit that was reached."""
     sys.modules["torch"] = None  # some versions of transformers would import it without need
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _limit(seconds: int, more_bytes: int) -> None:
-    """Limits what this process may use from here on, where the platform can."""
+    """Limit what this process may use from here on, where the platform can."""
     try:
         import resource
     except ImportError:

@@ -107,7 +107,7 @@ def reference_logprobs(
 def judge_coherence(
     texts: Sequence[str], logprobs: Sequence[np.ndarray] | None = None
 ) -> list[Coherence]:
-    """Judges whether texts are degenerate, by repetition and mean log-probability together.
+    """Judge whether texts are degenerate, by repetition and mean log-probability together.
 
     Args:
         texts: N texts. An empty one is degenerate.

@@ -53,7 +53,7 @@ def classify_texts(
     logprobs: Sequence[np.ndarray] | None = None,
     judge: Judge | None = None,
 ) -> list[TextOutcome]:
-    """Judges the outcome of each text.
+    """Judge the outcome of each text.
 
     Args:
         texts: N answers.

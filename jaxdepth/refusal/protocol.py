@@ -139,7 +139,7 @@ def _fault(
 
 
 def read_protocol(name: str) -> Protocol:
-    """Reads the protocol in a TOML file, or in one of configs/ by its name.
+    """Read the protocol in a TOML file, or in one of configs/ by its name.
 
     Raises:
         InputError: as `read_settings`; a key is missing; a value is out of range.

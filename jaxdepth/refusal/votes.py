@@ -22,7 +22,7 @@ class Vote(NamedTuple):
 def vote(
     p_M3: Float[np.ndarray, "M 3"], verdict_M: Int[np.ndarray, " M"], by: str, rule: Rule
 ) -> Vote:
-    """Combines M verdicts into one.
+    """Combine M verdicts into one.
 
     Args:
         p_M3: probabilities of refuse, partial and comply.

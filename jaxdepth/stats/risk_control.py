@@ -169,7 +169,7 @@ def _grid(
 
 
 def _check(losses, **probabilities: float) -> None:
-    """Raises InputError for losses that are none or not in [0, 1], and what is not in (0, 1)."""
+    """Raise InputError for missing losses, losses not in [0, 1], probabilities not in (0, 1)."""
     if losses.size == 0 or not ((losses >= 0) & (losses <= 1)).all():
         raise InputError("losses are missing or not all in 0..1")
     for name, value in probabilities.items():

@@ -35,7 +35,7 @@ class LoadedModel:
 
 
 def load_model(settings: AdaptedModel, devices: Devices) -> LoadedModel:
-    """Loads the checkpoint, with its adapter merged in.
+    """Load the checkpoint, with its adapter merged in.
 
     Raises:
         InputError: the checkpoint or the adapter is missing, damaged or of another model, or the
@@ -60,7 +60,7 @@ def load_model(settings: AdaptedModel, devices: Devices) -> LoadedModel:
 
 
 def load_reference(path: Path, like: Mistral, dtype: str | None) -> tuple[Mistral, PromptEncoder]:
-    """Loads the checkpoint that judges coherence, onto the devices of another model.
+    """Load the checkpoint that judges coherence, onto the devices of another model.
 
     Raises:
         InputError: the checkpoint is missing or damaged, or has no tokenizer.

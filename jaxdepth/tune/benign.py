@@ -148,7 +148,7 @@ def make_benign(
     temperature: float = 0.9,
     answer_tokens: int = 48,
 ) -> Iterator[Answered]:
-    """Generates `count` benign prompts with answers, no two prompts with the same first words.
+    """Generate `count` benign prompts with answers, no two prompts with the same first words.
 
     Raises:
         InputError: `count` is below 1, or as in `PromptEncoder.user_turn`.

@@ -70,7 +70,7 @@ class Batch(NamedTuple):
 
 
 def read_tasks(harmful: Sequence[str], benign: str) -> dict[str, list[Task]]:
-    """Reads the tasks of each kind.
+    """Read the tasks of each kind.
 
     Args:
         harmful: prompt sources as for `read_prompts`; the tasks are their harmful prompts.

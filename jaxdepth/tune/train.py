@@ -103,7 +103,7 @@ def preference(beta: float, chosen_weight: float, remat: bool) -> LossOf:
 
 
 def make_step(form: Form, loss_of: LossOf, optimizer: optax.GradientTransformation, shardings=None):
-    """Compiles the training step: (state, base, stacked microbatches) -> (state, losses).
+    """Compile the training step: (state, base, stacked microbatches) -> (state, losses).
 
     Args:
         form: of the tuned parameters.

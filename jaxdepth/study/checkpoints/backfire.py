@@ -21,7 +21,7 @@ from jaxdepth.study.settings import AdaptedModel
 
 
 def backfire(settings: Backfire, bar: ProgressBar = silent) -> Compared:
-    """Measures the knowledge of both checkpoints, and sweeps both over the same prompts.
+    """Measure the knowledge of both checkpoints, and sweep both over the same prompts.
 
     Coherence is judged by the same reference for both: the base, if none is named.
 

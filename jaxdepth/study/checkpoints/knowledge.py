@@ -87,9 +87,10 @@ def questions_digest(questions: Sequence[Question]) -> str:
 def encode_question(
     encoder: PromptEncoder, question: Question
 ) -> tuple[list[int], list[int]] | None:
-    """The token ids up to where the answer stands, and each answer's first, the right one's first.
+    """Token ids up to the answer, and the first token of each answer, the right one's first.
 
-    None where first tokens do not tell the answers apart: the right one's is also a wrong one's.
+    None if the tokenizer merges an answer into the text before it, or if the right answer's first
+    token is also that of a wrong one.
     """
     lead = encoder.reply(LEAD)
     options = []
@@ -106,7 +107,7 @@ def encode_question(
 def measure_knowledge(
     settings: Probe, questions: Sequence[Question], bar: ProgressBar = silent
 ) -> Run:
-    """Writes facts.parquet to the run `settings.output.out`: every question at every exit.
+    """Write facts.parquet to the run `settings.output.out`: every question at every exit.
 
     Questions whose answers the tokenizer cannot tell apart by their first token are left out.
 

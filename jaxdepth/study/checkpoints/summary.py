@@ -28,7 +28,7 @@ LEVEL = 0.05  # of p-values that are adjusted over layers
 
 
 def print_against(out: str | Path, console: Console | None = None) -> None:
-    """Prints AUROCs of both checkpoints by layer at one position, and the findings."""
+    """Print AUROCs of both checkpoints by layer at one position, and the findings."""
     console = console or Console()
     rows = read_paired(out)
     position = main_position(rows)

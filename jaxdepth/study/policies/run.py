@@ -40,7 +40,7 @@ from jaxdepth.study.sweep.run import check_sweep, judge_name
 def sweep_policies(
     settings: PolicySweep, bar: ProgressBar = silent, judge: Judge | None = None
 ) -> Run:
-    """Run `jaxdepth sweep --policy`; resumes an unfinished run.
+    """Run `jaxdepth sweep --policy`; resume an unfinished run.
 
     Args:
         settings: see `jaxdepth sweep --help`.

@@ -30,7 +30,7 @@ def write_speculation(
     draft_tokens: int,
     bar: ProgressBar,
 ) -> None:
-    """Write speculation.parquet; resumes an unfinished run."""
+    """Write speculation.parquet; resume an unfinished run."""
 
     def speculate_batch(batch: Batch) -> OnHost:
         speculation = speculate(

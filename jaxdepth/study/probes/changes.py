@@ -34,7 +34,7 @@ class Curve(NamedTuple):
 
 
 def write_changes(run: Run, own: Examples, transfer: Sequence[Examples]) -> None:
-    """Writes the curves, the change point of each, and the lags behind content.
+    """Write the curves, the change point of each, and the lags behind content.
 
     A lag is written only if both curves rise.
     """

@@ -169,7 +169,7 @@ def _quadrants(run_path: Path):
 
 
 def draw_ablation(run_path: str | Path) -> dict[Path, str]:
-    """Draws the effect of ablating each layer's direction on refusal and readable harmfulness.
+    """Draw the effect of ablating each layer's direction on refusal and readable harmfulness.
 
     Returns:
         The PNG file that was written, with its caption; an SVG lies beside it.

@@ -31,7 +31,7 @@ from jaxdepth.study.run_directory import read_frame
 
 
 def print_probes(run_path: str | Path, console: Console | None = None) -> None:
-    """Prints AUROCs by layer at the instruction's and the prompt's last token, and the findings.
+    """Print AUROCs by layer at the instruction's and the prompt's last token, and the findings.
 
     `means` is the probe of the difference of means, `shuffled` a probe of shuffled labels.
     """

@@ -82,7 +82,7 @@ class Training:
 
 
 def train(run: Run, training: Training, bar: ProgressBar) -> State:
-    """Trains from the last saved state of the run to the last step; writes the table of losses.
+    """Train from the last saved state of the run to the last step; write the table of losses.
 
     Raises:
         InputError: a loss is not finite, or the saved state is damaged.

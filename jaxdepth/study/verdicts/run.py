@@ -27,7 +27,7 @@ from jaxdepth.study.verdicts.tables import SERIES, SWAPPED, TEXTS, VERDICT_TABLE
 
 
 def run_decide(settings: Decide, bar: ProgressBar = silent) -> Run:
-    """Run `jaxdepth decide`: write the tables above; resumes an unfinished run.
+    """Run `jaxdepth decide`: write the tables above; resume an unfinished run.
 
     Args:
         settings: see `jaxdepth decide --help`.
