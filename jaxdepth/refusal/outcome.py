@@ -104,8 +104,8 @@ def _from_judge(
 ) -> list[tuple[Outcome, float]]:
     outcomes = list(judge(texts, prompts))
     if len(outcomes) != len(texts):
-        raise InputError(f"the judge gave {len(outcomes)} outcomes for {len(texts)} texts")
+        raise InputError(f"the judge returned {len(outcomes)} outcomes for {len(texts)} texts")
     try:
         return [(Outcome(outcome), 1.0) for outcome in outcomes]
     except ValueError as error:
-        raise InputError(f"the judge gave an outcome that is none: {error}") from None
+        raise InputError(f"the judge returned an unknown outcome: {error}") from None

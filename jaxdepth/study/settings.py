@@ -89,8 +89,8 @@ class Decoding:
     exit."""
 
     exits: Annotated[str, tyro.conf.arg(metavar="EXITS")] = "all"
-    """Exits to run. An exit is the number of layers that run before the final norm and head: all,
-    or numbers and ranges such as 1,8,16-30."""
+    """Exits to run: all, or numbers and ranges such as 1,8,16-30. An exit is how many layers run
+    before the final norm and head."""
     temperature: Annotated[float, tyro.conf.arg(metavar="T")] = 0.0
     """Sampling temperature; 0 decodes greedily."""
     top_k: Annotated[int | None, tyro.conf.arg(metavar="K")] = None

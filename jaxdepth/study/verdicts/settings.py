@@ -62,7 +62,8 @@ class Interventions:
     """Also truncate each thought to its first N tokens and read the verdict there, for each N; 0 is
     the verdict without a thought."""
     swap: bool = True
-    """Also decide after the thought of another prompt (of the pair's other prompt, if any)."""
+    """Also decide after the thought of another prompt (the pair's other prompt, if there is
+    one)."""
     force: bool = True
     """Also force each of the three verdicts, whatever was decided, and generate the answer that
     follows it."""
