@@ -157,8 +157,7 @@ def split(
     budget: int,
     mesh: Mesh | None = None,
 ) -> list[LaneBatch]:
-    """Split lanes into batches that fit the budget of a device, all with the same number of
-    prompts.
+    """Split lanes into batches of one number of prompts that fit the budget of a device.
 
     So one program serves all batches. Prompts are split first, because they share no memory.
 

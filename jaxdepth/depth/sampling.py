@@ -21,8 +21,7 @@ from jaxdepth.model import Ints
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is sampled: temperature 0 is greedy; otherwise top-k, then top-p, then a
-    sample."""
+    """How a token is chosen: greedily at temperature 0, else sampled after top-k and top-p."""
 
     temperature: float = 0.0
     top_k: int | None = None

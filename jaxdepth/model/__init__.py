@@ -1,5 +1,4 @@
-"""The Mistral-family block: config, parameters, RoPE, attention, caches, sharding; nothing on
-exits.
+"""The Mistral-family block: config, parameters, RoPE, attention, caches, sharding; no exits.
 
 Arrays name their axes by suffixes (`h_BSD`) and in shape annotations; each letter has one meaning:
 

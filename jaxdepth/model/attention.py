@@ -39,8 +39,7 @@ def attend(
 
 
 def _implementation(dtype: jnp.dtype, head_dim: int) -> Literal["cudnn", "xla"]:
-    """cuDNN's fused attention where it applies: on GPUs, in 16 bits, for the head sizes it
-    supports."""
+    """cuDNN's fused attention where it applies: on GPUs, in 16 bits, for some head sizes."""
     fits = jnp.dtype(dtype).itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
     return "cudnn" if fits and jax.default_backend() == "gpu" else "xla"
 

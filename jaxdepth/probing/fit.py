@@ -67,8 +67,7 @@ def fit_difference(
     train_FN: Bool[np.ndarray, "F N"],
     strengths_C: Sequence[float] = (1.0,),
 ) -> LinearProbes:
-    """The difference of the training rows' class means; the decision value is 0 midway between
-    them.
+    """The difference of the training rows' class means; decision value 0 midway between them.
 
     Arguments and errors as `fit_logistic`; nothing is regularised, every strength gives the same.
     """

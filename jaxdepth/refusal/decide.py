@@ -226,8 +226,7 @@ class _Batch:
         forced_XB: Int[Array, "#X #B"],
         answer_tokens: int,
     ) -> DecodedLanes:
-        """Decode forks of every lane: each reads some first tokens of its thought, and then closes
-        it."""
+        """Decode forks of every lane, which truncate its thought to some lengths and close it."""
         sampler = self.build_sampler(
             budgets=jnp.full((1, 1), -1),
             forced=forced_XB,

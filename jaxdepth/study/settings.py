@@ -85,8 +85,7 @@ class Steering:
 
 @dataclass(frozen=True)
 class Decoding:
-    """Exits, sampling and memory. A lane is one decoded sequence: one sample of a prompt at an
-    exit."""
+    """Exits, sampling, memory. A lane is one decoded sequence: a sample of a prompt at an exit."""
 
     exits: Annotated[str, tyro.conf.arg(metavar="EXITS")] = "all"
     """Exits to run: all, or numbers and ranges such as 1,8,16-30. An exit is how many layers run

@@ -98,8 +98,7 @@ def knowledge(rows: pd.DataFrame) -> list[str]:
 
 
 def hedging(c: Compared) -> list[str]:
-    """C12 (suppression adds hedging): partial, refused and degenerate answers by group of
-    prompts."""
+    """C12 (suppression adds hedging): partial, refused and degenerate answers by group."""
     full = c.exits[-1]
     lines = [
         "C12, hedging grows (share of partial answers, paired by prompt, exits "

@@ -47,8 +47,7 @@ _CONTROLS = {
 
 
 def draw_probes(run_path: str | Path) -> dict[Path, str]:
-    """Draw AUROC by layer and position, change points, cosines, and readable harm against
-    behaviour.
+    """Draw AUROC by layer, change points, cosines, and readable harm against behaviour.
 
     Returns:
         The PNG files that were written, each with its caption; an SVG lies beside each.

@@ -95,8 +95,7 @@ def open_decider(settings: Decide) -> Decider:
 
 
 def build_rule(decision: DecisionRule) -> Rule:
-    """The rule that chooses a verdict from probabilities; raises InputError if it is
-    inconsistent."""
+    """The rule that chooses a verdict from probabilities; raises InputError if invalid."""
     return Rule(
         decision.verdict_temperature,
         decision.refuse_from,
