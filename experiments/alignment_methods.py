@@ -1,4 +1,4 @@
-"""Does what truncation does depend on how the model was aligned?
+"""Does the effect of truncation depend on how the model was aligned?
 
 Tests C3 (it depends on the alignment method), and beside it C1 (truncation strips refusals), C2
 (while answers stay coherent) and C6 (skipping 30-50% of the layers keeps quality).
@@ -47,7 +47,7 @@ def tuned(settings: Alignment, method: str) -> str:
 
 
 def main() -> int:
-    """Run the study and print its findings; returns the exit status."""
+    """Run the study and print its findings; return the exit status."""
     settings = parse(Alignment, sys.argv[1:], "alignment_methods", config="alignment_methods")
     adapters = (UNTOUCHED, *(tuned(settings, method) for method in settings.methods))
     compared = run_study(Study(settings.study, adapters), progress_bar)

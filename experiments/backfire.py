@@ -32,13 +32,13 @@ from jaxdepth.study.checkpoints.tables import (
 
 
 def verdicts(rows: pd.DataFrame) -> list[str]:
-    """What C12 (suppression degrades facts) expects, and whether the means over exits held."""
+    """What C12 (suppression degrades facts) expects, and whether the means over exits agree."""
     gap = NEIGHBOURING_MINUS_GENERAL
     if not (rows["domain"] == gap).any():
         return []
     return [
         "Expected if suppression degrades facts "
-        "(C12, means of exits; held, refuted, or open where 0 is in the interval):",
+        "(C12, means of exits; supported, refuted, or open where 0 is in the interval):",
         expected(
             "fewer right answers to neighbouring questions",
             mean_of(rows, RIGHT, NEIGHBOURING),
@@ -50,7 +50,7 @@ def verdicts(rows: pd.DataFrame) -> list[str]:
 
 
 def main() -> int:
-    """Runs the comparison and prints the answers; returns the exit status."""
+    """Run the comparison and print the answers; return the exit status."""
     settings = parse(Backfire, sys.argv[1:], "backfire", config="backfire")
     compared = backfire(settings, progress_bar)
     out = settings.study.output.out

@@ -32,13 +32,13 @@ CEILING = 0.98  # an AUROC that leaves no room to sharpen
 
 
 def verdicts(rows: pd.DataFrame) -> list[str]:
-    """What C10 (safety training sharpens the dangerous domain) expects, and whether it held."""
+    """What C10 (safety training sharpens the dangerous domain) expects, and whether it is so."""
     position = main_position(rows)
     domains = (DANGEROUS, CONTROL, DANGEROUS_MINUS_CONTROL)
     mean = {domain: mean_of(rows, AUROC, domain, position) for domain in domains}
     lines = [
         "Expected if safety training sharpens the dangerous domain "
-        f"(C10, at {position}; held, refuted, or open where 0 is in the interval):"
+        f"(C10, at {position}; supported, refuted, or open where 0 is in the interval):"
     ]
     lines += [
         expected("probes of the dangerous domain improve with safety training", mean[DANGEROUS], 1),
@@ -54,7 +54,7 @@ def verdicts(rows: pd.DataFrame) -> list[str]:
 
 
 def main() -> int:
-    """Runs the comparison and prints the answers; returns the exit status."""
+    """Run the comparison and print the answers; return the exit status."""
     settings = parse(
         ProbeAgainst, sys.argv[1:], "capability_elicitation", config="capability_elicitation"
     )

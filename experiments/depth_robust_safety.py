@@ -94,7 +94,7 @@ def expectations(c: Compared) -> list[str]:
 
 
 def main() -> int:
-    """Run the study, write its findings, and print an overview; returns the exit status."""
+    """Run the study, write its findings, and print an overview; return the exit status."""
     settings = parse(Study, sys.argv[1:], "depth_robust_safety", config="depth_robust_safety")
     compared = run_study(settings, progress_bar)
     out = settings.study.output.out

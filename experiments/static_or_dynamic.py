@@ -63,7 +63,10 @@ def main() -> int:
     """Run the study and print what it shows; return the exit status."""
     s = parse(StaticOrDynamic, sys.argv[1:], "static_or_dynamic", config="static_or_dynamic")
     if s.sweep.prompts.limit is not None or s.sweep.answers.generate_limit is not None:
-        raise InputError("of two sets of prompts take the first N by [:N] behind their names")
+        raise InputError(
+            "--limit and --generate-limit are ambiguous with two sets of prompts: write [:N] after "
+            "the name of a set to take its first N"
+        )
     s = with_classifier(s)
     calibration, seed = s.calibration, s.sweep.output.seed
     every_prompt = (*calibration.validation, *s.sweep.prompts.prompts)

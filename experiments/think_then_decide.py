@@ -29,7 +29,7 @@ MIN_MASS = 0.5
 
 
 def describe_post_hoc(scores: ScoreTable, forced: pd.DataFrame) -> list[str]:
-    """C13: answers after forced verdicts, verdicts before the thought and after others' thoughts.
+    """C13 (the justification is post hoc): forced verdicts, and verdicts after other thoughts.
 
     Args:
         scores: of the run.
@@ -65,8 +65,8 @@ def describe_post_hoc(scores: ScoreTable, forced: pd.DataFrame) -> list[str]:
 
 
 def describe_thinking(scores: ScoreTable, paired: pd.DataFrame) -> list[str]:
-    """C14: balanced accuracy by exit and length of the thought."""
-    lines = ["C14, thinking helps small models:"]
+    """C14 (thinking before deciding helps small models): balanced accuracy by length of thought."""
+    lines = ["C14, thinking before deciding helps small models:"]
     sources = [*(f"cut {cut}" for cut in scores.cuts), "thought"]
     for e, exit_layer in enumerate(scores.exits):
         cells = [f"{s}: {scores.estimate(s, 'balanced_accuracy')[e]:.0%}" for s in sources]
@@ -83,8 +83,8 @@ def describe_thinking(scores: ScoreTable, paired: pd.DataFrame) -> list[str]:
 
 
 def describe_votes(scores: ScoreTable, cost: pd.DataFrame) -> list[str]:
-    """C15: balanced accuracy of votes and of a second pass, and their cost."""
-    lines = ["C15, votes and series help:"]
+    """C15 (votes and a second pass help): balanced accuracy, and cost."""
+    lines = ["C15, votes and a second pass help:"]
     for source in scores.sources:
         if " of " in source or source == "series":
             accuracy = scores.estimate(source, "balanced_accuracy")[-1]

@@ -28,7 +28,7 @@ from jaxdepth.study.sweep.settings import Sweep
 
 
 def main() -> int:
-    """Runs the study and prints the answers; returns the exit status."""
+    """Run the study and print the answers; return the exit status."""
     s = parse(Where, sys.argv[1:], "where_is_safety", config="where_is_safety")
     out = s.output.out
     sweep = Sweep(

@@ -1,4 +1,4 @@
-"""Studies as functions: `jaxdepth.sweep`, `decide` and `probe` return a run to look at.
+"""Studies as functions: `jaxdepth.sweep`, `decide` and `probe` return a run.
 
 Settings are those of the commands, by their names in Python: `--max-new-tokens 24` becomes
 `max_new_tokens=24`. Paths may be strings, and one string stands for a list of one.
@@ -51,7 +51,7 @@ _DRAW: Mapping[str, Callable[[Path], dict[Path, str]]] = {
 class Figure:
     """A figure of a run; a notebook shows it."""
 
-    path: Path  # PNG; an SVG lies beside it
+    path: Path  # PNG; the SVG has the same name
     caption: str
 
     def _repr_png_(self) -> bytes:
@@ -78,12 +78,12 @@ class StudyRun:
         """One table as a data frame.
 
         Raises:
-            InputError: the run has no such finished table, or it was damaged since.
+            InputError: the run has no such finished table, or the table is damaged.
         """
         return read_table(self.path, table).to_pandas()
 
     def figures(self) -> list[Figure]:
-        """Draws the figures of the run, and saves them in its folder.
+        """Draw the figures of the run, and save them in its folder.
 
         Raises:
             InputError: a table is missing or damaged.
@@ -96,7 +96,7 @@ def open_run(path: str | Path) -> StudyRun:
     """A finished run of `jaxdepth sweep`, `decide` or `probe`.
 
     Raises:
-        InputError: no such run is there, or it was damaged since.
+        InputError: there is no such run, or it is damaged.
     """
     run = StudyRun(Path(path))
     if run.settings.get("command") not in _DRAW:
@@ -107,7 +107,7 @@ def open_run(path: str | Path) -> StudyRun:
 def sweep(
     model: str | Path, *, judge: Judge | None = None, progress: bool = False, **settings
 ) -> StudyRun:
-    """Runs every prompt at every exit, as `jaxdepth sweep` does; resumes an unfinished run.
+    """Run every prompt at every exit, as `jaxdepth sweep` does; resume an unfinished run.
 
     Args:
         model: a checkpoint made by `jaxdepth convert`.
@@ -131,7 +131,7 @@ def sweep(
 
 
 def decide(model: str | Path, *, progress: bool = False, **settings) -> StudyRun:
-    """Lets every exit think, decide and answer, as `jaxdepth decide` does.
+    """Let every exit think, decide and answer, as `jaxdepth decide` does.
 
     Args:
         model: a checkpoint made by `jaxdepth convert`.
@@ -148,7 +148,7 @@ def decide(model: str | Path, *, progress: bool = False, **settings) -> StudyRun
 
 
 def probe(model: str | Path, *, progress: bool = False, **settings) -> StudyRun:
-    """Fits linear probes to every layer, as `jaxdepth probe` does.
+    """Fit linear probes to every layer, as `jaxdepth probe` does.
 
     Args:
         model: a checkpoint made by `jaxdepth convert`.

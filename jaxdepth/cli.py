@@ -1,6 +1,7 @@
-"""The `jaxdepth` script: runs a command, and turns what a user can mend into one line.
+"""The `jaxdepth` script: run a command, and print an error that the user can fix as one line.
 
-Nothing heavy is imported with this file, so that Ctrl-C in the first second ends it quietly too.
+No heavy package is imported with this file, so that Ctrl-C in the first second also ends it
+quietly.
 """
 
 import os
@@ -12,7 +13,7 @@ BROKEN_PIPE = 141  # what a shell reports of a process that SIGPIPE ended
 
 
 def main(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda: None) -> int:
-    """Runs a command; returns the exit status.
+    """Run a command; return the exit status.
 
     Args:
         argv: the words of the command line; by default those of the process.
@@ -40,16 +41,16 @@ def main(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Runs a command; an error that a user can mend becomes one line and an exit status.
+    """Run a command; print an error that the user can fix as one line, and return an exit status.
 
     Of several processes the first one prints.
     """
-    # transformers says at every import that there is no torch; none is needed.
+    # At every import transformers warns that torch is missing, but torch is not needed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         return _run(command)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     except BrokenPipeError:
         _drop_output()
@@ -65,13 +66,13 @@ def _run(command: Callable[[], int]) -> int:
         with preemption.handle_sigterm(), distributed.mute_other_processes():
             try:
                 status = command()
-                sys.stdout.flush()  # a reader that has gone is noticed here
+                sys.stdout.flush()  # raises BrokenPipeError if the reader has gone
                 return status
             finally:
                 profiling.end_profile()
     except preemption.Stopped:
         if distributed.is_first():
-            print("stopped as asked; run the same command again to go on", file=sys.stderr)
+            print("stopped by SIGTERM; run the same command again to continue", file=sys.stderr)
         return 143
     except distributed.SharedError as error:
         return _fail(" ".join(str(error).split())) if distributed.is_first() else 2
@@ -90,7 +91,7 @@ def _fail(message: str) -> int:
 
 
 def _drop_output() -> None:
-    """Sends what is still buffered for a reader that has gone to nowhere."""
+    """Discard buffered output that nobody reads any more."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
 

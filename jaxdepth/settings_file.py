@@ -28,7 +28,7 @@ S = TypeVar("S")
 def build(
     cls: type[S], values: Mapping[str, Any], where: str = "settings", missing: Any = MISSING
 ) -> S:
-    """Builds the settings `cls` from flat values; what is not given has its default.
+    """Build the settings `cls` from flat values; what is not given has its default.
 
     Args:
         cls: a dataclass of settings, with groups or without.
@@ -58,7 +58,7 @@ def flatten(settings: Any) -> dict[str, Any]:
 
 
 def read_settings(cls: type, name: str) -> dict[str, Any]:
-    """Reads flat values for `cls` from a TOML file.
+    """Read flat values for `cls` from a TOML file.
 
     Args:
         cls: a dataclass of settings.
@@ -174,11 +174,11 @@ def _find(name: str) -> tuple[str, str]:
     package = files("jaxdepth")
     for folder in (package / "configs", Path(str(package)).parent / "configs"):
         if folder.is_dir():
-            known = _settings_files(folder)
-            if name in known:
-                return known[name].read_text("utf-8"), f"configs/{name}.toml"
+            by_name = _settings_files(folder)
+            if name in by_name:
+                return by_name[name].read_text("utf-8"), f"configs/{name}.toml"
             raise InputError(
-                f"no settings file {name}{nearest(name, known)}; there are {listed(known, 9)}"
+                f"no settings file {name}{nearest(name, by_name)}; there are {listed(by_name, 9)}"
             )
     raise InputError(f"no settings file {name}")
 

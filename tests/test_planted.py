@@ -249,7 +249,7 @@ def test_planted_categories_have_their_directions(study):
 def test_planted_truth_is_covered_and_nothing_is_not_found(study, prompts, noise):
     counts = study.count(200, prompts, noise)
     print(study.table(counts))
-    for name, result in counts.found.items():
+    for name, result in counts.detected.items():
         assert study.p_covers(counts.covered[name], result) > 0.01, name
         assert study.p_claims(counts.claimed[name], counts.seeds) > 0.01, name
-        assert counts.found[name] > counts.seeds / 2, name
+        assert counts.detected[name] > counts.seeds / 2, name

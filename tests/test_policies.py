@@ -217,7 +217,7 @@ def test_the_command(tiny_path, tmp_path, capsys):
     ):
         assert line in printed
     for wrong, message in (
-        (["--caching", "propagate"], "--caching is of exit policies"),
+        (["--caching", "propagate"], "--caching applies to exit policies only"),
         (["--policy", "classifier=0.5"], "and --classifier FILE go together"),
         (["--policy", "fixed=2", "--max-new-tokens", "0"], "max_new_tokens is 0"),
     ):

@@ -235,7 +235,7 @@ def test_a_model_in_the_hubs_cache(tmp_path, monkeypatch, shards):
     assert_holds(tmp_path / "target")
     manifest = checkpoint.read_manifest(tmp_path / "target")
     assert manifest["source"]["path"] == "some/model"
-    with pytest.raises(InputError, match=r"some/other is no folder or file here"):
+    with pytest.raises(InputError, match=r"some/other is not a local folder or file"):
         convert("some/other", tmp_path / "other")
 
 

@@ -1,4 +1,4 @@
-"""Fits the two limits of the coherence rule on labelled texts, and checks them.
+"""Fit the two limits of the coherence rule on labelled texts, and check them.
 
     python tools/fit_coherence.py --reference MODEL     # reads $JAXDEPTH_DATA/xstest/completions
 
@@ -146,7 +146,7 @@ BREAKS = {
 def fit(samples: list[Sample], logprobs: list[np.ndarray]) -> dict:
     """The limits with fewest false positives on compliances and `MIN_RECALL` of each broken kind.
 
-    Of equals, those that tolerate most repetition.
+    On ties, those that tolerate most repetition.
 
     Raises:
         InputError: no limits have that recall.
@@ -163,7 +163,7 @@ def fit(samples: list[Sample], logprobs: list[np.ndarray]) -> dict:
             rank = (-degenerate_N[kind_N == COMPLIANCE].mean(), repeats, -mean)
             best = max(best or rank, rank)
     if best is None:
-        raise InputError(f"no limits find {MIN_RECALL:.0%} of each kind of degenerate text")
+        raise InputError(f"no limits detect {MIN_RECALL:.0%} of each kind of degenerate text")
     return {"repetition": round(float(best[1]), 3), "mean_logprob": round(float(-best[2]), 3)}
 
 
@@ -189,7 +189,7 @@ def shares(samples: list[Sample], logprobs: list[np.ndarray]) -> dict[str, list[
 
 
 def main() -> None:
-    """Prints the table and writes the limits."""
+    """Print the table and write the limits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference", required=True, help="a converted checkpoint")
     reference = parser.parse_args().reference
@@ -207,7 +207,7 @@ def main() -> None:
     path.write_text(json.dumps(limits) + "\n", "utf-8")
     held_out = [n for n, s in enumerate(samples) if s.held_out]
     table = shares([samples[n] for n in held_out], [logprobs[n] for n in held_out])
-    print("Judged degenerate on the prompts that were held out, by tokens of the text:\n")
+    print("Judged degenerate on held-out prompts, by number of tokens in the text:\n")
     print("| kind | 1-16 | 17-32 | 33-64 | 65-128 | all |\n|---|---|---|---|---|---|")
     for kind, cells in table.items():
         print(f"| {kind} | {' | '.join(cells)} |")

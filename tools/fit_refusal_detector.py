@@ -1,4 +1,4 @@
-"""Measures the refusal detector on human labels, and fits the weights that the package ships.
+"""Measure the refusal detector on human labels, and fit the weights that the package ships.
 
     python tools/fit_refusal_detector.py        # reads $JAXDEPTH_DATA/xstest/completions
 
@@ -268,7 +268,7 @@ def _print_three(answers: list[Answer], out_N3: np.ndarray) -> None:
 
 
 def main() -> None:
-    """Prints the tables and writes the weights."""
+    """Print the tables and write the weights."""
     data = os.environ.get("JAXDEPTH_DATA")
     if not data:
         sys.exit("JAXDEPTH_DATA is not set: point it at the folder that holds xstest/completions")

@@ -1,4 +1,4 @@
-"""Makes a model's own benign training data: `make_benign.py MODEL OUT [COUNT]`.
+"""Make a model's own benign training data: `make_benign.py MODEL OUT [COUNT]`.
 
 First its answers to the harmless prompts of the training pairs, then COUNT prompts that it writes
 as a user, with its answers; answers that are no training target are left out. OUT is a .jsonl file.

@@ -40,22 +40,24 @@ def smollm2(path: str) -> list[tuple[int, float, float]]:
     model, _ = jaxdepth.load(path)
     gold = np.load(TESTS / "golden" / "smollm2.npz")
     rows = []
-    for e, exit in enumerate(gold["exits"]):
-        logits = np.asarray(jaxdepth.exit_logits(model, gold["tokens"], gold["lengths"], int(exit)))
+    for e, exit_layer in enumerate(gold["exits"]):
+        logits = np.asarray(
+            jaxdepth.exit_logits(model, gold["tokens"], gold["lengths"], int(exit_layer))
+        )
         some = np.abs(logits[:, gold["some"]] - gold["some_logits"][e]).max()
         top = np.take_along_axis(logits, gold["top"][e], -1)
         worst = max(some, np.abs(top - gold["top_logits"][e]).max())
-        rows.append((int(exit), worst, np.abs(gold["top_logits"][e]).max()))
+        rows.append((int(exit_layer), worst, np.abs(gold["top_logits"][e]).max()))
     return rows
 
 
 def main(path: str) -> None:
     count, worst, largest = tiny()
-    print("| model | exits | largest difference | bar | largest logit |")
+    print("| model | exits | largest difference | tolerance | largest logit |")
     print("|---|---|---|---|---|")
     print(f"| {count} tiny configs | 1-4 | {worst:.1e} | 1e-5 | {largest:.1f} |")
-    for exit, worst, largest in smollm2(path):
-        print(f"| SmolLM2-135M-Instruct | {exit} | {worst:.1e} | 1e-3 | {largest:.0f} |")
+    for exit_layer, worst, largest in smollm2(path):
+        print(f"| SmolLM2-135M-Instruct | {exit_layer} | {worst:.1e} | 1e-3 | {largest:.0f} |")
 
 
 if __name__ == "__main__":

@@ -124,8 +124,8 @@ class Counts(NamedTuple):
     """Over some seeds, by what was estimated."""
 
     seeds: int
-    found: dict[str, int]  # rises claimed where one is planted
-    covered: dict[str, int]  # of these, intervals that hold the truth
+    detected: dict[str, int]  # rises claimed where one is planted
+    covered: dict[str, int]  # of these, intervals that contain the truth
     exact: dict[str, int]  # of these, estimates that are the truth
     gradual: dict[str, int]  # of these, called gradual; all planted ones are jumps
     claimed: dict[str, int]  # rises claimed where nothing is planted
@@ -142,13 +142,13 @@ def count(seeds: int, prompts: int = 160, noise: float = 0.35) -> Counts:
         for name, place in zip(names, (a, b, b), strict=True):
             point = getattr(estimates, name)
             if point.kind != "none":
-                counts.found[name] += 1
+                counts.detected[name] += 1
                 counts.covered[name] += point.low <= place <= point.high
                 counts.exact[name] += point.layer == place
                 counts.gradual[name] += point.kind == "gradual"
             counts.claimed[name] += getattr(nothing, name).kind != "none"
         if "none" not in (estimates.content.kind, estimates.refusal.kind):
-            counts.found["lag"] += 1
+            counts.detected["lag"] += 1
             counts.covered["lag"] += estimates.lag.low <= b - a <= estimates.lag.high
             counts.exact["lag"] += estimates.lag.layers == b - a
     return counts
@@ -166,17 +166,17 @@ def p_claims(claimed: int, total: int) -> float:
 
 def table(counts: Counts) -> str:
     rows = [
-        "| what | rise found | interval holds the truth | estimate is the truth | called gradual "
-        "| rise claimed with nothing planted |",
+        "| what | rise detected | interval contains the truth | estimate is the truth "
+        "| called gradual | rise claimed with nothing planted |",
         "|---|---|---|---|---|---|",
     ]
-    for name, found in counts.found.items():
-        row = [name, f"{found}/{counts.seeds}", f"{counts.covered[name]}/{found}"]
-        row.append(f"{counts.exact[name]}/{found}")
+    for name, detected in counts.detected.items():
+        row = [name, f"{detected}/{counts.seeds}", f"{counts.covered[name]}/{detected}"]
+        row.append(f"{counts.exact[name]}/{detected}")
         if name == "lag":
             row += ["", ""]
         else:
-            row += [f"{counts.gradual[name]}/{found}", f"{counts.claimed[name]}/{counts.seeds}"]
+            row += [f"{counts.gradual[name]}/{detected}", f"{counts.claimed[name]}/{counts.seeds}"]
         rows.append(f"| {' | '.join(row)} |")
     return "\n".join(rows)
 
@@ -185,7 +185,7 @@ def transfer(a: int, b: int, seed: int) -> tuple[Curve, Curve]:
     """AUROC of harm by layer with the confound: held-out in distribution, and without it.
 
     The second uses the probes of the first (the mean of the folds' decisions) on prompts in which
-    the marker says nothing.
+    the marker carries no information.
     """
     model = planted(a, b, LAYERS, confound=True, seed=seed)
     inside = planted_prompts(confound=True, seed=seed)

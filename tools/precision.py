@@ -67,8 +67,8 @@ def main() -> None:
 def print_outcomes(c: Compared) -> None:
     """Print refusal shares, and how often an answer's outcome is the same."""
     full, early = c.exits[-1:], c.exits[:-1]
-    print("| weights | prompts | refused at full depth | less float32 | ", end="")
-    print("before full depth, less float32 | same outcome |\n|---|---|---|---|---|---|")
+    print("| weights | prompts | refused at full depth | minus float32 | ", end="")
+    print("refused before full depth, minus float32 | same outcome |\n|---|---|---|---|---|---|")
     for name in c.models:
         for group in ("harmful", "harmless"):
             share = c.share(name, group, full[0], Outcome.REFUSE)
@@ -86,7 +86,7 @@ def print_verdicts(verdicts) -> None:
     order = [("prompt_id", "ascending"), ("exit", "ascending")]
     rows = {name: table.sort_by(order) for name, table in verdicts.items()}
     base = rows[BASE]
-    print("\n| weights | same verdict | P(refuse) less float32, mean | its size, mean |")
+    print("\n| weights | same verdict | P(refuse) minus float32, mean | its absolute value, mean |")
     print("|---|---|---|---|")
     for name, table in rows.items():
         same = np.array(table["verdict"]) == np.array(base["verdict"])

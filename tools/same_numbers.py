@@ -1,4 +1,4 @@
-"""Makes small runs of every kind, and compares their tables: did a change move any number?
+"""Make small runs of every kind, and compare their tables: did a change move any number?
 
     python tools/same_numbers.py make MODEL OUT [--quick]   runs of a small checkpoint
     python tools/same_numbers.py compare OUT OTHER [TOLERANCE]   exit status 1 if a table differs
@@ -73,7 +73,7 @@ def commands(model: str, out: Path, protocol: str, quick: bool) -> list[list[str
 
 
 def make(model: str, out: Path, quick: bool = False) -> None:
-    """Runs all commands; raises SystemExit where one fails."""
+    """Run all commands; raise SystemExit where one fails."""
     from jaxdepth.cli import main
 
     out.mkdir(parents=True, exist_ok=True)
@@ -111,10 +111,10 @@ def tables(out: Path) -> dict[str, pa.Table]:
 
 def differences(out: Path, other: Path, tolerance: float = 0.0) -> list[str]:
     """What differs between the tables of two folders, a line each."""
-    mine, theirs = tables(out), tables(other)
-    lines = [f"{name} is in one of them only" for name in sorted(mine.keys() ^ theirs.keys())]
-    for name in sorted(mine.keys() & theirs.keys()):
-        a, b = mine[name], theirs[name]
+    first, second = tables(out), tables(other)
+    lines = [f"{name} is in one of them only" for name in sorted(first.keys() ^ second.keys())]
+    for name in sorted(first.keys() & second.keys()):
+        a, b = first[name], second[name]
         if a.column_names != b.column_names or a.num_rows != b.num_rows:
             lines.append(f"{name}: {a.shape} {a.column_names}, not {b.shape} {b.column_names}")
             continue
@@ -144,8 +144,8 @@ def digest(column: pa.ChunkedArray) -> str:
 
 
 def summary(out: Path) -> dict:
-    """For each column of each table what another machine can be held against."""
-    found = {}
+    """What another machine should reproduce: a digest or sums of each column of each table."""
+    record = {}
     for name, table in tables(out).items():
         columns = {}
         for column in table.column_names:
@@ -156,8 +156,8 @@ def summary(out: Path) -> dict:
                 columns[column] = [len(array), float(array.sum()), float(np.abs(array).sum())]
             else:
                 columns[column] = digest(values)
-        found[name] = columns
-    return found
+        record[name] = columns
+    return record
 
 
 def main(argv: list[str]) -> int:

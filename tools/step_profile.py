@@ -64,7 +64,7 @@ def profile(model, prompts: int, exits: list[int], new_tokens: int) -> dict[str,
 
 
 def main() -> None:
-    """Prints the shares."""
+    """Print the shares."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a converted checkpoint")
     parser.add_argument("--prompts", type=int, nargs="+", default=[1, 4])

@@ -1,4 +1,4 @@
-"""Prints how well a bag of words separates harmful from harmless built-in prompts (held-out AUROC).
+"""Print how well a bag of words separates harmful from harmless built-in prompts (held-out AUROC).
 
 TF-IDF with logistic regression, folds grouped by pair. 0.5 would be no leak; published contrast
 sets have about 0.9. Needs scikit-learn, which is in the test extra.

@@ -16,7 +16,7 @@ def run(settings: Convert) -> int:
 
 
 def print_verification(settings: Convert) -> None:
-    """Compares a checkpoint with its source and prints what was compared."""
+    """Compare a checkpoint with its source and print what was compared."""
     with progress_bar("verifying", "arrays") as progress:
         verified = verify(settings.source, settings.target, progress)
     print(f"verified: {verified.arrays} arrays are those of {settings.source}")

@@ -1,4 +1,4 @@
-"""`jaxdepth export`: a checkpoint, with an adapter merged in, leaves for other tools."""
+"""`jaxdepth export`: write a checkpoint, with an adapter merged in, for other tools."""
 
 from jaxdepth.study.run_directory import check_file
 from jaxdepth.weights.adapter import find_adapter

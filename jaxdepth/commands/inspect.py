@@ -1,4 +1,4 @@
-"""`jaxdepth inspect`: what lies at a path, and whether it is whole."""
+"""`jaxdepth inspect`: describe what is at a path, and check it for damage."""
 
 from jaxdepth.study.inspection.inspect import print_description
 from jaxdepth.weights.settings import Inspect

@@ -29,7 +29,8 @@ COMMANDS = {
     "plan": "jaxdepth.study.planning.settings:Plan",
 }
 ABOUT = """\
-What happens to a language model's safety when it is truncated: every exit depth at once.
+Measure what truncation does to a language model's safety, at every exit at once. An exit is the
+number of layers that run before the final norm and head.
 
 Start with `jaxdepth convert SOURCE TARGET`, then `jaxdepth sweep MODEL`. After a command, --config
 NAME reads settings from a TOML file, or from one in configs/ by its name."""
@@ -41,11 +42,11 @@ class Command(NamedTuple):
 
     name: str
     settings: Any
-    run: Callable[[Any], int]  # gives the exit status
+    run: Callable[[Any], int]  # returns the exit status
 
 
 def parse_command(argv: Sequence[str]) -> Command:
-    """Parses the arguments of `jaxdepth`.
+    """Parse the arguments of `jaxdepth`.
 
     Raises:
         InputError: no such command, or a settings file that cannot be read.
@@ -66,7 +67,7 @@ def parse_command(argv: Sequence[str]) -> Command:
 
 
 def parse(cls: type[S], argv: Sequence[str], program: str, config: str | None = None) -> S:
-    """Parses settings: the command line over `--config` (or `config`) over the defaults."""
+    """Parse settings: the command line over `--config` (or `config`) over the defaults."""
     words, name = take_config(list(argv))
     about = f"{cls.__doc__} Settings can also come from a file: --config NAME."
     settings = _cli(cls, about, program, words, default=_defaults(cls, name or config))
@@ -105,7 +106,7 @@ def _defaults(cls: type[S], config: str | None = None) -> S:
 
 
 def _describe(cls: type) -> None:
-    """Gives each field its help on one line: tyro would keep the source's line breaks."""
+    """Give each field its help on one line: tyro would keep the source's line breaks."""
     texts, types_of = field_help(cls), get_type_hints(cls)
     for field in fields(cls):
         if is_dataclass(types_of[field.name]):
@@ -116,7 +117,7 @@ def _describe(cls: type) -> None:
 
 @contextmanager
 def _plain_where_no_color() -> Iterator[None]:
-    """Keeps help without colour where NO_COLOR asks for that (https://no-color.org)."""
+    """Keep help without colour where NO_COLOR asks for that (https://no-color.org)."""
     terminal = os.environ.get("TERM")
     if os.environ.get("NO_COLOR"):
         os.environ["TERM"] = "dumb"
@@ -128,7 +129,7 @@ def _plain_where_no_color() -> Iterator[None]:
 
 
 def take_config(argv: list[str]) -> tuple[list[str], str | None]:
-    """Splits `--config NAME` from the other words of a command line."""
+    """Split `--config NAME` from the other words of a command line."""
     for place, word in enumerate(argv):
         if word == "--config":
             if place + 1 == len(argv):

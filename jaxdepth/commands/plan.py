@@ -6,7 +6,7 @@ from jaxdepth.study.planning.summary import plan_lines
 
 
 def run(settings: Plan) -> int:
-    """Prints the plan; status 3 where it does not fit."""
+    """Print the plan; status 3 where it does not fit."""
     use_only_cpu(settings)
     planned = plan(settings)
     print("\n".join(plan_lines(settings, planned)))

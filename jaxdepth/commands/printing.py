@@ -1,11 +1,11 @@
-"""What commands and experiments print alike."""
+"""Output that commands and experiments share."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 
 def print_places(run_path: str | Path, figures: Mapping[Path, str]) -> None:
-    """Prints where the tables and figures of a run are, and what each figure shows."""
+    """Print where the tables and figures of a run are, and what each figure shows."""
     print(f"\nTables are in {run_path}. Figures drawn from them (also as .svg):")
     for path, caption in figures.items():
         print(f"  {path}\n    {caption}")

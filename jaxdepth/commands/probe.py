@@ -22,7 +22,7 @@ def run(settings: ProbeAgainst) -> int:
 
 
 def run_probe(settings: Probe) -> int:
-    """Probes one checkpoint, and prints its tables and figures."""
+    """Probe one checkpoint, and print its tables and figures."""
     run = probe(settings, progress_bar)
     print_probes(run.path)
     print_places(run.path, draw_probes(run.path))
@@ -30,7 +30,7 @@ def run_probe(settings: Probe) -> int:
 
 
 def run_against(settings: ProbeAgainst) -> int:
-    """Probes two checkpoints, and prints how they differ."""
+    """Probe two checkpoints, and print how they differ."""
     out = compare_checkpoints(settings, progress_bar)
     print_against(out)
     print_places(out, draw_against(out))

@@ -25,7 +25,7 @@ def run(settings: PolicySweep) -> int:
 
 
 def run_sweep(settings: Sweep) -> int:
-    """Runs a sweep of static exits, and prints its tables and figures."""
+    """Run a sweep of static exits, and print its tables and figures."""
     run = sweep(settings, progress_bar)
     if settings.answers.max_new_tokens:
         exits = run.record["settings"]["exits"]
@@ -40,7 +40,7 @@ def run_sweep(settings: Sweep) -> int:
 
 
 def run_policies(settings: PolicySweep) -> int:
-    """Runs a sweep of exit policies, and prints its tables and figures."""
+    """Run a sweep of exit policies, and print its tables and figures."""
     run = sweep_policies(settings, progress_bar)
     write_policies(run, settings.sweep.output.seed)
     print_policies(run.path)

@@ -1,8 +1,8 @@
 """Matrices of one layer that stay in the stack of all layers until they are multiplied by.
 
-A CPU copies a matrix out of its stack before it multiplies by it. If that were done as soon as the
-layer's number is known, copies of all matrices of a layer would be held at once, and would leave
-the processor's cache before they are used.
+A CPU copies a matrix out of its stack before it multiplies by it. If XLA did that as soon as the
+layer's index is computed, copies of all matrices of a layer would be in memory at once, and would
+leave the processor's cache before they are used.
 """
 
 import functools

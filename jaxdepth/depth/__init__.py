@@ -1,1 +1,1 @@
-"""The depth engine: what the model says when only its first layers run."""
+"""The depth engine: logits and generation when only a model's first layers run."""

@@ -31,9 +31,9 @@ from jaxdepth.model.sharding import constrain, to_host
 
 
 class SharedPrefix(NamedTuple):
-    """Lanes whose first new tokens other lanes, their forks, go on from.
+    """Lanes whose first new tokens are the prefix that other lanes, their forks, continue.
 
-    Forks of one lane lie beside each other: fork f of lane z is lane z * forks + f.
+    Forks of one lane are adjacent: fork f of lane z is lane z * forks + f.
     """
 
     caches: tuple[LaneCache, ...]  # one per segment, of the same plan
@@ -41,7 +41,7 @@ class SharedPrefix(NamedTuple):
 
 
 class DecodedLanes(NamedTuple):
-    """What lanes have decoded, from the deepest exit to the shallowest."""
+    """The tokens that lanes have decoded, from the deepest exit to the shallowest."""
 
     tokens_XBT: Int[Array, "X B T"]
     lengths_XB: Int[Array, "X B"]  # the end token counts
@@ -50,7 +50,7 @@ class DecodedLanes(NamedTuple):
 
 
 class LaneOrder:
-    """Exits in any order, as lanes from deep to shallow, and back."""
+    """The order of lanes, from deep to shallow, for exits in any order."""
 
     def __init__(self, exits: Ints):
         self._order = np.argsort(-np.asarray(exits), kind="stable")
@@ -125,7 +125,7 @@ def decode(
         exits_X: the exit of each lane, deep to shallow.
         keys_XB: a random key per lane.
         sampler: chooses each token.
-        prefix: new tokens of other lanes that these go on from.
+        prefix: new tokens of other lanes that these lanes continue.
         plan: the segments of layers (the staircase).
         samples: lanes per prompt and exit.
         max_new_tokens: T, the maximum per lane.

@@ -35,8 +35,8 @@ class DynamicGeneration(NamedTuple):
     tokens: Int[np.ndarray, "B E M T"]
     lengths: Int[np.ndarray, "B E M"]  # the end token counts
     exits: Int[np.ndarray, "B E M T"]  # the exit that each token was read from, 1..L
-    scores: Float[np.ndarray, "B E M T"]  # the policy's score there
-    confidence: Float[np.ndarray, "B E M T"]  # probability of the most probable token, there
+    scores: Float[np.ndarray, "B E M T"]  # the policy's score at that exit
+    confidence: Float[np.ndarray, "B E M T"]  # probability of the most probable token at that exit
 
 
 def generate_dynamic(
@@ -67,9 +67,10 @@ def generate_dynamic(
         exits: the candidates, in any order, each 1..L and named once; L always is one.
         max_new_tokens: T, the maximum per lane.
         samples: lanes per prompt and rule, M.
-        sampling: greedy by default; scores and confidence are of the logits as they are.
+        sampling: greedy by default; scores and confidence ignore it, they are of the unscaled
+            logits.
         seeds_B: a seed per prompt, by default 0..B-1. A fixed exit samples the same tokens as
-            `jaxdepth.generate` there; those of other rules depend on seed and sample alone.
+            `jaxdepth.generate` at that exit; those of other rules depend on seed and sample alone.
         stop_tokens: token ids that end a lane; by default none does.
         classifier: for rules with policy `classifier`.
         memory_budget: bytes that caches, residual streams and logits may take; prompts, then
@@ -128,12 +129,12 @@ def layers_computed(
 ) -> Int[np.ndarray, "... T"]:
     """How many layers are computed for each token in the end; 0 beyond a lane's length.
 
-    With propagated caches this is the exit. With late ones a layer that was skipped is computed
-    once a later token of the sequence goes deeper, so it is the deepest exit from this token on,
-    whether a sliding window still includes the token or not.
+    With propagated caches this is the token's exit. With late ones a layer that was skipped is
+    computed once a later token of the sequence goes deeper, so it is the deepest exit among this
+    token and all later ones, whether a sliding window still includes the token or not.
 
-    This is the cost of new tokens. The prompt's own pass, which runs all layers by any rule, is not
-    counted; the first token, which is read from it, counts as if it had a pass of its own that
+    This is the cost of new tokens. The prompt's own pass, which runs all layers under every rule,
+    is not counted. It also gives the first token, which counts as if it had a pass of its own that
     stopped at its exit.
     """
     exits_T = np.asarray(exits_T)

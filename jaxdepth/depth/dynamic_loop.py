@@ -1,9 +1,9 @@
 """The loop of dynamic decoding: lanes whose tokens exit one by one, by rules that are traced.
 
 A lane's policy, threshold and way of caching are traced, so a whole grid of rules is one program,
-and other thresholds need no other program. For that every lane passes through every layer, wherever
-its tokens exit. Only where all lanes are past their exits, as with one rule that propagates and one
-prompt, layers are left out at run time.
+and other thresholds do not recompile it. The price: every lane passes through every layer, wherever
+its tokens exit. Layers are skipped at run time only where all lanes have exited, as with one prompt
+under one rule that propagates.
 """
 
 import functools
@@ -60,7 +60,7 @@ class TokenProgress(NamedTuple):
     exits_XB: Int[Array, "X B"]  # 0 while it has not exited
     scores_XB: Float[Array, "X B"]  # where it exited
     tokens_XB: Int[Array, "X B"]  # the most probable at the last candidate
-    streaks_XB: Int[Array, "X B"]  # at how many candidates in a row it has been that
+    streaks_XB: Int[Array, "X B"]  # for how many candidates in a row it has been so
 
 
 class ExitChoice(NamedTuple):

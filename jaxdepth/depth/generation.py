@@ -57,10 +57,10 @@ def generate(
         lengths_B: the real length of each prompt, 1..S.
         exits: which exits, in any order, each 1..L.
         max_new_tokens: T, the maximum per lane.
-        samples: lanes per prompt and exit, M; None means one and leaves out the axis.
+        samples: lanes per prompt and exit, M; None means one, without the axis M.
         sampling: greedy by default.
-        seeds_B: a seed per prompt; a lane's draws depend on it, the exit and the sample alone, not
-            on the rest of the batch. By default 0..B-1.
+        seeds_B: a seed per prompt; a lane's random numbers depend on it, the exit and the sample
+            alone, not on the rest of the batch. By default 0..B-1.
         stop_tokens: token ids that end a lane; by default none does.
         segments: how many segments of layers the staircase has; chosen by default.
         memory_budget: bytes that caches and logits may take on a device; prompts, then samples,
@@ -138,7 +138,7 @@ class LaneBatch(NamedTuple):
     """A batch of lanes that run at once, by indices into all prompts, exits and samples."""
 
     rows: Int[np.ndarray, " rows"]  # prompts
-    padded_rows: Int[np.ndarray, " B"]  # the same, and repeated ones that fill the batch
+    padded_rows: Int[np.ndarray, " B"]  # the same, and repeated ones as padding rows
     exits: list[int]  # or rules, or draft depths
     samples: list[int]
 
@@ -157,7 +157,7 @@ def split(
     budget: int,
     mesh: Mesh | None = None,
 ) -> list[LaneBatch]:
-    """Split lanes into batches that fit the budget of a device, all of as many prompts.
+    """Split lanes into batches of one number of prompts that fit the budget of a device.
 
     So one program serves all batches. Prompts are split first, because they share no memory.
 

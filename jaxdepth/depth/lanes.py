@@ -2,7 +2,7 @@
 
 Lanes are sorted from deep to shallow exits. The layers are split into a few segments, and a segment
 runs only lanes whose exit is deeper than its start: those come first, so a static slice drops the
-others. Within a segment the exit is traced, so lists of exits with one plan share one program.
+others. Within a segment the exit is traced, so lists of exits with the same plan share one program.
 """
 
 from collections.abc import Sequence

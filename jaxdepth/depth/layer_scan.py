@@ -1,4 +1,4 @@
-"""One pass over whole sequences: every layer in turn, and what is read after each.
+"""One pass over whole sequences that stacks what is read after each layer.
 
 Truncation is a prefix: the first d layers, then the final norm and the head, see exactly the
 residual stream that the full pass has after layer d. So no exit stops this scan. What is read after
@@ -18,7 +18,7 @@ from jaxdepth.model.sharding import constrain
 
 
 class LayerOutput(NamedTuple):
-    """What one layer made of its input."""
+    """The output of one layer."""
 
     h_BSD: Float[Array, "B S D"]  # the residual stream after it
     k_BSKH: Float[Array, "B S K H"]
@@ -42,8 +42,8 @@ def scan_layers(
         read: called as `read(output, *of_layer)` with a `LayerOutput` and this layer's part of each
             of `per_layer`; returns a pytree of arrays, or None.
         per_layer: pytrees of arrays with a leading L axis.
-        depth: how many layers run, which then are taken out of the stacked weights by their number,
-            so that no copy of the first layers is made; None runs all, as a gradient needs it.
+        depth: how many layers run; each is then sliced out of the stacked weights by its index, so
+            that the first layers are not copied. None runs all, in the form that gradients need.
         keep_LB: the layers that each sequence runs; None is all. The others pass the residual
             stream on (layer dropout).
         remat: compute each layer again for its gradient, which takes less memory and more time.

@@ -65,7 +65,9 @@ class ExitRule:
 
     def __post_init__(self):
         if not self.threshold >= 0:
-            raise InputError(f"the threshold of {self.policy} is {self.threshold}, expected 0 up")
+            raise InputError(
+                f"the threshold of {self.policy} is {self.threshold}, expected 0 or more"
+            )
         if self.decay is not None and not self.decay >= 0:
             raise InputError(f"decay is {self.decay}, expected 0 or more")
         if self.decay is not None and self.policy in (

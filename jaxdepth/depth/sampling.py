@@ -1,8 +1,8 @@
-"""How the next token of each lane is chosen from its logits: greedily, or drawn with its own key.
+"""Choose the next token of each lane from its logits: greedily, or sampled with the lane's own key.
 
-The decoding loop asks a `Sampler` at every step. A sampler is a pytree, so that the arrays it holds
-are traced, and the loop carries its state. `TokenSampler` samples until an end token;
-`refusal.deliberate` has one that thinks, decides on a verdict, and then answers.
+The decoding loop calls a `Sampler` at every step. A sampler is a pytree, so that its arrays are
+traced; the loop carries its state. `TokenSampler` samples until an end token; `refusal.deliberate`
+has one that thinks, decides on a verdict, and then answers.
 """
 
 import functools
@@ -21,7 +21,7 @@ from jaxdepth.model import Ints
 
 @dataclass(frozen=True)
 class Sampling:
-    """Temperature 0 is greedy. Otherwise top-k, then top-p, then a draw."""
+    """How a token is chosen: greedily at temperature 0, else sampled after top-k and top-p."""
 
     temperature: float = 0.0
     top_k: int | None = None

@@ -1,20 +1,21 @@
 """Greedy self-speculative decoding: the first layers draft, the rest verify; every depth at once.
 
 A lane is a prompt x draft depth d. In a round it drafts some tokens one by one with layers 1..d and
-exit d's logits. Then layers d + 1..L run over its last accepted token and the drafted ones beside
-each other: they go on from the residual streams after layer d, so no layer of the draft runs twice.
-This gives full depth's token after each of them: the drafted tokens up to the first that differs
-from full depth's are accepted, and full depth's own token after those costs nothing more.
+exit d's logits. Then layers d + 1..L run over its last accepted token and the drafted ones in
+parallel, from the residual streams after layer d, so no layer of the draft runs twice. This gives
+full depth's token after each of them: the drafted tokens up to the first that differs from full
+depth's are accepted, and full depth's own token after those costs nothing more.
 
 Source: LayerSkip, Elhoushi et al. 2024 (arXiv:2404.16710).
 
-A lane's token n stands in slot n of its cache, and only later tokens attend to it. So slots that a
-rejected draft leaves behind are never read: the next round begins at the first of them, and writes
-each before a later token attends to it.
+A lane's token n stands in slot n of its cache, and only later tokens attend to it. So the slots of
+a rejected draft are never read: the next round begins at the first of them, and writes each before
+a later token attends to it.
 
-The depths are traced: lists of as many depths share one program. It runs the layers below the
-deepest draft for every lane while it drafts, those above the shallowest while it verifies, and
-leaves a lane's residual stream and cache unchanged in layers that the lane does not run.
+The depths are traced: lists of the same number of depths share one program. It runs the layers
+below the deepest draft for every lane while it drafts, those above the shallowest while it
+verifies, and leaves a lane's residual stream and cache unchanged in layers that the lane does not
+run.
 """
 
 import functools
@@ -168,7 +169,7 @@ def run_rounds(
     max_new_tokens: int,
     draft_tokens: int,
 ) -> tuple[Int[Array, "X B *T"], ...]:
-    """Run rounds of all lanes, beside each other, until every lane has ended.
+    """Run rounds of all lanes in parallel until every lane has ended.
 
     Args:
         model: the model.
@@ -297,7 +298,7 @@ def _run_layers(
 ) -> tuple[Float[Array, "Y B D"], LaneCache]:
     """Run layers `first`..`last - 1`, counted from 0, over some tokens of every lane.
 
-    The tokens of a lane lie beside each other: token w of lane x is Y = x * W + w.
+    The tokens of a lane are adjacent: token w of lane x is Y = x * W + w.
     """
     X, slots = cache.k_LXBKTH.shape[1], cache.k_LXBKTH.shape[4]
     Y, B, _ = h_YBD.shape
@@ -321,7 +322,7 @@ def _run_layers(
         cache = LaneCache(write(cache.k_LXBKTH, k_YBKH), write(cache.v_LXBKTH, v_YBKH))
         parts = (
             attend_prompt(q_YBKGH, CacheSlice(*prompt, i), lengths_B, positions_YB, window),
-            # The slots before a token's own are a prefix that it goes on from, at step 0.
+            # The slots before a token's own are a prefix, which it continues at step 0.
             attend_prefix(q_YBKGH, CacheSlice(*cache, i), slots_YB, jnp.int32(0), window),
             attend_self(q_YBKGH, k_YBKH, v_YBKH),
         )

@@ -1,4 +1,4 @@
-"""The Mistral-family block: config, parameters, RoPE, attention, caches, sharding. Knows no exits.
+"""The Mistral-family block: config, parameters, RoPE, attention, caches, sharding; no exits.
 
 Arrays name their axes by suffixes (`h_BSD`) and in shape annotations; each letter has one meaning:
 
@@ -6,7 +6,7 @@ Arrays name their axes by suffixes (`h_BSD`) and in shape annotations; each lett
     B   prompts, or sequences
     C   key/value heads times head size, the outputs of `k` and `v`
     D   model width
-    E   exits, or what stands in their place: exit rules, draft depths
+    E   exits, or in their place exit rules or draft depths
     F   MLP width
     G   query heads that share a key/value head
     H   head size
@@ -15,7 +15,7 @@ Arrays name their axes by suffixes (`h_BSD`) and in shape annotations; each lett
     K   key/value heads
     L   layers
     M   samples of a prompt and an exit (votes)
-    N   examples; new tokens of a grown vocabulary
+    N   items of a list: texts, examples, tokens added to the vocabulary
     O   outputs of any matrix
     P   chosen positions of a sequence
     Q   query heads
@@ -26,11 +26,11 @@ Arrays name their axes by suffixes (`h_BSD`) and in shape annotations; each lett
     V   vocabulary
     W   tokens of a round of speculative decoding
     X   lanes of a prompt: exit times sample
-    Y   tokens that speculative decoding runs beside each other for a prompt: X times W
+    Y   tokens that speculative decoding runs in parallel for a prompt: X times W
     Z   caches that lanes share: one for all, or one for the forks of a lane
 
-Sizes that have no letter are words (`stops`, `forks`). Analyses on the host (`stats`, `probe`,
-`study`) have axes of their own, such as bootstrap resamples, and name them where they use them.
+Sizes that have no letter are words (`stops`, `forks`). Analyses on the host (`stats`, `probing`,
+`study`) also use letters for axes of their own, such as bootstrap resamples, and name them there.
 """
 
 from collections.abc import Sequence

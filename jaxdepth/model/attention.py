@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-# Float32 matmuls are exact on every backend; bfloat16 ones are not affected.
+# Float32 matmuls keep full precision on every backend; bfloat16 ones are not affected.
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -19,8 +19,8 @@ def attend(
 ) -> Float[Array, "B S Q H"]:
     """Causal attention of Q query heads over K key/value heads, each shared by Q / K query heads.
 
-    A query sees itself and the keys before it, at most `window` in all: as in transformers, keys
-    with `key > query - window`.
+    A query attends to itself and the keys before it, at most `window` in all: as in transformers,
+    to keys with `key > query - window`.
     """
     dtype, implementation = q_BSQH.dtype, _implementation(q_BSQH.dtype, q_BSQH.shape[-1])
     if implementation == "xla" and dtype == jnp.float16:  # not every backend has its matmuls
@@ -30,7 +30,7 @@ def attend(
             q_BSQH,
             k_BSKH,
             v_BSKH,
-            # No mask: cuDNN skips what no query sees only where it is given by these two.
+            # No mask: cuDNN skips masked blocks only if these two arguments describe the mask.
             is_causal=True,
             local_window_size=None if window is None else (window - 1, 0),
             implementation=implementation,
@@ -39,7 +39,7 @@ def attend(
 
 
 def _implementation(dtype: jnp.dtype, head_dim: int) -> Literal["cudnn", "xla"]:
-    """cuDNN's fused attention where there is one: on GPUs, in 16 bits, heads of its sizes."""
+    """cuDNN's fused attention where it applies: on GPUs, in 16 bits, for some head sizes."""
     fits = jnp.dtype(dtype).itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
     return "cudnn" if fits and jax.default_backend() == "gpu" else "xla"
 
@@ -60,7 +60,7 @@ def attend_part(
 ) -> Part:
     """Attention of query rows over one part of their keys.
 
-    `seen` says which keys a row sees; it is broadcast to (*batch, rows, S).
+    `seen` masks the keys that a row attends to; it is broadcast to (*batch, rows, S).
     """
     scores = jnp.einsum(
         "...rh,...sh->...rs", q, k, precision=HIGHEST, preferred_element_type=jnp.float32

@@ -73,7 +73,7 @@ def attend_prefix(
     the prefix stands t after it.
 
     Args:
-        prefix: of shape (L, Z, B, K, T, H): forks of one lane lie beside each other in X.
+        prefix: of shape (L, Z, B, K, T, H); forks of one lane are adjacent in X.
     """
     lengths_XB1 = prefix_lengths_XB[..., None]
 

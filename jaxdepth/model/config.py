@@ -7,7 +7,7 @@ A key that is dropped in silence is how ports go wrong without anybody noticing.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as short  # what a file says may be long
+from reprlib import repr as short  # values in a file may be long
 from typing import Any
 
 from jaxdepth.errors import InputError, listed
@@ -21,7 +21,7 @@ FAMILIES = {
     "llama": (None, None, 2048),
     "qwen2": (32, 4096, 32768),
 }
-# Families that are often asked for, and why the block would not stay simple with them.
+# Families that are often requested, and why the block would not stay simple with them.
 _WHY_NOT = {
     "gemma": "it scales the embedding, and norms by 1 + weight",
     "gemma2": "it caps its logits softly and norms every layer four times",
@@ -83,7 +83,7 @@ _OTHER = (
 )
 _QWEN2 = ("use_sliding_window", "max_window_layers")
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-_MOST_LAYERS = 10_000  # a list is made of as many; no model comes near
+_MAX_LAYERS = 10_000  # a list is made of as many; no model comes near
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _refuse_unknown(raw: Mapping[str, Any], family: str) -> None:
 
 
 def _windows(raw: Mapping[str, Any], family: str) -> tuple[int | None, tuple[bool, ...] | None]:
-    """The window, and which layers have it if not all do: None of all is no window."""
+    """The sliding window (None: no layer has one), and which layers have it (None: all of them)."""
     layers = _positive_int("num_hidden_layers", raw["num_hidden_layers"])
     window = raw.get("sliding_window", FAMILIES[family][1])
     if window is not None:
@@ -238,8 +238,8 @@ def _windows(raw: Mapping[str, Any], family: str) -> tuple[int | None, tuple[boo
     kinds = raw.get("layer_types")
     if kinds is None and (window is None or first == 0):
         return window, None
-    if layers > _MOST_LAYERS:
-        raise InputError(f"num_hidden_layers is {layers}, expected at most {_MOST_LAYERS}")
+    if layers > _MAX_LAYERS:
+        raise InputError(f"num_hidden_layers is {layers}, expected at most {_MAX_LAYERS}")
     if kinds is None:
         kinds = [_SLIDING if i >= first else _FULL for i in range(layers)]
     is_valid = isinstance(kinds, list) and all(k in (_FULL, _SLIDING) for k in kinds)

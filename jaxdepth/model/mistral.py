@@ -29,7 +29,7 @@ from jaxdepth.model.sharding import constrain, parameter_sharding
 
 # A parameter; its shape alone where a program is only compiled.
 Weight = AnyArray | jax.ShapeDtypeStruct | Int8
-_ALL = np.iinfo(np.int32).max  # a window that no key is outside of
+_ALL = np.iinfo(np.int32).max  # a window that contains every key
 
 
 def rms_norm(
@@ -164,7 +164,7 @@ class Block(nnx.Module):
     def project_step(
         self, h: Float[Array, "X B D"], cos: Float[Array, "#X B H"], sin: Float[Array, "#X B H"]
     ) -> tuple[Float[Array, "X B K G H"], Float[Array, "X B K H"], Float[Array, "X B K H"]]:
-        """The first half of a decoding step: one new token of every lane, as `project` has it.
+        """The first part of a decoding step: `project` for one new token of every lane.
 
         Queries are grouped by the key/value head that they share, as attention over parts needs.
         """
@@ -172,9 +172,9 @@ class Block(nnx.Module):
         return q.reshape(*k.shape[:-1], -1, k.shape[-1]), k, v
 
     def finish_step(self, h: Float[Array, "X B D"], parts: Sequence[Part]) -> Float[Array, "X B D"]:
-        """The second half: the residual stream after this layer, given attention over each part.
+        """The second part: the residual stream after this layer, given attention over each part.
 
-        Between the halves a loop attends to what its lanes see, and writes its caches.
+        Between the two a decoding loop computes attention over its caches, and writes them.
         """
         mixed = merge_parts(*parts)
         mixed = mixed.reshape(*mixed.shape[:-3], -1, mixed.shape[-1])
@@ -212,7 +212,7 @@ class Mistral(nnx.Module):
         arrays: Mapping[str, Weight],
         mesh: Mesh | None = None,
     ):
-        """Builds the model on arrays as they are: nothing is copied or converted.
+        """Build the model on arrays as they are: nothing is copied or converted.
 
         Args:
             config: the shape of the model.

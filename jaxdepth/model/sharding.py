@@ -5,7 +5,7 @@
     model   heads, MLP and vocabulary of every layer
 
 Axis letters are those of `jaxdepth.model`; `parameters` declares them for each parameter. Key/value
-heads that an axis does not divide are replicated; anything else that it does not is an error.
+heads that an axis does not divide evenly are replicated; any other uneven division is an error.
 """
 
 import math
@@ -166,7 +166,7 @@ def constrain(array: AnyArray, axes: str, mesh: Mesh | None) -> AnyArray:
 
 
 def shard(array: ArrayLike, axes: str, mesh: Mesh | None) -> jax.Array:
-    """Put an array that every process has whole on the devices; arrays that are there stay."""
+    """Shard an array that every process has as a whole; one that is already sharded is returned."""
     if mesh is None or isinstance(array, jax.core.Tracer):
         return jnp.asarray(array)
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
@@ -177,11 +177,11 @@ def shard(array: ArrayLike, axes: str, mesh: Mesh | None) -> jax.Array:
 
 
 def state_shardings(state: Any, config: ModelConfig, mesh: Mesh) -> Any:
-    """Shardings of a training state: arrays of a parameter like it, all others replicated.
+    """Shardings of a training state: a parameter's arrays are sharded like it, others replicated.
 
     Args:
-        state: a tree of arrays or shapes; parameters and their optimiser moments stand in dicts by
-            the names of `model.tuned.Params`. A low-rank factor has one axis of its matrix.
+        state: a tree of arrays or shapes; parameters and their optimiser moments are in dicts with
+            the keys of `model.tuned.Params`. A low-rank factor has one axis of its matrix.
         config: the shape of the model.
         mesh: the devices.
     """

@@ -27,10 +27,10 @@ Params = dict[str, Float[Array, "..."]]
 
 @dataclass(frozen=True)
 class Form:
-    """Which parameters are trained, and in what form. Adapter files hold these fields."""
+    """Which parameters are trained, and in what form. Adapter files contain these fields."""
 
     layers: tuple[int, ...]  # counted from 0
-    leaves: tuple[str, ...] = MATRICES  # names of `parameters.PARAMETERS`
+    leaves: tuple[str, ...] = MATRICES  # trained parameters, by their names in `PARAMETERS`
     rank: int | None = 8  # of the factors; None trains the weights themselves
     alpha: float = 16.0  # the product of the factors is scaled by alpha / rank
     first_new: int | None = None  # the id of the first new token, if there are any

@@ -29,7 +29,7 @@ def scores_along(
         model: a model from `jaxdepth.load`.
         tokens_BS: token ids, right-padded with any id of the vocabulary.
         lengths_B: the real length of each sequence; values beyond it are meaningless.
-        weights_BUJD: the probes of each prompt, for the residual stream as it is, not scaled.
+        weights_BUJD: the probes of each prompt, for the unscaled residual stream.
         bias_BUJ: their constants.
         middle_JD: a point near the residual stream, such as its mean. It is subtracted first: large
             features that a probe does not read would cost precision in float32.

@@ -1,8 +1,8 @@
 """Is refusal a sum or an OR of how strongly a layer represents each category of harm?
 
 A category's direction is the mean of its prompts less that of the harmless ones, as for one
-category in Arditi et al. 2024 (arXiv:2406.11717). A prompt with two categories tells the two apart:
-a sum counts both, an OR only the stronger.
+category in Arditi et al. 2024 (arXiv:2406.11717). A prompt with two categories distinguishes the
+two: a sum counts both, an OR only the stronger.
 
 Scores of single prompts are noisy. Noise flattens a regression on their sum more than one on their
 largest, so an OR would win where refusal does add up. Both are therefore fitted to the mean scores

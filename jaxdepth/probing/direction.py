@@ -71,7 +71,7 @@ def parse_direction(text: str) -> tuple[str, int]:
 
 
 def save_directions(path: Path, directions: Directions) -> None:
-    """Writes a directions file (safetensors); its arrays are float32."""
+    """Write a directions file (safetensors); its arrays are float32."""
     metadata = {
         "format": FORMAT,
         "base": directions.base,
@@ -83,7 +83,7 @@ def save_directions(path: Path, directions: Directions) -> None:
 
 
 def read_directions(path: Path) -> Directions:
-    """Reads a directions file.
+    """Read a directions file.
 
     Raises:
         InputError: there is no file, it is damaged, or it has other content.

@@ -68,7 +68,7 @@ def fit_difference(
     train_FN: Bool[np.ndarray, "F N"],
     strengths_C: Sequence[float] = (1.0,),
 ) -> LinearProbes:
-    """The difference of the training rows' class means, 0 midway between them.
+    """The difference of the training rows' class means; decision value 0 midway between them.
 
     Arguments and errors as `fit_logistic`; nothing is regularised, every strength gives the same.
     """
@@ -106,7 +106,7 @@ def decide(
 
 
 def _check(x_GND, y_N, train_FN) -> None:
-    """Raises the InputErrors that `fit_logistic` names, except those of strengths."""
+    """Raise the InputErrors that `fit_logistic` names, except those of strengths."""
     y_N, train_FN = np.asarray(y_N), np.asarray(train_FN)
     if np.ndim(x_GND) != 3 or y_N.shape != np.shape(x_GND)[1:2] or train_FN.ndim != 2:
         raise InputError(

@@ -60,9 +60,9 @@ def make_folds(
     share_MK = size_MK / size_MK.sum(axis=0)
     dealt_FK, fold_M = np.zeros((count, len(classes))), np.zeros(len(numbers), int)
     for group in order_M:
-        # How much the sum of squared shares grows: least in the fold that has least.
+        # By how much the sum of squared shares grows: it grows least in the emptiest fold.
         growth_F = (share_MK[group] * (2 * dealt_FK + share_MK[group])).sum(axis=1)
-        fold_M[group] = np.argmin(growth_F.round(12))  # of equals the first, whatever the rounding
+        fold_M[group] = np.argmin(growth_F.round(12))  # on ties the first, whatever the rounding
         dealt_FK[fold_M[group]] += share_MK[group]
     if (dealt_FK == 0).any():
         raise InputError(f"groups are too uneven for {count} folds with every class: take fewer")
@@ -79,7 +79,7 @@ def cross_fit(
     """Scores for every example by probes that neither trained on it nor were chosen on it.
 
     Fold f is tested by probes that train on all folds but f and f + 1 (after the last the first).
-    Fold f + 1 chooses the strength, for each slice: the highest AUROC, of equals the strongest
+    Fold f + 1 chooses the strength, for each slice: the highest AUROC, on ties the strongest
     regularisation.
 
     Args:
@@ -125,6 +125,6 @@ def choose_slice(
     score_GN: Float[np.ndarray, "G N"],
     fold_N: Int[np.ndarray, " N"],
 ) -> tuple[Float[np.ndarray, " N"], Int[np.ndarray, " F"]]:
-    """Scores by the slice that validates best in each fold, of equals the first; and that slice."""
+    """Scores by the slice that validates best in each fold, on ties the first; and that slice."""
     slice_F = np.argmax(validation_GF, axis=0)
     return score_GN[slice_F[fold_N], np.arange(len(fold_N))], slice_F

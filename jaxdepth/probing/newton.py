@@ -12,7 +12,9 @@ from jaxtyping import Bool, Float
 
 _STEPS, _HALVINGS = 100, 40
 _EQUAL = 1e-7  # rows that differ by no more of their size are the same row
-_CLOSE = 1e-3  # of logits; Newton's steps converge by squares: behind one as small nothing is left
+_CLOSE = (
+    1e-3  # of logits; Newton's method converges quadratically: after such a step no error is left
+)
 
 
 class _Probe(NamedTuple):
@@ -110,7 +112,7 @@ def _newton_step(gram_MM, sign_M, strength, logits_M):
     """
     wrong_M = (1 - np.tanh(sign_M * logits_M / 2)) / 2
     pull_M, curvature_M = strength * sign_M * wrong_M, strength * wrong_M * (1 - wrong_M)
-    # Rows may all be sure, and then curve nothing: the smallest number keeps the bias where it is.
+    # If every row is certain, curvatures are 0: the smallest number keeps the bias where it is.
     root_M = np.sqrt(curvature_M + 1e-12 * strength)
     system_MM = root_M[:, None] * gram_MM * root_M
     system_MM[np.diag_indices_from(system_MM)] += 1

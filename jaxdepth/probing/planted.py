@@ -60,7 +60,7 @@ def planted(
     confound: bool = False,
     seed: int = 0,
 ) -> Mistral:
-    """Builds the planted model.
+    """Build the planted model.
 
     Args:
         a: the layer, 1..layers, after which categories are readable; None for never.

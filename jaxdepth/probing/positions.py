@@ -28,7 +28,7 @@ class Located:
 
 
 def locate(encoder: PromptEncoder, tokenizer: FastTokenizer, texts: Sequence[str]) -> Located:
-    """Encodes prompts and finds the positions that can be probed.
+    """Encode prompts and find the positions that can be probed.
 
     `instruction` is the last token that has some of the user's text; `template1` and so on are the
     template's tokens after it, of which `last` is the one that the reply follows. Where their

@@ -22,7 +22,7 @@ class Batch:
 
     @property
     def padded_indices(self) -> tuple[int, ...]:
-        """The index of every row; rows that only fill the batch repeat the first prompt."""
+        """The index of every row; padding rows repeat the first prompt."""
         fill = len(self.lengths_B) - len(self.indices)
         return self.indices + self.indices[:1] * fill
 
@@ -39,8 +39,8 @@ def limit_prompts(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
 def make_batches(ids: Sequence[Sequence[int]], size: int, mesh: Mesh | None = None) -> list[Batch]:
     """Batches of at most `size` prompts of similar length, shortest first.
 
-    Every batch has the same number of rows, rounded up so that the mesh divides it. Rows that only
-    fill a batch repeat its first prompt, so that one program serves all batches of a length. Which
+    Every batch has the same number of rows, rounded up so that the mesh divides it. Padding rows
+    repeat the first prompt of a batch, so that one program serves all batches of a length. Which
     prompts share a batch does not depend on the mesh.
     """
     rows = whole_rows(size, mesh)

@@ -1,7 +1,7 @@
 """A user's text as token ids inside a chat template, safe from typed control tokens.
 
 The template is rendered with a placeholder, so what the user typed never passes through it; and in
-a process of its own with limits (template.py), since it is a program from a stranger's file. Its
+a process of its own with limits (template.py), since it is a program from an untrusted file. Its
 control tokens are looked up in the template's own parts; the user's part is tokenised without any
 control tokens, so that nothing a user types becomes one. Text between two control tokens is
 tokenised together, which gives the same ids as Hugging Face for text without control tokens.
@@ -34,7 +34,7 @@ class PromptEncoder:
     """
 
     def __init__(self, tokenizer: FastTokenizer):
-        """Takes a transformers fast tokenizer.
+        """Take a transformers fast tokenizer.
 
         Raises:
             InputError: the chat template cannot be rendered, takes too long or too much memory, or
@@ -52,7 +52,7 @@ class PromptEncoder:
         self.has_template = bool(tokenizer.chat_template)
         self._before, self._after, self._strips, lead = _render_parts(tokenizer)
         # Everything up to the template's last control token before the text, and from its first
-        # one after: those are tokenised once, as the template means them.
+        # one after it: both are tokenised once, control tokens included.
         cut = self._last_control_end(backend, self._before)
         self._prefix_ids = backend.encode(self._before[:cut], add_special_tokens=False).ids
         self._head = self._before[cut:]

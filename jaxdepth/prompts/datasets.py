@@ -70,7 +70,7 @@ def cluster_of(row: Mapping[str, str | None]) -> str:
 
 
 def read_prompts(names: Iterable[str]) -> list[Prompt]:
-    """Reads the prompts of several sources, in their order.
+    """Read the prompts of several sources, in their order.
 
     Args:
         names: each `builtin:pairs`, `builtin:harmful`, `builtin:two_categories` (pairs whose

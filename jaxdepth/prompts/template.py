@@ -1,8 +1,8 @@
-"""Renders chat templates, which are programs by strangers, in a process of their own.
+"""Render chat templates, which are untrusted programs, in a process of their own.
 
-The sandbox of transformers keeps a template from the machine, but not from its time and memory:
-`{{ 10**10**10 }}` is one operation that nothing in its own process can interrupt. So a child
-(template_child.py) renders, with limits, and is killed if it takes too long.
+The sandbox of transformers protects the machine's files and processes from a template, but not its
+time and memory: `{{ 10**10**10 }}` is one operation that nothing in its own process can interrupt.
+So a child (template_child.py) renders, with limits, and is killed if it takes too long.
 """
 
 import json
@@ -40,7 +40,7 @@ class Rendered(NamedTuple):
 def render(
     tokenizer: FastTokenizer, conversations: Sequence[tuple[list[dict], bool]]
 ) -> list[Rendered]:
-    """Renders conversations with a tokenizer's chat template.
+    """Render conversations with a tokenizer's chat template.
 
     Args:
         tokenizer: a transformers tokenizer that has a chat template.
@@ -73,7 +73,7 @@ def render(
 
 @lru_cache(maxsize=128)
 def _answer(request: str) -> tuple[Rendered, ...]:
-    """Renders in a new child process; the same request is rendered once."""
+    """Render in a new child process; the same request is rendered once."""
     # The child must import the transformers of this process. -P: nothing is imported from its own
     # folder.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -98,7 +98,7 @@ def _answer(request: str) -> tuple[Rendered, ...]:
 
 
 def _exchange(child: subprocess.Popen, request: str) -> tuple[Rendered, ...]:
-    """Sends a request to a child that has announced itself, and reads its reply."""
+    """Send a request to a child that has announced itself, and read its reply."""
     timer = threading.Timer(_START_SECONDS, _kill, [child])
     timer.start()
     try:
@@ -127,7 +127,7 @@ def _exchange(child: subprocess.Popen, request: str) -> tuple[Rendered, ...]:
 
 
 def _kill(child: subprocess.Popen) -> None:
-    """Ends the child, and what it may have started."""
+    """End the child, and what it may have started."""
     if child.poll() is not None:
         return
     if hasattr(os, "killpg"):

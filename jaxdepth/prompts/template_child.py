@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> None:
-    """Writes the rendered conversations, or the name of the limit that was reached."""
+    """Write the rendered conversations, or the name of the limit that was reached."""
     # Some transformers would import torch here, for nothing; None makes that an ImportError.
     sys.modules["torch"] = None  # type: ignore[assignment]  # typeshed forbids the documented None
     from transformers.utils.chat_template_utils import render_jinja_template
@@ -27,7 +27,7 @@ def main() -> None:
                 add_generation_prompt=generation_prompt,
                 **request["variables"],
             )
-            text.encode()  # half a surrogate pair: no tokenizer takes it
+            text.encode()  # fails on an unpaired surrogate, which no tokenizer accepts
         except MemoryError:
             raise
         except Exception as error:  # a template can raise anything
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _limit(seconds: int, more_bytes: int) -> None:
-    """Limits what this process may use from here on, where the platform can."""
+    """Limit what this process may use from here on, where the platform can."""
     try:
         import resource
     except ImportError:

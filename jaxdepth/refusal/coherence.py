@@ -1,8 +1,8 @@
 """Whether a text is coherent language, judged from the text alone.
 
 A text is degenerate if (repetition / R) ** 1.5 + (mean log-probability / M) ** 1.5 is more than 1.
-M is negative, so both terms only ever add: a loop is degenerate however probable it is to a model,
-and broken words are without repeating. The power lets poems, tables and code repeat a little. The
+Both terms are at least 0: a loop is degenerate however probable a model finds it, and broken words
+are degenerate without any repetition. The power lets poems, tables and code repeat a little. The
 rule sees no prompt and no other answer, so a coherent text that differs from full depth's stays
 coherent. tools/fit_coherence.py fits R and M on labelled texts; docs/coherence.md has the errors.
 """
@@ -107,7 +107,7 @@ def reference_logprobs(
 def judge_coherence(
     texts: Sequence[str], logprobs: Sequence[np.ndarray] | None = None
 ) -> list[Coherence]:
-    """Judges whether texts are degenerate, by repetition and mean log-probability together.
+    """Judge whether texts are degenerate, by repetition and mean log-probability together.
 
     Args:
         texts: N texts. An empty one is degenerate.

@@ -1,8 +1,8 @@
 """Verdicts of every prompt at every exit: think, decide, answer; and interventions on the thought.
 
-After the lanes have been decoded, forks go on from their thoughts, a few of each lane: one for each
-length that the thought is truncated to, or one for each verdict that is forced. Forks share the
-lane's cache of the thought as a prefix.
+After the lanes have been decoded, forks continue from their thoughts, several for each lane: one
+    for each length that the thought is truncated to, or one for each verdict that is forced. Forks
+    share the lane's cache of the thought as a prefix.
 """
 
 import functools
@@ -75,7 +75,7 @@ def decide(
         answer_tokens: the maximum length of an answer; 0 only decides.
         votes: samples per prompt and exit, M.
         sampling: of thoughts and answers; greedy by default.
-        rule: from probabilities to a verdict.
+        rule: chooses a verdict from probabilities.
         seeds_B: a seed per prompt, as in `jaxdepth.generate`.
         stop_tokens: token ids that end an answer; in a thought they close it.
         cuts: lengths; also decide after each thought, truncated to each of them.
@@ -243,7 +243,7 @@ class _Batch:
         forced_XB: Int[Array, "#X #B"],
         answer_tokens: int,
     ) -> DecodedLanes:
-        """Decode forks of every lane, which see so many tokens of its thought and then close it."""
+        """Decode forks of every lane, which truncate its thought to some lengths and close it."""
         sampler = self.build_sampler(
             budgets=jnp.full((1, 1), -1),
             forced=forced_XB,

@@ -6,7 +6,7 @@ A thought ends when the model writes the closing marker, when its token budget i
 model would end its reply; in the last two cases the sampler writes the marker. The next position's
 distribution over the verdict tokens decides; the verdict is written, and what follows it is the
 answer. A lane moves on by the positions of generated tokens alone: no text is searched, so nothing
-in a prompt can move it.
+in a prompt can change a lane's phase.
 """
 
 import functools

@@ -1,10 +1,11 @@
 """Detector of refusal: whether an answer refuses, partly refuses or complies, from its text alone.
 
-A text becomes two blocks of yes/no features: *cues* (a phrase of some kind in the opening two
+A text becomes two blocks of binary features: *cues* (a phrase of some kind in the opening two
 sentences, in the rest, or anywhere; length; list items) and *words*. Each block is scaled to unit
-length: one sentence weighs as much as twenty. Two logistic models read them: refusal against the
-rest, and partial against full compliance among what does not refuse. tools/fit_refusal_detector.py
-makes their weights from human labels; docs/refusal-detection.md has the errors.
+length: one sentence weighs as much as twenty. Two logistic models use them: one for refusal against
+the rest, one for partial against full compliance among texts that do not refuse.
+tools/fit_refusal_detector.py makes their weights from human labels; docs/refusal-detection.md has
+the errors.
 """
 
 import json
@@ -51,7 +52,7 @@ _CONTRACTIONS = {
     r"\b(it|that|there|here|what)'s\b": r"\1 is",
 }
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+|:\s")
-# Direct speech within an answer; a whole answer in quotes is left as it is.
+# Direct speech within an answer; an answer that is all in quotes is left as it is.
 _SPEECH = re.compile(r'"[^"\n]*"(?=[^"]*[^\W\d_])')
 _LETTER = re.compile(r"[^\W\d_]")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
@@ -121,7 +122,7 @@ def detect_refusals(texts: Sequence[str], prompts: Sequence[str] | None = None) 
 
     Args:
         texts: N answers, in English; the first 8000 characters of each are read.
-        prompts: the prompt of each; its words are then no evidence, a small gain.
+        prompts: the prompt of each; its words are then ignored, which helps a little.
 
     Returns:
         N detections.

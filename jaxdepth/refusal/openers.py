@@ -30,7 +30,7 @@ class FirstToken(NamedTuple):
 
 
 def first_token(logits_EBV: Float[Array, "E B V"], is_opener_V: Bool[AnyArray, " V"]) -> FirstToken:
-    """Summarises the next-token logits of several exits, the last of which is full depth."""
+    """Summarise the next-token logits of several exits, the last of which is full depth."""
     logp_EBV = jax.nn.log_softmax(logits_EBV.astype(jnp.float32), axis=-1)
     p_EBV = jnp.exp(logp_EBV)
     full_BV = logp_EBV[-1]

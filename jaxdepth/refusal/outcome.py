@@ -24,7 +24,7 @@ BUILT_IN = "built-in"  # the name of the detector in a run without another judge
 
 
 class Outcome(StrEnum):
-    """What a text does. Undetermined is counted as such, never merged with another."""
+    """What a text does. Undetermined is counted as such, never merged with another outcome."""
 
     REFUSE = "refuse"
     PARTIAL = "partial"
@@ -53,11 +53,11 @@ def classify_texts(
     logprobs: Sequence[np.ndarray] | None = None,
     judge: Judge | None = None,
 ) -> list[TextOutcome]:
-    """Judges the outcome of each text.
+    """Judge the outcome of each text.
 
     Args:
         texts: N answers.
-        prompts: the prompt of each; its words are then no evidence of refusal.
+        prompts: the prompt of each; the detector then ignores the prompt's words.
         logprobs: per-token log-probabilities of each text as plain text, from
             `coherence.reference_logprobs`. Without them only repetition can show that a text is
             degenerate.
@@ -104,8 +104,8 @@ def _from_judge(
 ) -> list[tuple[Outcome, float]]:
     outcomes = list(judge(texts, prompts))
     if len(outcomes) != len(texts):
-        raise InputError(f"the judge gave {len(outcomes)} outcomes for {len(texts)} texts")
+        raise InputError(f"the judge returned {len(outcomes)} outcomes for {len(texts)} texts")
     try:
         return [(Outcome(outcome), 1.0) for outcome in outcomes]
     except ValueError as error:
-        raise InputError(f"the judge gave an outcome that is none: {error}") from None
+        raise InputError(f"the judge returned an unknown outcome: {error}") from None

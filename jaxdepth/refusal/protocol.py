@@ -75,7 +75,7 @@ class Markers(NamedTuple):
 def resolve_markers(
     protocol: Protocol, encoder: PromptEncoder, end_tokens: Sequence[int]
 ) -> Markers:
-    """Finds the token ids of a protocol's markers and verdicts.
+    """Find the token ids of a protocol's markers and verdicts.
 
     Raises:
         InputError: in no set of words is each verdict one token of its own, or a marker is an end
@@ -140,7 +140,7 @@ def _fault(
 
 
 def read_protocol(name: str) -> Protocol:
-    """Reads the protocol in a TOML file, or in one of configs/ by its name.
+    """Read the protocol in a TOML file, or in one of configs/ by its name.
 
     Raises:
         InputError: as `read_settings`; a key is missing; a value is out of range.

@@ -22,15 +22,15 @@ class Vote(NamedTuple):
 def vote(
     p_M3: Float[np.ndarray, "M 3"], verdict_M: Int[np.ndarray, " M"], by: str, rule: Rule
 ) -> Vote:
-    """Combines M verdicts into one.
+    """Combine M verdicts into one.
 
     Args:
         p_M3: probabilities of refuse, partial and comply.
         verdict_M: the verdicts, 0 to 3.
-        by: majority takes the most frequent verdict, of equals the most cautious; mean applies the
+        by: majority takes the most frequent verdict, on ties the most cautious; mean applies the
             rule to the mean probabilities; cautious takes the most cautious verdict of any.
             Majority and cautious ignore votes that abstain.
-        rule: from probabilities to a verdict.
+        rule: chooses a verdict from probabilities.
     """
     p_3 = p_M3.mean(axis=0)
     cast = verdict_M[verdict_M != ABSTAINS]
@@ -41,7 +41,7 @@ def vote(
     elif by == "cautious":
         chosen = int(cast.min())
     else:
-        chosen = int(np.argmax(np.bincount(cast, minlength=3)))  # the first of equals
+        chosen = int(np.argmax(np.bincount(cast, minlength=3)))  # the first on ties
     return Vote(chosen, p_3, float(np.mean(verdict_M == chosen)))
 
 

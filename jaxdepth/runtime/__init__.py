@@ -1,1 +1,1 @@
-"""What a long run needs of its machine: processes, preemption, profiles, progress."""
+"""What a long run needs from its machine: processes, preemption, profiles, progress."""

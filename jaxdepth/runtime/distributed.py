@@ -63,7 +63,7 @@ def _on_tpu(environment: Mapping[str, str]) -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints, and that writes what all have computed alike."""
+    """Whether this is the process that prints, and that writes results which all have computed."""
     return not is_distributed() or jax.process_index() == 0
 
 

@@ -26,12 +26,12 @@ def handle_sigterm() -> Iterator[None]:
 
 
 def stop_requested() -> bool:
-    """Whether any process was asked to stop. All must call it, between the same two chunks."""
+    """Whether any process has received SIGTERM. All must call it, between the same two chunks."""
     return bool(all_gather(_stop_requested).any())
 
 
 def raise_if_stop_requested() -> None:
-    """Raise Stopped if any process was asked to stop; all must call it, as `stop_requested`."""
+    """Raise Stopped if any process has received SIGTERM; all must call it, as `stop_requested`."""
     if stop_requested():
         raise Stopped
 

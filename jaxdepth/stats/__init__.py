@@ -1,1 +1,1 @@
-"""Statistics that know nothing of models."""
+"""Statistics that do not depend on models."""

@@ -1,9 +1,9 @@
 """Where a curve over depth rises: one change point, with a bootstrap interval.
 
-A curve has one number per layer. Two shapes are fitted by least squares: two levels joined at once
-(a step) or by a straight line over several layers (a ramp). Both fits are projections: the
-statistic of a shape is the inner product of the curve with that shape, centred and of unit length,
-and its square is the reduction of the sum of squares.
+A curve has one number per layer. Two shapes are fitted by least squares: two levels, joined within
+one layer (a step) or by a straight line over several layers (a ramp). Both fits are projections:
+the statistic of a shape is the inner product of the curve with that shape, centred and of unit
+length, and its square is the reduction of the sum of squares.
 
 Sources: least squares for a change of level, Bai 1994 (J. Time Series Analysis 15), Bai 1997 (Rev.
 Economics and Statistics 79); the test is that of a searched maximum (Andrews 1993, Econometrica 61)

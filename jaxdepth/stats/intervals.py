@@ -1,4 +1,4 @@
-"""Intervals for what is averaged over prompts."""
+"""Confidence intervals and tests for means over prompts."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How well scores tell two classes apart."""
+"""How well scores separate two classes."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -34,7 +34,7 @@ def auroc(
     if np.isnan(score_XN).any():
         raise InputError("scores that are not a number have no AUROC")
     fold_N = np.zeros(len(positive_N), int) if fold_N is None else np.asarray(fold_N)
-    # Counts are whole and comparisons halves: float32 is exact up to 8 million pairs in a fold.
+    # All terms are multiples of 1/2: float32 is exact up to 8 million pairs in a fold.
     weight_RN = np.ones((1, len(positive_N))) if counts_RN is None else counts_RN
     weight_RN = np.asarray(weight_RN, np.float32)
     wins_RX, pairs_R = np.zeros((len(weight_RN), len(score_XN))), np.zeros(len(weight_RN))

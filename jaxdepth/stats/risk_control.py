@@ -2,8 +2,8 @@
 
 A policy is tried at a grid of thresholds, of which higher ones are more conservative: tokens exit
 later. For a depth the threshold is an estimate with an interval. For a risk it comes with a
-guarantee: over draws of the validation prompts it is chosen wrongly with a probability of at most
-`error`.
+guarantee: over random samples of validation prompts, it is chosen wrongly with a probability of at
+    most `error`.
 
 Sources: Learn then Test with fixed-sequence testing, Angelopoulos et al. 2021 (arXiv:2110.01052);
 its use for early exits, Schuster et al. 2022 (CALM, arXiv:2207.07061); the Hoeffding-Bentkus
@@ -40,9 +40,8 @@ def threshold_for_depth(
 ) -> Calibrated:
     """The threshold whose mean depth is nearest to a target depth.
 
-    Of thresholds that are equally near it is the highest, which is the most conservative. The
-    bounds are bootstrap percentiles at that threshold: that it was chosen for its mean is not in
-    them.
+    On ties it is the highest, which is the most conservative. The bounds are bootstrap percentiles
+    at that threshold: they do not account for its having been chosen by its mean.
 
     Args:
         thresholds_R: the grid, in any order.
@@ -81,15 +80,15 @@ def threshold_for_risk(
     """The lowest threshold that validation prompts certify to have a mean loss of at most `risk`.
 
     Whatever the losses' distribution, the mean loss of the returned threshold over all prompts that
-    there could be exceeds `risk` with a probability of at most `error`, over the draw of the
+    there could be exceeds `risk` with a probability of at most `error`, over random samples of
     validation prompts. Thresholds are tested from the highest down, each at the whole level
     `error`, until the first that fails: what lies below it is not tested, so that the size of the
     grid costs no power.
 
-    The guarantee wants prompts that are independent draws, and a grid, risk and error that were
-    chosen without their losses. Prompts that belong together, such as the harmful and the harmless
-    one of a pair, are not independent: name their clusters, and the risk is the mean over clusters
-    of the mean loss within one.
+    The guarantee requires prompts that are independent samples, and a grid, risk and error that
+    were chosen without looking at their losses. Prompts that belong together, such as the harmful
+    and the harmless one of a pair, are not independent: name their clusters, and the risk is the
+    mean over clusters of the mean loss within one.
 
     Args:
         thresholds_R: the grid, in any order.
@@ -123,8 +122,8 @@ def risk_p_value(loss_N: Float[np.ndarray, " N"] | Bool[np.ndarray, " N"], risk:
     """P-value of independent losses in [0, 1] against the null hypothesis of a mean above `risk`.
 
     Of bool losses it is the exact binomial tail. Of others it is the smaller of Hoeffding's bound
-    and Bentkus's, e times the binomial tail at the sum rounded up. The dtype decides and not the
-    numbers: a test that is chosen for the losses that were drawn need not keep its level.
+    and Bentkus's, e times the binomial tail at the sum rounded up. The dtype chooses the test, not
+    the numbers: a test that is chosen by the observed losses need not keep its level.
 
     Raises:
         InputError: there are no losses, one is not in [0, 1], or `risk` is not in (0, 1).
@@ -172,7 +171,7 @@ def _grid(
 
 
 def _check(losses, **probabilities: float) -> None:
-    """Raises InputError for losses that are none or not in [0, 1], and what is not in (0, 1)."""
+    """Raise InputError for missing losses, losses not in [0, 1], probabilities not in (0, 1)."""
     if losses.size == 0 or not ((losses >= 0) & (losses <= 1)).all():
         raise InputError("losses are missing or not all in 0..1")
     for name, value in probabilities.items():

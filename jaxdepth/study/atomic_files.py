@@ -1,6 +1,6 @@
-"""Files that survive a kill: whole under their name, or not there; and chunks of unfinished work.
+"""Files that are complete or absent even after a kill, and chunks of unfinished work.
 
-A file is written beside its place and renamed into it. A chunk has its digest in its name,
+A file is written under a temporary name and then renamed. A chunk has its digest in its name,
 `000000-DIGEST.suffix`, as any of several processes may write one.
 """
 
@@ -50,7 +50,7 @@ def write_once(path: Path, write: Writer) -> None:
 
 
 def atomic_write(path: Path, write: Writer) -> None:
-    """Write a file beside its place, make it durable, and rename it into its place."""
+    """Write a file under a temporary name, make it durable, and rename it."""
     with _durable(path, write) as partial:
         partial.replace(path)
 
@@ -108,7 +108,7 @@ def chunks_done(folder: Path, numbers: Sequence[int]) -> list[bool]:
 
 @contextmanager
 def _durable(path: Path, write: Writer) -> Iterator[Path]:
-    """A file that is written beside its place, to be renamed."""
+    """A file under a temporary name, to be written and then renamed."""
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
         write(partial)

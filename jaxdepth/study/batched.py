@@ -34,7 +34,7 @@ def in_parts(
         bar: shows progress.
 
     Raises:
-        Stopped: the process was asked to end; the batches so far are written.
+        Stopped: the process has received SIGTERM; the batches so far are written.
     """
     unfinished = [table for table in tables if not run.finished(table)]
     if not unfinished:

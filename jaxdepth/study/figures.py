@@ -54,7 +54,7 @@ def by_exit(axes: "Axes", exits: Ints) -> None:
 
 
 def save_all(figures: Mapping[str, tuple], folder: str | Path) -> dict[Path, str]:
-    """Save figures, given as name -> (figure, caption); returns PNG path -> caption."""
+    """Save figures, given as name -> (figure, caption); return PNG path -> caption."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, (figure, _) in figures.items():

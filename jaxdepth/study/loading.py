@@ -36,7 +36,7 @@ class LoadedModel:
 
 
 def load_model(settings: AdaptedModel, devices: Devices) -> LoadedModel:
-    """Loads the checkpoint, with its adapter merged in.
+    """Load the checkpoint, with its adapter merged in.
 
     Raises:
         InputError: the checkpoint or the adapter is missing, damaged or of another model, or the
@@ -61,7 +61,7 @@ def load_model(settings: AdaptedModel, devices: Devices) -> LoadedModel:
 
 
 def load_reference(path: Path, like: Mistral, dtype: str | None) -> tuple[Mistral, PromptEncoder]:
-    """Loads the checkpoint that judges coherence, onto the devices of another model.
+    """Load the checkpoint that judges coherence, onto the devices of another model.
 
     Raises:
         InputError: the checkpoint is missing or damaged, or has no tokenizer.
@@ -73,7 +73,7 @@ def load_reference(path: Path, like: Mistral, dtype: str | None) -> tuple[Mistra
 
 
 def device_provenance(model: Mistral) -> dict:
-    """On what a run was made, for run.json."""
+    """The device and mesh that a run was made on, for run.json."""
     return {
         "device": jax.devices()[0].device_kind,
         "mesh": describe(model.mesh),

@@ -55,7 +55,7 @@ class Run:
         Args:
             path: the run directory; made if it does not exist.
             settings: what decides the run's numbers. A run is resumed only with equal settings.
-            provenance: what is worth knowing besides, such as the device; "facts" in run.json.
+            provenance: where the numbers come from, such as the device; "facts" in run.json.
 
         Raises:
             InputError: `path` cannot be a run directory, holds a run with other settings, or a

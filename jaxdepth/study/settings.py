@@ -21,7 +21,7 @@ RunFolder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 
 @dataclass(frozen=True)
 class Model:
-    """The checkpoint, and how its weights are held."""
+    """The checkpoint, and the precision of its weights."""
 
     model: ModelPath
     """A checkpoint made by `jaxdepth convert`."""
@@ -33,7 +33,7 @@ class Model:
 
 @dataclass(frozen=True)
 class AdaptedModel(Model):
-    """A checkpoint with an adapter."""
+    """The checkpoint, its precision, and an adapter."""
 
     adapter: Annotated[str | None, tyro.conf.arg(metavar="ADAPTER")] = None
     """Adapter to merge in: builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT
@@ -54,7 +54,7 @@ class Devices:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts, and how many of them are run at once."""
+    """Prompts, and how many run at once."""
 
     prompts: PromptSets = ("builtin:pairs",)
     """Prompt sets: builtin:pairs, builtin:ordinary, or .jsonl, .json, .csv or .txt files. Write
@@ -74,10 +74,10 @@ class Steering:
     directions: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --steer: the directions.safetensors of a `jaxdepth probe` run."""
     direction: Annotated[str | None, tyro.conf.arg(metavar="NAME@LAYER")] = None
-    """With --steer: the direction's name, and the layer after which it was found, such as
+    """With --steer: the direction's name, and the layer after which it was computed, such as
     content.instruction@15."""
     steer_layers: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "all"
-    """With --steer: the layers after which the stream is changed, such as 10-20."""
+    """With --steer: the layers after which the residual stream is changed, such as 10-20."""
     steer_scale: Annotated[float, tyro.conf.arg(metavar="SCALE")] = 1.0
     """With --steer: the share of the direction that is ablated, or the multiple of it that is
     added."""
@@ -85,10 +85,11 @@ class Steering:
 
 @dataclass(frozen=True)
 class Decoding:
-    """Exits, sampling, and memory. A lane is one decode stream: prompt x exit x sample."""
+    """Exits, sampling, memory. A lane is one decoded sequence: a sample of a prompt at an exit."""
 
     exits: Annotated[str, tyro.conf.arg(metavar="EXITS")] = "all"
-    """Exits to run, as numbers of layers: all, or numbers and ranges such as 1,8,16-30."""
+    """Exits to run: all, or numbers and ranges such as 1,8,16-30. An exit is how many layers run
+    before the final norm and head."""
     temperature: Annotated[float, tyro.conf.arg(metavar="T")] = 0.0
     """Sampling temperature; 0 decodes greedily."""
     top_k: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
@@ -96,17 +97,18 @@ class Decoding:
     top_p: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
     """Sample among the smallest set of tokens with probability mass P (nucleus sampling)."""
     memory_gb: Annotated[float, tyro.conf.arg(metavar="GB")] = 2.0
-    """Memory for KV caches and logits on each device, in GiB. Lanes (prompt x exit x sample) that
-    do not fit at once are decoded one group after another."""
+    """Memory for KV caches and logits on each device, in GiB. Lanes that do not fit at once are
+    decoded one group after another."""
 
 
 @dataclass(frozen=True)
 class FirstToken:
-    """The first token of a reply."""
+    """The metric of the first token of a reply."""
 
     openers: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD")] = DEFAULT_OPENERS
-    """Words that open a refusal, for the first-token refusal log-odds; each must be one token of
-    the model's tokenizer."""
+    """Words that open a refusal. The refusal log-odds compare their probability as the first token
+    of a reply with that of all other tokens. Each must be one token of the model's tokenizer; of
+    the default words those that are not are left out."""
 
 
 @dataclass(frozen=True)
@@ -126,18 +128,19 @@ class Answers:
 
 @dataclass(frozen=True)
 class Texts:
-    """What happens to generated texts."""
+    """Judging and keeping generated texts."""
 
     reference: Annotated[Path | None, tyro.conf.arg(metavar="MODEL")] = None
-    """Checkpoint whose per-token log-probability of a text, without its prompt, decides whether
-    the text is coherent or degenerate; by default the model itself, at full depth and unsteered."""
+    """Checkpoint that judges coherence: a text is degenerate if it repeats itself or if this
+    checkpoint finds it improbable (mean log-probability per token, without the prompt). By default
+    the model itself, at full depth and unsteered."""
     keep_text: bool = True
     """Keep generated texts in the run directory."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """Results, and their seed."""
+    """The run directory, and the random seed."""
 
     out: RunFolder
     """Run directory. An unfinished run in it is resumed."""

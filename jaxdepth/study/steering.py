@@ -1,4 +1,4 @@
-"""Steering a study's model along a direction that a probe run found."""
+"""Steering a study's model along a direction that a probe run computed."""
 
 from dataclasses import fields
 
@@ -12,7 +12,7 @@ from jaxdepth.study.settings import Steering
 
 
 def check_steering(settings: Steering) -> None:
-    """Raises InputError for steering options without --steer, or --steer without a direction."""
+    """Raise InputError for steering options without --steer, or --steer without a direction."""
     given = [
         f.name
         for f in fields(settings)
@@ -26,7 +26,7 @@ def check_steering(settings: Steering) -> None:
 
 
 def steer_model(model: Mistral, settings: Steering, fingerprint: str) -> Mistral:
-    """Steers the model as the settings say; gives the model itself where they say `none`.
+    """Steer the model as the settings say; return the model itself where they say `none`.
 
     Raises:
         InputError: the directions are missing, damaged, or of a model with another fingerprint.
@@ -43,7 +43,7 @@ def steer_model(model: Mistral, settings: Steering, fingerprint: str) -> Mistral
 
 
 def resolved_steering(settings: Steering) -> dict:
-    """What of the steering decides a run's numbers besides its settings."""
+    """What determines a steered run's numbers besides its settings."""
     if settings.directions is None:
         return {}
     return {"directions_sha256": directions_digest(settings.directions)}

@@ -108,7 +108,7 @@ class Subject:
         Args:
             resolved: from `resolved`.
             with_prompts: whether the run has a table of the prompts.
-            provenance: what is worth knowing of this run besides.
+            provenance: what else run.json records about the origin of this run.
 
         Raises:
             InputError: as `Run.open`.

@@ -65,12 +65,12 @@ class Batch(NamedTuple):
     """The sequences of one step. With preferences: the chosen ones, then the rejected."""
 
     targets: Targets
-    share_R: Float[np.ndarray, " R"]  # of a row in its sequence's mean; 0 for rows that only fill
+    share_R: Float[np.ndarray, " R"]  # of a row in its sequence's mean; 0 for padding rows
     refuses_R: Bool[np.ndarray, " R"]
 
 
 def read_tasks(harmful: Sequence[str], benign: str) -> dict[str, list[Task]]:
-    """Reads the tasks of each kind.
+    """Read the tasks of each kind.
 
     Args:
         harmful: prompt sources as for `read_prompts`; the tasks are their harmful prompts.

@@ -25,7 +25,7 @@ class Recipe:
     depth: int
     early: tuple[int, ...]  # the exits below full depth that may be supervised
     refusals: At  # the exits at which refusals are supervised
-    benign: At  # the exits at which all other answers are
+    benign: At  # the exits at which all other answers are supervised
     target: Literal["text", "distill"]  # of benign answers at early exits
     per_step: int  # early exits sampled for a step; 0 takes them all
     early_weight: float  # of all early exits of a step together; full depth has 1

@@ -84,7 +84,7 @@ def preference(beta: float, chosen_weight: float, remat: bool) -> LossOf:
     def loss_of(tuned, base, micro):
         targets, weights = micro.targets, micro.weights
         B = targets.tokens_BS.shape[0]
-        # Rows that fill have no weight at any exit, full depth included.
+        # Padding rows have no weight at any exit, full depth included.
         counts_R = (weights.text_ER[-1] > 0).astype(jnp.float32)
         args = (targets, counts_R, weights.exits_E)
         logp_EB = answer_logprobs(tuned, *args, micro.keep_LB, remat=remat)
@@ -109,7 +109,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     shardings: Any = None,
 ) -> Callable[[State, Mistral, Micro], tuple[State, Losses]]:
-    """Compiles the training step: (state, base, stacked microbatches) -> (state, losses).
+    """Compile the training step: (state, base, stacked microbatches) -> (state, losses).
 
     Args:
         form: of the tuned parameters.

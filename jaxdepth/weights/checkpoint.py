@@ -53,7 +53,7 @@ def write_chunk(
         folder: the unfinished checkpoint.
         number: of the chunk; an existing one is replaced.
         arrays: by key.
-        records: what `chunk_records` gives back: shape, dtype and digest of each array.
+        records: shape, dtype and digest of each array, which `chunk_records` returns.
     """
     from orbax.checkpoint import v1 as ocp  # heavy
 

@@ -94,7 +94,7 @@ def load(
 
 @dataclass
 class _Parameters:
-    """The parameters of a model, filled one array at a time where they stay."""
+    """The parameters of a model, filled in place one array at a time."""
 
     config: ModelConfig
     dtype: jnp.dtype
@@ -103,11 +103,11 @@ class _Parameters:
     arrays: dict[str, Any] = field(default_factory=dict)  # numpy arrays, JAX arrays and Int8
 
     def add(self, tensor: MappedTensor, array: Any) -> None:
-        """Put an array of the checkpoint in its place.
+        """Copy an array of the checkpoint into its parameter.
 
         Args:
             tensor: what the array is.
-            array: of numpy or JAX, as on disk: outputs first; on a mesh sharded as by
+            array: a numpy or JAX array as on disk, outputs first; on a mesh sharded as by
                 `_disk_sharding`.
         """
         layer, name = tensor.layer_and_parameter
@@ -130,7 +130,7 @@ class _Parameters:
         layer_sharding = None if sharding is None else _layer_sharding(sharding)
         array = _transpose(array, unquantised, layer_sharding)
         array = jax.jit(to_int8)(array) if is_int8 else array
-        # Blocks: arrays that are read faster than they are inserted would fill the memory.
+        # Waits: arrays that are read faster than they are inserted would fill the memory.
         self.arrays[name] = jax.block_until_ready(
             _insert(self.arrays[name], array, np.int32(layer))
         )

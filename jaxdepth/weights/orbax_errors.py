@@ -1,4 +1,4 @@
-"""Orbax's errors in one line, without what it prints itself."""
+"""Turn Orbax's errors into one line, and silence its own output."""
 
 import functools
 import logging

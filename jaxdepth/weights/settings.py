@@ -17,17 +17,17 @@ class Convert:
     source: SourcePath
     """Folder with config.json and *.safetensors, a .gguf file, or a model's id on the hub."""
     target: TargetPath
-    """Folder to make. If it already holds this source, nothing is done."""
+    """Folder to create. If it already contains this source, converted, nothing is done."""
     tokenizer: bool = True
     """Copy the tokenizer; without it, prompts cannot be read."""
     verify: bool = False
-    """Then read source and checkpoint again and compare every array's digest, and the logits of
-    every exit where both models fit in memory."""
+    """After converting, read source and checkpoint again and compare every array's digest, and the
+    logits of every exit if both models fit in memory."""
 
 
 @dataclass(frozen=True)
 class Inspect:
-    """Say what lies at a path, and whether it is whole: checkpoint, run, adapter or source."""
+    """Describe a checkpoint, a run, an adapter or a source of weights, and check it for damage."""
 
     path: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="PATH")]]
     """A checkpoint, a run directory, an adapter, a Hugging Face folder or a .gguf file."""
@@ -40,9 +40,9 @@ class Export:
     model: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]]
     """A checkpoint made by `jaxdepth convert`."""
     target: TargetPath
-    """Folder to make."""
+    """Folder to create."""
     to: Literal["huggingface", "checkpoint"] = "huggingface"
-    """What to make: safetensors that transformers loads, or a checkpoint for jaxdepth."""
+    """Format: safetensors that transformers loads, or a checkpoint for jaxdepth."""
     adapter: Annotated[str | None, tyro.conf.arg(metavar="ADAPTER")] = None
     """Adapter to merge in: builtin:NAME, a .safetensors file from `jaxdepth tune`, or a PEFT
     folder."""

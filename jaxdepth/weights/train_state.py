@@ -23,7 +23,7 @@ def save_state(folder: Path, step: int, state: Any) -> None:
     from orbax.checkpoint import v1 as ocp  # heavy
 
     path = (folder / f"{step:08d}").absolute()
-    ocp.save(path, _numbered_leaves(state))
+    ocp.save(path, _numbered_arrays(state))
     for other in folder.iterdir() if is_first() else ():
         if other.name != path.name:
             shutil.rmtree(other)
@@ -43,11 +43,11 @@ def load_state(folder: Path, like: State) -> State | None:
     if latest < 0:
         return None
     path = folder / f"{latest:08d}"
-    abstract = _numbered_leaves(like)
+    abstract = _numbered_arrays(like)
     with translate_orbax_errors(path, "tune anew, to another run directory"):
-        leaves = ocp.load(path.absolute(), abstract)
-    return jax.tree.unflatten(jax.tree.structure(like), [leaves[key] for key in abstract])
+        arrays = ocp.load(path.absolute(), abstract)
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[key] for key in abstract])
 
 
-def _numbered_leaves(tree) -> dict[str, jax.Array]:
-    return {f"{number:05d}": leaf for number, leaf in enumerate(jax.tree.leaves(tree))}
+def _numbered_arrays(tree) -> dict[str, jax.Array]:
+    return {f"{number:05d}": array for number, array in enumerate(jax.tree.leaves(tree))}

@@ -26,7 +26,7 @@ _LENGTHS = (16, 9)
 
 
 class Verified(NamedTuple):
-    """What was compared with a source, and found equal."""
+    """What was compared with a source, and is equal."""
 
     arrays: int  # how many
     logits: float | None  # the largest difference over all exits; None if not computed
@@ -42,8 +42,8 @@ def verify(
 
     Both sides of an array are read anew and compared by digest. The logits are those of two prompts
     of fixed token ids, in float32. The reference is transformers' model if the source is a folder
-    and torch is installed, else a model assembled from the source in memory. Logits are left out if
-    two such models do not fit into memory.
+    and torch is installed, else a model built from the source in memory. Logits are left out if two
+    such models do not fit into memory.
 
     Args:
         source: as for `convert`.
@@ -88,7 +88,7 @@ def _compare_logits(source: Source, target: Path) -> tuple[float | None, str]:
         reference = "transformers"
         expected = _transformers_logits(source.folder, config, tokens_BS, lengths_B)
     else:
-        reference = "a model put together from the source"
+        reference = "a model built from the source"
         model = _model_of(source)
         expected = {e: _logits(model, tokens_BS, lengths_B, e) for e in _exits(config)}
         del model

@@ -1,4 +1,4 @@
-"""Knowledge and answers of two checkpoints at every exit: does suppression backfire?
+"""Knowledge and answers of two checkpoints at every exit: does suppressing a topic cost knowledge?
 
 facts/, against.parquet      knowledge, as written by `jaxdepth probe --against --facts`
 spoken/base, spoken/against  sweeps of both over the same prompts
@@ -22,7 +22,7 @@ from jaxdepth.study.settings import AdaptedModel
 
 
 def backfire(settings: Backfire, bar: ProgressBar = silent) -> Compared:
-    """Measures the knowledge of both checkpoints, and sweeps both over the same prompts.
+    """Measure the knowledge of both checkpoints, and sweep both over the same prompts.
 
     Coherence is judged by the same reference for both: the base, if none is named.
 

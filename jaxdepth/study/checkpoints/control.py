@@ -36,7 +36,7 @@ def two_classes(prompts: Sequence[Prompt], name: str) -> tuple[str, str]:
 
 
 def probe_control(settings: Probe, bar: ProgressBar = silent) -> Run:
-    """Writes out-of-fold probe_scores.parquet of a control domain to the output directory.
+    """Write out-of-fold probe_scores.parquet of a control domain to the output directory.
 
     Raises:
         InputError: as for `probe`; the prompts are not of two categories.

@@ -27,7 +27,7 @@ _STYLES = {BASE: "s:", AGAINST: "o-"}
 
 
 def draw_against(out: str | Path) -> dict[Path, str]:
-    """Draws AUROC in both domains and its difference, and knowledge where it was measured.
+    """Draw AUROC in both domains and its difference, and knowledge where it was measured.
 
     Returns:
         The PNG files that were written, with their captions; an SVG lies beside each.
@@ -42,7 +42,7 @@ def draw_against(out: str | Path) -> dict[Path, str]:
 
 
 def draw_hedging(compared: Compared, out: str | Path) -> dict[Path, str]:
-    """Draws the share of partial answers by exit, for both checkpoints and each group of prompts.
+    """Draw the share of partial answers by exit, for both checkpoints and each group of prompts.
 
     Returns:
         As `draw_against`.

@@ -1,9 +1,9 @@
 """Knowledge at every exit, from one pass: a multiple-choice score of each question.
 
-Each question is asked in the chat template and the reply opened with `The answer is`. The score is
-the log-probability of the right answer's first token beside those of the wrong ones: an exit knows
-the answer if it ranks the right one first. A sweep over the same questions shows whether the model
-also gives it.
+Each question is encoded in the chat template, and the reply begins with `The answer is`. The score
+compares the log-probability of the right answer's first token with those of the wrong ones: an exit
+knows the answer if it ranks the right one first. A sweep over the same questions shows whether the
+model also generates it.
 """
 
 import hashlib
@@ -89,9 +89,10 @@ def questions_digest(questions: Sequence[Question]) -> str:
 def encode_question(
     encoder: PromptEncoder, question: Question
 ) -> tuple[list[int], list[int]] | None:
-    """The token ids up to where the answer stands, and each answer's first, the right one's first.
+    """Token ids up to the answer, and the first token of each answer, the right one's first.
 
-    None where first tokens do not tell the answers apart: the right one's is also a wrong one's.
+    None if the tokenizer merges an answer into the text before it, or if the right answer's first
+    token is also that of a wrong one.
     """
     lead = encoder.reply(LEAD)
     options = []
@@ -108,7 +109,7 @@ def encode_question(
 def measure_knowledge(
     settings: Probe, questions: Sequence[Question], bar: ProgressBar = silent
 ) -> Run:
-    """Writes facts.parquet to the run `settings.output.out`: every question at every exit.
+    """Write facts.parquet to the run `settings.output.out`: every question at every exit.
 
     Questions whose answers the tokenizer cannot tell apart by their first token are left out.
 
@@ -117,8 +118,8 @@ def measure_knowledge(
     """
     subject = open_subject(settings)
     encoded = [(question, encode_question(subject.encoder, question)) for question in questions]
-    asked = [question for question, tokens in encoded if tokens is not None]
-    if not asked:
+    usable = [question for question, tokens in encoded if tokens is not None]
+    if not usable:
         raise InputError("no question's answers differ in their first token: use other questions")
     ids, options = zip(*(tokens for _, tokens in encoded if tokens is not None), strict=True)
     resolved = subject.resolved()
@@ -135,7 +136,7 @@ def measure_knowledge(
     def rows(batch: Batch) -> OnHost:
         logprob_BEO = option_logprobs(subject.model, batch, subject.exits, options_NO)
         margin_BE = logprob_BEO[..., 0] - logprob_BEO[..., 1:].max(axis=-1)
-        exits, of_batch = subject.exits, [asked[n] for n in batch.indices]
+        exits, of_batch = subject.exits, [usable[n] for n in batch.indices]
         columns: dict[str, Any] = {
             name: [getattr(question, name) for question in of_batch for _ in exits]
             for name in ("prompt_id", "domain", "category")
@@ -175,15 +176,15 @@ def _option_logprobs(model, tokens_BS, lengths_B, exits_E, options_BO):
 def compare_knowledge(base: Path, against: Path, resamples: int, seed: int) -> pd.DataFrame:
     """Rows of `against` for the same questions in two runs, paired by question.
 
-    Questions that only one of the tokenizers can ask are left out.
+    Questions that can be scored with only one of the tokenizers are left out.
 
     Raises:
-        InputError: there is no question that both can ask.
+        InputError: no question can be scored with both.
     """
     frames = [read_frame(path, KNOWLEDGE.name) for path in (base, against)]
     ids = np.array(sorted(set(frames[0]["prompt_id"]) & set(frames[1]["prompt_id"])))
     if not len(ids):
-        raise InputError("no question can be asked with the tokenizers of both checkpoints")
+        raise InputError("no question can be scored with the tokenizers of both checkpoints")
     exits = sorted(frames[0]["exit"].unique().tolist())
     domains = frames[0].drop_duplicates("prompt_id").set_index("prompt_id")["domain"]
     domain_N = domains.loc[ids].to_numpy()

@@ -88,7 +88,7 @@ def p_of_zero(change: Curve) -> Float[np.ndarray, " X"]:
 
 
 def write_paired(out: Path, rows: pd.DataFrame) -> None:
-    """Writes the table of a comparison to its folder."""
+    """Write the table of a comparison to its folder."""
     table = DIFFERENCES.from_frame(rows)
     write_once(out / FILE, lambda p: pq.write_table(table, p, compression="zstd"))
 

@@ -53,7 +53,7 @@ from jaxdepth.weights.checkpoint import MANIFEST, read_manifest
 
 
 def compare_checkpoints(settings: ProbeAgainst, bar: ProgressBar = silent) -> Path:
-    """Probes both checkpoints and writes how they differ; resumes where it was stopped.
+    """Probe both checkpoints and write how they differ; resume where it was stopped.
 
     Returns:
         The folder with against.parquet.
@@ -198,7 +198,7 @@ def knowledge_rows(
     seed: int,
     bar: ProgressBar = silent,
 ) -> pd.DataFrame:
-    """Measures the knowledge of both checkpoints; returns the rows of `against` about it."""
+    """Measure the knowledge of both checkpoints; return the rows of `against` about it."""
     paths = {}
     for name, side in sides.items():
         output = replace(side.output, out=out / KNOWLEDGE.name / name)

@@ -17,7 +17,7 @@ class Against:
     """Also probe this checkpoint, or MODEL with this adapter, and compare the two layer by
     layer."""
     control: PromptSets = ("builtin:control",)
-    """With --against: control domain, prompts of two categories unrelated to harm."""
+    """With --against: control domain, harmless prompts of two categories that probes tell apart."""
     facts: Annotated[str | None, tyro.conf.arg(metavar="FACTS")] = None
     """With --against: also measure knowledge at every exit, on builtin:facts or a .jsonl file of
     questions with right and wrong answers."""
@@ -25,7 +25,7 @@ class Against:
 
 @dataclass(frozen=True)
 class ProbeAgainst:
-    """Fit linear probes to every layer, beside what the model does; or compare two checkpoints."""
+    """Fit linear probes to every layer of a model, or of two checkpoints to compare them."""
 
     probe: Annotated[Probe, tyro.conf.arg(name="")]
     comparison: Against = Against()
@@ -33,7 +33,7 @@ class ProbeAgainst:
 
 @dataclass(frozen=True)
 class Backfire:
-    """Measure knowledge and answers of two checkpoints at every exit: what is withheld?"""
+    """Compare the knowledge and the answers of two checkpoints at every exit."""
 
     study: Annotated[ExitStudy, tyro.conf.arg(name="")]
     against: Annotated[str, tyro.conf.arg(metavar="ALIGNED")] = "builtin:depth_robust"
@@ -42,4 +42,4 @@ class Backfire:
     """Knowledge set: builtin:facts, or a .jsonl file with question, right and wrong in each
     line."""
     draws: Annotated[int, tyro.conf.arg(metavar="R")] = 1000
-    """Bootstrap resamples, clustered by question."""
+    """Number of bootstrap resamples, which resample whole questions."""

@@ -28,7 +28,7 @@ LEVEL = 0.05  # of p-values that are adjusted over layers
 
 
 def print_against(out: str | Path, console: Console | None = None) -> None:
-    """Prints AUROCs of both checkpoints by layer at one position, and the findings."""
+    """Print AUROCs of both checkpoints by layer at one position, and the findings."""
     console = console or Console()
     rows = read_paired(out)
     position = main_position(rows)
@@ -55,7 +55,7 @@ def findings(rows: pd.DataFrame) -> list[str]:
 
 
 def sharper(rows: pd.DataFrame) -> list[str]:
-    """C10: the difference of AUROC in each domain, and between the domains."""
+    """C10 (safety training sharpens the dangerous domain): AUROC by domain, and between domains."""
     lines = [
         "C10, safety training sharpens the dangerous domain (AUROC of probes, mean over layers, "
         "against - base):"
@@ -76,7 +76,7 @@ def sharper(rows: pd.DataFrame) -> list[str]:
 
 
 def knowledge(rows: pd.DataFrame) -> list[str]:
-    """C12: the difference in knowledge, at full depth and over exits, by domain."""
+    """C12 (suppression degrades facts): knowledge by domain, at full depth and over exits."""
     lines = [
         "C12, suppression degrades facts (share of questions whose right answer ranks first, "
         "against - base):"
@@ -98,7 +98,7 @@ def knowledge(rows: pd.DataFrame) -> list[str]:
 
 
 def hedging(c: Compared) -> list[str]:
-    """C12: partial answers, refusals and degenerate texts, by group of prompts."""
+    """C12 (suppression adds hedging): partial, refused and degenerate answers by group."""
     full = c.exits[-1]
     lines = [
         "C12, hedging grows (share of partial answers, paired by prompt, exits "
@@ -141,7 +141,7 @@ def significant(curve: pd.DataFrame) -> str:
 
 
 def expected(what: str, row: pd.Series, sign: int) -> str:
-    """Whether a difference has the expected sign: held, refuted, or open.
+    """Whether a difference has the expected sign: supported, refuted, or open.
 
     Args:
         what: the expectation in words.
@@ -150,5 +150,5 @@ def expected(what: str, row: pd.Series, sign: int) -> str:
     """
     difference = estimate(row)
     signs = {bool(sign * bound > 0) for bound in (difference.low, difference.high)}
-    verdict = "open" if len(signs) == 2 else "held" if signs == {True} else "refuted"
+    verdict = "open" if len(signs) == 2 else "supported" if signs == {True} else "refuted"
     return f"  {verdict}: {what}: {difference_of(row)}"

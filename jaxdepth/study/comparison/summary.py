@@ -67,7 +67,7 @@ def at_full_depth(c: Compared) -> list[str]:
 
 
 def by_exit(c: Compared) -> list[str]:
-    """Refusals lost before full depth, and exits that answer harmful prompts (claims C1, C2)."""
+    """C1 (truncation strips refusals) and C2 (while answers stay coherent), by model."""
     early = c.exits[:-1]
     lines = ["Truncation strips refusals (claim C1; harmful prompts, before full depth):"]
     for model in c.models:
@@ -92,7 +92,7 @@ def by_exit(c: Compared) -> list[str]:
 
 
 def quality(c: Compared) -> list[str]:
-    """Harmless prompts answered where 30 to 50% of the layers are skipped (claim C6)."""
+    """C6 (skipping 30-50% of the layers keeps quality): answers to harmless prompts."""
     depth = c.exits[-1]
     skipping = [e for e in c.exits if 0.5 * depth <= e <= 0.7 * depth]
     lines = [
@@ -108,7 +108,7 @@ def quality(c: Compared) -> list[str]:
 
 
 def contrasts(c: Compared) -> list[str]:
-    """Differences of models from the untouched one on the same prompts and exits (claim C3)."""
+    """C3 (it depends on the alignment method): differences from the untouched model, paired."""
     early = c.exits[:-1]
     lines = [
         "It depends on how the model was aligned (claim C3; harmful prompts, paired, means over "

@@ -56,5 +56,5 @@ def format_lines(path: str | Path, description: Description) -> list[str]:
 
 
 def print_description(path: str | Path) -> None:
-    """Print what is at a path; raises InputError as `inspect` does."""
+    """Print what is at a path; raise InputError as `inspect` does."""
     print("\n".join(format_lines(path, inspect(path))))

@@ -38,6 +38,6 @@ def find_chip(name: str, chips: dict[str, Chip]) -> Chip:
     """
     if name not in chips:
         raise InputError(
-            f"no figures for {name!r}{nearest(name, chips)}; known are {', '.join(chips)}"
+            f"no figures for {name!r}{nearest(name, chips)}; expected one of {', '.join(chips)}"
         )
     return chips[name]

@@ -31,7 +31,7 @@ class Exhausted(Exception):
 
 
 def compilers(shapes: Shapes, prompts: int) -> dict[str, Callable[[], Program]]:
-    """For each program by name a function that compiles it, and may raise Exhausted.
+    """By name of each program, a function that compiles it, and may raise Exhausted.
 
     Args:
         shapes: what is planned.

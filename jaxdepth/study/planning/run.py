@@ -1,4 +1,4 @@
-"""Plan a study for devices that are not there: compile its programs ahead of time.
+"""Plan a study for devices that this machine does not have: compile its programs ahead of time.
 
 The functions that a study runs are compiled, with shapes in place of arrays, for a TPU topology, or
 for one virtual CPU device for each GPU. Memory and collectives are those of the compiled programs.

@@ -13,26 +13,26 @@ Count = Annotated[int, tyro.conf.arg(metavar="N")]
 
 @dataclass(frozen=True)
 class Bench:
-    """Time all exits against one run at full depth, side by side in this process."""
+    """Time all exits together against one run at full depth, in turn in this process."""
 
     model: ModelPath
     """A checkpoint made by `jaxdepth convert`."""
     batches: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N")] = (1, 4, 16)
     """Batch sizes to time, in prompts."""
     length: Count = 48
-    """Tokens of a prompt."""
+    """Length of a prompt, in tokens."""
     new_tokens: Count = 16
-    """New tokens of every lane."""
+    """New tokens of every lane (one sample of a prompt at an exit)."""
     rounds: Count = 5
     """Timed runs of each program."""
     loop: bool = True
-    """Also time loops over single exits, which take long."""
+    """Also time a loop over the exits, one run for each, which takes long."""
     devices: Devices = Devices()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Say what a sweep and a tuning step need on devices that this machine does not have."""
+    """Estimate what a sweep and a tuning step need on devices that this machine does not have."""
 
     model: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]]
     """A converted checkpoint, a folder with a config.json, or a config.json; weights are not
@@ -50,9 +50,9 @@ class Plan:
     prompts: Count = 64
     """Prompts in a batch."""
     length: Count = 256
-    """Tokens of a prompt."""
+    """Length of a prompt, in tokens."""
     new_tokens: Count = 64
-    """New tokens of every lane."""
+    """New tokens of every lane (one sample of a prompt at an exit)."""
     exits: Annotated[str, tyro.conf.arg(metavar="EXITS")] = "all"
     """Exits to run: all, or numbers and ranges such as 1,8,16-30."""
     samples: Count = 1
@@ -63,4 +63,4 @@ class Plan:
     """Prompts of the whole sweep."""
     sequences: Count = 16
     """Sequences of a tuning step (LoRA of rank 8 on all layers, three exits and full depth); 0
-    leaves the tuning step out."""
+    omits the tuning step."""

@@ -1,4 +1,4 @@
-"""A model and a batch as shapes, on a mesh of devices that are not there."""
+"""A model and a batch as shapes, on a mesh of devices that this machine does not have."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -67,7 +67,7 @@ def calibrate(
 def _evaluate(
     validation: RuleMeans, held_out: RuleMeans, aim: str, r: int | None, seed: int
 ) -> dict[str, float]:
-    """The columns of a chosen rule on both sets; only the numbers of prompts without a rule."""
+    """The columns of a chosen rule on both sets; without a rule only the numbers of prompts."""
     counts: dict[str, float] = {
         "n_validation": len(validation.ids_N),
         "n_held_out": len(held_out.ids_N),
@@ -92,7 +92,7 @@ def _aim_values(means: RuleMeans, aim: str, r: int) -> Float[np.ndarray, " N"]:
 
 
 def calibration_findings(calibration: pd.DataFrame) -> list[str]:
-    """A sentence for each target: its threshold, and what that gives on held-out prompts."""
+    """A sentence for each target: the threshold, and its depth or risk on held-out prompts."""
     lines = []
     for row in calibration.to_dict("records"):
         if np.isnan(row["threshold"]):

@@ -42,7 +42,7 @@ def write_exit_classifier(path: Path, subject: Subject, settings: Sweep) -> None
         for b, (begin, length) in enumerate(zip(begins_B, answer_lengths_B, strict=True)):
             tokens_BS[b, begin : begin + length] = answers.tokens[b, 0, :length]
         examples = agreement_examples(model, tokens_BS, begins_B + answer_lengths_B, begins_B)
-        # Rows that only fill the batch come last.
+        # Padding rows come last.
         count = answer_lengths_B[: len(batch.indices)].sum()
         hidden_states.append(examples.x_LND[:, :count])
         agreements.append(examples.agrees_LN[:, :count])

@@ -42,8 +42,8 @@ def draw_policies(run_path: str | Path, only: Collection[str] | None = None) -> 
 
     Args:
         run_path: a run whose rates are written.
-        only: the ids of the prompts whose tokens are drawn, by default all: the rates of a run may
-            be of some of its prompts.
+        only: the ids of the prompts whose tokens are drawn, by default all; give those that the
+            rates are of where these cover only some prompts.
 
     Returns:
         The PNG files, each with its caption; an SVG lies beside each.

@@ -1,4 +1,4 @@
-"""Exit rules, a policy with a threshold each, from the options of `jaxdepth sweep`."""
+"""Exit rules, each a policy with a threshold, from the options of `jaxdepth sweep`."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -62,4 +62,6 @@ def check_static(policies: Policies) -> None:
     """Raise InputError for options of policies that are given without --policy."""
     for field in fields(policies):
         if getattr(policies, field.name) != field.default:
-            raise InputError(f"--{field.name} is of exit policies: name some with --policy")
+            raise InputError(
+                f"--{field.name} applies to exit policies only: name some with --policy"
+            )

@@ -6,7 +6,7 @@ policies.parquet   depth, agreement and outcomes of each rule, by label
 matched.parquet    each rule against static truncation at the same mean depth, paired by prompt
 
 Full depth is always a rule: agreement is measured against it. Depth is counted in layers that were
-computed: with late caching also those of earlier tokens that a deeper token makes up for.
+computed: with late caching also layers that a token had skipped and a later, deeper token needs.
 """
 
 import numpy as np
@@ -40,7 +40,7 @@ from jaxdepth.study.sweep.run import check_sweep, judge_name
 def sweep_policies(
     settings: PolicySweep, bar: ProgressBar = silent, judge: Judge | None = None
 ) -> Run:
-    """Run `jaxdepth sweep --policy`; resumes an unfinished run.
+    """Run `jaxdepth sweep --policy`; resume an unfinished run.
 
     Args:
         settings: see `jaxdepth sweep --help`.

@@ -19,14 +19,16 @@ class Policies:
     exits at the first of --exits whose confidence reaches the threshold. Policies: top1, margin,
     saturation, patience, classifier, fixed, oracle."""
     caching: Literal["late", "propagate"] = "late"
-    """With --policy: keys and values of the layers that a token skipped. late computes them when a
-    later token goes deeper (the same numbers as without skipping); propagate computes them from
-    the token's hidden state at its exit (CALM's state propagation)."""
+    """With --policy: how the KV cache gets keys and values for layers that a token skipped. late
+    runs those layers once a later token needs them (the same numbers as without skipping);
+    propagate computes keys and values at once from the token's hidden state at its exit (CALM's
+    state propagation)."""
     decay: Annotated[float | None, tyro.conf.arg(metavar="RATE")] = None
     """With --policy: thresholds decay along an answer, to 0.9 threshold + 0.1 exp(-RATE t / N) at
     token t of N (CALM)."""
     classifier: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """With --policy classifier=...: a .safetensors file of exit classifiers."""
+    """With --policy classifier=...: a .safetensors file of exit classifiers, which
+    experiments/static_or_dynamic.py fits."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Calibration:
     """Calibration of thresholds, and self-speculative decoding."""
 
     validation: PromptSets = ("builtin:pairs/validation",)
-    """Prompts on which thresholds are calibrated and exit classifiers fitted; not reported on."""
+    """Prompts for calibrating thresholds and fitting exit classifiers; results are not reported on
+    them."""
     depths: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SHARE")] = (0.6, 0.7, 0.8, 0.9)
     """Target mean depths of the calibration, as shares of all layers."""
     risk: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.2
@@ -50,7 +53,7 @@ class Calibration:
     error: Annotated[float, tyro.conf.arg(metavar="P")] = 0.05
     """Maximum probability that a calibrated threshold exceeds the target risk."""
     draft_depths: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "15-29"
-    """Draft depths of self-speculative decoding; an empty string leaves it out."""
+    """Draft depths of self-speculative decoding, as numbers of layers; an empty string skips it."""
     draft_tokens: Annotated[int, tyro.conf.arg(metavar="N")] = 4
     """Tokens drafted before each verification."""
 

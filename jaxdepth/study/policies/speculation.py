@@ -30,7 +30,7 @@ def write_speculation(
     draft_tokens: int,
     bar: ProgressBar,
 ) -> None:
-    """Write speculation.parquet; resumes an unfinished run."""
+    """Write speculation.parquet; resume an unfinished run."""
 
     def speculate_batch(batch: Batch) -> OnHost:
         speculation = speculate(
@@ -54,7 +54,7 @@ def write_speculation(
         ids = [subject.prompts[index].prompt_id for index in batch.indices]
         columns = {"prompt_id": np.repeat(ids, len(depths))}
         columns["draft_depth"] = np.tile(depths, len(ids))
-        # Rows that only fill the batch come last.
+        # Padding rows come last.
         columns |= {name: array_BE[: len(ids)].ravel() for name, array_BE in arrays_BE.items()}
         return lambda: [SPECULATION.from_columns(columns)]
 

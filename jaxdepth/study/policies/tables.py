@@ -23,8 +23,13 @@ DYNAMIC = Table(
     (
         PROMPT_ID,
         *_RULE_COLUMNS,
-        Column("mean_exit", "float32", "exit, mean over the answer's tokens", "layers"),
-        Column("mean_layers", "float32", "layers computed per token, at once or later", "layers"),
+        Column("mean_exit", "float32", "mean exit over the answer's tokens", "layers"),
+        Column(
+            "mean_layers",
+            "float32",
+            "mean layers computed per token, those that later tokens needed included",
+            "layers",
+        ),
         SAMPLE,
         *ANSWER,
     ),
@@ -39,7 +44,12 @@ TOKENS = Table(
         Column("place", "int32", "position in the answer, from 0", "tokens"),
         Column("token", "int32", "token id; null where texts are not kept"),
         Column("exit", "int32", "exit that the policy chose", "layers"),
-        Column("layers", "int32", "layers computed for the token, at once or later", "layers"),
+        Column(
+            "layers",
+            "int32",
+            "layers computed for the token, those that later tokens needed included",
+            "layers",
+        ),
         Column("score", "float32", "the policy's confidence at that exit"),
         Column("confidence", "float32", "probability of the most probable token at that exit"),
     ),
@@ -77,8 +87,8 @@ CALIBRATION = Table(
     "a target for a policy, and the threshold that validation prompts choose for it",
     (
         Column("policy", "string", "exit policy"),
-        Column("aim", "string", "mean layers, or risk: mean share of tokens unlike full depth's"),
-        Column("wanted", "float64", "target of the aim"),
+        Column("aim", "string", "mean layers, or risk: mean share of tokens not full depth's"),
+        Column("wanted", "float64", "target value of the aim"),
         Column("threshold", "float32", "chosen threshold; null where none is certified"),
         Column("on_validation", "float64", "value of the aim on the validation prompts"),
         Column("held_out", "float64", "value of the aim on the held-out prompts"),
@@ -107,9 +117,11 @@ ACCEPTANCE = Table(
     (
         _DRAFT_DEPTH,
         _LABEL,
-        Column("metric", "string", "accepted: share of drafted tokens; passes: of full depth's"),
+        Column(
+            "metric", "string", "accepted, share of drafted tokens; passes, relative to full depth"
+        ),
         Column("n", "int32", "number of prompts that drafted", "prompts"),
-        Column("value", "float64", "sum over prompts, divided by a sum over prompts"),
+        Column("value", "float64", "ratio of two sums over prompts"),
         *_INTERVAL,
     ),
 )

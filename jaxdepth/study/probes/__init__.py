@@ -1,1 +1,1 @@
-"""Linear probes of every layer, beside what the model does."""
+"""Linear probes of every layer, compared with what the model does."""

@@ -64,9 +64,9 @@ def write_ablation(
     prompts: EvaluationSet,
     bar: ProgressBar = silent,
 ) -> None:
-    """Writes the table, one part a layer; parts of an earlier attempt are kept.
+    """Write the table, one part a layer; parts of an earlier attempt are kept.
 
-    The prompts should be others than those from which the direction was computed.
+    The prompts should differ from those that the direction was computed from.
     """
     if run.finished(ABLATION.name):
         return
@@ -160,7 +160,7 @@ def _change_row(
 
 
 def ablate(settings: Where, probed: Path, bar: ProgressBar = silent) -> Run:
-    """Ablates a probe run's directions, on the prompts that the study transfers to.
+    """Ablate a probe run's directions, on the prompts that the study transfers to.
 
     Args:
         settings: of the study.

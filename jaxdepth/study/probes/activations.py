@@ -44,7 +44,7 @@ class Capture:
 def capture(
     run: Run, model: Mistral, prompts: Capture, batch_size: int, bar: ProgressBar = silent
 ) -> None:
-    """Captures residual streams after every layer, and writes the chunks that do not exist yet.
+    """Capture residual streams after every layer, and write the chunks that do not exist yet.
 
     Raises:
         InputError: an existing chunk is damaged.
@@ -83,7 +83,7 @@ def _with_reply(model: Mistral, tokens_BS: np.ndarray, lengths_B: np.ndarray):
 
 
 def read_stream(run_path: Path, name: str, position: int) -> Float[np.ndarray, "J N D"]:
-    """Reads the residual streams of all prompts of a set at one position, as float32.
+    """Read the residual streams of all prompts of a set at one position, as float32.
 
     Raises:
         InputError: chunks are missing or damaged.

@@ -36,7 +36,7 @@ class Behaviour:
 
 
 def read_behaviour(run_path: Path, prompts: Sequence[Prompt], settings: Mapping) -> Behaviour:
-    """Reads what a run recorded of some prompts, the first sample or vote of each.
+    """Read what a run recorded of some prompts, the first sample or vote of each.
 
     Args:
         run_path: a finished run of `jaxdepth sweep` with answers, or of `jaxdepth decide`.
@@ -73,7 +73,7 @@ def read_behaviour(run_path: Path, prompts: Sequence[Prompt], settings: Mapping)
 
 
 def _check_model(run_path: Path, recorded: Mapping, settings: Mapping) -> None:
-    """Raises InputError where a run's recorded settings name another model than `settings`."""
+    """Raise InputError where a run's recorded settings name another model than `settings`."""
     for name in _SAME:
         if recorded.get(name) != settings.get(name):
             raise InputError(

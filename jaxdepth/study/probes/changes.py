@@ -34,9 +34,9 @@ class Curve(NamedTuple):
 
 
 def write_changes(run: Run, own: Examples, transfer: Sequence[Examples]) -> None:
-    """Writes the curves, the change point of each, and the lags behind content.
+    """Write the curves, the change point of each, and the lags behind content.
 
-    A lag is given where both curves rise.
+    A lag is written only if both curves rise.
     """
     curves = probe_curves(run, own, transfer)
     curves[REFUSAL] = refusal_curve(run, own)

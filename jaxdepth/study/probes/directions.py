@@ -24,9 +24,9 @@ _MIN_PROMPTS = 5
 def write_directions(
     run: Run, base: str, prompts: Sequence[Prompt], targets: Sequence[Target]
 ) -> None:
-    """Writes a difference of means for every target and category at every position and layer.
+    """Write a difference of means for every target and category at every position and layer.
 
-    It is over all prompts of the run: steering has to be measured on others.
+    All prompts of the run are used, so steering has to be measured on other prompts.
 
     Args:
         run: a run with the residual streams of `prompts`.
@@ -76,7 +76,7 @@ def categories_of(prompts: Sequence[Prompt]) -> tuple[list[str], Bool[np.ndarray
 
 
 def write_categories(run: Run, prompts: Sequence[Prompt], own: Examples, folds: int) -> None:
-    """Writes the cosines of the categories' directions, where content is read best.
+    """Write the cosines of the categories' directions, where content is read best.
 
     Where prompts have several categories, also whether refusal adds them up or takes the strongest.
     """

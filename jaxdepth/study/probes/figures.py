@@ -47,7 +47,7 @@ _CONTROLS = {
 
 
 def draw_probes(run_path: str | Path) -> dict[Path, str]:
-    """Draws AUROC by layer and position, change points, cosines, and what is known beside done.
+    """Draw AUROC by layer, change points, cosines, and readable harm against behaviour.
 
     Returns:
         The PNG files that were written, each with its caption; an SVG lies beside each.
@@ -60,7 +60,7 @@ def draw_probes(run_path: str | Path) -> dict[Path, str]:
     figures[CHANGE_POINTS.name] = _changes(run_path), "where harmfulness and refusal rise"
     optional = {
         CATEGORIES.name: (_categories, "how similar the categories' directions are"),
-        KNOWS_DOES.name: (_quadrants, "what the probe knows beside what the model does, by exit"),
+        KNOWS_DOES.name: (_quadrants, "what the probe reads, against what the model does, by exit"),
         THOUGHTS.name: (draw_thoughts, "what probes read along thoughts"),
     }
     for name, (draw, caption) in optional.items():
@@ -168,7 +168,7 @@ def _quadrants(run_path: Path):
 
 
 def draw_ablation(run_path: str | Path) -> dict[Path, str]:
-    """Draws the effect of ablating each layer's direction on refusal and readable harmfulness.
+    """Draw the effect of ablating each layer's direction on refusal and readable harmfulness.
 
     Returns:
         The PNG file that was written, with its caption; an SVG lies beside it.

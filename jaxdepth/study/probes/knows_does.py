@@ -1,4 +1,4 @@
-"""What a probe reads at an exit, beside what that exit does.
+"""What a probe reads at an exit, against what that exit does.
 
 A prompt counts as known to be harmful if the content probe, fitted without that prompt, scores it
 above 0 at that layer. What the exit did comes from a run of sweep or decide. Answers that neither
@@ -39,7 +39,7 @@ def content_scores(run_path: Path, ids: Sequence[str]) -> dict[str, Float[np.nda
 def write_knows_does(
     run: Run, ids: Sequence[str], harmful_N: Bool[np.ndarray, " N"], behaviour: Behaviour
 ) -> None:
-    """Writes the quadrants by position, exit and label."""
+    """Write the quadrants by position, exit and label."""
     rows = []
     for position, score_JN in content_scores(run.path, ids).items():
         for e, exit_layer in enumerate(behaviour.exits):

@@ -1,4 +1,4 @@
-"""`jaxdepth probe`: what a linear probe reads at every layer, beside what the model does.
+"""`jaxdepth probe`: what a linear probe reads at every layer, compared with what the model does.
 
 activations/           residual streams at the positions, by set of prompts
 first_token.parquet    every exit's first token, for the refusal curve
@@ -68,7 +68,7 @@ class ProbedPrompts:
     def of(
         cls, subject: Subject, prompts: list[Prompt], name: str, folder: str, settings: Probe
     ) -> "ProbedPrompts":
-        """Tokenizes prompts; raises InputError where one of the labels is missing."""
+        """Tokenize prompts; raise InputError where one of the labels is missing."""
         located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
         s = settings.probes
         examples = Examples.of(name, prompts, s.draws, settings.output.seed, s.group_by)
@@ -76,7 +76,7 @@ class ProbedPrompts:
 
 
 def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
-    """Runs `jaxdepth probe`: writes the tables above; resumes where an earlier run was stopped.
+    """Run `jaxdepth probe`: write the tables above; resume where an earlier run was stopped.
 
     Args:
         settings: see `jaxdepth probe --help`.
@@ -174,7 +174,7 @@ def _write_probes(
     validation: CrossValidation,
     bar: ProgressBar,
 ) -> None:
-    """Fits and scores probes position by position; those of an earlier attempt are kept."""
+    """Fit and score probes position by position; those of an earlier attempt are kept."""
     if run.finished(PROBES.name) and run.finished(PROBE_SCORES.name):
         return
     names = run.record["settings"]["positions"]
@@ -237,7 +237,7 @@ def _transfer_sets(settings: Probe, subject: Subject) -> list[ProbedPrompts]:
 
 
 def _check(settings: Probe) -> None:
-    """Raises InputError for what is wrong with the settings alone, before anything is loaded."""
+    """Raise InputError for what is wrong with the settings alone, before anything is loaded."""
     at_least(1, batch_size=settings.prompts.batch_size, draws=settings.probes.draws)
     at_least(3, folds=settings.probes.folds)
     if not settings.probes.strengths or not all(

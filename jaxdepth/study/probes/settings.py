@@ -32,7 +32,7 @@ class Probes:
     folds: Annotated[int, tyro.conf.arg(metavar="N")] = 5
     """Cross-validation folds; the regularisation is chosen on one fold inside the training part."""
     group_by: Literal["pair", "source"] = "pair"
-    """What is never divided between folds: pairs, or all prompts of one prompt set."""
+    """What stays whole in one fold: the two prompts of a pair, or all prompts of one prompt set."""
     strengths: Annotated[tuple[float, ...], tyro.conf.arg(metavar="C")] = (
         1e-4,
         1e-3,
@@ -41,14 +41,15 @@ class Probes:
         1.0,
         10.0,
     )
-    """Grid of inverse L2 regularisation strengths (scikit-learn's C) to choose from."""
+    """Candidates for scikit-learn's C, the inverse strength of the L2 penalty. Each fold takes the
+    one with the highest AUROC on validation prompts."""
     draws: Annotated[int, tyro.conf.arg(metavar="R")] = 1000
-    """Bootstrap resamples, clustered by pair."""
+    """Number of bootstrap resamples, which keep pairs whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Fit linear probes to every layer, beside what the model does."""
+    """Fit linear probes to every layer, and compare them with what the model does."""
 
     model: AdaptedModel
     prompts: Prompts = Prompts()
@@ -66,7 +67,7 @@ class Where:
     model: AdaptedModel
     prompts: Prompts = Prompts(("builtin:pairs/test",))
     transfer: PromptSets = ("builtin:pairs/unseen",)
-    """Other prompt sets: the probes are tested on them, and directions ablated."""
+    """Other prompt sets, on which the probes are tested and directions ablated."""
     exits: Annotated[str, tyro.conf.arg(metavar="EXITS")] = "all"
     """Exits of the sweep: all, or numbers and ranges such as 1,8,16-30."""
     max_new_tokens: Annotated[int, tyro.conf.arg(metavar="N")] = 24

@@ -31,7 +31,7 @@ from jaxdepth.study.run_directory import read_frame
 
 
 def print_probes(run_path: str | Path, console: Console | None = None) -> None:
-    """Prints AUROCs by layer at the instruction's and the prompt's last token, and the findings.
+    """Print AUROCs by layer at the instruction's and the prompt's last token, and the findings.
 
     `means` is the probe of the difference of means, `shuffled` a probe of shuffled labels.
     """
@@ -162,8 +162,8 @@ def _thought_findings(run_path: Path) -> list[str]:
         ]
         if by_side:
             lines.append(
-                f"The score of {target} (probe of before the thought) falls from its mean over the "
-                f"thought to its close by {', by '.join(by_side)}."
+                f"The score of {target} (probe fitted before the thought) falls from its mean over "
+                f"the thought to its close by {', by '.join(by_side)}."
             )
     return lines
 

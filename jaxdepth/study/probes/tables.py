@@ -122,7 +122,7 @@ KNOWS_DOES = Table(
 )
 THOUGHT_PROBES = Table(
     "thought_probes",
-    "a probe at a layer, and where thoughts begin, end or are followed by the verdict",
+    "a probe at a layer and at a position: before the thought, at its end, or at the verdict",
     _PROBE_COLUMNS,
 )
 THOUGHT_SCORES = Table(
@@ -154,7 +154,9 @@ THOUGHTS = Table(
         Column("layer", "int32", "layer that most folds chose; 0 is the embedding"),
         Column("metric", "string", "AUROC, mean score, or fall to the verdict"),
         Column("positive", "bool", "class whose mean or fall it is; null for AUROC"),
-        Column("place", "string", "opened, share of the thought, closed, verdict; null for a fall"),
+        Column(
+            "place", "string", "opened, a share of the thought, closed, or verdict; null for falls"
+        ),
         Column("n", "int32", "prompts"),
         Column("value", "float64", "AUROC, or decision value in logits"),
         *_interval(_BOOTSTRAP),

@@ -1,4 +1,4 @@
-"""A figure of probes along thoughts: from before the first token to the verdict."""
+"""A figure of probes along thoughts, from the token before a thought to the verdict."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +50,7 @@ def draw_thoughts(run_path: str | Path) -> "Figure":
             if len(line):
                 label = f"{side_of(target, side)} (n={line['n'].iloc[0]})"
                 _line(bottom, line, colour, label, style)
-        bottom.set_ylabel("mean decision value\n(probe of before the thought)", fontsize=8)
+        bottom.set_ylabel("mean decision value\n(probe fitted before the thought)", fontsize=8)
         for axes in (top, bottom):
             axes.legend(frameon=False, fontsize=7)
     names = ["before", *PLACES[1:-2], "closed", VERDICT]

@@ -70,7 +70,7 @@ class Thoughts:
 def read_thoughts(
     run_path: Path, prompts: Sequence[Prompt], encoder: PromptEncoder
 ) -> Thoughts | None:
-    """Reads the thoughts of full depth about some prompts; None if the run has no thoughts.
+    """Read the thoughts of full depth about some prompts; None if the run has no thoughts.
 
     Args:
         run_path: a run of `decide` that `read_behaviour` has accepted.
@@ -120,7 +120,7 @@ def probe_thoughts(
     batch_size: int,
     bar: ProgressBar,
 ) -> None:
-    """Writes the tables above; resumes where an earlier attempt was stopped."""
+    """Write the tables above; resume where an earlier attempt was stopped."""
     if run.finished(THOUGHTS.name):
         return
     sequences = Capture("thoughts", thoughts.ids, thoughts.places_NP)
@@ -186,7 +186,7 @@ def _score_batch(
     probes: Sequence[_TargetProbes],
     middle_JD: Float[np.ndarray, "J D"],
 ) -> OnHost:
-    """Scores every token of a batch, each prompt by the probes of the fold that it was tested in.
+    """Score every token of a batch, each prompt by the probes of the fold that it was tested in.
 
     Args:
         model: whose residual streams are scored.
@@ -239,7 +239,7 @@ def _score_batch(
 
 
 def _write_measures(run: Run, own: Examples) -> None:
-    """Writes `thoughts`: at the layer that most folds chose, over the prompts with a thought."""
+    """Write `thoughts`: at the layer that most folds chose, over the prompts with a thought."""
     probes = read_frame(run.path, THOUGHT_PROBES.name)
     probes = probes[probes["probe"] == CHOSEN].set_index(["target", "position"])
     layer_of = {

@@ -1,4 +1,4 @@
-"""How often each exit does what: rates of outcomes with intervals, and paired with full depth."""
+"""Rates of outcomes by exit with intervals, and refusals paired with full depth."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -124,7 +124,7 @@ def _share(is_outcome_NME: Bool[np.ndarray, "N M E"], seed: int) -> Estimate:
 
 
 def detection_frames() -> Iterator[pd.DataFrame]:
-    """How often the built-in detector gives which outcome to answers of each human label."""
+    """How often the built-in detector gives each outcome to answers of each human label."""
     for label, counts in held_out_counts().items():
         total = sum(counts.values())
         for outcome, count in counts.items():

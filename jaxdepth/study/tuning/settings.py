@@ -16,7 +16,7 @@ Where = Literal["final", "every"]
 
 @dataclass(frozen=True)
 class Supervision:
-    """What is learnt, and at which exits."""
+    """What is learned, and at which exits."""
 
     method: Literal["refusals", "verdicts", "dpo"] = "refusals"
     """refusals: supervised refusals; verdicts: thoughts and verdict tokens before every answer;
@@ -24,7 +24,7 @@ class Supervision:
     refusals_at: Where = "every"
     """Refusals are supervised at full depth only (final), or at early exits too (every)."""
     benign_at: Where = "every"
-    """The same for answers to all other prompts."""
+    """Answers to all other prompts are supervised at full depth only, or at early exits too."""
     benign_target: Literal["text", "distill"] = "distill"
     """Target of early exits on other prompts: the text (cross-entropy), or full depth's
     distribution over every token (distillation, KL)."""
@@ -35,7 +35,8 @@ class Supervision:
     early_weight: Number = 1.0
     """Loss weight of all early exits of a step together; full depth has weight 1."""
     deep_more: bool = False
-    """Weight early exits in proportion to their depth, not equally."""
+    """Weight the loss of each early exit in proportion to its number of layers (as LayerSkip does),
+    instead of equally."""
     layer_dropout: Annotated[float, tyro.conf.arg(metavar="P")] = 0.0
     """Probability of skipping the last layer in training; it falls exponentially to 0 at the first
     (LayerSkip's layer dropout)."""
@@ -44,8 +45,8 @@ class Supervision:
     beta: Number = 0.1
     """With --method dpo: DPO's beta, the strength of the KL constraint to the base model."""
     chosen_weight: Number = 1.0
-    """With --method dpo: weight of the cross-entropy of the preferred answer, without which its
-    probability may fall too."""
+    """With --method dpo: weight of an added cross-entropy loss on the preferred answer; at 0 its
+    probability may fall together with the rejected answer's."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Trained:
     train: Literal["lora", "weights"] = "lora"
     """Low-rank factors (LoRA), or the weights themselves."""
     leaves: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = MATRICES
-    """Names of the parameters of a layer that are trained; with --train weights also attn_norm,
-    mlp_norm, embed, norm and head."""
+    """Parameters that are trained in each of --layers, by name; with --train weights also
+    attn_norm, mlp_norm, embed, norm and head."""
     layers: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "all"
     """Layers that are trained, such as 16-30."""
     rank: Count = 8
@@ -83,12 +84,12 @@ class TrainingData:
     borderline: Count = 0
     """Borderline prompts, answered in part, in a batch."""
     answer_tokens: Count = 32
-    """Supervised tokens of an answer, at most."""
+    """Maximum number of supervised tokens of an answer."""
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW."""
+    """The optimiser, AdamW."""
 
     steps: Count = 400
     """Optimiser steps."""
@@ -97,7 +98,7 @@ class Optimisation:
     learning_rate: Annotated[float, tyro.conf.arg(metavar="RATE")] = 1e-3
     """Peak learning rate."""
     warmup: Count = 20
-    """Linear warm-up steps, then cosine decay to 0."""
+    """Steps of linear learning-rate warm-up; a cosine decay to 0 follows."""
     weight_decay: Number = 0.0
     """AdamW weight decay."""
     clip: Number = 1.0

@@ -13,7 +13,7 @@ from jaxdepth.weights.train_state import load_state, save_state
 
 
 def save_checked_state(folder: Path, step: int, state: State) -> None:
-    """Saves a training state with its checksums, then deletes the one before it."""
+    """Save a training state with its checksums, then delete the one before it."""
     save_state(folder, step, (state, checksums(state)))
 
 

@@ -17,7 +17,7 @@ _CURVES = {
 
 
 def print_losses(run_path: Path) -> None:
-    """Prints mean losses of the last steps."""
+    """Print mean losses of the last steps."""
     losses = read_frame(run_path, LOSS.name)
     last = losses[["loss", *_CURVES]].tail(_LAST)
     mean = last.astype(float).mean()
@@ -29,7 +29,7 @@ def print_losses(run_path: Path) -> None:
 
 
 def draw_losses(run_path: Path) -> dict[Path, str]:
-    """Draws running medians of the parts of the loss by step.
+    """Draw running medians of the parts of the loss by step.
 
     Returns:
         The PNG file that was written, with its caption; an SVG lies beside it.

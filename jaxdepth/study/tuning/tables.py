@@ -6,7 +6,7 @@ LOSS = Table(
     "loss",
     "an optimiser step",
     (
-        Column("step", "int32", "steps before this one"),
+        Column("step", "int32", "number of the step, from 0"),
         Column("loss", "float32", "training loss", "nats"),
         Column("full", "float32", "its part at full depth", "nats"),
         Column("early", "float32", "cross-entropy or DPO loss at early exits", "nats"),

@@ -82,11 +82,11 @@ class Training:
 
 
 def train(run: Run, training: Training, bar: ProgressBar) -> State:
-    """Trains from the last saved state of the run to the last step; writes the table of losses.
+    """Train from the last saved state of the run to the last step; write the table of losses.
 
     Raises:
         InputError: a loss is not finite, or the saved state is damaged.
-        Stopped: the process was asked to end; the state so far is saved.
+        Stopped: the process has received SIGTERM; the state so far is saved.
     """
     o, seed = training.settings.optimisation, training.settings.output.seed
     optimizer = make_optimizer(o.learning_rate, o.warmup, o.steps, o.weight_decay, o.clip)

@@ -92,10 +92,10 @@ def swap_batch(
     """Decide after the thoughts of other prompts, one vote each.
 
     Args:
-        decider: decides.
+        decider: the model, its protocol and its judge.
         batch: some prompts.
         thoughts: token ids of the first thought of each prompt and exit.
-        donors: whose thought each prompt is given.
+        donors: the prompt whose thought each prompt gets, by ids.
     """
     exits, prompts = decider.subject.exits, decider.subject.prompts
     shape = len(batch.padded_indices), len(exits), 1
@@ -119,7 +119,7 @@ def repeat_batch(decider: Decider, batch: Batch, partial: Set[tuple[str, int]]) 
     """Decide a second time, without a thought, on the prompts and exits that were PARTIAL.
 
     Args:
-        decider: decides.
+        decider: the model, its protocol and its judge.
         batch: some prompts.
         partial: ids and exits with a first verdict of PARTIAL; others are left out of the rows.
     """

@@ -22,7 +22,7 @@ class Lengths(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A way to answer."""
+    """A program that is timed."""
 
     name: str
     votes: int

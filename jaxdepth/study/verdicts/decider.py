@@ -96,7 +96,7 @@ def open_decider(settings: Decide) -> Decider:
 
 
 def build_rule(decision: DecisionRule) -> Rule:
-    """The rule from probabilities to a verdict; raises InputError if it makes no sense."""
+    """The rule that chooses a verdict from probabilities; raises InputError if invalid."""
     return Rule(
         decision.verdict_temperature,
         decision.refuse_from,

@@ -27,7 +27,7 @@ from jaxdepth.study.verdicts.tables import SERIES, SWAPPED, TEXTS, VERDICT_TABLE
 
 
 def run_decide(settings: Decide, bar: ProgressBar = silent) -> Run:
-    """Run `jaxdepth decide`: write the tables above; resumes an unfinished run.
+    """Run `jaxdepth decide`: write the tables above; resume an unfinished run.
 
     Args:
         settings: see `jaxdepth decide --help`.
@@ -67,10 +67,10 @@ def _write_swapped(run: Run, decider: Decider, batches: Sequence[Batch], bar: Pr
 
 
 def choose_donors(prompts: Sequence[Prompt]) -> dict[str, str]:
-    """Choose whose thought each prompt is given: that of its pair's other prompt, if any.
+    """Choose the prompt whose thought each prompt gets: the other prompt of its pair, if any.
 
-    Else that of the next prompt of the other label, whose thought argues for the other verdict, if
-    for any; with one label only, that of the next prompt.
+    Else it is the next prompt with the other label, whose thought argues for the other verdict if
+    for any; with one label only, the next prompt.
     """
     donors = {}
     for place, prompt in enumerate(prompts):

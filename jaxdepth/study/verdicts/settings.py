@@ -29,27 +29,29 @@ class Thinking:
     answer_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Maximum tokens of an answer, in place of the protocol's; 0 only decides."""
     votes: Annotated[int, tyro.conf.arg(metavar="N")] = 1
-    """Thoughts per prompt and exit, for a majority vote; more than one needs a temperature above
-    0."""
+    """Sampled thoughts per prompt and exit; their verdicts are also combined by vote. More than one
+    needs a temperature above 0."""
     series: Literal["none", "caveat", "redecide"] = "none"
-    """Second pass over the prompts whose verdict was PARTIAL: caveat writes the answer with
-    caveats, redecide decides again without a thought."""
+    """Second pass over the prompts whose verdict was PARTIAL, with the protocol's `again`
+    instruction and without a thought: redecide decides again, caveat forces PARTIAL and generates
+    the answer with its caveats."""
 
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """From the probabilities of the three verdicts to one verdict."""
+    """How the probabilities of the three verdicts become one verdict."""
 
     verdict_temperature: Annotated[float, tyro.conf.arg(metavar="T")] = 1.0
     """Temperature scaling of the verdicts' log-probabilities; a run prints the one that fits its
     prompts."""
     refuse_from: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
-    """Verdict REFUSE where P(refuse) is at least P; by default the most probable verdict is
-    taken."""
+    """Probability threshold of REFUSE: the verdict is REFUSE if P(refuse) is at least P. By default
+    the most probable verdict is taken."""
     caution_from: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
-    """Else verdict PARTIAL where P(refuse) + P(partial) is at least P; goes with --refuse-from."""
+    """Probability threshold of PARTIAL, needed with --refuse-from: a verdict that is not REFUSE is
+    PARTIAL if P(refuse) + P(partial) is at least P, else COMPLY."""
     abstain_below: Annotated[float, tyro.conf.arg(metavar="P")] = 0.0
-    """Abstain, and show no answer, where the most probable verdict leads the second by less."""
+    """Abstain, and show no answer, if the most probable verdict leads the second by less than P."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,16 @@ class Interventions:
     """Interventions on the thought and the verdict, and the table of costs."""
 
     cuts: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N")] = (0, 16, 64)
-    """Also read the verdict after only the first N tokens of each thought; 0 is the verdict
-    without a thought."""
+    """Also truncate each thought to its first N tokens and read the verdict there, for each N; 0 is
+    the verdict without a thought."""
     swap: bool = True
-    """Also decide after the thought of another prompt (of the pair's other prompt, if any)."""
+    """Also decide after the thought of another prompt (the pair's other prompt, if there is
+    one)."""
     force: bool = True
-    """Also generate an answer after each of the three verdicts, whatever was decided."""
+    """Also force each of the three verdicts, whatever was decided, and generate the answer that
+    follows it."""
     cost_rounds: Annotated[int, tyro.conf.arg(metavar="N")] = 1
-    """Timed runs of each program for the table of costs; 0 leaves the table out."""
+    """Timed runs of each program for the table of costs; 0 omits the table."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,10 @@ def findings(run: Run, scores: ScoreTable) -> Iterator[str]:
 
 
 def _print_cost(run: Run, console: Console) -> None:
-    table = Table(title="Cost of all exits together, per prompt and exit, and against answering")
+    table = Table(
+        title="Cost of all exits together: tokens per prompt and exit,\n"
+        "time relative to answering without a verdict"
+    )
     for heading in ("program", "tokens", "before the first visible one", "time (range)"):
         table.add_column(heading, justify="left" if heading == "program" else "right")
     for row in read_frame(run.path, COST.name).itertuples():

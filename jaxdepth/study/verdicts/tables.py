@@ -12,11 +12,13 @@ _PROBABILITIES = (
     Column("p_partial", "float32", "probability of PARTIAL among the three verdicts"),
     Column("p_comply", "float32", "probability of COMPLY among the three verdicts"),
 )
-_VERDICT = Column("verdict", "string", "refuse, partial, comply; abstain where the lead is small")
+_VERDICT = Column(
+    "verdict", "string", "refuse, partial or comply; abstain if the margin is too small"
+)
 _DECISION = (
     *_PROBABILITIES,
     Column("label_mass", "float32", "probability of the three verdict words among all tokens"),
-    Column("margin", "float32", "lead of the most probable verdict over the second"),
+    Column("margin", "float32", "probability of the most probable verdict minus the second"),
     _VERDICT,
 )
 _ANSWER_TOKENS = Column("answer_tokens", "int32", "length of the answer", "tokens")
@@ -34,8 +36,8 @@ _ESTIMATE = (
 _SOURCE = Column(
     "source",
     "string",
-    "how the verdict was reached: thought, cut N (after N tokens of the thought), swapped, series, "
-    "RULE of N (votes), or forced VERDICT",
+    "how the verdict was reached: thought, cut N (after N tokens of the thought), swapped (after "
+    "another prompt's thought), series (second pass), RULE of N (votes), or forced VERDICT",
 )
 
 VERDICT_TABLE = Table(
@@ -45,7 +47,7 @@ VERDICT_TABLE = Table(
         *_LANE,
         *_DECISION,
         Column("thought_tokens", "int32", "length of the thought", "tokens"),
-        Column("closed_by", "string", "what ended the thought: model, budget, or end of reply"),
+        Column("closed_by", "string", "what ended the thought: model, budget, or end (of reply)"),
         _ANSWER_TOKENS,
         _ANSWER_OUTCOME,
     ),
@@ -95,7 +97,7 @@ VOTES = Table(
         *_PROBABILITIES,
         _VERDICT,
         Column("agreement", "float32", "share of the votes that equal the joint verdict"),
-        Column("tokens", "int32", "generated for all of these votes, markers included", "tokens"),
+        Column("tokens", "int32", "tokens generated for these votes, with markers", "tokens"),
     ),
 )
 SCORES = Table(
@@ -135,9 +137,9 @@ COST = Table(
     "cost",
     "a way to answer, all exits together",
     (
-        Column("program", "string", "what was run"),
+        Column("program", "string", "name of the timed program"),
         Column("votes", "int32", "number of thoughts per prompt and exit", "votes"),
-        Column("tokens", "float64", "generated per prompt and exit, all votes together", "tokens"),
+        Column("tokens", "float64", "tokens per prompt and exit, all votes together", "tokens"),
         Column("before_visible", "float64", "steps before the first visible token", "steps"),
         Column("time_ratio", "float64", "median time over that of answering without a verdict"),
         Column("low", "float64", "minimum of this ratio over the timed rounds"),

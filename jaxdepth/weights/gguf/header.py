@@ -99,7 +99,7 @@ class _HeaderParser:
         return value
 
     def bytes(self, count: int) -> bytes:
-        """Skip `count` bytes, which must exist; gives back at most the first four."""
+        """Skip `count` bytes, which must exist; return at most the first four."""
         begin, self.offset = self.offset, self.offset + count
         if self.offset > len(self.data):
             raise struct.error

@@ -99,7 +99,7 @@ def unpermute(matrix: np.ndarray, heads: int) -> np.ndarray:
     """Undo llama.cpp's permutation of the rows of q and k, `permute` in `convert_hf_to_gguf.py`.
 
     RoPE rotates pairs of rows: neighbours in llama.cpp, rows half a head apart in Hugging Face's
-    models and here.
+        models and in ours.
     """
     rows, columns = matrix.shape
     pairs = matrix.reshape(heads, rows // heads // 2, 2, columns)

@@ -36,7 +36,7 @@ def fetch_model(model_id: str) -> Path:
             )
         except Exception as error:  # many types: no such model, no network, not in the cache
             raise InputError(
-                f"{model_id} is no folder or file here, and cannot be had from the hub "
+                f"{model_id} is not a local folder or file, and cannot be downloaded from the hub "
                 f"({one_line(error)}): give a folder, a .gguf file, or the id of a model"
             ) from None
         return Path(folder)

@@ -85,7 +85,7 @@ def _read_settings(path: Path) -> dict:
 def _pop_factors(
     arrays: dict[str, np.ndarray], config: ModelConfig
 ) -> dict[str, dict[int, dict[str, jax.Array]]]:
-    """Take `lora_A` (R, inputs) and `lora_B` (outputs, R) out of the arrays, by matrix and layer.
+    """Take `lora_A` (rank, inputs) and `lora_B` (outputs, rank) out of `arrays`, by matrix.
 
     What is left in `arrays` afterwards belongs to no matrix of the model.
     """
