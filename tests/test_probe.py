@@ -34,7 +34,7 @@ from jaxdepth.study.probes.behaviour import ANSWERED, NEITHER, REFUSED, read_beh
 from jaxdepth.study.probes.evaluate import CrossValidation, Examples, Target, folds_of
 from jaxdepth.study.probes.run import probe
 from jaxdepth.study.probes.settings import Probe, Where
-from jaxdepth.study.run_directory import Run, read_table
+from jaxdepth.study.run_directory import Run, _record_digest, read_table
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
 
@@ -387,7 +387,8 @@ def test_a_run_of_another_model_or_other_prompts_is_refused(tiny_path, behaved, 
     other.mkdir()
     for name in ("prompts", "generations"):
         os.link(behaved.table_path(name), other / f"{name}.parquet")
-    (other / "run.json").write_text(json.dumps(record))
+    sealed = record | {"sha256": _record_digest(record)}
+    (other / "run.json").write_text(json.dumps(sealed))
     with pytest.raises(InputError, match="is a run of another model"):
         probe(settings(tiny_path, tmp_path / "run", run=other))
     with pytest.raises(InputError, match="lacks 20 of these prompts"):

@@ -446,7 +446,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damage_is_one_clear_error(tmp_path, name):
+def test_damage_is_one_clear_error(unchecked_shapes, tmp_path, name):
     change, message = DAMAGES[name]
     source = damaged(tmp_path, change)
     with pytest.raises(InputError, match=message) as caught:
