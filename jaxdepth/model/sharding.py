@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxdepth.errors import InputError, nearest
@@ -23,6 +23,7 @@ from jaxdepth.model import AnyArray
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.parameters import PARAMETERS, axis_sizes
 
+AnyMesh = Mesh | AbstractMesh  # where nothing is placed, its shape alone
 AXES = ("data", "fsdp", "model")
 BATCH = ("data", "fsdp")
 PARAMETER_RULES = {"V": "model", "D": "fsdp", "F": "model", "A": "model", "C": "model"}
@@ -90,17 +91,17 @@ def describe(mesh: Mesh | None) -> str:
     return ",".join(f"{name}={size}" for name, size in mesh.shape.items() if size > 1) or "data=1"
 
 
-def rows_of(mesh: Mesh | None) -> int:
+def rows_of(mesh: AnyMesh | None) -> int:
     """How many devices (or groups of them) the prompts are sharded over."""
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH)
 
 
-def whole_rows(rows: int, mesh: Mesh | None) -> int:
+def whole_rows(rows: int, mesh: AnyMesh | None) -> int:
     """`rows` rounded up to a multiple of what prompts are sharded over."""
     return -(-rows // rows_of(mesh)) * rows_of(mesh)
 
 
-def parameter_spec(name: str, config: ModelConfig, mesh: Mesh) -> PartitionSpec:
+def parameter_spec(name: str, config: ModelConfig, mesh: AnyMesh) -> PartitionSpec:
     """The partition of a parameter; `name` as in `parameters.PARAMETERS`, without the axis L.
 
     Raises:
@@ -126,14 +127,14 @@ def parameter_spec(name: str, config: ModelConfig, mesh: Mesh) -> PartitionSpec:
     return PartitionSpec(*spec)
 
 
-def parameter_sharding(name: str, config: ModelConfig, mesh: Mesh) -> NamedSharding:
+def parameter_sharding(name: str, config: ModelConfig, mesh: AnyMesh) -> NamedSharding:
     """The sharding of a parameter: `embed`, or `layers.q` with its axis L, which stays whole."""
     short = name.removeprefix("layers.")
     spec = parameter_spec(short, config, mesh)
     return NamedSharding(mesh, spec if short == name else PartitionSpec(None, *spec))
 
 
-def activation_sharding(shape: tuple[int, ...], axes: str, mesh: Mesh) -> NamedSharding:
+def activation_sharding(shape: tuple[int, ...], axes: str, mesh: AnyMesh) -> NamedSharding:
     """The sharding of an array that is no parameter, by the letters of its axes.
 
     Raises:
@@ -151,7 +152,7 @@ def activation_sharding(shape: tuple[int, ...], axes: str, mesh: Mesh) -> NamedS
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def shards_of(letter: str, size: int, mesh: Mesh | None) -> int:
+def shards_of(letter: str, size: int, mesh: AnyMesh | None) -> int:
     """How many shards an axis of heads or vocabulary has: 1 where the mesh does not divide it."""
     rule = ACTIVATION_RULES.get(letter)
     parts = mesh.shape[rule] if mesh is not None and rule in mesh.shape else 1
