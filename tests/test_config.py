@@ -48,9 +48,9 @@ MIXED = {
 
 def logits_of(config: ModelConfig, tensors) -> np.ndarray:
     """Logits of the same source tensors under another config, cut to what that config asks for."""
-    wanted = hf_tensors(config)  # for the shapes
+    expected = hf_tensors(config)  # for the shapes
     cut = {}
-    for name, array in wanted.items():
+    for name, array in expected.items():
         source = tensors.get(name, array)  # biases: BASE has none
         if source.size < array.size:  # other head layout: repeat what is there
             source = np.tile(
@@ -240,9 +240,9 @@ def test_norm_and_softmax_stay_in_float32():
     from jaxdepth.model.mistral import rms_norm
 
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 512)), jnp.bfloat16)
-    found = rms_norm(x, jnp.ones(512, jnp.bfloat16), 1e-5)
+    actual = rms_norm(x, jnp.ones(512, jnp.bfloat16), 1e-5)
     x64 = np.asarray(x, np.float64)
-    wanted = x64 / np.sqrt((x64**2).mean(-1, keepdims=True) + 1e-5)
-    assert found.dtype == jnp.bfloat16
+    expected = x64 / np.sqrt((x64**2).mean(-1, keepdims=True) + 1e-5)
+    assert actual.dtype == jnp.bfloat16
     # float32 inside: only the last rounding is bfloat16's
-    assert (np.asarray(found) == wanted.astype(np.float32).astype(jnp.bfloat16)).mean() > 0.99
+    assert (np.asarray(actual) == expected.astype(np.float32).astype(jnp.bfloat16)).mean() > 0.99

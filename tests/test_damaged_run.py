@@ -113,8 +113,8 @@ def test_a_flipped_byte_of_a_finished_run(tmp_path):
         is_found = is_noticed(lambda: read_back(path), intact, file, offset)
         noticed.setdefault(file.name.split("-")[0], []).append(is_found)
     assert len(noticed) == 5  # run.json, a table, directions, two chunks of activations
-    for name, found in noticed.items():  # JSON's white space does not matter
-        assert all(found) or (name == "run.json" and np.mean(found) > 0.5), name
+    for name, actual in noticed.items():  # JSON's white space does not matter
+        assert all(actual) or (name == "run.json" and np.mean(actual) > 0.5), name
     assert read_back(path) == intact
     for file, _ in flips(path, 2):
         if file.parent == path and file.name != "run.json":

@@ -39,33 +39,33 @@ def slow_twin(
     close = list(markers.close)
     ids = np.zeros((1, len(tokens) + most + len(close) + 1 + answer_tokens), np.int64)
     ids[0, :length] = tokens[:length]
-    said: list[int] = []
+    decoded: list[int] = []
 
     def logits():
-        ids[0, length : length + len(said)] = said
-        return jaxdepth.exit_logits(model, ids, np.array([length + len(said)]), exit)[0]
+        ids[0, length : length + len(decoded)] = decoded
+        return jaxdepth.exit_logits(model, ids, np.array([length + len(decoded)]), exit)[0]
 
     def draw():
-        return int(np.argmax(logits())) if pick is None else pick(logits(), len(said))
+        return int(np.argmax(logits())) if pick is None else pick(logits(), len(decoded))
 
     closed_by = ClosedBy.BUDGET
     if thought is not None:
-        said, closed_by = [int(t) for t in thought], ClosedBy.CUT
+        decoded, closed_by = [int(t) for t in thought], ClosedBy.CUT
     else:
-        while len(said) < most:
+        while len(decoded) < most:
             token = draw()
             if token in stops:
                 closed_by = ClosedBy.END
                 break
-            said.append(token)
-            if said[-len(close) :] == close:
+            decoded.append(token)
+            if decoded[-len(close) :] == close:
                 closed_by = ClosedBy.MODEL
                 break
     if closed_by == ClosedBy.MODEL:
-        length_of_thought = len(said) - len(close)
+        length_of_thought = len(decoded) - len(close)
     else:
-        length_of_thought = len(said)
-        said += close
+        length_of_thought = len(decoded)
+        decoded += close
     logp = np.asarray(jax.nn.log_softmax(logits()))[list(markers.verdicts)]
     p = np.exp(logp / rule.temperature)
     p /= p.sum()
@@ -76,22 +76,22 @@ def slow_twin(
         chosen = ABSTAINS
     if verdict is not None:
         chosen = verdict
-    said.append(markers.verdicts[int(np.argmax(logp)) if chosen == ABSTAINS else chosen])
-    start = len(said)
-    while chosen != ABSTAINS and len(said) - start < answer_tokens:
-        said.append(draw())
-        if said[-1] in stops:
+    decoded.append(markers.verdicts[int(np.argmax(logp)) if chosen == ABSTAINS else chosen])
+    start = len(decoded)
+    while chosen != ABSTAINS and len(decoded) - start < answer_tokens:
+        decoded.append(draw())
+        if decoded[-1] in stops:
             break
-    return said, length_of_thought, closed_by, logp, chosen
+    return decoded, length_of_thought, closed_by, logp, chosen
 
 
-def equal(found, place, twin) -> None:
-    said, thought, closed_by, logp, verdict = twin
-    assert found.tokens[place][: found.lengths[place]].tolist() == said
-    assert found.thought[place] == thought
-    assert found.closed_by[place] == closed_by
-    assert np.abs(found.logp[place] - logp).max() < 1e-4
-    assert found.verdict[place] == verdict
+def equal(actual, place, twin) -> None:
+    decoded, thought, closed_by, logp, verdict = twin
+    assert actual.tokens[place][: actual.lengths[place]].tolist() == decoded
+    assert actual.thought[place] == thought
+    assert actual.closed_by[place] == closed_by
+    assert np.abs(actual.logp[place] - logp).max() < 1e-4
+    assert actual.verdict[place] == verdict
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +116,14 @@ def natural(greedy):
 def test_lanes_equal_the_slow_twin(model, natural):
     markers, stops = natural
     tokens, lengths = prompts()
-    found = decide(
+    actual = decide(
         model, tokens, lengths, EXITS, markers, thought_tokens=N, answer_tokens=A, stop_tokens=stops
     )
     for b, e in itertools.product(range(3), range(3)):
         twin = slow_twin(model, tokens[b], lengths[b], EXITS[e], markers, stops=stops)
-        equal(found, (b, e, 0), twin)
-        assert shown(found, markers, b, e, 0).tolist() == twin[0][twin[1] + 3 :]
-    assert set(found.closed_by.ravel().tolist()) == {
+        equal(actual, (b, e, 0), twin)
+        assert shown(actual, markers, b, e, 0).tolist() == twin[0][twin[1] + 3 :]
+    assert set(actual.closed_by.ravel().tolist()) == {
         ClosedBy.MODEL, ClosedBy.BUDGET, ClosedBy.END,
     }  # fmt: skip
 
@@ -135,11 +135,11 @@ def test_lanes_equal_the_slow_twin(model, natural):
 )
 def test_short_thoughts_and_answers(model, close, new):
     markers, (tokens, lengths) = markers_of(close), prompts()
-    found = decide(
+    actual = decide(
         model, tokens, lengths, [3, 1], markers, thought_tokens=new[0], answer_tokens=new[1]
     )
     for b, e in itertools.product(range(3), range(2)):
-        equal(found, (b, e, 0), slow_twin(model, tokens[b], lengths[b], (3, 1)[e], markers, new))
+        equal(actual, (b, e, 0), slow_twin(model, tokens[b], lengths[b], (3, 1)[e], markers, new))
 
 
 RULES = [
@@ -154,12 +154,12 @@ RULES = [
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_rules(model, rule):
     markers, (tokens, lengths) = markers_of(), prompts()
-    found = decide(
+    actual = decide(
         model, tokens, lengths, EXITS, markers, thought_tokens=2, answer_tokens=3, rule=rule
     )
     for b, e in itertools.product(range(3), range(3)):
         twin = slow_twin(model, tokens[b], lengths[b], EXITS[e], markers, (2, 3), rule=rule)
-        equal(found, (b, e, 0), twin)
+        equal(actual, (b, e, 0), twin)
 
 
 def test_sampled_votes_equal_the_slow_twin(model, natural):
@@ -167,7 +167,7 @@ def test_sampled_votes_equal_the_slow_twin(model, natural):
     tokens, lengths = prompts()
     sampling = Sampling(temperature=1.0, top_k=30)
     keys = lane_keys([5, 6, 7], EXITS, range(3))
-    found = decide(
+    actual = decide(
         model, tokens, lengths, EXITS, markers, thought_tokens=N, answer_tokens=A, votes=3,
         sampling=sampling, seeds_B=[5, 6, 7], stop_tokens=stops,
     )  # fmt: skip
@@ -178,8 +178,8 @@ def test_sampled_votes_equal_the_slow_twin(model, natural):
             return int(choose(logits[None, None], key, jnp.int32(step), sampling)[0, 0])
 
         twin = slow_twin(model, tokens[b], lengths[b], EXITS[e], markers, stops=stops, pick=pick)
-        equal(found, (b, e, m), twin)
-    assert len({found.tokens[0, 2, m].tobytes() for m in range(3)}) > 1
+        equal(actual, (b, e, m), twin)
+    assert len({actual.tokens[0, 2, m].tobytes() for m in range(3)}) > 1
 
 
 def test_any_split_gives_the_same_verdicts(model, natural):
@@ -204,35 +204,35 @@ def test_cuts_and_forced_verdicts_equal_the_slow_twin(model, natural):
     markers, stops = natural
     tokens, lengths = prompts()
     cuts = (0, 1, 4, 100)
-    found = decide(
+    actual = decide(
         model, tokens, lengths, EXITS, markers, thought_tokens=N, answer_tokens=A, votes=2,
         sampling=Sampling(0.7), stop_tokens=stops, cuts=cuts, force=True,
     )  # fmt: skip
-    assert found.cut_logp.shape == (3, 3, 2, 4, 3)
+    assert actual.cut_logp.shape == (3, 3, 2, 4, 3)
     for b, e, m in ((0, 2, 0), (1, 1, 1), (2, 2, 0), (0, 0, 1)):
-        thought = found.tokens[b, e, m, : found.thought[b, e, m]]
+        thought = actual.tokens[b, e, m, : actual.thought[b, e, m]]
         for c, cut in enumerate(cuts):
             twin = slow_twin(
                 model, tokens[b], lengths[b], EXITS[e], markers, (N, 0), thought=thought[:cut]
             )
-            assert np.abs(found.cut_logp[b, e, m, c] - twin[3]).max() < 1e-4
+            assert np.abs(actual.cut_logp[b, e, m, c] - twin[3]).max() < 1e-4
         # The whole thought is what was decided upon.
-        assert np.abs(found.cut_logp[b, e, m, -1] - found.logp[b, e, m]).max() < 1e-4
+        assert np.abs(actual.cut_logp[b, e, m, -1] - actual.logp[b, e, m]).max() < 1e-4
     # Answers are sampled; greedy ones can be told.
-    found = decide(
+    actual = decide(
         model, tokens, lengths, EXITS, markers, thought_tokens=N, answer_tokens=A,
         stop_tokens=stops, force=True,
     )  # fmt: skip
     for b, e, v in ((0, 2, 0), (1, 1, 1), (2, 2, 2), (2, 0, 0)):
-        thought = found.tokens[b, e, 0, : found.thought[b, e, 0]]
-        said, *_ = slow_twin(
+        thought = actual.tokens[b, e, 0, : actual.thought[b, e, 0]]
+        decoded, *_ = slow_twin(
             model, tokens[b], lengths[b], EXITS[e], markers, stops=stops, thought=thought, verdict=v
         )
-        answer = said[len(thought) + 3 :]
-        assert found.forced_lengths[b, e, 0, v] == len(answer)
-        assert found.forced[b, e, 0, v, : len(answer)].tolist() == answer
-        if v == found.verdict[b, e, 0]:
-            assert shown(found, markers, b, e, 0).tolist() == answer
+        answer = decoded[len(thought) + 3 :]
+        assert actual.forced_lengths[b, e, 0, v] == len(answer)
+        assert actual.forced[b, e, 0, v, : len(answer)].tolist() == answer
+        if v == actual.verdict[b, e, 0]:
+            assert shown(actual, markers, b, e, 0).tolist() == answer
 
 
 def test_a_cut_is_a_shorter_thought(model):
@@ -252,17 +252,17 @@ def test_given_thoughts_equal_the_slow_twin(model):
     rng = np.random.default_rng(0)
     thoughts = rng.integers(0, 90, (3, 3, 1, N))
     given_lengths = rng.integers(0, N + 1, (3, 3, 1))
-    found = decide(
+    actual = decide(
         model, tokens, lengths, EXITS, markers, thought_tokens=N, answer_tokens=A,
         thoughts=(thoughts, given_lengths), verdict=1,
     )  # fmt: skip
-    assert (found.verdict == 1).all()
+    assert (actual.verdict == 1).all()
     for b, e in itertools.product(range(3), range(3)):
         thought = thoughts[b, e, 0, : given_lengths[b, e, 0]]
         twin = slow_twin(
             model, tokens[b], lengths[b], EXITS[e], markers, thought=thought, verdict=1
         )
-        equal(found, (b, e, 0), twin)
+        equal(actual, (b, e, 0), twin)
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
@@ -333,12 +333,12 @@ def test_the_filter_on_a_model_that_says_anything(stream, budget, answer):
         budgets=jnp.full((1, 1), budget), forced=jnp.full((1, 1), -1), script=None,
         answer=jnp.int32(answer), sampling=Sampling(), rule=Rule(),
     )  # fmt: skip
-    known, tokens, said = sampler.start(1, 1), np.zeros((1, 1, T), np.int32), []
+    state, tokens, decoded = sampler.start(1, 1), np.zeros((1, 1, T), np.int32), []
     for step in range(T):
         logits = jax.nn.one_hot(jnp.array([[stream[step]]]), VOCAB)
-        token, done, known = NEXT(sampler, known, logits, tokens, jnp.int32(step), KEY)
+        token, done, state = NEXT(sampler, state, logits, tokens, jnp.int32(step), KEY)
         tokens[0, 0, step] = int(token[0, 0])
-        said.append(int(token[0, 0]))
+        decoded.append(int(token[0, 0]))
         if done:
             break
     assert bool(done)
@@ -351,14 +351,14 @@ def test_the_filter_on_a_model_that_says_anything(stream, budget, answer):
         if tuple(thought[-4:]) == CLOSE:
             thought = thought[:-4]
             break
-    wanted = stream[len(thought) + 4]
-    verdict = wanted if wanted in VERDICTS else VERDICTS[0]
+    expected = stream[len(thought) + 4]
+    verdict = expected if expected in VERDICTS else VERDICTS[0]
     rest = stream[len(thought) + 5 :][:answer]
     ends = [n for n, token in enumerate(rest) if token in STOPS]
     seen = rest[: ends[0] + 1] if ends else rest
-    assert said == [*thought, *CLOSE, verdict, *seen]
-    assert int(known.thought[0, 0]) == len(thought)
-    assert said[len(thought) + len(CLOSE) + 1 :] == seen
+    assert decoded == [*thought, *CLOSE, verdict, *seen]
+    assert int(state.thought[0, 0]) == len(thought)
+    assert decoded[len(thought) + len(CLOSE) + 1 :] == seen
 
 
 KEY = lane_keys([0], [1], [0])[0]
@@ -373,19 +373,19 @@ def test_markers_in_a_prompt_move_nothing(model):
     tokens = rng.choice([*loud, *range(10, 20)], (1000, 24), p=[0.15] * 5 + [0.025] * 10)
     tokens[:, -3:] = [*markers.close, markers.verdicts[2]]
     lengths = rng.integers(12, 25, 1000)
-    found = decide(model, tokens, lengths, [1, 3], markers, thought_tokens=6, answer_tokens=2)
+    actual = decide(model, tokens, lengths, [1, 3], markers, thought_tokens=6, answer_tokens=2)
     # A lane says its thought, the marker, a verdict and an answer, whatever its prompt holds.
-    said = found.thought + len(markers.close) + 1 + 2
-    assert np.array_equal(found.lengths, said)
+    decoded = actual.thought + len(markers.close) + 1 + 2
+    assert np.array_equal(actual.lengths, decoded)
     for place in np.ndindex(1000, 2, 1):
-        spoken, thought = found.tokens[place], found.thought[place]
+        spoken, thought = actual.tokens[place], actual.thought[place]
         assert tuple(spoken[thought : thought + 2]) == markers.close
-        assert spoken[thought + 2] == markers.verdicts[found.verdict[place]]
-        if found.closed_by[place] == ClosedBy.BUDGET:
+        assert spoken[thought + 2] == markers.verdicts[actual.verdict[place]]
+        if actual.closed_by[place] == ClosedBy.BUDGET:
             assert thought == 6
-    assert (found.closed_by == ClosedBy.BUDGET).mean() > 0.5
+    assert (actual.closed_by == ClosedBy.BUDGET).mean() > 0.5
     for b in (0, 400, 999):
-        equal(found, (b, 1, 0), slow_twin(model, tokens[b], lengths[b], 3, markers, (6, 2)))
+        equal(actual, (b, 1, 0), slow_twin(model, tokens[b], lengths[b], 3, markers, (6, 2)))
 
 
 # Thoughts that are used

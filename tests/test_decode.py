@@ -31,14 +31,14 @@ def slow_twin(model, tokens, length, exit, new_tokens, stops=()) -> list[int]:
     """One prompt, one exit, from scratch for every token, no cache."""
     ids = np.zeros((1, len(tokens) + new_tokens), np.int64)  # one padded shape, one program
     ids[0, :length] = tokens[:length]
-    said = []
+    decoded = []
     for end in range(length, length + new_tokens):
         logits = jaxdepth.exit_logits(model, ids, np.array([end]), exit)
         ids[0, end] = int(logits[0].argmax())
-        said.append(int(ids[0, end]))
-        if said[-1] in stops:
+        decoded.append(int(ids[0, end]))
+        if decoded[-1] in stops:
             break
-    return said
+    return decoded
 
 
 def spoken(generation, b, e) -> list[int]:
@@ -49,12 +49,12 @@ def spoken(generation, b, e) -> list[int]:
 def test_greedy_tokens_equal_the_slow_twin_and_hugging_faces(name, golden):
     model = model_of(CASES[name])
     tokens, lengths = prompts()
-    found = jaxdepth.generate(model, tokens, lengths, [1, 2, 3, 4], T)
-    assert found.tokens.shape == (3, 4, T)
+    actual = jaxdepth.generate(model, tokens, lengths, [1, 2, 3, 4], T)
+    assert actual.tokens.shape == (3, 4, T)
     for b, e in itertools.product(range(3), range(4)):
-        assert spoken(found, b, e) == slow_twin(model, tokens[b], lengths[b], e + 1, T)
+        assert spoken(actual, b, e) == slow_twin(model, tokens[b], lengths[b], e + 1, T)
     # What Hugging Face's `generate` said there, made by tools/make_golden.py.
-    assert np.array_equal(found.tokens, golden("tiny_tokens.npz")[name])
+    assert np.array_equal(actual.tokens, golden("tiny_tokens.npz")[name])
 
 
 @pytest.fixture(scope="module")
@@ -70,31 +70,31 @@ def greedy(model):
 def test_lanes_end_early_and_apart(model, greedy):
     tokens, lengths = prompts()
     stops = (int(greedy.tokens[0, 3, 2]), int(greedy.tokens[1, 0, 5]))
-    found = jaxdepth.generate(model, tokens, lengths, [1, 2, 3, 4], T, stop_tokens=stops)
+    actual = jaxdepth.generate(model, tokens, lengths, [1, 2, 3, 4], T, stop_tokens=stops)
     for b, e in itertools.product(range(3), range(4)):
-        wanted = slow_twin(model, tokens[b], lengths[b], e + 1, T, stops)
-        assert spoken(found, b, e) == wanted
-        assert (found.tokens[b, e, len(wanted) :] == 0).all()
-    assert len(set(found.lengths.ravel().tolist())) > 1
+        expected = slow_twin(model, tokens[b], lengths[b], e + 1, T, stops)
+        assert spoken(actual, b, e) == expected
+        assert (actual.tokens[b, e, len(expected) :] == 0).all()
+    assert len(set(actual.lengths.ravel().tolist())) > 1
 
 
 def test_the_loop_ends_with_the_last_lane(model):
     every_token = tuple(range(VOCAB))
-    found = jaxdepth.generate(model, *prompts(), [2, 4], 100, stop_tokens=every_token)
-    assert (found.lengths == 1).all()
+    actual = jaxdepth.generate(model, *prompts(), [2, 4], 100, stop_tokens=every_token)
+    assert (actual.lengths == 1).all()
 
 
 def test_any_staircase_gives_the_same_tokens(model, greedy):
     for segments in (1, 2, 3, 4):
-        found = jaxdepth.generate(model, *prompts(), [1, 2, 3, 4], T, segments=segments)
-        assert np.array_equal(found.tokens, greedy.tokens), segments
+        actual = jaxdepth.generate(model, *prompts(), [1, 2, 3, 4], T, segments=segments)
+        assert np.array_equal(actual.tokens, greedy.tokens), segments
 
 
 def test_any_mix_of_exits_gives_the_same_tokens(model, greedy):
     for exits in ([4], [1], [3, 1], [2, 2, 4], [4, 3, 2, 1]):
-        found = jaxdepth.generate(model, *prompts(), exits, T)
+        actual = jaxdepth.generate(model, *prompts(), exits, T)
         for e, exit in enumerate(exits):
-            assert np.array_equal(found.tokens[:, e], greedy.tokens[:, exit - 1]), exits
+            assert np.array_equal(actual.tokens[:, e], greedy.tokens[:, exit - 1]), exits
 
 
 def test_any_split_gives_the_same_tokens(model, greedy):
@@ -153,13 +153,13 @@ def test_draws_depend_on_the_lane_alone(model):
 
 def test_draws_follow_the_distribution(model):
     tokens, lengths = prompts()
-    found = jaxdepth.generate(
+    actual = jaxdepth.generate(
         model, tokens[2:], lengths[2:], [4], 1, samples=4000, sampling=Sampling(temperature=0.7)
     )
     logits = np.asarray(jaxdepth.exit_logits(model, tokens[2:], lengths[2:], 4))[0] / 0.7
     p = np.exp(logits - logits.max())
     p /= p.sum()
-    counts = np.bincount(found.tokens.ravel(), minlength=VOCAB)
+    counts = np.bincount(actual.tokens.ravel(), minlength=VOCAB)
     assert np.abs(counts / 4000 - p).max() < 5 * np.sqrt(p.max() / 4000)
 
 
@@ -174,15 +174,15 @@ def test_filter_equals_a_loop(k, p):
             weights /= weights.sum()
             mass = np.concatenate([[0], np.cumsum(weights)[:-1]])
             kept = [i for i, before in zip(kept, mass, strict=True) if p == 1 or before < p - 1e-6]
-        found = np.asarray(filter_logits(jnp.asarray(logits), Sampling(1.0, k, p)))
-        assert set(np.flatnonzero(np.isfinite(found))) == set(kept)
+        actual = np.asarray(filter_logits(jnp.asarray(logits), Sampling(1.0, k, p)))
+        assert set(np.flatnonzero(np.isfinite(actual))) == set(kept)
 
 
 def test_greedy_is_the_limit_of_top_k_1(model, greedy):
-    found = jaxdepth.generate(
+    actual = jaxdepth.generate(
         model, *prompts(), [1, 2, 3, 4], T, sampling=Sampling(temperature=1.0, top_k=1)
     )
-    assert np.array_equal(found.tokens, greedy.tokens)
+    assert np.array_equal(actual.tokens, greedy.tokens)
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,8 @@ def test_smollm2_greedy_tokens_equal_hugging_faces(smollm2, golden):
     gold = golden("smollm2.npz")
     n = gold["greedy"].shape[1]
     exits = gold["exits"].tolist()
-    found = jaxdepth.generate(model, gold["tokens"][:1], gold["lengths"][:1], exits, n)
-    assert found.tokens[0].tolist() == gold["greedy"].tolist()
+    actual = jaxdepth.generate(model, gold["tokens"][:1], gold["lengths"][:1], exits, n)
+    assert actual.tokens[0].tolist() == gold["greedy"].tolist()
 
 
 @pytest.mark.live
@@ -236,9 +236,9 @@ def test_live_generate(name, torch):
 
     raw = CASES[name]
     hf = hf_model(raw, hf_tensors(ModelConfig.from_hf(raw)))
-    wanted = hf_generate(hf, *prompts(), [1, 2, 3, 4], T)
-    found = jaxdepth.generate(model_of(raw), *prompts(), [1, 2, 3, 4], T)
-    assert np.array_equal(found.tokens, wanted)
+    expected = hf_generate(hf, *prompts(), [1, 2, 3, 4], T)
+    actual = jaxdepth.generate(model_of(raw), *prompts(), [1, 2, 3, 4], T)
+    assert np.array_equal(actual.tokens, expected)
 
 
 # The staircase

@@ -166,7 +166,7 @@ class Slow:
 
     def say(self, streams, cache, length, rule, exits):
         """(token, exit, score, confidence) of every new token."""
-        cache, places, said = list(cache), sorted({*exits, 4}), []
+        cache, places, decoded = list(cache), sorted({*exits, 4}), []
         for t in range(T):
             need = rule.threshold
             if rule.decay is not None:
@@ -177,12 +177,12 @@ class Slow:
 
             if t:
                 frozen = exited if rule.caching == PROPAGATE else lambda streams: False
-                streams = self.read(said[-1][0], length + t - 1, cache, frozen)
+                streams = self.read(decoded[-1][0], length + t - 1, cache, frozen)
             exit = self.exit_of(rule, streams, places, need)
             logits = self.logits(streams[exit])
             score = self.score(rule.policy, streams, exit, places)
-            said.append((logits.argmax(), exit, score, softmax(logits).max()))
-        return [np.array(column) for column in zip(*said, strict=True)]
+            decoded.append((logits.argmax(), exit, score, softmax(logits).max()))
+        return [np.array(column) for column in zip(*decoded, strict=True)]
 
 
 def bars_of(slow, streams, cache, length, exits) -> dict:
@@ -212,28 +212,28 @@ def bars_of(slow, streams, cache, length, exits) -> dict:
 def test_every_rule_equals_the_slow_twin(name, exits):
     model, (tokens, lengths) = model_of(CASES[name]), prompts()
     slow = Slow(model, classifier_of())
-    known = [slow.prompt(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
-    rules = grid(bars_of(slow, *known[1], lengths[1], exits), exits)
-    found = run(model, rules, exits)
+    prefilled = [slow.prompt(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
+    rules = grid(bars_of(slow, *prefilled[1], lengths[1], exits), exits)
+    actual = run(model, rules, exits)
     for (r, rule), b in itertools.product(enumerate(rules), range(3)):
-        said, exit, score, confidence = slow.say(*known[b], lengths[b], rule, exits)
-        assert found.tokens[b, r, 0].tolist() == said.tolist(), rule
-        assert found.exits[b, r, 0].tolist() == exit.tolist(), rule
-        assert np.abs(found.scores[b, r, 0] - score).max() < 1e-4, rule
-        assert np.abs(found.confidence[b, r, 0] - confidence).max() < 1e-4, rule
+        decoded, exit, score, confidence = slow.say(*prefilled[b], lengths[b], rule, exits)
+        assert actual.tokens[b, r, 0].tolist() == decoded.tolist(), rule
+        assert actual.exits[b, r, 0].tolist() == exit.tolist(), rule
+        assert np.abs(actual.scores[b, r, 0] - score).max() < 1e-4, rule
+        assert np.abs(actual.confidence[b, r, 0] - confidence).max() < 1e-4, rule
     for policy, caching in itertools.product(set(Policy) - {Policy.FIXED, Policy.ORACLE}, Caching):
-        mine = [
+        own = [
             r for r, rule in enumerate(rules) if (rule.policy, rule.caching) == (policy, caching)
         ]
-        assert len(np.unique(found.exits[:, mine])) > 1, (policy, caching)
-    assert set(found.exits.ravel().tolist()) == {*exits, 4}
+        assert len(np.unique(actual.exits[:, own])) > 1, (policy, caching)
+    assert set(actual.exits.ravel().tolist()) == {*exits, 4}
 
 
 @pytest.mark.parametrize("name", some_now(CASES))
 def test_a_fixed_exit_is_static_truncation(name, golden):
     exits = [1, 2, 3, 4]
     rules = grid(BARS, exits)
-    found = run(model_of(CASES[name]), rules, exits)
+    actual = run(model_of(CASES[name]), rules, exits)
     # What Hugging Face's `generate` said there, and `jaxdepth.generate` says: see test_decode.py.
     static = golden("tiny_tokens.npz")[name]
     fixed = [r for r, rule in enumerate(rules) if rule.policy == Policy.FIXED]
@@ -242,10 +242,10 @@ def test_a_fixed_exit_is_static_truncation(name, golden):
     )
     for r in fixed:
         exit = rules[r].threshold
-        assert np.array_equal(found.tokens[:, r, 0], static[:, exit - 1]), rules[r]
-        assert (found.exits[:, r] == exit).all()
-        assert (found.scores[:, r] == exit).all()
-    assert (found.lengths == T).all()
+        assert np.array_equal(actual.tokens[:, r, 0], static[:, exit - 1]), rules[r]
+        assert (actual.exits[:, r] == exit).all()
+        assert (actual.scores[:, r] == exit).all()
+    assert (actual.lengths == T).all()
 
 
 # What rules share, on one model whose window is crossed
@@ -271,7 +271,7 @@ def rules():
 
 
 @pytest.fixture(scope="module")
-def found(model, rules):
+def actual(model, rules):
     return run(model, rules, [1, 3])
 
 
@@ -283,40 +283,40 @@ def test_a_threshold_that_is_never_reached_is_full_depth(model, static, rules):
     assert np.array_equal(deep.tokens[:, :, 0], np.repeat(static[:, 3:], len(rules), axis=1))
 
 
-def logits_on_the_way(model, tokens, length, said) -> np.ndarray:
+def logits_on_the_way(model, tokens, length, decoded) -> np.ndarray:
     """(T, 4, V): logits at every exit before each token said, each text from scratch."""
     texts = np.zeros((T, len(tokens) + T), np.int64)
     for t in range(T):
-        texts[t, : length + t] = [*tokens[:length], *said[:t]]
+        texts[t, : length + t] = [*tokens[:length], *decoded[:t]]
     every = jax.vmap(jaxdepth.exit_logits, in_axes=(None, None, None, 0), out_axes=1)
     return np.asarray(every(model, texts, length + np.arange(T), np.arange(1, 5)))
 
 
-def test_late_caches_are_those_of_never_having_skipped(model, rules, found):
+def test_late_caches_are_those_of_never_having_skipped(model, rules, actual):
     tokens, lengths = prompts()
     late = [r for r, rule in enumerate(rules) if rule.caching == LATE and rule.policy in GRADED]
-    assert len(np.unique(found.exits[:, late])) == 3
+    assert len(np.unique(actual.exits[:, late])) == 3
     for r, b in itertools.product(late, range(3)):
-        said, exits = found.tokens[b, r, 0], found.exits[b, r, 0]
-        logits = logits_on_the_way(model, tokens[b], lengths[b], said)[np.arange(T), exits - 1]
-        assert np.array_equal(logits.argmax(-1), said)
+        decoded, exits = actual.tokens[b, r, 0], actual.exits[b, r, 0]
+        logits = logits_on_the_way(model, tokens[b], lengths[b], decoded)[np.arange(T), exits - 1]
+        assert np.array_equal(logits.argmax(-1), decoded)
         ordered = np.sort(softmax(logits))
-        assert np.abs(ordered[:, -1] - found.confidence[b, r, 0]).max() < 1e-5
+        assert np.abs(ordered[:, -1] - actual.confidence[b, r, 0]).max() < 1e-5
         if rules[r].policy == Policy.MARGIN:
             margin = ordered[:, -1] - ordered[:, -2]
-            assert np.abs(margin - found.scores[b, r, 0]).max() < 1e-5
+            assert np.abs(margin - actual.scores[b, r, 0]).max() < 1e-5
 
 
-def test_the_oracle_says_what_full_depth_says_as_early_as_it_can(model, static, rules, found):
+def test_the_oracle_says_what_full_depth_says_as_early_as_it_can(model, static, rules, actual):
     tokens, lengths = prompts()
     r = next(r for r, rule in enumerate(rules) if rule.policy == Policy.ORACLE)
-    assert np.array_equal(found.tokens[:, r, 0], static[:, 3])
-    assert (found.scores[:, r] == 1).all()
+    assert np.array_equal(actual.tokens[:, r, 0], static[:, 3])
+    assert (actual.scores[:, r] == 1).all()
     for b in range(3):
-        logits = logits_on_the_way(model, tokens[b], lengths[b], found.tokens[b, r, 0])
-        right = (logits.argmax(-1) == found.tokens[b, r, 0][:, None])[:, [0, 2, 3]]
-        assert np.array_equal(found.exits[b, r, 0], np.array([1, 3, 4])[right.argmax(-1)])
-    assert set(found.exits[:, r].ravel().tolist()) == {1, 3, 4}
+        logits = logits_on_the_way(model, tokens[b], lengths[b], actual.tokens[b, r, 0])
+        right = (logits.argmax(-1) == actual.tokens[b, r, 0][:, None])[:, [0, 2, 3]]
+        assert np.array_equal(actual.exits[b, r, 0], np.array([1, 3, 4])[right.argmax(-1)])
+    assert set(actual.exits[:, r].ravel().tolist()) == {1, 3, 4}
 
 
 def test_only_candidates_are_right(model, static):
@@ -328,22 +328,22 @@ def test_only_candidates_are_right(model, static):
     turned.head = nnx.Param(head_VD)
     rules = grid(BARS, [2])
     r = next(r for r, rule in enumerate(rules) if rule.policy == Policy.ORACLE)
-    found = run(turned, rules, [2])
-    assert found.tokens[0, r, 0, 0] == 0
-    assert set(found.exits[:, r].ravel().tolist()) <= {2, 4}
+    actual = run(turned, rules, [2])
+    assert actual.tokens[0, r, 0, 0] == 0
+    assert set(actual.exits[:, r].ravel().tolist()) <= {2, 4}
 
 
-def test_lanes_end_early_and_apart(model, rules, found):
-    stops = (int(found.tokens[0, 0, 0, 2]), int(found.tokens[1, 5, 0, 5]))
+def test_lanes_end_early_and_apart(model, rules, actual):
+    stops = (int(actual.tokens[0, 0, 0, 2]), int(actual.tokens[1, 5, 0, 5]))
     short = run(model, rules, [1, 3], stop_tokens=stops)
     for b, r in itertools.product(range(3), range(len(rules))):
-        ends = np.flatnonzero(np.isin(found.tokens[b, r, 0], stops))
+        ends = np.flatnonzero(np.isin(actual.tokens[b, r, 0], stops))
         length = ends[0] + 1 if len(ends) else T
         assert short.lengths[b, r, 0] == length
         for name in ("tokens", "exits", "scores", "confidence"):
-            mine, whole = getattr(short, name)[b, r, 0], getattr(found, name)[b, r, 0]
-            assert np.allclose(mine[:length], whole[:length], atol=1e-5), name
-            assert (mine[length:] == 0).all(), name
+            own, whole = getattr(short, name)[b, r, 0], getattr(actual, name)[b, r, 0]
+            assert np.allclose(own[:length], whole[:length], atol=1e-5), name
+            assert (own[length:] == 0).all(), name
     assert len(np.unique(short.lengths)) > 2
 
 
@@ -397,8 +397,8 @@ def test_every_lane_alone_gives_the_same(model, drawn, monkeypatch):
         model, *prompts(), DRAWN, [1, 2, 3], 8, memory_budget=budget, **DRAWING
     )
     assert len(groups) == drawn.lengths.size
-    for mine, whole in zip(alone, drawn, strict=True):
-        assert np.allclose(mine, whole, atol=1e-5)
+    for own, whole in zip(alone, drawn, strict=True):
+        assert np.allclose(own, whole, atol=1e-5)
     assert all(len(np.unique(drawn.exits[:, r])) > 1 for r in range(9, len(DRAWN)))
     with pytest.raises(InputError, match=f"memory budget is {budget - 1:,}"):
         generate_dynamic(model, *prompts(), DRAWN, [1, 2, 3], 8, memory_budget=budget - 1)
@@ -407,11 +407,11 @@ def test_every_lane_alone_gives_the_same(model, drawn, monkeypatch):
 # What is compiled
 
 
-def test_other_rules_are_no_other_program(model, rules, found):
+def test_other_rules_are_no_other_program(model, rules, actual):
     before = decode_dynamic._cache_size(), prefill._cache_size()
     others = grid({policy: (0.9, 0.2) for policy in reversed(GRADED)}, [2])[::-1]
     other = run(model, others, [2])
-    assert not np.array_equal(other.exits, found.exits)
+    assert not np.array_equal(other.exits, actual.exits)
     assert (decode_dynamic._cache_size(), prefill._cache_size()) == before
 
 
@@ -466,13 +466,13 @@ def test_the_planned_bytes_hold_what_xla_reports(optimised):
 
 def test_the_threshold_decays():
     steps, (threshold, decay) = np.arange(T), (0.8, 4.0)
-    wanted = [0.9 * threshold + 0.1 * np.exp(-decay * t / T) for t in steps]
+    expected = [0.9 * threshold + 0.1 * np.exp(-decay * t / T) for t in steps]
 
     def thresholds(threshold, decay):
         both = jnp.float32(threshold), jnp.float32(decay)
         return np.array([policies.threshold_at(*both, jnp.int32(t), T) for t in steps])
 
-    assert np.allclose(thresholds(threshold, decay), wanted, atol=1e-6)
+    assert np.allclose(thresholds(threshold, decay), expected, atol=1e-6)
     assert thresholds(threshold, decay)[0] == pytest.approx(0.82)
     assert np.allclose(thresholds(0.8, np.nan), 0.8)
     assert np.allclose(thresholds(1.3, 0.0), 1.0)
@@ -485,13 +485,13 @@ def test_layers_computed_by_a_loop(caching):
     exits = rng.integers(1, 9, (3, 5, 12))
     lengths = rng.integers(0, 13, (3, 5))
     exits[np.arange(12) >= lengths[..., None]] = 0
-    found = layers_computed(exits, caching)
+    actual = layers_computed(exits, caching)
     for b, r, t in np.ndindex(exits.shape):
-        wanted = exits[b, r, t]
+        expected = exits[b, r, t]
         if caching == LATE:
             for later in range(t, lengths[b, r]):
-                wanted = max(wanted, exits[b, r, later])
-        assert found[b, r, t] == wanted
+                expected = max(expected, exits[b, r, later])
+        assert actual[b, r, t] == expected
 
 
 @pytest.mark.usefixtures("unchecked_shapes")

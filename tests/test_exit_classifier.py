@@ -111,9 +111,9 @@ def test_bad_examples_are_told_in_one_line(examples):
         (x_LND, agrees_LN, {"strength": 0.0}, "numbers above 0"),
     ]
     for x, agrees, changes, says in cases:
-        with np.errstate(invalid="ignore"), pytest.raises(InputError, match=says) as told:
+        with np.errstate(invalid="ignore"), pytest.raises(InputError, match=says) as raised:
             fit_exit_classifier(x, agrees, **changes)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(raised.value)
 
 
 def test_a_file_holds_a_classifier(tmp_path):
@@ -122,8 +122,8 @@ def test_a_file_holds_a_classifier(tmp_path):
     for name in ("first", "second"):
         save_exit_classifier(tmp_path / name, made, "a" * 64)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
-    found = read_exit_classifier(tmp_path / "first", "a" * 64)
-    for one, other in zip(found, made, strict=True):
+    actual = read_exit_classifier(tmp_path / "first", "a" * 64)
+    for one, other in zip(actual, made, strict=True):
         assert one.dtype == np.float32
         np.testing.assert_array_equal(one, np.asarray(other, np.float32))
 
@@ -134,8 +134,8 @@ def test_bad_files_are_told_in_one_line(tmp_path):
     weights, bias = np.ones((4, 8), np.float32), np.ones(4, np.float32)
     right = {"format": "jaxdepth-exit-classifier-1", "base": "a" * 64}
 
-    def write(name, said=right, **arrays):
-        header = None if said is None else {"jaxdepth": json.dumps(said)}
+    def write(name, meta=right, **arrays):
+        header = None if meta is None else {"jaxdepth": json.dumps(meta)}
         save_file({"weights": weights, "bias": bias} | arrays, tmp_path / name, metadata=header)
 
     write("plain", None)
@@ -165,7 +165,7 @@ def test_bad_files_are_told_in_one_line(tmp_path):
         "cut": "damaged or incomplete",
     }
     for name, says in cases.items():
-        with pytest.raises(InputError, match=says) as told:
+        with pytest.raises(InputError, match=says) as raised:
             read_exit_classifier(tmp_path / name, "a" * 64)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(raised.value)
     assert read_exit_classifier(tmp_path / "right", "a" * 64).bias_L.shape == (4,)

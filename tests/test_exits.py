@@ -35,12 +35,12 @@ def truncated_twin(model: Mistral, tokens, lengths, exit: int) -> np.ndarray:
 
 def test_equals_the_slow_twin(model):
     tokens, lengths = prompts()
-    found = np.asarray(VMAPPED(model, tokens, lengths, jnp.arange(1, 5)))
+    actual = np.asarray(VMAPPED(model, tokens, lengths, jnp.arange(1, 5)))
     for exit in range(1, 5):
         twin = truncated_twin(model, tokens, lengths, exit)
-        assert np.abs(found[exit - 1] - twin).max() < 1e-5
+        assert np.abs(actual[exit - 1] - twin).max() < 1e-5
         one = np.asarray(jaxdepth.exit_logits(model, tokens, lengths, exit))
-        assert np.abs(found[exit - 1] - one).max() < 1e-5
+        assert np.abs(actual[exit - 1] - one).max() < 1e-5
 
 
 def test_padding_changes_nothing(model):
@@ -99,24 +99,24 @@ def test_low_precision_stays_close(dtype):
     raw = raw_config()
     full = model_of(raw)
     low = jax.tree.map(lambda leaf: leaf.astype(dtype), full)
-    found = jaxdepth.exit_logits(low, *prompts(), 4)
-    assert found.dtype == jnp.float32
-    wanted = np.asarray(jaxdepth.exit_logits(full, *prompts(), 4))
-    assert np.abs(np.asarray(found) - wanted).max() < 0.05 * np.abs(wanted).max()
+    actual = jaxdepth.exit_logits(low, *prompts(), 4)
+    assert actual.dtype == jnp.float32
+    expected = np.asarray(jaxdepth.exit_logits(full, *prompts(), 4))
+    assert np.abs(np.asarray(actual) - expected).max() < 0.05 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 7])
 def test_attention_equals_a_loop(window):
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((2, 7, n, 4)).astype(np.float32) for n in (4, 2, 2))
-    found = attend(*map(jnp.asarray, (q, k, v)), window)
+    actual = attend(*map(jnp.asarray, (q, k, v)), window)
     for b in range(2):
         for t in range(7):
             first = 0 if window is None else max(0, t - window + 1)
             for head in range(4):
                 keys, values = k[b, first : t + 1, head // 2], v[b, first : t + 1, head // 2]
                 scores = np.exp(keys @ q[b, t, head] / 2.0)
-                assert np.allclose(found[b, t, head], scores @ values / scores.sum(), atol=1e-5)
+                assert np.allclose(actual[b, t, head], scores @ values / scores.sum(), atol=1e-5)
 
 
 # The cost, without a clock

@@ -27,8 +27,8 @@ def assert_holds(path):
     model, _ = jaxdepth.load(path)
     for name, array in leaves_of(CONFIG, TENSORS).items():
         owner = model.layers if name.startswith("layers.") else model
-        found = getattr(owner, name.removeprefix("layers."))[...]
-        np.testing.assert_array_equal(found, array, err_msg=name)
+        actual = getattr(owner, name.removeprefix("layers."))[...]
+        np.testing.assert_array_equal(actual, array, err_msg=name)
     return model
 
 
@@ -50,8 +50,8 @@ def test_converted_from_parts(tmp_path):
     parts = write_gguf(tmp_path / "m.gguf", raw, TENSORS, parts_of=20)
     convert(parts[1], tmp_path / "model")
     assert_holds(tmp_path / "model")
-    said = json.loads((tmp_path / "model" / MANIFEST).read_text())
-    assert sorted(said["source"]["files"]) == [p.name for p in parts]
+    manifest = json.loads((tmp_path / "model" / MANIFEST).read_text())
+    assert sorted(manifest["source"]["files"]) == [p.name for p in parts]
     assert not convert(parts[0], tmp_path / "model")  # the same, whichever part is named
 
 
@@ -69,7 +69,7 @@ def test_probes_along_a_text():
     """Every scan takes blocks: the others are held against numbers by the tests of their own."""
     model, zeros = model_of(RAW), np.zeros
     probes = zeros((1, 2, 5, 64)), zeros((1, 2, 5)), zeros((5, 64))
-    found = jax.eval_shape(
+    actual = jax.eval_shape(
         lambda tokens: scores_along(model, tokens, np.array([4]), *probes), zeros((1, 4), np.int32)
     )
-    assert found.shape == (1, 2, 5, 4)
+    assert actual.shape == (1, 2, 5, 4)

@@ -44,15 +44,15 @@ def checkpoint(tmp_path_factory):
 def test_integers_stand_for_the_nearest_numbers():
     matrix = np.random.default_rng(0).standard_normal((3, 7, 5)).astype(np.float32)
     matrix[1, :, 2] = 0
-    found = to_int8(jnp.asarray(matrix))
-    numbers = np.asarray(found.values[...]) * np.asarray(found.scale[...])[:, None, :]
-    assert np.abs(np.asarray(found.values[...])).max(axis=1).tolist() == [
+    actual = to_int8(jnp.asarray(matrix))
+    numbers = np.asarray(actual.values[...]) * np.asarray(actual.scale[...])[:, None, :]
+    assert np.abs(np.asarray(actual.values[...])).max(axis=1).tolist() == [
         [127] * 5,
         [127, 127, 0, 127, 127],
         [127] * 5,
     ]
     np.testing.assert_allclose(numbers, rounded(matrix), rtol=0, atol=1e-6)
-    assert (np.abs(numbers - matrix) <= np.asarray(found.scale[...])[:, None, :] / 2 + 1e-6).all()
+    assert (np.abs(numbers - matrix) <= np.asarray(actual.scale[...])[:, None, :] / 2 + 1e-6).all()
 
 
 def test_they_are_loaded_layer_by_layer_as_they_would_be_at_once(checkpoint):
@@ -74,12 +74,12 @@ def test_every_exit_speaks_as_with_the_numbers_written_out(checkpoint):
     plain, _ = jaxdepth.load(checkpoint)
     tokens, lengths = prompts()
     for exit_ in (1, 4):
-        found = jaxdepth.exit_logits(small, tokens, lengths, exit_)
-        assert np.abs(found - jaxdepth.exit_logits(wide, tokens, lengths, exit_)).max() < 1e-5
+        actual = jaxdepth.exit_logits(small, tokens, lengths, exit_)
+        assert np.abs(actual - jaxdepth.exit_logits(wide, tokens, lengths, exit_)).max() < 1e-5
     exact = jaxdepth.exit_logits(plain, tokens, lengths, 4)
-    assert 1e-3 < np.abs(found - exact).max() < 0.5  # not the same model, nor another one
-    said = [jaxdepth.generate(m, tokens, lengths, [1, 2, 3, 4], 6).tokens for m in (small, wide)]
-    assert np.array_equal(*said)
+    assert 1e-3 < np.abs(actual - exact).max() < 0.5  # not the same model, nor another one
+    decoded = [jaxdepth.generate(m, tokens, lengths, [1, 2, 3, 4], 6).tokens for m in (small, wide)]
+    assert np.array_equal(*decoded)
 
 
 def test_in_bfloat16_products_are_summed_in_float32(checkpoint):
@@ -88,6 +88,6 @@ def test_in_bfloat16_products_are_summed_in_float32(checkpoint):
     leaf = jax.tree.map(lambda array: array[0], small.layers.up)
     x = jax.random.normal(jax.random.key(0), (5, leaf.shape[0])).astype(jnp.bfloat16)
     wide = np.asarray(leaf.values[...], np.float64) * np.asarray(leaf.scale[...], np.float64)
-    found, wanted = leaf.matmul(x), np.asarray(x, np.float64) @ wide
-    assert found.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=2**-8, atol=1e-6)
+    actual, expected = leaf.matmul(x), np.asarray(x, np.float64) @ wide
+    assert actual.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=2**-8, atol=1e-6)

@@ -175,10 +175,10 @@ def commands(tiny_path, protocol, folder, mesh=None) -> dict[str, list]:
 def reference(tiny_path, protocol, tmp_path_factory):
     """What one device says: {command: its run}, made when asked for."""
     folder = tmp_path_factory.mktemp("one")
-    wanted = commands(tiny_path, protocol, folder)
+    expected = commands(tiny_path, protocol, folder)
 
     def of(*names):
-        pod.run([wanted[n] for n in names if not (folder / n).exists()], folder)
+        pod.run([expected[n] for n in names if not (folder / n).exists()], folder)
         return [folder / name for name in names]
 
     return of
@@ -186,14 +186,14 @@ def reference(tiny_path, protocol, tmp_path_factory):
 
 def test_a_mixed_mesh_and_two_processes(tiny_path, protocol, reference, tmp_path, quick_programs):
     """Killed on one mesh, gone on with on another, by two processes: the tables of one device."""
-    wanted = commands(tiny_path, protocol, tmp_path, "data=2,fsdp=2,model=2")["sweep"]
-    (killed,) = pod.start([wanted], tmp_path, JAXDEPTH_KILL_AFTER="2")
+    expected = commands(tiny_path, protocol, tmp_path, "data=2,fsdp=2,model=2")["sweep"]
+    (killed,) = pod.start([expected], tmp_path, JAXDEPTH_KILL_AFTER="2")
     killed.communicate(timeout=300)
     assert killed.returncode == -signal.SIGKILL
-    wanted[-1] = "data=4,model=2"
-    said = pod.run([wanted], tmp_path, processes=2)
-    assert "first token" in said[0]
-    assert "first token" not in said[1]  # one of them shows what is done
+    expected[-1] = "data=4,model=2"
+    outputs = pod.run([expected], tmp_path, processes=2)
+    assert "first token" in outputs[0]
+    assert "first token" not in outputs[1]  # one of them shows what is done
     (one,) = reference("sweep")
     tables = pod.same_tables(one, tmp_path / "sweep")
     assert {"first_token", "generations", "curve"} <= tables
@@ -202,18 +202,18 @@ def test_a_mixed_mesh_and_two_processes(tiny_path, protocol, reference, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_tables_do_not_depend_on_the_mesh(tiny_path, protocol, reference, tmp_path, mesh):
-    wanted = commands(tiny_path, protocol, tmp_path, mesh)
-    pod.run(list(wanted.values()), tmp_path)
-    for one, name in zip(reference(*wanted), wanted, strict=True):
+    expected = commands(tiny_path, protocol, tmp_path, mesh)
+    pod.run(list(expected.values()), tmp_path)
+    for one, name in zip(reference(*expected), expected, strict=True):
         pod.same_tables(one, tmp_path / name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data=8", "data=2,model=4", "data=2,fsdp=2,model=2"])
 def test_tables_do_not_depend_on_processes(tiny_path, protocol, reference, tmp_path, mesh):
-    wanted = commands(tiny_path, protocol, tmp_path, mesh)
-    pod.run(list(wanted.values()), tmp_path, processes=2)
-    for one, name in zip(reference(*wanted), wanted, strict=True):
+    expected = commands(tiny_path, protocol, tmp_path, mesh)
+    pod.run(list(expected.values()), tmp_path, processes=2)
+    for one, name in zip(reference(*expected), expected, strict=True):
         pod.same_tables(one, tmp_path / name)
 
 
@@ -225,13 +225,13 @@ def test_killed_at_random_and_resumed_on_other_meshes(
     rng = np.random.default_rng(seed)
     names = ("sweep", "policies", "decide", "probe")
     for mesh in rng.permutation(MESHES):
-        wanted = commands(tiny_path, protocol, tmp_path, str(mesh))
+        expected = commands(tiny_path, protocol, tmp_path, str(mesh))
         kill = {"JAXDEPTH_KILL_AFTER": str(rng.integers(1, 4))}
-        (killed,) = pod.start([wanted[n] for n in names], tmp_path, **kill)
+        (killed,) = pod.start([expected[n] for n in names], tmp_path, **kill)
         killed.communicate(timeout=600)
         assert killed.returncode == -signal.SIGKILL
-    wanted = commands(tiny_path, protocol, tmp_path, "data=8")
-    pod.run([wanted[n] for n in names], tmp_path, processes=2)
+    expected = commands(tiny_path, protocol, tmp_path, "data=8")
+    pod.run([expected[n] for n in names], tmp_path, processes=2)
     for one, name in zip(reference(*names), names, strict=True):
         pod.same_tables(one, tmp_path / name)
 

@@ -26,9 +26,9 @@ def all_exits(raw: dict) -> np.ndarray:
     return np.asarray(vmapped(model, *prompts(), exits))
 
 
-def assert_close(found, wanted):
-    assert found.shape == wanted.shape
-    assert np.abs(found - wanted).max() <= TOLERANCE
+def assert_close(actual, expected):
+    assert actual.shape == expected.shape
+    assert np.abs(actual - expected).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", IN_SUITE)
@@ -63,13 +63,13 @@ def test_every_family_has_its_row():
 def test_a_bias_that_is_dropped_is_noticed(name):
     config = ModelConfig.from_hf(families()["qwen2"])
     leaves = leaves_of(config, hf_tensors(config))
-    found = []
+    actual = []
     for layer in range(4):
         without = {n: array.copy() for n, array in leaves.items()}
         without[f"layers.{name}"][layer] = 0
-        found.append(jaxdepth.exit_logits(Mistral(config, without), *prompts(), 4))
+        actual.append(jaxdepth.exit_logits(Mistral(config, without), *prompts(), 4))
     right = jaxdepth.exit_logits(Mistral(config, leaves), *prompts(), 4)
-    assert all(np.abs(right - wrong).max() > 2 * TOLERANCE for wrong in found)
+    assert all(np.abs(right - wrong).max() > 2 * TOLERANCE for wrong in actual)
 
 
 def test_covering_set_covers_every_pair():

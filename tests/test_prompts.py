@@ -48,7 +48,7 @@ def test_built_in_texts_are_single_lines_and_unique():
 
 def test_built_in_pairs_of_two_categories():
     """Every combination several times, so that folds can hold some of each out."""
-    known = {p.category for p in read_prompts(["builtin:pairs"])}
+    all_categories = {p.category for p in read_prompts(["builtin:pairs"])}
     prompts = read_prompts(["builtin:two_categories"])
     times = Counter(p.category for p in prompts if p.label == "harmful")
     assert len(times) == 8
@@ -56,7 +56,7 @@ def test_built_in_pairs_of_two_categories():
     for both in times:
         first, second = both.split("+")
         assert first < second
-        assert {first, second} <= known
+        assert {first, second} <= all_categories
     pairs = {}
     for p in prompts:
         pairs.setdefault(p.pair_id, {})[p.label] = set(re.findall(r"[a-z]+", p.text.lower()))
@@ -215,8 +215,8 @@ def test_the_published_files_themselves(data_dir):
     }
     prompts = read_prompts([str(data_dir / name) for name in expected])
     for name, counts in expected.items():
-        here = Counter(p.label for p in prompts if p.source == name.split("/")[1])
-        assert here == counts, name
+        label_counts = Counter(p.label for p in prompts if p.source == name.split("/")[1])
+        assert label_counts == counts, name
 
 
 def test_the_built_in_prompts_are_our_own(data_dir):

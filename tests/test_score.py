@@ -15,13 +15,13 @@ def test_equals_the_slow_twin(length):
     model = model_of(families()["ministral"])
     tokens, lengths = prompts()
     tokens, lengths = tokens[:, :length], np.minimum(lengths, length)
-    found = token_logprobs(model, tokens, lengths)
-    assert found.shape == tokens.shape
+    actual = token_logprobs(model, tokens, lengths)
+    assert actual.shape == tokens.shape
     for b in range(3):
         for s in range(length):
             if s == 0 or s >= lengths[b]:
-                assert np.isnan(found[b, s])
+                assert np.isnan(actual[b, s])
                 continue
             logits = jaxdepth.exit_logits(model, tokens[b : b + 1], np.array([s]), 4)[0]
-            wanted = jax.nn.log_softmax(logits)[tokens[b, s]]
-            assert found[b, s] == pytest.approx(float(wanted), abs=2e-5)
+            expected = jax.nn.log_softmax(logits)[tokens[b, s]]
+            assert actual[b, s] == pytest.approx(float(expected), abs=2e-5)

@@ -32,13 +32,13 @@ def test_greedy_tokens_at_exits(smollm2, golden):
     model, _ = smollm2
     gold = golden("smollm2.npz")
     start = int(gold["lengths"][0])
-    for exit, wanted in zip(gold["exits"], gold["greedy"], strict=True):
-        tokens = np.zeros((1, start + len(wanted)), np.int32)
+    for exit, expected in zip(gold["exits"], gold["greedy"], strict=True):
+        tokens = np.zeros((1, start + len(expected)), np.int32)
         tokens[0, :start] = gold["tokens"][0, :start]
-        for length in range(start, start + len(wanted)):
+        for length in range(start, start + len(expected)):
             logits = jaxdepth.exit_logits(model, tokens, np.array([length]), int(exit))
             tokens[0, length] = int(logits[0].argmax())
-        assert tokens[0, start:].tolist() == wanted.tolist(), f"exit {exit}"
+        assert tokens[0, start:].tolist() == expected.tolist(), f"exit {exit}"
 
 
 def test_dequantised_weights_equal_hugging_faces(gguf_file):
@@ -55,22 +55,22 @@ def test_dequantised_weights_equal_a_slow_twin(gguf_file):
     """Q4_1: blocks of 32 weights, each a 4-bit number times a scale plus a minimum."""
     source = open_source(gguf_file)
     piece = next(p for p in tensor_map(source.config, GGUF_NAMES) if p.key == "layers.3.down")
-    found = source.read(piece)
+    actual = source.read(piece)
     blocks = np.asarray(source._tensors[piece.source].data).reshape(-1, 20)
     scale, minimum = np.ascontiguousarray(blocks[:, :4]).view(np.float16).astype(np.float32).T
     low, high = blocks[:, 4:] & 15, blocks[:, 4:] >> 4
     quants = np.concatenate([low, high], axis=1).astype(np.float32)
-    wanted = quants * scale[:, None] + minimum[:, None]
-    assert np.allclose(found.ravel(), wanted.ravel(), rtol=1e-6, atol=1e-7)
+    expected = quants * scale[:, None] + minimum[:, None]
+    assert np.allclose(actual.ravel(), expected.ravel(), rtol=1e-6, atol=1e-7)
 
 
 def test_tokenizer_ids(smollm2):
     _, tokenizer = smollm2
     corpus = json.loads((GOLDEN / "corpus.json").read_text())
     golden = json.loads((GOLDEN / "corpus_ids.json").read_text())
-    for text, wanted in zip(corpus, golden, strict=True):
-        assert tokenizer(text, add_special_tokens=False)["input_ids"] == wanted, text
-        assert tokenizer.decode(wanted) == text
+    for text, expected in zip(corpus, golden, strict=True):
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == expected, text
+        assert tokenizer.decode(expected) == text
 
 
 def test_tokenizer_cuts_digits_before_merging(smollm2):
@@ -94,8 +94,8 @@ def test_live_logits(smollm2, gguf_file, golden, torch):
     tokens, lengths = gold["tokens"][:1], gold["lengths"][:1]
     exits = np.arange(1, 31)
     at_exits = jax.jit(jax.vmap(jaxdepth.exit_logits, in_axes=(None, None, None, 0)))
-    found = np.asarray(at_exits(smollm2[0], tokens, lengths, exits))
-    wanted = hf_exit_logits(hf, tokens, lengths, exits)
-    assert found.shape == wanted.shape == (30, 1, found.shape[-1])
-    assert np.abs(found - wanted).max() < 1e-3
-    assert np.array_equal(found.argmax(-1), wanted.argmax(-1))
+    actual = np.asarray(at_exits(smollm2[0], tokens, lengths, exits))
+    expected = hf_exit_logits(hf, tokens, lengths, exits)
+    assert actual.shape == expected.shape == (30, 1, actual.shape[-1])
+    assert np.abs(actual - expected).max() < 1e-3
+    assert np.array_equal(actual.argmax(-1), expected.argmax(-1))

@@ -43,10 +43,10 @@ def quiet_model(raw: dict, share: float, above: int = 1) -> Mistral:
 
 @pytest.mark.parametrize("name", some_now(CASES))
 def test_the_text_is_full_depths(name, golden):
-    found = speculate(model_of(CASES[name]), *prompts(), DEPTHS, NEW_TOKENS)
+    actual = speculate(model_of(CASES[name]), *prompts(), DEPTHS, NEW_TOKENS)
     # What Hugging Face's `generate` said at full depth, which is what ours says: test_decode.
-    assert np.array_equal(found.tokens, golden("tiny_tokens.npz")[name][:, [3, 3, 3]])
-    assert (found.lengths == NEW_TOKENS).all()
+    assert np.array_equal(actual.tokens, golden("tiny_tokens.npz")[name][:, [3, 3, 3]])
+    assert (actual.lengths == NEW_TOKENS).all()
     # Few of those drafts are accepted; where many are, depths must agree all the same.
     quiet = speculate(quiet_model(CASES[name], 0.3), *prompts(), DEPTHS, NEW_TOKENS)
     assert quiet.accepted.sum() > 40
@@ -104,8 +104,8 @@ def model():
 @pytest.fixture(scope="module")
 def full(model):
     """What `generate` says at full depth, a row for every draft depth."""
-    said = jaxdepth.generate(model, *prompts(), [4], T)
-    return said.tokens[:, [0, 0, 0]]
+    decoded = jaxdepth.generate(model, *prompts(), [4], T)
+    return decoded.tokens[:, [0, 0, 0]]
 
 
 @pytest.fixture(scope="module")
@@ -113,53 +113,53 @@ def twin(model):
     return twin_of(model)
 
 
-def assert_equals_the_twin(found: Speculation, twin, draft_tokens: int, stops=()) -> set[str]:
+def assert_equals_the_twin(actual: Speculation, twin, draft_tokens: int, stops=()) -> set[str]:
     events = set()
     for b, e in itertools.product(range(3), range(len(DEPTHS))):
         text, *counts, seen = twin(b, DEPTHS[e], draft_tokens, stops)
-        assert found.tokens[b, e].tolist() == text + [0] * (T - len(text))
-        assert found.lengths[b, e] == len(text)
-        assert [found.rounds[b, e], found.drafted[b, e], found.accepted[b, e]] == counts
+        assert actual.tokens[b, e].tolist() == text + [0] * (T - len(text))
+        assert actual.lengths[b, e] == len(text)
+        assert [actual.rounds[b, e], actual.drafted[b, e], actual.accepted[b, e]] == counts
         events |= seen
     return events
 
 
 @pytest.mark.parametrize("draft_tokens", [1, 3, 5])
 def test_text_and_counts_equal_the_slow_twin(model, twin, full, draft_tokens):
-    found = speculate(model, *prompts(), DEPTHS, T, draft_tokens=draft_tokens)
-    assert np.array_equal(found.tokens, full)
-    assert (found.lengths == T).all()
-    assert_equals_the_twin(found, twin, draft_tokens)
-    assert 0 < found.accepted.sum() < found.drafted.sum()
+    actual = speculate(model, *prompts(), DEPTHS, T, draft_tokens=draft_tokens)
+    assert np.array_equal(actual.tokens, full)
+    assert (actual.lengths == T).all()
+    assert_equals_the_twin(actual, twin, draft_tokens)
+    assert 0 < actual.accepted.sum() < actual.drafted.sum()
 
 
 def test_lanes_end_early_and_apart(model, twin, full):
     events = set()
     for stops in zip(*full[:, 0, ::4].tolist(), strict=True):
-        found = speculate(model, *prompts(), DEPTHS, T, draft_tokens=3, stop_tokens=stops)
+        actual = speculate(model, *prompts(), DEPTHS, T, draft_tokens=3, stop_tokens=stops)
         ended = jaxdepth.generate(model, *prompts(), [4], T, stop_tokens=stops)
-        assert np.array_equal(found.tokens, ended.tokens[:, [0, 0, 0]])
-        assert np.array_equal(found.lengths, ended.lengths[:, [0, 0, 0]])
-        events |= assert_equals_the_twin(found, twin, 3, stops)
+        assert np.array_equal(actual.tokens, ended.tokens[:, [0, 0, 0]])
+        assert np.array_equal(actual.lengths, ended.lengths[:, [0, 0, 0]])
+        events |= assert_equals_the_twin(actual, twin, 3, stops)
     assert events == {"drafted in vain", "drafted and accepted", "full depth's own"}
 
 
 def test_a_first_token_may_be_all(model, full):
     stops = tuple(full[:, 0, 0].tolist())
-    found = speculate(model, *prompts(), DEPTHS, T, draft_tokens=3, stop_tokens=stops)
-    assert (found.lengths == 1).all()
-    assert np.array_equal(found.tokens[..., 0], full[..., 0])
-    assert not found.tokens[..., 1:].any()
-    assert not np.any([found.rounds, found.drafted, found.accepted])
+    actual = speculate(model, *prompts(), DEPTHS, T, draft_tokens=3, stop_tokens=stops)
+    assert (actual.lengths == 1).all()
+    assert np.array_equal(actual.tokens[..., 0], full[..., 0])
+    assert not actual.tokens[..., 1:].any()
+    assert not np.any([actual.rounds, actual.drafted, actual.accepted])
 
 
 def test_layers_that_do_nothing_accept_every_draft():
     model = quiet_model(raw_config(sliding_window=4), 0.0)
     for draft_tokens, rounds in ((1, 9), (3, 5), (5, 3)):
-        found = speculate(model, *prompts(), DEPTHS, T, draft_tokens=draft_tokens)
-        assert (found.rounds == rounds).all()  # 18 tokens, up to draft_tokens + 1 a round
-        assert (found.accepted == T - 1 - rounds).all()
-        assert (found.drafted == T - 1 - rounds).all()
+        actual = speculate(model, *prompts(), DEPTHS, T, draft_tokens=draft_tokens)
+        assert (actual.rounds == rounds).all()  # 18 tokens, up to draft_tokens + 1 a round
+        assert (actual.accepted == T - 1 - rounds).all()
+        assert (actual.drafted == T - 1 - rounds).all()
 
 
 def test_any_split_gives_the_same(model):
@@ -167,8 +167,8 @@ def test_any_split_gives_the_same(model):
     lane, two = (_bytes(model, n, b, LENGTH, T, 3) for n, b in ((1, 1), (3, 2)))
     for budget in (two, lane):  # two prompts and then one; every lane apart
         split = speculate(model, *prompts(), DEPTHS, T, draft_tokens=3, memory_budget=budget)
-        for found, wanted in zip(split, whole, strict=True):
-            assert np.array_equal(found, wanted), budget
+        for actual, expected in zip(split, whole, strict=True):
+            assert np.array_equal(actual, expected), budget
     with pytest.raises(InputError, match=f"one lane needs {lane:,} bytes"):
         speculate(model, *prompts(), DEPTHS, T, draft_tokens=3, memory_budget=lane - 1)
 
@@ -177,10 +177,10 @@ def test_one_program_serves_all_depths(model):
     whole = speculate(model, *prompts(), DEPTHS, T, draft_tokens=3)
     before = run_rounds._cache_size(), prefill._cache_size()
     for depths in ([3, 1, 2], [2, 2, 2], np.array([1, 1, 3])):
-        found = speculate(model, *prompts(), depths, T, draft_tokens=3)
+        actual = speculate(model, *prompts(), depths, T, draft_tokens=3)
         for e, depth in enumerate(depths):
-            for mine, of_whole in zip(found, whole, strict=True):
-                assert np.array_equal(mine[:, e], of_whole[:, depth - 1]), depths
+            for own, of_whole in zip(actual, whole, strict=True):
+                assert np.array_equal(own[:, e], of_whole[:, depth - 1]), depths
     assert (run_rounds._cache_size(), prefill._cache_size()) == before
 
 
@@ -261,9 +261,9 @@ def test_passes_by_hand():
 def test_smollm2_says_what_full_depth_says(smollm2, golden):
     model, _ = smollm2
     gold = golden("smollm2.npz")
-    asked = gold["tokens"][:1], gold["lengths"][:1]
-    full = jaxdepth.generate(model, *asked, [model.config.num_hidden_layers], 12)
-    found = speculate(model, *asked, [15, 24, 28], 12)
-    assert np.array_equal(found.tokens, full.tokens[:, [0, 0, 0]])
-    assert np.array_equal(found.lengths, full.lengths[:, [0, 0, 0]])
-    assert found.accepted[0, 2] > 0
+    prompt_args = gold["tokens"][:1], gold["lengths"][:1]
+    full = jaxdepth.generate(model, *prompt_args, [model.config.num_hidden_layers], 12)
+    actual = speculate(model, *prompt_args, [15, 24, 28], 12)
+    assert np.array_equal(actual.tokens, full.tokens[:, [0, 0, 0]])
+    assert np.array_equal(actual.lengths, full.lengths[:, [0, 0, 0]])
+    assert actual.accepted[0, 2] > 0

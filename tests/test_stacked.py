@@ -30,8 +30,8 @@ def test_a_number_stays_what_it_is():
     special = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-45], np.float32)
     values = jnp.asarray(np.concatenate([values, special]))
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
-        found = jax.jit(jax.vmap(delay_until, in_axes=(None, 0)))(7, values.astype(dtype))
-        assert (found == 7).all()
+        actual = jax.jit(jax.vmap(delay_until, in_axes=(None, 0)))(7, values.astype(dtype))
+        assert (actual == 7).all()
 
 
 @pytest.mark.parametrize("form", ["plain", "int8"])
@@ -41,9 +41,9 @@ def test_a_matrix_is_the_one_of_its_layer(form):
         stack = to_int8(stack)
     for number in range(L):
         x = jnp.full((3, D), jnp.nan)
-        found = jax.jit(lambda i, x: LazySlice(stack, i).slice_for(x))(number, x)
+        actual = jax.jit(lambda i, x: LazySlice(stack, i).slice_for(x))(number, x)
         expected = jax.tree.map(lambda array, number=number: array[number], stack)
-        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def test_a_layer_holds_two_matrices_at_a_time():

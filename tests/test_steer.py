@@ -58,7 +58,7 @@ def slow_streams(model, direction, layers, how, scale) -> list[np.ndarray]:
     unit = direction / np.sqrt((direction**2).sum())
     tokens_BS, _ = prompts()
     h = model.embed_tokens(jnp.asarray(tokens_BS))
-    found = []
+    actual = []
     for number in EVERY:
         block = jax.tree.map(lambda leaf, n=number: leaf[n - 1], model.blocks())
         h = np.asarray(block(jnp.asarray(h), *model.position_inputs(tokens_BS.shape[1]))[0])
@@ -68,8 +68,8 @@ def slow_streams(model, direction, layers, how, scale) -> list[np.ndarray]:
         elif number in layers:
             h = h + scale * direction
         h = h.astype(np.float32)
-        found.append(h)
-    return found
+        actual.append(h)
+    return actual
 
 
 @pytest.mark.parametrize("layers", [(2,), (1, 3), EVERY], ids=["one", "some", "all"])
@@ -77,13 +77,13 @@ def slow_streams(model, direction, layers, how, scale) -> list[np.ndarray]:
 def test_every_exit_by_a_slow_twin(model, how, scale, layers):
     streams = slow_streams(model, DIRECTION, layers, how, scale)
     rows = np.arange(3), prompts()[1] - 1
-    wanted = np.stack([np.asarray(model.unembed(jnp.asarray(h[rows]))) for h in streams])
-    found = logits_of(steer(model, DIRECTION, layers, how, scale))
-    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    expected = np.stack([np.asarray(model.unembed(jnp.asarray(h[rows]))) for h in streams])
+    actual = logits_of(steer(model, DIRECTION, layers, how, scale))
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
     plain = logits_of(model)
     below = layers[0] - 1  # an exit sees the change after its own layer, and of those below
-    np.testing.assert_allclose(found[:below], plain[:below], atol=2e-6)
-    assert (np.abs(found - plain)[below:].max(axis=(1, 2)) > 0.01).all()
+    np.testing.assert_allclose(actual[:below], plain[:below], atol=2e-6)
+    assert (np.abs(actual - plain)[below:].max(axis=(1, 2)) > 0.01).all()
 
 
 @pytest.mark.parametrize("how", ["ablate", "add"])
@@ -114,12 +114,12 @@ def test_what_is_ablated_is_gone(model):
 def test_generation_by_a_slow_twin(model, how):
     steered = steer(model, DIRECTION, (2, 3), how, 2.0)
     tokens, lengths = prompts()
-    found = jaxdepth.generate(steered, tokens, lengths, EVERY, 12)
+    actual = jaxdepth.generate(steered, tokens, lengths, EVERY, 12)
     for b, e in np.ndindex(3, 4):
-        assert spoken(found, b, e) == slow_twin(steered, tokens[b], lengths[b], e + 1, 12)
+        assert spoken(actual, b, e) == slow_twin(steered, tokens[b], lengths[b], e + 1, 12)
     plain = jaxdepth.generate(model, tokens, lengths, EVERY, 12).tokens
-    assert np.array_equal(found.tokens[:, 0], plain[:, 0])
-    assert not np.array_equal(found.tokens[:, 1:], plain[:, 1:])
+    assert np.array_equal(actual.tokens[:, 0], plain[:, 0])
+    assert not np.array_equal(actual.tokens[:, 1:], plain[:, 1:])
 
 
 def test_one_program_serves_every_steering(model):
@@ -142,9 +142,9 @@ def test_the_model_itself_stays_as_it_is(model):
     structure = jax.tree.structure(model)
     steered = steer(model, DIRECTION, EVERY, "add")
     assert jax.tree.structure(model) == structure
-    mine, its = (set(map(id, jax.tree.leaves(m))) for m in (model, steered))
-    assert mine < its  # the same arrays
-    assert len(its) == len(mine) + 3
+    base_ids, its = (set(map(id, jax.tree.leaves(m))) for m in (model, steered))
+    assert base_ids < its  # the same arrays
+    assert len(its) == len(base_ids) + 3
     programs = [
         _exit_logits.lower(m, *prompts(), 4).as_text(debug_info=True) for m in (model, steered)
     ]
@@ -174,13 +174,13 @@ def test_bad_steering(model, changes, says):
 
 def test_mean_difference_by_hand():
     x_GND = np.array([[[1, 2], [3, 4], [8, 0]], [[0, 1], [0, 3], [5, 5]]], np.float16)
-    found = mean_difference(x_GND, np.array([0, 0, 1]))
-    np.testing.assert_array_equal(found, [[6, -3], [5, 3]])
-    assert found.dtype == np.float64
+    actual = mean_difference(x_GND, np.array([0, 0, 1]))
+    np.testing.assert_array_equal(actual, [[6, -3], [5, 3]])
+    assert actual.dtype == np.float64
     many = np.full((1, 3000, 1), 1.001, np.float16)  # a float16 sum stops growing at 2048
     many[:, ::2] = 0
-    found = mean_difference(many, np.arange(3000) % 2)
-    np.testing.assert_allclose(found, np.float64(np.float16(1.001)), rtol=1e-12)
+    actual = mean_difference(many, np.arange(3000) % 2)
+    np.testing.assert_allclose(actual, np.float64(np.float16(1.001)), rtol=1e-12)
     with pytest.raises(InputError, match="3 examples of one class"):
         mean_difference(x_GND, np.ones(3))
 
@@ -209,12 +209,12 @@ def file(directions, tmp_path):
 
 
 def test_a_file_holds_directions(directions, file, tmp_path):
-    found = read_directions(file)
-    assert replace(found, arrays={}) == replace(directions, arrays={})
+    actual = read_directions(file)
+    assert replace(actual, arrays={}) == replace(directions, arrays={})
     for name, array in directions.arrays.items():
-        np.testing.assert_array_equal(found.arrays[name], array)
-        np.testing.assert_array_equal(find_direction(file, f"{name}@4", found.base), array[4])
-    save_directions(tmp_path / "again", found)
+        np.testing.assert_array_equal(actual.arrays[name], array)
+        np.testing.assert_array_equal(find_direction(file, f"{name}@4", actual.base), array[4])
+    save_directions(tmp_path / "again", actual)
     assert directions_digest(tmp_path / "again") == directions_digest(file)
 
 
@@ -261,20 +261,20 @@ def test_a_subject_is_steered_as_its_settings_say(tiny_path, directions, file):
     direction = directions.arrays["content.instruction"][2]
     changes = {"steer": "add", "steer_layers": "2-3", "steer_scale": 2.0, "limit": 2}
     subject = open_subject(steered_settings(tiny_path, "out", file, **changes))
-    wanted = logits_of(steer(model, direction, (2, 3), "add", 2.0))
-    np.testing.assert_array_equal(logits_of(subject.model), wanted)
+    expected = logits_of(steer(model, direction, (2, 3), "add", 2.0))
+    np.testing.assert_array_equal(logits_of(subject.model), expected)
     np.testing.assert_array_equal(logits_of(subject.loaded.model), logits_of(model))
 
 
 def test_the_unsteered_model_judges_coherence(tiny_path, file, tmp_path):
     """As in a run that names the checkpoint itself as its reference."""
-    found = []
+    actual = []
     for name, reference in (("own", None), ("named", tiny_path)):
         changes = {"reference": reference, "limit": 1, "max_new_tokens": 12, "exits": "2,4"}
         settings = steered_settings(tiny_path, tmp_path / name, file, **changes)
-        found.append(read_table(sweep(settings).path, "generations"))
-    assert any(x is not None for x in found[0]["mean_logprob_reference"].to_pylist())
-    assert found[0] == found[1]
+        actual.append(read_table(sweep(settings).path, "generations"))
+    assert any(x is not None for x in actual[0]["mean_logprob_reference"].to_pylist())
+    assert actual[0] == actual[1]
 
 
 def test_bad_directions(tiny_path, directions, file, tmp_path, capsys):
@@ -287,8 +287,8 @@ def test_bad_directions(tiny_path, directions, file, tmp_path, capsys):
     from safetensors.numpy import save_file
 
     save_file({"a": np.ones(1)}, adapter)
-    said = {"jaxdepth": json.dumps({"format": "jaxdepth-adapter-1"})}
-    save_file({"a": np.ones(1)}, tmp_path / "format", metadata=said)
+    meta = {"jaxdepth": json.dumps({"format": "jaxdepth-adapter-1"})}
+    save_file({"a": np.ones(1)}, tmp_path / "format", metadata=meta)
     save_file({"a": np.ones(1)}, tmp_path / "header", metadata={"jaxdepth": "[1"})
     wide = replace(directions, arrays={"content.instruction": np.ones((5, 8))})
     save_directions(tmp_path / "wide", wide)

@@ -112,12 +112,15 @@ def test_layers_that_are_left_out_pass_the_stream_on(model, targets):
         arrays = leaves_of(model.config, tensors)
         arrays = {k: v[kept] if k.startswith("layers.") else v for k, v in arrays.items()}
         fewer = Mistral(config, arrays)
-        mine = targets.sequence_R == b
+        is_of_b = targets.sequence_R == b
         np.testing.assert_allclose(
-            found_LRD[-1][mine], row_hidden(fewer, targets)[-1][mine], atol=1e-5
+            found_LRD[-1][is_of_b], row_hidden(fewer, targets)[-1][is_of_b], atol=1e-5
         )
         if len(kept) < 4:
-            assert np.abs(found_LRD[-1][mine] - row_hidden(model, targets)[-1][mine]).max() > 0.01
+            assert (
+                np.abs(found_LRD[-1][is_of_b] - row_hidden(model, targets)[-1][is_of_b]).max()
+                > 0.01
+            )
 
 
 def micro_of(targets, weights, keep_LB=None) -> Micro:
@@ -169,10 +172,10 @@ def test_gradients_equal_finite_differences(model, targets, weights, params, kin
 def test_dpo_is_its_formula():
     chosen, rejected = np.array([-3.0, -10.0, 0.0]), np.array([-5.0, -2.0, 0.0])
     chosen_base, rejected_base = np.array([-4.0, -9.0, 0.0]), np.array([-4.5, -5.0, 1.0])
-    found = dpo_loss(*map(jnp.asarray, (chosen, rejected, chosen_base, rejected_base)), beta=0.5)
+    actual = dpo_loss(*map(jnp.asarray, (chosen, rejected, chosen_base, rejected_base)), beta=0.5)
     # margins: 1 - -0.5, -1 - 3, 0 - -1
     by_hand = [np.log1p(np.exp(-0.5 * m)) for m in (1.5, -4.0, 1.0)]
-    np.testing.assert_allclose(found, by_hand, rtol=1e-5)
+    np.testing.assert_allclose(actual, by_hand, rtol=1e-5)
 
 
 @pytest.mark.parametrize("chosen_weight", [0.0, 0.3])

@@ -79,9 +79,9 @@ def test_merged_by_hand():
     base, form = model_of(raw_config()), Form((1,), ("up",), rank=2, alpha=6.0)
     params = noisy(init_params(base, form, 0, jax.random.key(0)))
     product = np.asarray(params["layers.up.a"][0]) @ np.asarray(params["layers.up.b"][0])
-    wanted = np.array(base.layers.up[...])
-    wanted[1] += 3.0 * product
-    np.testing.assert_allclose(merge(base, params, form).layers.up[...], wanted, atol=1e-5)
+    expected = np.array(base.layers.up[...])
+    expected[1] += 3.0 * product
+    np.testing.assert_allclose(merge(base, params, form).layers.up[...], expected, atol=1e-5)
 
 
 def test_new_tokens_take_free_rows_of_a_padded_table():
@@ -129,13 +129,13 @@ def adapter_file(adapter, tmp_path_factory):
 
 def test_a_file_holds_what_was_trained(adapter, adapter_file, tiny_path):
     base, _ = jaxdepth.load(tiny_path)
-    found = read_adapter(str(adapter_file), base.config)
-    assert replace(found, params={}) == replace(adapter, params={})
+    actual = read_adapter(str(adapter_file), base.config)
+    assert replace(actual, params={}) == replace(adapter, params={})
     for name, value in adapter.params.items():
-        np.testing.assert_array_equal(found.params[name], value)
+        np.testing.assert_array_equal(actual.params[name], value)
     model, tokenizer = jaxdepth.load(tiny_path, adapter=adapter_file)
-    wanted = merge(base, adapter.params, adapter.form)
-    np.testing.assert_array_equal(logits_of(model), logits_of(wanted))
+    expected = merge(base, adapter.params, adapter.form)
+    np.testing.assert_array_equal(logits_of(model), logits_of(expected))
     assert tokenizer("<|refuse|>")["input_ids"][-1] == adapter.form.first_new + 1
     assert model.config.vocab_size == len(tokenizer)
 
@@ -177,33 +177,38 @@ def test_peft_adapters(tiny_path, tmp_path):
     base, _ = jaxdepth.load(tiny_path)
     rng = np.random.default_rng(0)
     names = {"q": "self_attn.q_proj", "down": "mlp.down_proj"}
-    arrays, wanted = {}, {n: np.array(getattr(base.layers, n)[...]) for n in names}
+    arrays, expected = {}, {n: np.array(getattr(base.layers, n)[...]) for n in names}
     for layer in EVERY:
         for name, module in names.items():
-            inputs, outputs = wanted[name].shape[1:]
+            inputs, outputs = expected[name].shape[1:]
             a, b = (rng.standard_normal(s).astype(np.float32) for s in ((2, inputs), (outputs, 2)))
             stem = f"base_model.model.model.layers.{layer}.{module}"
             arrays |= {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
-            wanted[name][layer] += 4.0 * (b @ a).T
-    said = {
+            expected[name][layer] += 4.0 * (b @ a).T
+    peft_config = {
         "peft_type": "LORA",
         "r": 2,
         "lora_alpha": 8,
         "target_modules": ["q_proj"],
         "bias": "none",
     }
-    said |= {"use_dora": False, "modules_to_save": None, "rank_pattern": {}, "lora_dropout": 0.1}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(said))
+    peft_config |= {
+        "use_dora": False,
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "lora_dropout": 0.1,
+    }
+    (tmp_path / "adapter_config.json").write_text(json.dumps(peft_config))
     save_file(arrays, tmp_path / "adapter_model.safetensors")
     model, _ = jaxdepth.load(tiny_path, adapter=tmp_path)
-    for name, array in wanted.items():
+    for name, array in expected.items():
         np.testing.assert_allclose(getattr(model.layers, name)[...], array, atol=1e-4)
     np.testing.assert_array_equal(model.layers.k[...], base.layers.k[...])
 
-    (tmp_path / "adapter_config.json").write_text(json.dumps(said | {"use_dora": True}))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(peft_config | {"use_dora": True}))
     with pytest.raises(InputError, match="only plain LoRA is read, this one has use_dora"):
         jaxdepth.load(tiny_path, adapter=tmp_path)
-    (tmp_path / "adapter_config.json").write_text(json.dumps(said))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(peft_config))
     save_file(arrays | {"odd.lora_A.weight": np.zeros(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(InputError, match=r"cannot read odd.lora_A.weight"):
         jaxdepth.load(tiny_path, adapter=tmp_path)

@@ -86,9 +86,9 @@ def write_folder(folder, raw: dict, tensors: dict, shards: int = 1, index: bool 
     names, where = sorted(tensors), {}
     for i in range(shards):
         file = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
-        mine = {n: tensors[n] for n in names[i::shards]}
-        save_file(mine, folder / file)
-        where |= dict.fromkeys(mine, file)
+        shard = {n: tensors[n] for n in names[i::shards]}
+        save_file(shard, folder / file)
+        where |= dict.fromkeys(shard, file)
     if index:
         content = {"metadata": {}, "weight_map": where}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content))

@@ -49,7 +49,7 @@ class LaneRules(NamedTuple):
     decays_X: Float[Array, " X"]  # NaN where the threshold is constant
     propagates_X: Bool[Array, " X"]
     needs_logits_X: Bool[Array, " X"]  # whether the policy reads the logits of candidates
-    # After which layers a token may exit; the last always is one.
+    # After which layers a token may exit; always after the last.
     candidates_L: Bool[AnyArray, " L"]
     classifier: ExitClassifier | None
 

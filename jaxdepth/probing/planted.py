@@ -95,7 +95,7 @@ def planted(
 
 
 class _Slots:
-    """Which dimensions of the residual stream hold what."""
+    """The dimensions of the residual stream, by what they encode."""
 
     constant, carrier, refusal, mood_source, mood, opening, lexical = range(7)
 
@@ -110,7 +110,7 @@ class _Slots:
 
 
 def _first_end(categories: int) -> int:
-    """The id of the first of the tokens that end a prompt, the last of the vocabulary."""
+    """The id of the first last token of a prompt; these are the last ids of the vocabulary."""
     return WORD + WORDS * (categories + 1)
 
 
@@ -142,7 +142,7 @@ def _write_vocabulary(
     noise_EZ: Float[np.ndarray, "E Z"],
     confound: bool,
 ) -> None:
-    """Writes what each token says, and when a reply opens with a refusal."""
+    """Set the embedding of each token, and the head, which opens a reply with a refusal or not."""
     embed, head = arrays["embed"], arrays["head"]
     ends = _first_end(slots.categories)
     embed[:, slots.constant] = CONSTANT
@@ -162,7 +162,7 @@ def _write_vocabulary(
 def _write_attention(
     arrays: dict[str, np.ndarray], slots: _Slots, a: int | None, b: int | None
 ) -> None:
-    """Writes that the last token reads the categories in layer a, and the mood in layer b."""
+    """Set attention: the last token reads the categories in layer a, and the mood in layer b."""
     K, sources = slots.categories, slots.sources
     quiet = HEAD_DIM // 2 - 1  # RoPE hardly rotates it
     arrays["layers.q"][:, slots.constant, quiet] = 1
@@ -181,7 +181,7 @@ def _write_mlp(
     projection_lZJ: Float[np.ndarray, "l Z J"],
     b: int | None,
 ) -> None:
-    """Writes that the noise changes from layer to layer, and that layer b decides on refusal."""
+    """Set the MLPs: the noise changes from layer to layer, and layer b decides on refusal."""
     gate, up, down = (arrays[f"layers.{name}"] for name in ("gate", "up", "down"))
     up[:, slots.constant] = 1 / CONSTANT
     change_LZJ = np.diff(projection_lZJ, axis=0)

@@ -11,7 +11,7 @@ import sys
 
 def main() -> None:
     """Write the rendered conversations, or the name of the limit that was reached."""
-    # Some transformers would import torch here, for nothing; None makes that an ImportError.
+    # Some versions of transformers would import torch without need; None makes that an ImportError.
     sys.modules["torch"] = None  # type: ignore[assignment]  # typeshed forbids the documented None
     from transformers.utils.chat_template_utils import render_jinja_template
 

@@ -88,7 +88,7 @@ def resolve_markers(
         fault = _fault(words, ids, close, end_tokens)
         if fault is None:
             open_ids = encoder.marker(protocol.open) if protocol.open else []
-            verdicts = tuple(token for token in ids if token is not None)  # which is all of them
+            verdicts = tuple(token for token in ids if token is not None)  # all of them here
             return Markers(tuple(open_ids), tuple(close), verdicts, tuple(words))
         faults.append(fault)
     others = f" (and {len(faults) - 1} other sets fail)" if len(faults) > 1 else ""

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-# A number, or an array of them. To type checkers it is Any: whoever has an estimate knows which of
-# both it holds, and would have to tell them so wherever it is indexed, compared or printed.
+# A number, or an array of numbers. It is Any to type checkers, because otherwise every use that
+# indexes, compares or prints an estimate would need a cast to one of the two.
 Numbers: TypeAlias = Any
 
 

@@ -25,7 +25,7 @@ from jaxdepth.errors import InputError
 class Calibrated(NamedTuple):
     """The threshold for a depth; low and high are 95% bounds of the depth at that threshold."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index; its place in the grid
+    index: int  # type: ignore[assignment]  # in the grid; hides tuple.index
     threshold: float
     depth: float  # mean over the validation prompts
     low: float

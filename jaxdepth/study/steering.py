@@ -34,7 +34,7 @@ def steer_model(model: Mistral, settings: Steering, fingerprint: str) -> Mistral
     if settings.steer == "none":
         return model
     directions, direction = settings.directions, settings.direction
-    assert directions is not None  # `check_steering` has seen to both
+    assert directions is not None  # `check_steering` requires both
     assert direction is not None
     check_file(directions)
     layers = parse_exits(settings.steer_layers, model.config.num_hidden_layers, "layer")
