@@ -10,7 +10,7 @@ heads that an axis does not divide evenly are replicated; any other uneven divis
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.parameters import PARAMETERS, axis_sizes
 
 AnyMesh = Mesh | AbstractMesh  # where nothing is placed, its shape alone
+A = TypeVar("A", bound=AnyArray)
 AXES = ("data", "fsdp", "model")
 BATCH = ("data", "fsdp")
 PARAMETER_RULES = {"V": "model", "D": "fsdp", "F": "model", "A": "model", "C": "model"}
@@ -159,7 +160,7 @@ def shards_of(letter: str, size: int, mesh: AnyMesh | None) -> int:
     return parts if size % parts == 0 else 1
 
 
-def constrain(array: AnyArray, axes: str, mesh: Mesh | None) -> AnyArray:
+def constrain(array: A, axes: str, mesh: Mesh | None) -> A:
     """Constrain, inside a program, how an array is sharded; does nothing for no mesh."""
     if mesh is None:
         return array
