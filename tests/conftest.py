@@ -36,6 +36,9 @@ def pytest_configure(config):
     It starts empty and is removed at the end. Where JAX_COMPILATION_CACHE_DIR names a folder, that
     one is used and kept: its entries are found by program, options and version of the compiler.
     """
+    # What tests start finds their helpers, too.
+    paths = [str(HERE / "helpers"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     name = "JAX_COMPILATION_CACHE_DIR"
     if name not in os.environ:  # the workers have it from the process that starts them
         folder = tempfile.TemporaryDirectory(prefix="jaxdepth-programs-")
@@ -226,7 +229,7 @@ def run_experiment(monkeypatch):
 @pytest.fixture(scope="module")
 def protocol(tiny_path, tmp_path_factory) -> str:
     """A protocol whose verdict words the tiny tokenizer has."""
-    from test_protocol import words_of
+    from studies import words_of
 
     import jaxdepth
     from jaxdepth.prompts.chat import PromptEncoder

@@ -15,7 +15,7 @@ import numpy as np
 from find_smollm2 import find_smollm2
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 GOLDEN = ROOT / "tests" / "golden"
 EXITS = (1, 8, 15, 22, 29, 30)
 SMOLLM2_NEW_TOKENS = 8

@@ -15,7 +15,7 @@ import numpy as np
 import jaxdepth
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(TESTS / "helpers"))
 
 
 def tiny() -> tuple[int, float, float]:

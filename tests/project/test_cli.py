@@ -30,7 +30,7 @@ from jaxdepth.study.tuning.settings import Tune
 from jaxdepth.study.verdicts.settings import Decide
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def run(capsys, *args) -> tuple[int, str, str]:

@@ -53,7 +53,7 @@ def test_live(name, torch):
 
 
 def test_every_family_has_its_row():
-    text = (Path(__file__).parents[1] / "docs" / "families.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|", text, re.MULTILINE)
     assert rows == [(name, raw["model_type"]) for name, raw in families().items()]
 

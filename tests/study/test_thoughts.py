@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
-from studies import settings_of
-from test_protocol import words_of
+from studies import settings_of, words_of
 from thinker import BITS, CLOSE, COMPLY, REFUSE, bit, parity_prompts, state, thinker
 
 import jaxdepth

@@ -1,6 +1,6 @@
 """A pod on one machine: commands on virtual CPU devices, in one process or several.
 
-    python tests/pod.py COMMANDS.json      each entry a list of words for `jaxdepth`
+    python tests/helpers/pod.py COMMANDS.json      each entry a list of words for `jaxdepth`
 
 Exits with the status of the first command that fails. JAXDEPTH_KILL_AFTER=N kills the process
 once it has written N chunks.

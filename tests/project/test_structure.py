@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "jaxdepth"
 MAX_LINES, MAX_FILES = 400, 15
 # From the bottom up: a room imports from rooms in earlier rows, and from itself.

@@ -17,7 +17,7 @@ import pytest
 
 pytestmark = pytest.mark.large
 
-TOOLS = Path(__file__).parent.parent / "tools"
+TOOLS = Path(__file__).parents[2] / "tools"
 # Peak resident memory of a process of its own, in GB.
 PEAK = """
 import re, sys

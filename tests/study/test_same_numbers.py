@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
-GOLDEN = Path(__file__).parent / "golden" / "tables.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "tables.json"
 # Of the sum of a column's magnitudes: what processors and compilers may make of the same program.
 ROUNDING = 1e-4
 

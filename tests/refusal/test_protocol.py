@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from studies import words_of
 from tiny_tokenizers import CHATML, KINDS, build, byte_level, wrap
 
 from jaxdepth import InputError
@@ -18,14 +19,6 @@ def tuned_encoder():
     """A tokenizer with the special tokens of configs/tuned.toml."""
     backend = byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *SPECIALS])
     return PromptEncoder(wrap(backend, CHATML, "<|im_start|>", "<|im_end|>"))
-
-
-def words_of(encoder: PromptEncoder, count: int = 3) -> tuple[str, ...]:
-    """Words that are one token after "Verdict:"."""
-    some = ("how", "the", "to", "a", "I", "of", "do", "my", "in", "is", "for", "can")
-    result = [word for word in some if encoder.word_after("\nVerdict:", word) is not None]
-    assert len(result) >= count
-    return tuple(result[:count])
 
 
 def test_special_tokens(tuned_encoder):

@@ -239,7 +239,7 @@ def test_killed_at_random_and_resumed_on_other_meshes(
 @pytest.mark.slow
 def test_gradients_do_not_depend_on_the_mesh():
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
-    script = Path(__file__).with_name("mesh_gradients.py")
+    script = Path(__file__).parents[1] / "helpers" / "mesh_gradients.py"
     meshes = ("data=8", "model=4", "data=2,fsdp=2,model=2")
     subprocess.run([sys.executable, script, *meshes], env=environment, check=True)
 

@@ -12,7 +12,7 @@ import jaxdepth
 from jaxdepth.weights.sources import open_source
 from jaxdepth.weights.tensor_map import GGUF_NAMES, HF_NAMES, tensor_map
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def test_logits_at_exits(smollm2, golden):

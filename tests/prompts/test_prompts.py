@@ -31,7 +31,7 @@ def test_built_in_pairs():
 
 
 def test_words_alone_hardly_separate_the_two_prompts_of_a_pair():
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
     from word_leak import word_leak
 
     assert word_leak(shuffles=1) < 0.75
