@@ -19,7 +19,6 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jax.typing import ArrayLike
 
 from jaxdepth.errors import InputError, nearest
-from jaxdepth.model import AnyArray
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.parameters import PARAMETERS, axis_sizes
 
@@ -159,7 +158,7 @@ def shards_of(letter: str, size: int, mesh: AnyMesh | None) -> int:
     return parts if size % parts == 0 else 1
 
 
-def constrain(array: AnyArray, axes: str, mesh: Mesh | None) -> AnyArray:
+def constrain(array: jax.Array, axes: str, mesh: Mesh | None) -> jax.Array:
     """Constrain, inside a program, how an array is sharded; does nothing for no mesh."""
     if mesh is None:
         return array
