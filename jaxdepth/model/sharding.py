@@ -10,7 +10,7 @@ heads that an axis does not divide evenly are replicated; any other uneven divis
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,10 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jax.typing import ArrayLike
 
 from jaxdepth.errors import InputError, nearest
-from jaxdepth.model import AnyArray
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.parameters import PARAMETERS, axis_sizes
 
 AnyMesh = Mesh | AbstractMesh  # where nothing is placed, its shape alone
-A = TypeVar("A", bound=AnyArray)
 AXES = ("data", "fsdp", "model")
 BATCH = ("data", "fsdp")
 PARAMETER_RULES = {"V": "model", "D": "fsdp", "F": "model", "A": "model", "C": "model"}
@@ -160,7 +158,7 @@ def shards_of(letter: str, size: int, mesh: AnyMesh | None) -> int:
     return parts if size % parts == 0 else 1
 
 
-def constrain(array: A, axes: str, mesh: Mesh | None) -> A:
+def constrain(array: jax.Array, axes: str, mesh: Mesh | None) -> jax.Array:
     """Constrain, inside a program, how an array is sharded; does nothing for no mesh."""
     if mesh is None:
         return array
