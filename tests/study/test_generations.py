@@ -207,7 +207,7 @@ def test_a_users_judge():
     texts = ["The capital is Paris, on the Seine.", "the cat sat on the mat and " * 20]
     judged = classify_texts(texts, judge=lambda texts, prompts: ["partial"] * len(texts))
     assert [j.outcome for j in judged] == [Outcome.PARTIAL, Outcome.DEGENERATE]
-    with pytest.raises(InputError, match="gave 1 outcomes for 2"):
+    with pytest.raises(InputError, match="returned 1 outcomes for 2"):
         classify_texts(texts, judge=lambda texts, prompts: ["partial"])
     with pytest.raises(InputError, match="none"):
         classify_texts(texts, judge=lambda texts, prompts: ["maybe"] * 2)

@@ -90,7 +90,7 @@ def test_the_study(tiny_path, tmp_path, run_experiment, capsys, monkeypatch):
     args = [tiny_path, "--out", tmp_path / "s", "--exits", "2-4", "--max-new-tokens", 4]
     args += ["--validation", "builtin:pairs/validation[:6]", "--prompts", "builtin:pairs/test[:4]"]
     args += ["--policy", "classifier=0.2,0.9", "fixed=2,3", "--draft-depths", "2-3"]
-    with pytest.raises(InputError, match="of two sets of prompts take the first N by"):
+    with pytest.raises(InputError, match="ambiguous with two sets of prompts"):
         run_experiment("static_or_dynamic", *args, "--limit", 2)
     assert run_experiment("static_or_dynamic", *args) == 0
     printed = capsys.readouterr().out
