@@ -209,7 +209,7 @@ def test_a_users_judge():
     assert [j.outcome for j in judged] == [Outcome.PARTIAL, Outcome.DEGENERATE]
     with pytest.raises(InputError, match="returned 1 outcomes for 2"):
         classify_texts(texts, judge=lambda texts, prompts: ["partial"])
-    with pytest.raises(InputError, match="none"):
+    with pytest.raises(InputError, match="unknown outcome: 'maybe'"):
         classify_texts(texts, judge=lambda texts, prompts: ["maybe"] * 2)
     with pytest.raises(InputError, match="1 prompts for 2 texts"):
         classify_texts(texts, ["x"])
