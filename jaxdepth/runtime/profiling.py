@@ -14,7 +14,7 @@ def use_compilation_cache() -> None:
 
     Not on CPUs: a program compiled for one CPU may not run on another that shares the directory.
     """
-    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # not in its stubs
+    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined, unused-ignore]
     if jax.default_backend() != "cpu" and chosen is None:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(COMPILATION_CACHE))
 
