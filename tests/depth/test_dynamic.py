@@ -1,15 +1,15 @@
 """A depth for every token: by a slow twin, static truncation, and what full depth would say."""
 
 import itertools
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from numpy_twin import GRADED, Slow, bars_of, softmax
 from parity_grid import some_now, spoken_cases
-from tiny import NEW_TOKENS, model_of, prompts, raw_config
+from tiny import NEW_TOKENS, model_of, prompts
 
 import jaxdepth
 from jaxdepth import InputError
@@ -19,17 +19,13 @@ from jaxdepth.depth.dynamic import generate_dynamic, layers_computed
 from jaxdepth.depth.dynamic_loop import decode_dynamic
 from jaxdepth.depth.generation import split
 from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
-from jaxdepth.depth.sampling import Sampling, TokenSampler, lane_keys
-from jaxdepth.model.cache import PromptCache
-from jaxdepth.model.parameters import LAYER_PARAMETERS, has_parameter
+from jaxdepth.depth.sampling import Sampling
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
 CASES = spoken_cases()
 T = NEW_TOKENS
 LATE, PROPAGATE = Caching.LATE, Caching.PROPAGATE
-# Those whose scores are probabilities or a cosine.
-GRADED = (Policy.TOP1, Policy.MARGIN, Policy.SATURATION, Policy.CLASSIFIER)
 BARS = dict.fromkeys(GRADED, (0.1, 0.5))
 
 
@@ -68,136 +64,6 @@ def run(model, rules, exits, stop_tokens=(-1, -1)):
         stop_tokens=stop_tokens,
         classifier=classifier_of(),
     )
-
-
-# The slow twin
-
-
-def softmax(x, axis=-1):
-    x = np.exp(x - x.max(axis, keepdims=True))
-    return x / x.sum(axis, keepdims=True)
-
-
-class Slow:
-    """One lane in plain numpy, float64: token by token, and a layer at a time."""
-
-    def __init__(self, model, classifier):
-        c = self.config = model.config
-        self.classifier = classifier
-        self.layers = [
-            {
-                n: np.float64(getattr(model.layers, n)[i])
-                for n in LAYER_PARAMETERS
-                if has_parameter(n, c)
-            }
-            for i in range(4)
-        ]
-        self.embed, self.final = np.float64(model.embed[...]), np.float64(model.norm[...])
-        self.head = self.embed if model.head is None else np.float64(model.head[...])
-        pairs = np.arange(0, model.config.head_dim, 2) / model.config.head_dim
-        self.turns = np.exp(1j * np.arange(96)[:, None] * model.config.rope.theta**-pairs)
-
-    def norm(self, h, scale):
-        return h / np.sqrt(h @ h / len(h) + self.config.rms_norm_eps) * scale
-
-    def turn(self, x, position):
-        low, high = np.split(x, 2, axis=-1)
-        turned = (low + 1j * high) * self.turns[position]
-        return np.concatenate([turned.real, turned.imag], axis=-1)
-
-    def layer(self, i, h, position, cache):
-        """The stream after layer i; the layer's keys and values go to `cache[i]`."""
-        w, c = self.layers[i], self.config
-        x = self.norm(h, w["attn_norm"])
-        q, k, v = ((x @ w[name]).reshape(-1, c.head_dim) for name in "qkv")
-        new = (self.turn(k, position)[:, None], v[:, None])
-        window = slice(-c.sliding_window if c.sliding_window else None, None)
-        cache[i] = [np.concatenate(x, axis=1)[:, window] for x in zip(cache[i], new, strict=True)]
-        keys, values = (np.repeat(x, len(q) // len(k), axis=0) for x in cache[i])
-        scores = keys @ self.turn(q, position)[..., None] / c.head_dim**0.5
-        h = h + (softmax(scores, axis=1).swapaxes(1, 2) @ values).ravel() @ w["o"]
-        x = self.norm(h, w["mlp_norm"])
-        gate = x @ w["gate"]
-        return h + (gate / (1 + np.exp(-gate)) * (x @ w["up"])) @ w["down"]
-
-    def logits(self, h):
-        return self.head @ self.norm(h, self.final)
-
-    def score(self, policy, streams, d, places) -> float:
-        """Of exit d, by the streams from the embedding on."""
-        logits, h, before = self.logits(streams[d]), streams[d], streams[d - 1]
-        second, first = np.sort(softmax(logits))[-2:]
-        match policy:
-            case Policy.TOP1:
-                return first
-            case Policy.MARGIN:
-                return first - second
-            case Policy.SATURATION:
-                return h @ before / np.sqrt((h @ h) * (before @ before))
-            case Policy.PATIENCE:
-                tops = [self.logits(streams[e]).argmax() for e in places if e <= d][::-1]
-                return len(list(itertools.takewhile(lambda top: top == tops[0], tops)))
-            case Policy.CLASSIFIER:
-                weights, bias = self.classifier
-                return 1 / (1 + np.exp(-(h @ weights[d - 1] + bias[d - 1])))
-            case Policy.FIXED:
-                return d
-            case Policy.ORACLE:
-                return float(logits.argmax() == self.logits(streams[4]).argmax())
-
-    def exit_of(self, rule, streams, places, need) -> int | None:
-        for d in (d for d in places if d < len(streams)):
-            if d == 4 or self.score(rule.policy, streams, d, places) >= need:
-                return d
-
-    def read(self, token, position, cache, frozen=lambda streams: False):
-        streams = [self.embed[token]]
-        for i in range(4):
-            after = self.layer(i, streams[-1], position, cache)
-            streams.append(streams[-1] if frozen(streams) else after)
-        return streams
-
-    def prompt(self, tokens):
-        nothing = np.zeros((self.config.num_key_value_heads, 0, self.config.head_dim))
-        cache = [[nothing, nothing] for _ in range(4)]
-        for position, token in enumerate(tokens):
-            streams = self.read(token, position, cache)
-        return streams, cache
-
-    def say(self, streams, cache, length, rule, exits):
-        """(token, exit, score, confidence) of every new token."""
-        cache, places, decoded = list(cache), sorted({*exits, 4}), []
-        for t in range(T):
-            need = rule.threshold
-            if rule.decay is not None:
-                need = min(1.0, 0.9 * need + 0.1 * np.exp(-rule.decay * t / T))
-
-            def exited(streams, need=need):
-                return self.exit_of(rule, streams, places, need) is not None
-
-            if t:
-                frozen = exited if rule.caching == PROPAGATE else lambda streams: False
-                streams = self.read(decoded[-1][0], length + t - 1, cache, frozen)
-            exit = self.exit_of(rule, streams, places, need)
-            logits = self.logits(streams[exit])
-            score = self.score(rule.policy, streams, exit, places)
-            decoded.append((logits.argmax(), exit, score, softmax(logits).max()))
-        return [np.array(column) for column in zip(*decoded, strict=True)]
-
-
-def bars_of(slow, streams, cache, length, exits) -> dict:
-    """Two thresholds for each policy, between scores that a text has on its way to full depth."""
-    cache, passes = list(cache), [streams]
-    for t in range(T):
-        token = slow.logits(passes[-1][4]).argmax()
-        passes.append(slow.read(token, length + t, cache))
-
-    def bar(policy, q):
-        scores = [slow.score(policy, s, d, exits) for s in passes for d in exits if d < 4]
-        place = int(q * len(scores))
-        return float(np.mean(np.sort(scores)[place : place + 2]))
-
-    return {policy: (bar(policy, 0.6), bar(policy, 0.8)) for policy in GRADED}
 
 
 @pytest.mark.parametrize(
@@ -413,52 +279,6 @@ def test_other_rules_are_no_other_program(model, rules, actual):
     other = run(model, others, [2])
     assert not np.array_equal(other.exits, actual.exits)
     assert (decode_dynamic._cache_size(), prefill._cache_size()) == before
-
-
-def lower_decode(model, rules, B, S, new_tokens):
-    c, X = model.config, len(rules)
-    cache = PromptCache(*(jnp.zeros((4, B, c.num_key_value_heads, S, c.head_dim)),) * 2)
-    return decode_dynamic.lower(
-        model,
-        cache,
-        jnp.zeros((4, B, c.hidden_size)),
-        jnp.zeros(B, jnp.int32),
-        jnp.full(B, S),
-        dynamic._lane_rules(rules, [1, 2], None, 4, 1),
-        lane_keys(range(B), range(X), [0]).reshape(X, B),
-        TokenSampler.of(Sampling(), [0]),
-        needs_logits=dynamic._needs_logits(rules),
-        max_new_tokens=new_tokens,
-    )
-
-
-def test_heads_are_computed_for_readers_only(optimised):
-    model = model_of(raw_config(vocab_size=104))  # a size that nothing else has
-    blind = [ExitRule(Policy.SATURATION, 0.9), ExitRule(Policy.FIXED, 2)]
-    lowered = lower_decode(model, blind, 2, 8, 4)
-    assert heads(lowered, model) == 2  # first token, and at the exits
-    # Whether a layer is run at all. What only asks for the platform is gone from what is compiled.
-    assert lowered.compile().as_text().count(" conditional(") == 1
-
-
-def heads(lowered, model) -> int:
-    """How many products with the head a program has."""
-    table = rf"tensor<{model.config.vocab_size}x{model.config.hidden_size}xf32>"
-    return len(re.findall(rf"dot_general.*, {table}\)", lowered.as_text()))
-
-
-def test_the_planned_bytes_hold_what_xla_reports(optimised):
-    model = model_of(raw_config(vocab_size=4096))
-    rules = [ExitRule(policy, 1.0) for policy in (Policy.TOP1, Policy.MARGIN, Policy.ORACLE)]
-    lowered = lower_decode(model, rules, B=8, S=64, new_tokens=64)
-    assert heads(lowered, model) > 2
-    compiled = lowered.compile()
-    report = compiled.memory_analysis()
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
-    held = report.temp_size_in_bytes + report.argument_size_in_bytes - weights
-    planned = dynamic._bytes(model, rules, 8, 64, 64, 1)
-    assert 0.8 * planned < held < planned
-    assert "scatter(" not in compiled.as_text()
 
 
 # Pieces

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from parity_grid import families
+from slow_decode import slow_twin, spoken
 from studies import settings_of
-from test_decode import slow_twin, spoken
 from tiny import model_of, prompts
 
 import jaxdepth
