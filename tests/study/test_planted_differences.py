@@ -22,8 +22,6 @@ from jaxdepth.study.checkpoints.tables import KNOWLEDGE
 from jaxdepth.study.probes.tables import PROBE_SCORES
 from jaxdepth.study.run_directory import Run
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 
 def words_of(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
