@@ -1,4 +1,6 @@
-"""Settings of studies for tests, by their flat names, and verdict words of any tokenizer."""
+"""Settings of studies for tests, rows of their tables, and verdict words of any tokenizer."""
+
+import pandas as pd
 
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.settings_file import build
@@ -7,6 +9,12 @@ from jaxdepth.settings_file import build
 def settings_of(cls, model, out, **values):
     """Settings of a command for a model and a run directory."""
     return build(cls, {"model": model, "out": out, **values})
+
+
+def records(rows: pd.DataFrame) -> list[dict]:
+    """The rows of `against` as dictionaries; the layer of a mean is None."""
+    rows = rows.astype({"layer": object})
+    return rows.where(rows["layer"].notna(), rows.assign(layer=None)).to_dict("records")
 
 
 def words_of(encoder: PromptEncoder, count: int = 3) -> tuple[str, ...]:
