@@ -35,7 +35,7 @@ def run_sweep(settings: Sweep) -> int:
     print_curves(curves)
     if run.finished("generations"):
         print_outcomes(run.path)
-    print_places(run.path, draw_sweep(run.path, settings.output.seed))
+    print_places(run.path, draw_sweep(run.path, curves))
     return 0
 
 

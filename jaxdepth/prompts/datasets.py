@@ -64,11 +64,6 @@ class Prompt:
         return self.pair_id or self.prompt_id
 
 
-def cluster_of(row: Mapping[str, str | None]) -> str:
-    """`Prompt.cluster_id` of a row of a table with prompt_id and pair_id."""
-    return row["pair_id"] or str(row["prompt_id"])
-
-
 def read_prompts(names: Iterable[str]) -> list[Prompt]:
     """Read the prompts of several sources, in their order.
 

@@ -53,5 +53,3 @@ KNOWLEDGE = Table(
 )
 # Outcomes of the answers of both checkpoints.
 SPOKEN = replace(comparison.COMPARISON, name="spoken")
-
-TABLES = (DIFFERENCES, KNOWLEDGE, SPOKEN)

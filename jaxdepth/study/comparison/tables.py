@@ -16,5 +16,3 @@ COMPARISON = Table(
         Column("high", "float64", "upper bound of its 95% interval (Wilson)"),
     ),
 )
-
-TABLES = (COMPARISON,)

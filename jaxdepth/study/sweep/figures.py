@@ -14,18 +14,21 @@ from jaxdepth.study.sweep.curves import DepthCurves, depth_curves
 from jaxdepth.study.sweep.rates import Rates
 
 
-def draw_sweep(run_path: str | Path, seed: int = 0) -> dict[Path, str]:
+def draw_sweep(run_path: str | Path, curves: DepthCurves | None = None) -> dict[Path, str]:
     """Draw first-token measures and, where answers were generated, outcomes.
 
     Args:
         run_path: a finished sweep.
-        seed: of bootstrap intervals.
+        curves: its first-token curves; by default they are computed, with the run's own seed.
 
     Returns:
         PNG path -> caption; an SVG lies beside each.
     """
-    figures = draw_first_token(depth_curves(run_path, seed), Path(run_path) / "figures")
-    if GENERATIONS.name in read_record(run_path)["tables"]:
+    record = read_record(run_path)
+    if curves is None:
+        curves = depth_curves(run_path, record["settings"]["seed"])
+    figures = draw_first_token(curves, Path(run_path) / "figures")
+    if GENERATIONS.name in record["tables"]:
         figures |= draw_outcomes(run_path)
     return figures
 

@@ -1,6 +1,5 @@
 """The tables of a sweep."""
 
-from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS, PROMPTS
 from jaxdepth.study.tables import Column, Table
 
 CURVE = Table(
@@ -40,5 +39,3 @@ PAIRED = Table(
         Column("p_holm", "float64", "p, adjusted over the exits of the label (Holm 1979)"),
     ),
 )
-
-TABLES = (PROMPTS, FIRST_TOKEN, GENERATIONS, CURVE, PAIRED)

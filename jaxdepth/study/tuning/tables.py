@@ -16,5 +16,3 @@ LOSS = Table(
         Column("exits", "list of int32", "exits that are supervised"),
     ),
 )
-
-TABLES = (LOSS,)
