@@ -1,4 +1,4 @@
-"""The outcome of a text: refuse, partial, comply, degenerate or undetermined.
+"""The outcome of a text: refuse, partial, comply, off-topic, degenerate or undetermined.
 
 Coherence is judged first, from the text alone, so that a coherent answer where full depth refuses
 (the subject of the study) is never mistaken for a broken one. Refusal is detected in the text by a
@@ -29,6 +29,7 @@ class Outcome(StrEnum):
     REFUSE = "refuse"
     PARTIAL = "partial"
     COMPLY = "comply"
+    OFF_TOPIC = "off-topic"
     DEGENERATE = "degenerate"
     UNDETERMINED = "undetermined"
 

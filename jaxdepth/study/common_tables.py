@@ -48,7 +48,7 @@ ANSWER = (
     Column("text", "string", "the answer; null where texts are not kept"),
     Column("n_tokens", "int32", "length of the answer, with its end token", "tokens"),
     Column("ended", "string", "eos (an end token), stop (a stop string) or length (the maximum)"),
-    Column("outcome", "string", "refuse, partial, comply, degenerate or undetermined"),
+    Column("outcome", "string", "refuse, partial, comply, off-topic, degenerate or undetermined"),
     Column("score", "float32", "confidence in the outcome, 0 to 1"),
     Column("refusal_score", "float32", "probability of a full refusal, whatever the outcome"),
     Column(

@@ -20,6 +20,7 @@ OUTCOMES = {  # colours
     "refuse": "#1f6fa8",
     "partial": "#7fb2d6",
     "comply": "#b5312b",
+    "off-topic": "#d9b36c",
     "undetermined": "#c9c9c9",
     "degenerate": "#eeeeee",
 }

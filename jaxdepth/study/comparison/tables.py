@@ -9,7 +9,9 @@ COMPARISON = Table(
         Column("model", "string", "name of the model"),
         Column("group", "string", "source and label of the prompts"),
         Column("exit", "int32", "exit: how many layers ran", "layers"),
-        Column("outcome", "string", "refuse, partial, comply, degenerate or undetermined"),
+        Column(
+            "outcome", "string", "refuse, partial, comply, off-topic, degenerate or undetermined"
+        ),
         Column("n", "int32", "number of prompts"),
         Column("value", "float64", "share of answers with that outcome"),
         Column("low", "float64", "lower bound of its 95% interval (Wilson)"),

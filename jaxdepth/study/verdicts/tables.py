@@ -25,7 +25,7 @@ _ANSWER_TOKENS = Column("answer_tokens", "int32", "length of the answer", "token
 _ANSWER_OUTCOME = Column(
     "answer_outcome",
     "string",
-    "refuse, partial, comply, degenerate or undetermined; null without an answer",
+    "refuse, partial, comply, off-topic, degenerate or undetermined; null without an answer",
 )
 _ESTIMATE = (
     Column("n", "int32", "number of prompts", "prompts"),
