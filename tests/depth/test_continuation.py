@@ -1,0 +1,39 @@
+"""Log-probabilities of continuations that share prefixes, by a slow twin."""
+
+import numpy as np
+import pytest
+from parity_grid import families
+from tiny import model_of
+
+from jaxdepth import InputError
+from jaxdepth.depth.continuation import continuation_logprobs
+from jaxdepth.depth.score import token_logprobs
+
+
+@pytest.mark.parametrize("family", ["mistral-7b-v0.1", "ministral", "llama-3.1", "smollm2"])
+def test_equals_scoring_each_text_alone(family):
+    model = model_of(families()[family])
+    rng = np.random.default_rng(0)
+    vocabulary = model.config.vocab_size
+    prefixes = [rng.integers(vocabulary, size=n).tolist() for n in (5, 0, 17, 1)]
+    prefix_of = [0, 2, 1, 0, 3, 2, 0]
+    continuations = [rng.integers(vocabulary, size=n).tolist() for n in (3, 20, 6, 1, 9, 16, 0)]
+    scores = continuation_logprobs(model, prefixes, continuations, prefix_of, batch_size=4)
+    for score, group, tokens in zip(scores, prefix_of, continuations, strict=True):
+        assert len(score) == len(tokens)
+        if not tokens:
+            continue
+        whole = np.array([prefixes[group] + tokens])
+        alone = token_logprobs(model, whole, np.array([whole.shape[1]]))[0, len(prefixes[group]) :]
+        np.testing.assert_allclose(score, alone, atol=2e-5)
+    assert np.isnan(scores[2][0])  # nothing precedes the first token
+    assert not np.isnan(scores[2][1:]).any()
+
+
+def test_refuses_what_the_model_cannot_read():
+    model = model_of(families()["llama-2"])
+    too_long = [0] * (model.config.max_position_embeddings + 1)
+    with pytest.raises(InputError, match="tokens long, the model allows"):
+        continuation_logprobs(model, [[1]], [too_long], [0])
+    with pytest.raises(InputError, match="not in the vocabulary"):
+        continuation_logprobs(model, [[-1]], [[1]], [0])
