@@ -68,6 +68,11 @@ class PromptEncoder:
         spec = _without_control_tokens(spec, bool(self._prefix_ids))
         self._plain = Tokenizer.from_str(json.dumps(spec))
 
+    @property
+    def reply_opening(self) -> str:
+        """The template's text between the user's and a reply."""
+        return self._after
+
     def encode(self, text: str) -> list[int]:
         """The token ids of a prompt with `text` as its only user message."""
         return self.locate(text)[0]

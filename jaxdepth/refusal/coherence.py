@@ -1,10 +1,11 @@
-"""Whether a text is coherent language, judged from the text alone.
+"""Whether a text is coherent language, judged without its prompt.
 
 A text is degenerate if (repetition / R) ** 1.5 + (mean log-probability / M) ** 1.5 is more than 1.
-Both terms are at least 0: a loop is degenerate however probable a model finds it, and broken words
-are degenerate without any repetition. The power lets poems, tables and code repeat a little. The
-rule sees no prompt and no other answer, so a coherent text that differs from full depth's stays
-coherent. tools/fit_coherence.py fits R and M on labelled texts; docs/coherence.md has the errors.
+The log-probability is that of the text as a reply to an empty message. Both terms are at least 0: a
+loop is degenerate however probable a model finds it, and broken words are degenerate without any
+repetition. The power lets poems, tables and code repeat a little. The rule sees no prompt and no
+other answer, so a coherent text that differs from full depth's stays coherent.
+tools/fit_coherence.py fits R and M on labelled texts; docs/coherence.md has the errors.
 """
 
 import json
@@ -17,18 +18,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxdepth.depth.score import token_logprobs
-from jaxdepth.errors import InputError, at_least
-from jaxdepth.model.mistral import Mistral
-from jaxdepth.prompts.batches import make_batches
-from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.errors import InputError
 
 LIMITS_FILE = "coherence.json"
 FloatOrArray = TypeVar("FloatOrArray", float, np.ndarray)
 _MIN_PIECES = 8  # shorter texts have repetition 0: "No, no, no!" has six pieces
 _WINDOW = 128  # pieces: coherent texts repeat pairs too, the more the longer they are
-_SKIPPED = 3  # first tokens of a text, which have too little context to be probable
-_MIN_TOKENS = 4  # of a mean
+_MIN_TOKENS = 4  # of a mean log-probability
 _POWER = 1.5
 
 # Pieces of a text: a letter of a script without spaces; a word, or the letters of one that is too
@@ -67,43 +63,6 @@ def repetition(text: str) -> float:
     return repeats / (len(pieces) - 1)
 
 
-def reference_logprobs(
-    model: Mistral,
-    encoder: PromptEncoder,
-    texts: Sequence[str],
-    max_tokens: int = 128,
-    batch_size: int = 16,
-) -> list[np.ndarray]:
-    """Per-token log-probabilities of texts under a model at full depth, as plain text.
-
-    Args:
-        model: the reference, from `jaxdepth.load`.
-        encoder: of its tokenizer.
-        texts: N texts. The reference does not see the prompts that they answer.
-        max_tokens: how many tokens of each are scored, BOS included.
-        batch_size: texts per forward pass.
-
-    Returns:
-        N arrays of natural log-probabilities, float32, without the first three tokens of each
-        text; empty for a text with fewer than seven.
-
-    Raises:
-        InputError: a size is below 1, or `max_tokens` is more than the model allows.
-    """
-    at_least(1, max_tokens=max_tokens, batch_size=batch_size)
-    # Exits near full depth often give the same answer: each text is scored once.
-    unique = list(dict.fromkeys(texts))
-    first = len(encoder.encode_alone("")) + _SKIPPED
-    ids = [encoder.encode_alone(text)[:max_tokens] for text in unique]
-    logprobs = dict.fromkeys(unique, np.zeros(0, np.float32))
-    long = [n for n, tokens in enumerate(ids) if len(tokens) >= first + _MIN_TOKENS]
-    for batch in make_batches([ids[n] for n in long], batch_size, model.mesh):
-        scores_BS = token_logprobs(model, batch.tokens_BS, batch.lengths_B)
-        for row, index in enumerate(batch.indices):
-            logprobs[unique[long[index]]] = scores_BS[row, first : batch.lengths_B[row]]
-    return [logprobs[text] for text in texts]
-
-
 def judge_coherence(
     texts: Sequence[str], logprobs: Sequence[np.ndarray] | None = None
 ) -> list[Coherence]:
@@ -111,8 +70,9 @@ def judge_coherence(
 
     Args:
         texts: N texts. An empty one is degenerate.
-        logprobs: their log-probabilities from `reference_logprobs`. Without them, or where a
-            text's are empty, only repetition can show that it is degenerate; else that is None.
+        logprobs: per token, as `alone_T` of `reference.score_replies`. Without them, or where a
+            text has fewer than four, only repetition can show that it is degenerate; else that is
+            None.
 
     Returns:
         N judgements.
@@ -141,13 +101,14 @@ def degeneracy(
 
 
 def _judge(text: str, logprobs: Sequence[float] | np.ndarray) -> Coherence:
-    mean = float(np.mean(logprobs, dtype=np.float64)) if len(logprobs) else float("nan")
+    scored = len(logprobs) >= _MIN_TOKENS
+    mean = float(np.mean(logprobs, dtype=np.float64)) if scored else float("nan")
     if not text.strip():
         return Coherence(True, 1.0, 0.0, mean)
     repeats = repetition(text)
     # Without log-probabilities the first term alone can only show that a text is degenerate.
-    excess = degeneracy(repeats, mean if len(logprobs) else 0.0, _limits())
-    degenerate = excess > 1 or (False if len(logprobs) else None)
+    excess = degeneracy(repeats, mean if scored else 0.0, _limits())
+    degenerate = excess > 1 or (False if scored else None)
     return Coherence(degenerate, excess / (1 + excess), repeats, mean)
 
 

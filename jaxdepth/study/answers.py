@@ -10,13 +10,12 @@ import pyarrow as pa
 from jaxdepth.depth.generation import generate
 from jaxdepth.depth.sampling import Sampling
 from jaxdepth.errors import InputError
-from jaxdepth.model import Ints
-from jaxdepth.model.mistral import Mistral
+from jaxdepth.model import FastTokenizer, Ints
 from jaxdepth.prompts.batches import Batch
-from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import Prompt
-from jaxdepth.refusal.coherence import reference_logprobs
-from jaxdepth.refusal.outcome import Judge, TextOutcome, classify_texts
+from jaxdepth.refusal.outcome import Judge, TextOutcome, judge_replies
+from jaxdepth.refusal.reference import Reference
+from jaxdepth.refusal.thought import is_thought_marker, opens_thought
 from jaxdepth.study.common_tables import GENERATIONS
 from jaxdepth.study.settings import Decoding, ExitStudy
 from jaxdepth.study.subject import Subject
@@ -28,7 +27,7 @@ class Answerer:
 
     settings: ExitStudy
     subject: Subject
-    reference: tuple[Mistral, PromptEncoder]
+    reference: Reference
     judge: Judge | None = None
 
     def rows(self, batch: Batch) -> Callable[[], list[pa.Table]]:
@@ -75,7 +74,7 @@ class Answerer:
         ended = "length"
         if tokens[-1] in self.subject.end_tokens:
             tokens, ended = tokens[:-1], "eos"
-        text = self.subject.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        text = decode_reply(self.subject.tokenizer, tokens)
         stops = [text.find(stop) for stop in self.settings.answers.stop if stop in text]
         return (text[: min(stops)], "stop") if stops else (text, ended)
 
@@ -85,7 +84,10 @@ class Answerer:
         The reference model scores the texts now; the function that is returned judges them.
         """
         texts, prompts = ([row.pop(key) for row in rows] for key in ("text", "prompt"))
-        judge = judge_texts(self.reference, texts, prompts, self.judge)
+        # A template that opens a thought leaves its tag out of the reply.
+        opening = "<think>\n" if opens_thought(self.subject.encoder.reply_opening) else ""
+        replies = [opening + text for text in texts]
+        judge = judge_texts(self.reference, replies, prompts, self.judge)
         return lambda: self._with_outcomes(rows, texts, judge())
 
     def _with_outcomes(
@@ -96,29 +98,46 @@ class Answerer:
                 "outcome": str(judged.outcome),
                 "score": judged.score,
                 "refusal_score": judged.refusal_score,
-                # null, not NaN: so short a text has no score
-                "mean_logprob_reference": None
-                if np.isnan(judged.mean_logprob)
-                else judged.mean_logprob,
+                "mean_logprob_reference": _or_null(judged.mean_logprob),
                 "repetition": judged.repetition,
+                "coherent": judged.coherent,
+                "topicality": _or_null(judged.topicality),
             }
             row["text"] = text if self.settings.texts.keep_text else None
         return rows
 
 
+def decode_reply(tokenizer: FastTokenizer, tokens: Ints) -> str:
+    """The text of a reply without control tokens, but with those that end or open a thought."""
+    markers = {
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and is_thought_marker(token.content)
+    }
+    ids = list(map(int, tokens))
+    if markers.isdisjoint(ids):
+        return tokenizer.decode(ids, skip_special_tokens=True)
+    hidden = set(tokenizer.all_special_ids) - markers
+    return tokenizer.decode([i for i in ids if i not in hidden])
+
+
 def judge_texts(
-    reference: tuple[Mistral, PromptEncoder],
+    reference: Reference,
     texts: Sequence[str],
     prompts: Sequence[str],
     judge: Judge | None = None,
 ) -> Callable[[], list[TextOutcome]]:
-    """Judge the outcomes of answers, with their coherence under a reference model.
+    """Judge the outcomes of answers under a reference model.
 
     The reference model scores the answers now, on the devices; the function that is returned
     judges them, on the host.
     """
-    logprobs = reference_logprobs(*reference, texts)
-    return lambda: classify_texts(texts, prompts, logprobs=logprobs, judge=judge)
+    return judge_replies(reference, texts, prompts, judge=judge)
+
+
+def _or_null(number: float) -> float | None:
+    """A number of a table; null, not NaN, where a text was not scored."""
+    return None if np.isnan(number) else number
 
 
 def sampling_of(decoding: Decoding) -> Sampling:

@@ -54,11 +54,21 @@ ANSWER = (
     Column(
         "mean_logprob_reference",
         "float32",
-        "mean log-probability of the text under the reference model, without its prompt; null "
-        "where the text is too short",
+        "mean log-probability of the text under the reference model as a reply to an empty "
+        "message; null where it was not scored: a refusal, a repetition, or too short a text",
         "nats per token",
     ),
     Column("repetition", "float32", "share of bigrams that are repeated"),
+    Column(
+        "coherent",
+        "bool",
+        "whether the text is coherent; null where it was not scored and does not repeat itself",
+    ),
+    Column(
+        "topicality",
+        "float32",
+        "probability that the text answers its prompt to the point; null where not scored",
+    ),
     Column(
         "agreement",
         "float32",

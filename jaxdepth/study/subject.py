@@ -11,6 +11,7 @@ from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import limit_prompts
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
+from jaxdepth.refusal.reference import Reference
 from jaxdepth.runtime.distributed import raise_on_all
 from jaxdepth.settings_file import flatten
 from jaxdepth.study.common_tables import PROMPTS
@@ -71,15 +72,15 @@ class Subject:
         """The token ids of every prompt, in the chat template."""
         return [self.encoder.encode(p.text) for p in self.prompts]
 
-    def reference(self, path: Path | None) -> tuple[Mistral, PromptEncoder]:
-        """The model that judges coherence: a checkpoint, or by default the subject's own model.
+    def reference(self, path: Path | None) -> Reference:
+        """The model that tells coherent text and text to the point: by default the subject's own.
 
         It is never steered: a steered model may give its own degenerate text a high probability,
         and every steering should have the same judge.
         """
         if path is None:
-            return self.loaded.model, self.encoder
-        return load_reference(path, self.model, self.settings.model.dtype)
+            return Reference(self.loaded.model, self.encoder)
+        return Reference(*load_reference(path, self.model, self.settings.model.dtype))
 
     def resolved(self, **resolved) -> dict:
         """The settings that decide a run's numbers, with fingerprints and digests for paths.

@@ -19,8 +19,8 @@ from jaxdepth.model import FastTokenizer
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.prompts.chat import PromptEncoder
-from jaxdepth.refusal.coherence import reference_logprobs
 from jaxdepth.refusal.outcome import Outcome, TextOutcome, classify_texts
+from jaxdepth.refusal.reference import Reference
 
 _BATCHES_AT_ONCE = 8  # batches of prompts that are answered together, so that few rows are padding
 PROMPT_TOKENS = 40  # max length of a generated prompt
@@ -134,7 +134,7 @@ def answer(
             answers[index] = Answered(prompts[index], text, ended)
     answered = [answers[index] for index in range(len(prompts))]
     texts = [a.answer for a in answered]
-    outcomes = classify_texts(texts, prompts, logprobs=reference_logprobs(model, encoder, texts))
+    outcomes = classify_texts(texts, prompts, reference=Reference(model, encoder))
     return [a if _is_target(a, o) else None for a, o in zip(answered, outcomes, strict=True)]
 
 

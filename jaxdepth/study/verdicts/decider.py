@@ -7,9 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxdepth.errors import InputError, at_least
-from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import Batch
-from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.decide import Decided, decide
 from jaxdepth.refusal.deliberate import Rule
 from jaxdepth.refusal.protocol import (
@@ -19,6 +17,7 @@ from jaxdepth.refusal.protocol import (
     read_protocol,
     resolve_markers,
 )
+from jaxdepth.refusal.reference import Reference
 from jaxdepth.study.answers import memory_budget, prompt_seeds, sampling_of
 from jaxdepth.study.subject import Subject, open_subject
 from jaxdepth.study.verdicts.settings import Decide, DecisionRule
@@ -33,7 +32,7 @@ class Decider:
     protocol: Protocol
     markers: Markers
     rule: Rule
-    reference: tuple[Mistral, PromptEncoder]
+    reference: Reference
 
     @property
     def forces(self) -> bool:
