@@ -15,15 +15,17 @@ from jaxdepth.depth.continuation import continuation_logprobs
 from jaxdepth.errors import at_least
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.refusal.encoder import Encoder
 
 MAX_TOKENS = 128  # of a reply are read
 
 
 class Reference(NamedTuple):
-    """The model at full depth that reads replies."""
+    """What reads replies: a model at full depth, and a sentence encoder if there is one."""
 
     model: Mistral
     encoder: PromptEncoder
+    sentences: Encoder | None = None
 
 
 class ReplyScores(NamedTuple):
@@ -31,6 +33,7 @@ class ReplyScores(NamedTuple):
 
     alone_T: Float[np.ndarray, " T"]  # after an empty message
     given_T: Float[np.ndarray, " T"]  # after its prompt
+    cosine: float = float("nan")  # of prompt and reply under the sentence encoder; NaN without one
 
 
 NO_SCORES = ReplyScores(np.zeros(0, np.float32), np.zeros(0, np.float32))
@@ -62,7 +65,7 @@ def score_replies(
         InputError: a size is below 1, or a prompt with its reply is too long for the model.
     """
     at_least(1, max_tokens=max_tokens, batch_size=batch_size)
-    model, encoder = reference[:2]
+    model, encoder, sentences = reference
     answered = [None] * len(texts) if prompts is None else prompts
     pairs = dict.fromkeys(("", text) for text in texts)
     pairs |= dict.fromkeys((p, t) for p, t in zip(answered, texts, strict=True) if p is not None)
@@ -76,10 +79,16 @@ def score_replies(
         batch_size,
     )
     of_pair = dict(zip(pairs, map(_finite, scores), strict=True))
-    empty = NO_SCORES.given_T
+    cosine_N = [NO_SCORES.cosine] * len(texts)
+    if sentences is not None and prompts is not None and len(texts):
+        cosine_N = sentences.cosine(prompts, texts).tolist()
     return [
-        ReplyScores(of_pair["", text], empty if prompt is None else of_pair[prompt, text])
-        for prompt, text in zip(answered, texts, strict=True)
+        ReplyScores(
+            of_pair["", text],
+            NO_SCORES.given_T if prompt is None else of_pair[prompt, text],
+            cosine,
+        )
+        for prompt, text, cosine in zip(answered, texts, cosine_N, strict=True)
     ]
 
 

@@ -1,11 +1,13 @@
-"""Whether a reply is to the point of its prompt, from a reference model's log-probabilities.
+"""Whether a reply is to the point of its prompt.
 
-Two numbers tell: how much more probable the reply is after its prompt than after an empty message
-(pointwise mutual information, nats per token), and how probable it is after its prompt. A logistic
-rule joins them; tools/fit_topic.py fits it, docs/topicality.md has the errors.
+Two numbers of a reference model tell: how much more probable the reply is after its prompt than
+after an empty message (pointwise mutual information, nats per token), and how probable it is after
+its prompt. Where there is a sentence encoder, the cosine of prompt and reply takes the place of the
+first. A logistic rule joins the two; tools/fit_topic.py fits it, docs/topicality.md has the errors.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -22,23 +24,28 @@ _MIN_TOKENS = 2
 
 def topicality(scores: Sequence[ReplyScores]) -> list[float]:
     """The probability that each reply is to the point, 0 to 1; NaN where it was not scored."""
-    weights = _weights()
-    coefficients = np.array([weights["information"], weights["given"]])
-    logits = [
-        float(features(score) @ coefficients + weights["intercept"])
-        if is_scored(score)
-        else float("nan")
-        for score in scores
-    ]
-    return [float(1 / (1 + np.exp(-logit))) for logit in logits]
+    return [_probability(score) if is_scored(score) else float("nan") for score in scores]
+
+
+def _probability(score: ReplyScores) -> float:
+    rule = _rules()[rule_of(score)]
+    logit = float(features(score) @ rule["coefficients"] + rule["intercept"])
+    return 1 / (1 + math.exp(-logit))
+
+
+def rule_of(score: ReplyScores) -> str:
+    """The name of the rule that applies: with a sentence encoder or without."""
+    return "information" if math.isnan(score.cosine) else "encoder"
 
 
 def features(score: ReplyScores) -> Float[np.ndarray, "2"]:
-    """Mutual information with the prompt, and log-probability after it; nats per token."""
-    shared = min(len(score.alone_T), len(score.given_T))
+    """Information (nats per token) or cosine, and log-probability per token after the prompt."""
     given = float(np.mean(score.given_T, dtype=np.float64))
-    alone = float(np.mean(score.alone_T[-shared:], dtype=np.float64))
-    return np.array([float(np.mean(score.given_T[-shared:], dtype=np.float64)) - alone, given])
+    if not math.isnan(score.cosine):
+        return np.array([score.cosine, given])
+    shared = min(len(score.alone_T), len(score.given_T))
+    more_T = score.given_T[-shared:] - score.alone_T[-shared:]
+    return np.array([float(np.mean(more_T, dtype=np.float64)), given])
 
 
 def is_scored(score: ReplyScores) -> bool:
@@ -47,5 +54,5 @@ def is_scored(score: ReplyScores) -> bool:
 
 
 @cache
-def _weights() -> dict[str, float]:
+def _rules() -> dict[str, dict]:
     return json.loads((files("jaxdepth") / "data" / WEIGHTS_FILE).read_text("utf-8"))

@@ -131,9 +131,12 @@ class Texts:
     """Judging and keeping generated texts."""
 
     reference: Annotated[Path | None, tyro.conf.arg(metavar="MODEL")] = None
-    """Checkpoint that judges coherence: a text is degenerate if it repeats itself or if this
-    checkpoint finds it improbable (mean log-probability per token, without the prompt). By default
-    the model itself, at full depth and unsteered."""
+    """Checkpoint that reads answers: a text is degenerate if it repeats itself or if this
+    checkpoint finds it improbable without its prompt, and off-topic if the prompt makes it hardly
+    more probable. By default the model itself, at full depth and unsteered."""
+    encoder: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Sentence encoder (a sentence-transformers folder with BERT's architecture) that tells whether
+    an answer is to the point, more surely than the checkpoint does; see docs/how-to/encoder.md."""
     keep_text: bool = True
     """Keep generated texts in the run directory."""
 

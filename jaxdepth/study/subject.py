@@ -1,7 +1,6 @@
 """The subject of a study: a loaded, possibly steered model, its exits, and the prompts."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from jaxdepth.depth.exits import parse_exits
@@ -11,13 +10,14 @@ from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import limit_prompts
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
+from jaxdepth.refusal.encoder import Encoder
 from jaxdepth.refusal.reference import Reference
 from jaxdepth.runtime.distributed import raise_on_all
 from jaxdepth.settings_file import flatten
 from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.loading import LoadedModel, device_provenance, load_model, load_reference
 from jaxdepth.study.run_directory import Run
-from jaxdepth.study.settings import AdaptedModel, Devices, Output, Prompts, Steering
+from jaxdepth.study.settings import AdaptedModel, Devices, Output, Prompts, Steering, Texts
 from jaxdepth.study.steering import (
     check_steering,
     resolved_steering,
@@ -28,7 +28,7 @@ from jaxdepth.weights import checkpoint
 
 # Paths and devices: fingerprints and digests stand for them, and no number depends on them.
 _UNRESOLVED: tuple[str, ...] = ("model", "out", "adapter", "reference", "directions", "classifier")
-_UNRESOLVED += ("mesh", "profile")
+_UNRESOLVED += ("encoder", "mesh", "profile")
 
 
 class SubjectSettings(Protocol):
@@ -72,15 +72,20 @@ class Subject:
         """The token ids of every prompt, in the chat template."""
         return [self.encoder.encode(p.text) for p in self.prompts]
 
-    def reference(self, path: Path | None) -> Reference:
-        """The model that tells coherent text and text to the point: by default the subject's own.
+    def reference(self, texts: Texts) -> Reference:
+        """What reads answers: a checkpoint, by default the subject's own, and a sentence encoder.
 
-        It is never steered: a steered model may give its own degenerate text a high probability,
-        and every steering should have the same judge.
+        The model is never steered: a steered model may give its own degenerate text a high
+        probability, and every steering should have the same judge.
+
+        Raises:
+            InputError: the checkpoint or the encoder cannot be read.
         """
-        if path is None:
-            return Reference(self.loaded.model, self.encoder)
-        return Reference(*load_reference(path, self.model, self.settings.model.dtype))
+        sentences = None if texts.encoder is None else Encoder.open(texts.encoder)
+        if texts.reference is None:
+            return Reference(self.loaded.model, self.encoder, sentences)
+        loaded = load_reference(texts.reference, self.model, self.settings.model.dtype)
+        return Reference(*loaded, sentences)
 
     def resolved(self, **resolved) -> dict:
         """The settings that decide a run's numbers, with fingerprints and digests for paths.
@@ -99,6 +104,9 @@ class Subject:
         if reference is not None:
             manifest = checkpoint.read_manifest(reference)
             settings["reference_fingerprint"] = manifest["fingerprint"]
+        encoder = flatten(self.settings).get("encoder")
+        if encoder is not None:
+            settings["encoder_sha256"] = Encoder.open(encoder).identity
         if self.loaded.adapter_sha256 is not None:
             settings["adapter_sha256"] = self.loaded.adapter_sha256
         return settings | resolved_steering(self.settings.steering) | resolved

@@ -79,7 +79,7 @@ def sweep_policies(
         classifier_sha256=classifier_sha256,
     )
     run = subject.open_run(resolved)
-    answerer = Answerer(sweep, subject, subject.reference(sweep.texts.reference), judge)
+    answerer = Answerer(sweep, subject, subject.reference(sweep.texts), judge)
     batches = make_batches(ids, sweep.prompts.batch_size, subject.model.mesh)
 
     def answer(batch: Batch) -> OnHost:

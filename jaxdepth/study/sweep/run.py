@@ -49,7 +49,7 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
     in_parts(run, (FIRST_TOKEN.name,), make_batches(ids, batch_size, model.mesh), first, bar)
     if settings.answers.max_new_tokens and not run.finished(GENERATIONS.name):
         count = len(limit_prompts(prompts, settings.answers.generate_limit))
-        reference = subject.reference(settings.texts.reference)
+        reference = subject.reference(settings.texts)
         answerer = Answerer(settings, subject, reference, judge)
         batches = make_batches(ids[:count], batch_size, model.mesh)
         in_parts(run, (GENERATIONS.name,), batches, answerer.rows, bar)

@@ -90,7 +90,7 @@ def open_decider(settings: Decide) -> Decider:
             protocol = replace(protocol, **{name: getattr(settings.thinking, name)})
     subject = open_subject(settings, settings.decoding.exits)
     markers = resolve_markers(protocol, subject.encoder, subject.end_tokens)
-    rule, reference = build_rule(settings.decision), subject.reference(settings.texts.reference)
+    rule, reference = build_rule(settings.decision), subject.reference(settings.texts)
     return Decider(settings, subject, protocol, markers, rule, reference)
 
 
