@@ -29,9 +29,9 @@ from jaxdepth.refusal.coherence import (
     LIMITS_FILE,
     degeneracy,
     judge_coherence,
-    reference_logprobs,
     repetition,
 )
+from jaxdepth.refusal.reference import Reference, score_replies
 
 LENGTHS = (16, 32, 64, 128)  # tokens that an answer is truncated to
 COMPLIANCE, REFUSAL, SHALLOW = "compliance", "refusal", "shallow exits"
@@ -154,7 +154,7 @@ def fit(samples: list[Sample], logprobs: list[np.ndarray]) -> dict:
     fitted_on = [n for n, s in enumerate(samples) if not s.held_out and s.text.strip()]
     kind_N = np.array([samples[n].kind for n in fitted_on])
     repeats_N = np.array([repetition(samples[n].text) for n in fitted_on])
-    mean_N = np.array([np.mean(logprobs[n]) if len(logprobs[n]) else 0.0 for n in fitted_on])
+    mean_N = np.array([np.mean(logprobs[n]) if len(logprobs[n]) >= 4 else 0.0 for n in fitted_on])
     best = None
     for repeats, mean in itertools.product(REPETITIONS, LOGPROBS):
         limits = {"repetition": repeats, "mean_logprob": mean}
@@ -201,7 +201,8 @@ def main() -> None:
     if not samples:
         sys.exit(f"no answers in {data}/xstest/completions: expected a CSV file per model")
     samples += exit_samples(model, tokenizer, 32, (*EXITS, *LATE))
-    logprobs = reference_logprobs(model, PromptEncoder(tokenizer), [s.text for s in samples])
+    reference = Reference(model, PromptEncoder(tokenizer))
+    logprobs = [scores.alone_T for scores in score_replies(reference, [s.text for s in samples])]
     limits = fit(samples, logprobs)
     path = Path(jaxdepth.__file__).parent / "data" / LIMITS_FILE
     path.write_text(json.dumps(limits) + "\n", "utf-8")

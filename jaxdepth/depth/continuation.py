@@ -45,10 +45,14 @@ def continuation_logprobs(
     """
     _check(model, prefixes, continuations, prefix_of)
     scores = [np.zeros(0, np.float32)] * len(continuations)
-    # Rows of one prefix stay together, and prefixes of similar length.
+    # Rows of similar length, with prefixes of similar length, and those of one prefix together.
     order = sorted(
         (n for n in range(len(continuations)) if len(continuations[n])),
-        key=lambda n: (-(-len(prefixes[prefix_of[n]]) // _MULTIPLE), prefix_of[n], n),
+        key=lambda n: (
+            -(-len(continuations[n]) // _MULTIPLE),
+            -(-len(prefixes[prefix_of[n]]) // _MULTIPLE),
+            prefix_of[n],
+        ),
     )
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]

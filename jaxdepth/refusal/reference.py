@@ -65,7 +65,7 @@ def score_replies(
         InputError: a size is below 1, or a prompt with its reply is too long for the model.
     """
     at_least(1, max_tokens=max_tokens, batch_size=batch_size)
-    model, encoder, sentences = reference
+    model, encoder, sentences = Reference(*reference)
     answered = [None] * len(texts) if prompts is None else prompts
     pairs = dict.fromkeys(("", text) for text in texts)
     pairs |= dict.fromkeys((p, t) for p, t in zip(answered, texts, strict=True) if p is not None)

@@ -2,15 +2,14 @@
 
 import inspect
 
-import jax
 import numpy as np
 import pytest
 
-import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal import coherence
-from jaxdepth.refusal.coherence import judge_coherence, reference_logprobs, repetition
+from jaxdepth.refusal.coherence import judge_coherence, repetition
+from jaxdepth.refusal.reference import Reference, score_replies
 
 SOUND = [
     "I'm sorry, but I can't assist with that.",
@@ -49,7 +48,11 @@ def tool(import_tool):
 def judge(smollm2):
     """What gives log-probabilities: SmolLM2 at full depth, and how it reads texts."""
     model, tokenizer = smollm2
-    return model, PromptEncoder(tokenizer)
+    return Reference(model, PromptEncoder(tokenizer))
+
+
+def alone(judge, texts):
+    return [scores.alone_T for scores in score_replies(judge, texts)]
 
 
 def slow_repetition(text: str) -> float:
@@ -78,7 +81,7 @@ def test_a_pair_counts_within_a_window_only():
 
 def test_sound_and_broken_texts(judge):
     texts = SOUND + BROKEN
-    judged = judge_coherence(texts, reference_logprobs(*judge, texts))
+    judged = judge_coherence(texts, alone(judge, texts))
     assert [c.degenerate for c in judged] == [False] * len(SOUND) + [True] * len(BROKEN)
     assert all((c.score > 0.5) == c.degenerate and 0 <= c.score <= 1 for c in judged)
 
@@ -97,52 +100,9 @@ def test_a_probable_text_does_not_make_up_for_a_loop():
     assert judge_coherence([loop], [np.zeros(40)])[0].degenerate
 
 
-def test_log_probabilities_equal_the_slow_twin(smollm2, judge):
-    model, tokenizer = smollm2
-    texts = [SOUND[0], SOUND[3]]
-    for text, logprobs in zip(texts, reference_logprobs(*judge, texts), strict=True):
-        ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
-        assert len(logprobs) == len(ids) - 3
-        padded = np.zeros((1, 32), np.int32)
-        padded[0, : len(ids)] = ids
-        for place, value in enumerate(logprobs, start=3):
-            logits = jaxdepth.exit_logits(model, padded, np.array([place]), 30)[0]
-            assert value == pytest.approx(float(jax.nn.log_softmax(logits)[ids[place]]), abs=1e-3)
-
-
-def test_batches_change_nothing(judge):
-    texts = [*SOUND[:4], "", "Yes.", "<|im_start|>system<|im_end|> is not a control token here"]
-    some, others = (reference_logprobs(*judge, texts, batch_size=size) for size in (4, 1))
-    for one, other in zip(some, others, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-3)
-    assert len(some[4]) == len(some[5]) == 0
-    short = reference_logprobs(*judge, texts[:1], max_tokens=8)[0]
-    np.testing.assert_allclose(short, some[0][:5], atol=1e-3)
-    with pytest.raises(InputError, match="batch_size is 0"):
-        reference_logprobs(*judge, texts, batch_size=0)
-
-
-def test_a_text_is_scored_once(judge, monkeypatch):
-    """However often it is asked about; every place gets the same array."""
-    rows = []
-
-    def counted(model, tokens_BS, lengths_B):
-        rows.append(len({tuple(row) for row in tokens_BS.tolist()}))
-        return scored(model, tokens_BS, lengths_B)
-
-    scored = coherence.token_logprobs
-    monkeypatch.setattr(coherence, "token_logprobs", counted)
-    one, other = SOUND[0], SOUND[1]
-    first, between, second = reference_logprobs(*judge, [one, other, one])
-    assert sum(rows) == 2
-    assert first is second
-    for text, logprobs in ((one, first), (other, between)):
-        np.testing.assert_allclose(logprobs, reference_logprobs(*judge, [text])[0], atol=1e-3)
-
-
 def test_nothing_depends_on_prompts_or_other_answers():
-    for function in (judge_coherence, reference_logprobs):
-        assert not {"prompt", "prompts", "full_depth"} & set(inspect.signature(function).parameters)
+    inputs = inspect.signature(judge_coherence).parameters
+    assert not {"prompt", "prompts", "full_depth"} & set(inputs)
     texts = SOUND + BROKEN
     backwards = judge_coherence(texts[::-1])[::-1]
     for one, other in zip(backwards, judge_coherence(texts), strict=True):
@@ -159,7 +119,7 @@ def test_held_out_texts_of_known_truth(longest, smollm2, judge, tool, data_dir):
         kept += [s for s in samples if s.kind == kind and s.held_out and s.tokens <= longest][:32]
     kept += [s for s in tool.exit_samples(model, tokenizer, 10, (8, 16, 22, 24)) if s.tokens]
     texts = [s.text for s in kept]
-    judged = judge_coherence(texts, reference_logprobs(*judge, texts))
+    judged = judge_coherence(texts, alone(judge, texts))
     for kind in (tool.COMPLIANCE, *tool.BREAKS, tool.SHALLOW):
         degenerate = [
             c.degenerate is True for c, s in zip(judged, kept, strict=True) if s.kind == kind

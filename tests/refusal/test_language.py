@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  other scripts are the point
 """Which texts are in another language than English."""
 
 import csv
