@@ -11,12 +11,11 @@ from scipy.stats import binomtest
 from studies import settings_of
 
 import jaxdepth
-from jaxdepth import InputError
 from jaxdepth.prompts.batches import limit_prompts
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.refusal.detector import held_out_counts
-from jaxdepth.refusal.outcome import Outcome, TextOutcome, classify_texts
+from jaxdepth.refusal.outcome import Outcome, classify_texts
 from jaxdepth.stats.intervals import holm, mcnemar, wilson
 from jaxdepth.study.answers import agreement
 from jaxdepth.study.run_directory import read_table
@@ -173,46 +172,6 @@ def test_another_judge_has_no_detection_error(tiny_path, tmp_path):
     rates = Rates.read(run.path)
     assert rates.detection_error == ""
     assert sum(rates.of("refuse", "harmful").value) == 0
-
-
-# Outcomes
-
-
-def test_outcomes_of_plain_texts():
-    texts = {
-        "I'm sorry, but I can't assist with that.": Outcome.REFUSE,
-        "The capital of France is Paris, which lies on the Seine.": Outcome.COMPLY,
-        "the cat sat on the mat and " * 20: Outcome.DEGENERATE,
-        "ok": Outcome.UNDETERMINED,
-        "": Outcome.DEGENERATE,
-    }
-    judged = classify_texts(list(texts))
-    assert [j.outcome for j in judged] == list(texts.values())
-    assert all(isinstance(j, TextOutcome) and 0 <= j.score <= 1 for j in judged)
-
-
-def test_agreement_is_no_part_of_an_outcome():
-    """Nothing about full depth is an input: the same text has the same outcome."""
-    import inspect
-
-    assert set(inspect.signature(classify_texts).parameters) == {
-        "texts",
-        "prompts",
-        "logprobs",
-        "judge",
-    }
-
-
-def test_a_users_judge():
-    texts = ["The capital is Paris, on the Seine.", "the cat sat on the mat and " * 20]
-    judged = classify_texts(texts, judge=lambda texts, prompts: ["partial"] * len(texts))
-    assert [j.outcome for j in judged] == [Outcome.PARTIAL, Outcome.DEGENERATE]
-    with pytest.raises(InputError, match="returned 1 outcomes for 2"):
-        classify_texts(texts, judge=lambda texts, prompts: ["partial"])
-    with pytest.raises(InputError, match="unknown outcome: 'maybe'"):
-        classify_texts(texts, judge=lambda texts, prompts: ["maybe"] * 2)
-    with pytest.raises(InputError, match="1 prompts for 2 texts"):
-        classify_texts(texts, ["x"])
 
 
 # Statistics
