@@ -22,7 +22,7 @@ from jaxdepth.errors import InputError
 
 LIMITS_FILE = "coherence.json"
 FloatOrArray = TypeVar("FloatOrArray", float, np.ndarray)
-_MIN_PIECES = 8  # shorter texts have repetition 0: "No, no, no!" has six pieces
+MIN_PIECES = 8  # shorter texts have repetition 0: "No, no, no!" has six pieces
 _WINDOW = 128  # pieces: coherent texts repeat pairs too, the more the longer they are
 _MIN_TOKENS = 4  # of a mean log-probability
 _POWER = 1.5
@@ -52,8 +52,8 @@ def repetition(text: str) -> float:
     kana and Chinese characters and in runs of more than 20 letters. Below eight pieces it is 0.
     Bigrams, as 4-grams miss twice as many of the texts of shallow exits.
     """
-    pieces = _PIECE.findall(text.strip(" ").lower())
-    if len(pieces) < _MIN_PIECES:
+    pieces = _pieces(text)
+    if len(pieces) < MIN_PIECES:
         return 0.0
     repeats = 0
     last_index: dict[tuple[str, str], int] = {}
@@ -61,6 +61,11 @@ def repetition(text: str) -> float:
         repeats += bigram in last_index and index - last_index[bigram] <= _WINDOW
         last_index[bigram] = index
     return repeats / (len(pieces) - 1)
+
+
+def piece_count(text: str) -> int:
+    """The number of pieces of a text, as `repetition` counts them."""
+    return len(_pieces(text))
 
 
 def judge_coherence(
@@ -110,6 +115,10 @@ def _judge(text: str, logprobs: Sequence[float] | np.ndarray) -> Coherence:
     excess = degeneracy(repeats, mean if scored else 0.0, _limits())
     degenerate = excess > 1 or (False if scored else None)
     return Coherence(degenerate, excess / (1 + excess), repeats, mean)
+
+
+def _pieces(text: str) -> list[str]:
+    return _PIECE.findall(text.strip(" ").lower())
 
 
 @cache
