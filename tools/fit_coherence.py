@@ -31,7 +31,7 @@ from jaxdepth.refusal.coherence import (
     judge_coherence,
     repetition,
 )
-from jaxdepth.refusal.reference import Reference, score_replies
+from jaxdepth.refusal.reference import Reference, score_alone
 
 LENGTHS = (16, 32, 64, 128)  # tokens that an answer is truncated to
 COMPLIANCE, REFUSAL, SHALLOW = "compliance", "refusal", "shallow exits"
@@ -202,7 +202,7 @@ def main() -> None:
         sys.exit(f"no answers in {data}/xstest/completions: expected a CSV file per model")
     samples += exit_samples(model, tokenizer, 32, (*EXITS, *LATE))
     reference = Reference(model, PromptEncoder(tokenizer))
-    logprobs = [scores.alone_T for scores in score_replies(reference, [s.text for s in samples])]
+    logprobs = [scores.alone_T for scores in score_alone(reference, [s.text for s in samples])]
     limits = fit(samples, logprobs)
     path = Path(jaxdepth.__file__).parent / "data" / LIMITS_FILE
     path.write_text(json.dumps(limits) + "\n", "utf-8")

@@ -30,7 +30,13 @@ from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.refusal.coherence import judge_coherence
 from jaxdepth.refusal.detector import detect_refusals
 from jaxdepth.refusal.encoder import Encoder
-from jaxdepth.refusal.reference import NO_SCORES, Reference, ReplyScores, score_replies
+from jaxdepth.refusal.reference import (
+    NO_SCORES,
+    Reference,
+    ReplyScores,
+    score_alone,
+    score_given,
+)
 from jaxdepth.refusal.topic import WEIGHTS_FILE, features, is_scored, rule_of
 from jaxdepth.tune.data import read_tasks
 
@@ -198,7 +204,9 @@ def score(
     """The scores of the samples."""
     sentences = None if encoder is None else Encoder.open(encoder)
     reference = Reference(model, PromptEncoder(tokenizer), sentences)
-    return score_replies(reference, [s.text for s in samples], [s.prompt for s in samples])
+    texts = [s.text for s in samples]
+    alone = score_alone(reference, texts)
+    return score_given(reference, texts, [s.prompt for s in samples], alone)
 
 
 def without(scores: list[ReplyScores]) -> list[ReplyScores]:

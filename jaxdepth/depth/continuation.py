@@ -17,7 +17,10 @@ from jaxdepth.model.attention import attend_part, merge_parts
 from jaxdepth.model.mistral import Block, Mistral
 from jaxdepth.model.sharding import constrain, shard, to_host, whole_rows
 
-_MULTIPLE = 16  # lengths and rows are padded to multiples of this, so that few programs compile
+# Lengths are padded to multiples of these, and prefixes to these counts, so that few programs
+# compile.
+_PREFIX_MULTIPLE, _MULTIPLE = 16, 8
+_PREFIX_COUNTS = (1, 4)
 
 
 def continuation_logprobs(
@@ -25,7 +28,7 @@ def continuation_logprobs(
     prefixes: Sequence[Ints],
     continuations: Sequence[Ints],
     prefix_of: Sequence[int],
-    batch_size: int = 64,
+    batch_size: int = 32,
 ) -> list[Float[np.ndarray, " T"]]:
     """Natural log-probability of every token of each continuation, at full depth.
 
@@ -45,20 +48,25 @@ def continuation_logprobs(
     """
     _check(model, prefixes, continuations, prefix_of)
     scores = [np.zeros(0, np.float32)] * len(continuations)
+    longest = max(map(len, continuations), default=0)
     # Rows of similar length, with prefixes of similar length, and those of one prefix together.
     order = sorted(
         (n for n in range(len(continuations)) if len(continuations[n])),
         key=lambda n: (
-            -(-len(continuations[n]) // _MULTIPLE),
-            -(-len(prefixes[prefix_of[n]]) // _MULTIPLE),
+            2 * len(continuations[n]) > longest,
+            -(-len(prefixes[prefix_of[n]]) // _PREFIX_MULTIPLE),
             prefix_of[n],
         ),
     )
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         used = list(dict.fromkeys(prefix_of[n] for n in rows))
-        prefix_ZS, lengths_Z = _padded([prefixes[z] for z in used], model)
-        tokens_NT, _ = _padded([continuations[n] for n in rows], model)
+        counts = (*_PREFIX_COUNTS, batch_size)
+        count = next(count for count in counts if len(used) <= count)
+        prefix_ZS = _padded([prefixes[z] for z in used], count, _PREFIX_MULTIPLE, model)
+        tokens_NT = _padded([continuations[n] for n in rows], batch_size, _MULTIPLE, model)
+        lengths_Z = np.zeros(len(prefix_ZS), np.int32)
+        lengths_Z[: len(used)] = [len(prefixes[z]) for z in used]
         prefix_N = np.zeros(len(tokens_NT), np.int32)
         prefix_N[: len(rows)] = [used.index(prefix_of[n]) for n in rows]
         scores_NT = to_host(
@@ -95,16 +103,14 @@ def _check(
 
 
 def _padded(
-    sequences: Sequence[Ints], model: Mistral
-) -> tuple[Int[np.ndarray, "N T"], Int[np.ndarray, " N"]]:
-    """Token ids padded on the right, and lengths; rows are added, so that few shapes occur."""
-    lengths = [len(tokens) for tokens in sequences]
-    size = max(1, -(-max(lengths) // _MULTIPLE)) * _MULTIPLE
-    rows = 1 << (len(sequences) - 1).bit_length()  # a power of two
-    padded = np.zeros((whole_rows(rows, model.mesh), size), np.int32)
+    sequences: Sequence[Ints], count: int, multiple: int, model: Mistral
+) -> Int[np.ndarray, "N T"]:
+    """Token ids in at least `count` rows, padded on the right to a multiple of some length."""
+    size = max(1, -(-max(map(len, sequences)) // multiple)) * multiple
+    padded = np.zeros((whole_rows(count, model.mesh), size), np.int32)
     for row, tokens in enumerate(sequences):
         padded[row, : len(tokens)] = tokens
-    return padded, np.array(lengths + [0] * (len(padded) - len(lengths)), np.int32)
+    return padded
 
 
 @jax.jit

@@ -29,7 +29,7 @@ class Reference(NamedTuple):
 
 
 class ReplyScores(NamedTuple):
-    """Natural log-probabilities of the T first tokens of a reply, nats."""
+    """What a reference makes of a reply: natural log-probabilities of its first T tokens, nats."""
 
     alone_T: Float[np.ndarray, " T"]  # after an empty message
     given_T: Float[np.ndarray, " T"]  # after its prompt
@@ -39,57 +39,76 @@ class ReplyScores(NamedTuple):
 NO_SCORES = ReplyScores(np.zeros(0, np.float32), np.zeros(0, np.float32))
 
 
-def score_replies(
-    reference: Reference,
-    texts: Sequence[str],
-    prompts: Sequence[str] | None = None,
-    max_tokens: int = MAX_TOKENS,
-    batch_size: int = 64,
+def score_alone(
+    reference: Reference, texts: Sequence[str], max_tokens: int = MAX_TOKENS, batch_size: int = 32
 ) -> list[ReplyScores]:
-    """Score replies under a reference model.
-
-    Each text is scored once after an empty message and once after each prompt that it answers:
-    exits near full depth often give the same answer.
+    """Score replies after an empty message; equal ones are scored once.
 
     Args:
         reference: the model, and the encoder of its tokenizer.
         texts: N replies.
-        prompts: the prompt of each; without them `given_T` is empty.
         max_tokens: how many tokens of each reply are scored.
         batch_size: replies per forward pass.
 
     Returns:
-        N scores. Where nothing precedes the first token (a base model without BOS), it has none.
+        N scores with `alone_T` alone. Where nothing precedes the first token (a base model without
+        BOS), it has none.
+
+    Raises:
+        InputError: a size is below 1, or a reply is too long for the model.
+    """
+    scores = _score(reference, [("", text) for text in texts], max_tokens, batch_size)
+    return [NO_SCORES._replace(alone_T=score_T) for score_T in scores]
+
+
+def score_given(
+    reference: Reference,
+    texts: Sequence[str],
+    prompts: Sequence[str],
+    alone: Sequence[ReplyScores],
+    max_tokens: int = MAX_TOKENS,
+    batch_size: int = 32,
+) -> list[ReplyScores]:
+    """Add what replies score after their prompts to what they score alone.
+
+    Args:
+        reference: the model and its encoder, and the sentence encoder if there is one.
+        texts: N replies.
+        prompts: the prompt of each.
+        alone: of the same replies, from `score_alone`.
+        max_tokens: how many tokens of each reply are scored, as in `score_alone`.
+        batch_size: replies per forward pass.
 
     Raises:
         InputError: a size is below 1, or a prompt with its reply is too long for the model.
     """
+    if not len(texts):
+        return []
+    given = _score(reference, list(zip(prompts, texts, strict=True)), max_tokens, batch_size)
+    sentences = Reference(*reference).sentences
+    if sentences is None:
+        return [score._replace(given_T=g) for score, g in zip(alone, given, strict=True)]
+    cosine_N = sentences.cosine(prompts, texts).tolist()
+    return list(map(ReplyScores, (score.alone_T for score in alone), given, cosine_N))
+
+
+def _score(
+    reference: Reference, pairs: Sequence[tuple[str, str]], max_tokens: int, batch_size: int
+) -> list[Float[np.ndarray, " T"]]:
+    """The log-probabilities of each reply after its prompt; each pair is scored once."""
     at_least(1, max_tokens=max_tokens, batch_size=batch_size)
-    model, encoder, sentences = Reference(*reference)
-    answered = [None] * len(texts) if prompts is None else prompts
-    pairs = dict.fromkeys(("", text) for text in texts)
-    pairs |= dict.fromkeys((p, t) for p, t in zip(answered, texts, strict=True) if p is not None)
-    number = {prompt: z for z, prompt in enumerate(dict.fromkeys(p for p, _ in pairs))}
-    tokens = {t: encoder.encode_text(t.strip())[:max_tokens] for t in dict.fromkeys(texts)}
+    model, encoder, _ = Reference(*reference)
+    distinct = list(dict.fromkeys(pairs))
+    number = {prompt: z for z, prompt in enumerate(dict.fromkeys(p for p, _ in distinct))}
     scores = continuation_logprobs(
         model,
         [encoder.encode(prompt) for prompt in number],
-        [tokens[text] for _, text in pairs],
-        [number[prompt] for prompt, _ in pairs],
+        [encoder.encode_text(text.strip())[:max_tokens] for _, text in distinct],
+        [number[prompt] for prompt, _ in distinct],
         batch_size,
     )
-    of_pair = dict(zip(pairs, map(_finite, scores), strict=True))
-    cosine_N = [NO_SCORES.cosine] * len(texts)
-    if sentences is not None and prompts is not None and len(texts):
-        cosine_N = sentences.cosine(prompts, texts).tolist()
-    return [
-        ReplyScores(
-            of_pair["", text],
-            NO_SCORES.given_T if prompt is None else of_pair[prompt, text],
-            cosine,
-        )
-        for prompt, text, cosine in zip(answered, texts, cosine_N, strict=True)
-    ]
+    of_pair = dict(zip(distinct, map(_finite, scores), strict=True))
+    return [of_pair[pair] for pair in pairs]
 
 
 def _finite(score_T: Float[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:

@@ -9,7 +9,7 @@ from jaxdepth import InputError
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal import coherence
 from jaxdepth.refusal.coherence import judge_coherence, repetition
-from jaxdepth.refusal.reference import Reference, score_replies
+from jaxdepth.refusal.reference import Reference, score_alone
 
 SOUND = [
     "I'm sorry, but I can't assist with that.",
@@ -52,7 +52,7 @@ def judge(smollm2):
 
 
 def alone(judge, texts):
-    return [scores.alone_T for scores in score_replies(judge, texts)]
+    return [scores.alone_T for scores in score_alone(judge, texts)]
 
 
 def slow_repetition(text: str) -> float:

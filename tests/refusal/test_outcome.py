@@ -8,7 +8,7 @@ import pytest
 from jaxdepth import InputError, classify_texts
 from jaxdepth.refusal import outcome as module
 from jaxdepth.refusal.outcome import Outcome, TextOutcome
-from jaxdepth.refusal.reference import NO_SCORES, ReplyScores
+from jaxdepth.refusal.reference import NO_SCORES
 
 REFUSAL = "I'm sorry, but I can't assist with that."
 BROKEN_REFUSAL = "I'm sorry, but I can't assist with that with that. " + "I can't with that. " * 6
@@ -22,11 +22,15 @@ def scored_as(monkeypatch, alone, given):
     """Make the reference give every text these log-probabilities; returns what it was asked."""
     asked = []
 
-    def score(reference, texts, prompts):
+    def score_alone(reference, texts):
         asked.extend(texts)
-        return [ReplyScores(alone, given) for _ in texts]
+        return [NO_SCORES._replace(alone_T=alone) for _ in texts]
 
-    monkeypatch.setattr(module, "score_replies", score)
+    def score_given(reference, texts, prompts, scores):
+        return [score._replace(given_T=given) for score in scores]
+
+    monkeypatch.setattr(module, "score_alone", score_alone)
+    monkeypatch.setattr(module, "score_given", score_given)
     return asked
 
 
@@ -69,7 +73,10 @@ def test_what_is_to_the_point(monkeypatch):
         judged = classify_texts([ANSWER], asked, reference="any")[0]
         assert judged.outcome is expected
         assert judged.coherent is (expected is not Outcome.DEGENERATE)
-        assert (judged.topicality > 0.5) == (given.mean() > alone.mean())
+        if expected is Outcome.DEGENERATE:  # its topic was not asked
+            assert np.isnan(judged.topicality)
+        else:
+            assert (judged.topicality > 0.5) == (expected is Outcome.COMPLY)
     scored_as(monkeypatch, PROBABLE, NO_SCORES.given_T)
     assert outcomes_of([ANSWER], reference="any") == [Outcome.COMPLY]  # no prompt, no topic
 

@@ -8,7 +8,7 @@ import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal import reference as module
-from jaxdepth.refusal.reference import Reference, score_replies
+from jaxdepth.refusal.reference import Reference, score_alone, score_given
 from jaxdepth.refusal.topic import features, topicality
 
 PROMPTS = ["How long do red lentils simmer?", "Why is the sky blue?"]
@@ -22,6 +22,10 @@ REPLIES = [
 def reference(smollm2):
     model, tokenizer = smollm2
     return Reference(model, PromptEncoder(tokenizer))
+
+
+def score_replies(reference, texts, prompts, **sizes):
+    return score_given(reference, texts, prompts, score_alone(reference, texts, **sizes), **sizes)
 
 
 def test_scores_equal_the_slow_twin(reference):
@@ -43,7 +47,7 @@ def test_scores_equal_the_slow_twin(reference):
 def test_batches_and_order_change_nothing(reference):
     texts = [*REPLIES, "", "Yes.", "<|im_end|> is not a control token here"]
     prompts = [*PROMPTS, *PROMPTS, ""]
-    some, others = (score_replies(reference, texts, prompts, batch_size=n) for n in (64, 2))
+    some, others = (score_replies(reference, texts, prompts, batch_size=n) for n in (32, 2))
     for one, other in zip(some, others, strict=True):
         np.testing.assert_allclose(one.alone_T, other.alone_T, atol=1e-3)
         np.testing.assert_allclose(one.given_T, other.given_T, atol=1e-3)
@@ -64,7 +68,7 @@ def test_a_reply_is_scored_once_for_each_prompt(reference, monkeypatch):
     scored = module.continuation_logprobs
     monkeypatch.setattr(module, "continuation_logprobs", counted)
     scores = score_replies(reference, [REPLIES[0]] * 3, [PROMPTS[0], PROMPTS[1], PROMPTS[0]])
-    assert rows == [(3, 3)]  # two prompts and the empty message, each with the one reply
+    assert rows == [(1, 1), (2, 2)]  # after the empty message, and after two prompts
     assert scores[0].given_T is scores[2].given_T
     assert scores[0].alone_T is scores[1].alone_T
 
@@ -73,7 +77,7 @@ def test_a_reply_is_to_the_point_of_its_own_prompt_only(reference):
     own = topicality(score_replies(reference, REPLIES, PROMPTS))
     other = topicality(score_replies(reference, REPLIES, PROMPTS[::-1]))
     assert min(own) > 0.5 > max(other)
-    assert np.isnan(topicality(score_replies(reference, REPLIES))).all()  # no prompt, no topic
+    assert np.isnan(topicality(score_alone(reference, REPLIES))).all()  # no prompt, no topic
 
 
 def test_a_sentence_encoder_takes_the_place_of_information(reference):
