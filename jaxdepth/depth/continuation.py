@@ -20,7 +20,7 @@ from jaxdepth.model.sharding import constrain, shard, to_host, whole_rows
 # Lengths are padded to multiples of these, and prefixes to these counts, so that few programs
 # compile.
 _PREFIX_MULTIPLE, _MULTIPLE = 16, 8
-_PREFIX_COUNTS = (1, 4)
+_PREFIX_COUNTS = (1, 8)
 
 
 def continuation_logprobs(
