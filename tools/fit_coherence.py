@@ -41,8 +41,8 @@ EXITS, LATE = (3, 8, 12, 16, 20, 22, 24, 26), (28, 29, 30)
 MIN_RECALL = 0.95  # on each kind of degenerate text
 NEW_TOKENS = 48
 DEPTH = 30
-REPETITIONS = np.arange(0.1, 1, 0.02)
-LOGPROBS = np.arange(-8, -3, 0.1)
+REPETITIONS = np.arange(0.1, 1, 0.01)
+LOGPROBS = np.arange(-8, -3, 0.05)
 
 
 class Sample(NamedTuple):
@@ -188,31 +188,42 @@ def shares(samples: list[Sample], logprobs: list[np.ndarray]) -> dict[str, list[
     return cells
 
 
+def read_samples(model, tokenizer, data: Path) -> list[Sample]:
+    """Published answers, whole and broken, and texts of exits."""
+    samples = published(tokenizer, data / "xstest" / "completions")
+    if not samples:
+        sys.exit(f"no answers in {data}/xstest/completions: expected a CSV file per model")
+    return samples + exit_samples(model, tokenizer, 32, (*EXITS, *LATE))
+
+
+def scores_of(reference: Reference, samples: list[Sample]) -> list[np.ndarray]:
+    """Log-probabilities of the samples as replies to an empty message."""
+    return [scores.alone_T for scores in score_alone(reference, [s.text for s in samples])]
+
+
+def measure(reference: Reference, tokenizer, data: Path) -> list[str]:
+    """The table of the limits that the package ships, on held-out prompts."""
+    samples = [s for s in read_samples(reference.model, tokenizer, data) if s.held_out]
+    table = shares(samples, scores_of(reference, samples))
+    lines = ["| kind | 1-16 | 17-32 | 33-64 | 65-128 | all |", "|---|---|---|---|---|---|"]
+    return lines + [f"| {kind} | {' | '.join(cells)} |" for kind, cells in table.items()]
+
+
 def main() -> None:
     """Print the table and write the limits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference", required=True, help="a converted checkpoint")
-    reference = parser.parse_args().reference
     data = os.environ.get("JAXDEPTH_DATA")
     if not data:
         sys.exit("JAXDEPTH_DATA is not set: point it at the folder that holds xstest/completions")
-    model, tokenizer = jaxdepth.load(reference)
-    samples = published(tokenizer, Path(data) / "xstest" / "completions")
-    if not samples:
-        sys.exit(f"no answers in {data}/xstest/completions: expected a CSV file per model")
-    samples += exit_samples(model, tokenizer, 32, (*EXITS, *LATE))
+    model, tokenizer = jaxdepth.load(parser.parse_args().reference)
     reference = Reference(model, PromptEncoder(tokenizer))
-    logprobs = [scores.alone_T for scores in score_alone(reference, [s.text for s in samples])]
-    limits = fit(samples, logprobs)
+    samples = read_samples(model, tokenizer, Path(data))
+    limits = fit(samples, scores_of(reference, samples))
     path = Path(jaxdepth.__file__).parent / "data" / LIMITS_FILE
     path.write_text(json.dumps(limits) + "\n", "utf-8")
-    held_out = [n for n, s in enumerate(samples) if s.held_out]
-    table = shares([samples[n] for n in held_out], [logprobs[n] for n in held_out])
-    print("Judged degenerate on held-out prompts, by number of tokens in the text:\n")
-    print("| kind | 1-16 | 17-32 | 33-64 | 65-128 | all |\n|---|---|---|---|---|---|")
-    for kind, cells in table.items():
-        print(f"| {kind} | {' | '.join(cells)} |")
-    print(f"\nwrote {path.name}: {limits}")
+    print(f"wrote {path.name}: {limits}\n\nJudged degenerate on held-out prompts, by tokens:\n")
+    print("\n".join(measure(reference, tokenizer, Path(data))))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import jaxdepth
-from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import read_prompts
@@ -37,7 +36,7 @@ from jaxdepth.refusal.reference import (
     score_alone,
     score_given,
 )
-from jaxdepth.refusal.topic import WEIGHTS_FILE, features, is_scored, rule_of
+from jaxdepth.refusal.topic import WEIGHTS_FILE, features, is_scored, rule_of, rules
 from jaxdepth.tune.data import read_tasks
 
 LENGTHS = (16, 24, 48, 96)  # tokens that an answer is truncated to
@@ -172,8 +171,36 @@ def table(samples: list[Sample], scores: list[ReplyScores], rule: dict) -> list[
     return lines
 
 
+def read_samples(tokenizer, data: Path, checkpoint: str) -> list[Sample]:
+    """All samples."""
+    return [*published(tokenizer, data), *own(tokenizer), *early_exits(checkpoint)]
+
+
+def score(reference: Reference, samples: list[Sample]) -> list[ReplyScores]:
+    """The scores of the samples."""
+    texts = [s.text for s in samples]
+    alone = score_alone(reference, texts)
+    return score_given(reference, texts, [s.prompt for s in samples], alone)
+
+
+def by_rule(scores: list[ReplyScores]) -> list[list[ReplyScores]]:
+    """The scores as each rule takes them: without those of a sentence encoder, and with them."""
+    without = [s._replace(cosine=NO_SCORES.cosine) for s in scores]
+    return [without] if np.isnan(scores[0].cosine) else [without, scores]
+
+
+def measure(reference: Reference, tokenizer, data: Path, checkpoint: str) -> list[str]:
+    """The tables of the rules that the package ships, on held-out prompts."""
+    samples = [s for s in read_samples(tokenizer, data, checkpoint) if s.held_out]
+    lines = []
+    for scores in by_rule(score(reference, samples)):
+        name = rule_of(scores[0])
+        lines += [f"{name}:\n", *table(samples, scores, rules()[name]), ""]
+    return lines
+
+
 def main() -> None:
-    """Print the tables and write the rules."""
+    """Fit and write the rules, and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference", required=True, help="the converted checkpoint")
     parser.add_argument("--encoder", help="a sentence encoder")
@@ -182,36 +209,18 @@ def main() -> None:
     if not data:
         sys.exit("JAXDEPTH_DATA is not set: point it at the folder that holds xstest")
     model, tokenizer = jaxdepth.load(arguments.reference)
-    samples = [
-        *published(tokenizer, Path(data)),
-        *own(tokenizer),
-        *early_exits(arguments.reference),
-    ]
-    path = Path(jaxdepth.__file__).parent / "data" / WEIGHTS_FILE
-    rules = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    scores = score(model, tokenizer, samples, arguments.encoder)
-    for given in [scores] if arguments.encoder is None else [without(scores), scores]:
-        name = rule_of(given[0])
-        rules[name] = fit(samples, given)
-        print(f"{name}, on held-out prompts:\n\n" + "\n".join(table(samples, given, rules[name])))
-    path.write_text(json.dumps(rules) + "\n", "utf-8")
-    print(f"\nwrote {path.name}: {rules}")
-
-
-def score(
-    model: Mistral, tokenizer, samples: list[Sample], encoder: str | None
-) -> list[ReplyScores]:
-    """The scores of the samples."""
-    sentences = None if encoder is None else Encoder.open(encoder)
+    sentences = Encoder.open(arguments.encoder) if arguments.encoder else None
     reference = Reference(model, PromptEncoder(tokenizer), sentences)
-    texts = [s.text for s in samples]
-    alone = score_alone(reference, texts)
-    return score_given(reference, texts, [s.prompt for s in samples], alone)
-
-
-def without(scores: list[ReplyScores]) -> list[ReplyScores]:
-    """The same scores without those of a sentence encoder."""
-    return [s._replace(cosine=NO_SCORES.cosine) for s in scores]
+    samples = read_samples(tokenizer, Path(data), arguments.reference)
+    fitted = dict(rules())
+    for scores in by_rule(score(reference, samples)):
+        name = rule_of(scores[0])
+        fitted[name] = fit(samples, scores)
+        print(f"{name}, on held-out prompts:\n")
+        print("\n".join(table(samples, scores, fitted[name])), "\n")
+    path = Path(jaxdepth.__file__).parent / "data" / WEIGHTS_FILE
+    path.write_text(json.dumps(fitted) + "\n", "utf-8")
+    print(f"wrote {path.name}: {fitted}")
 
 
 if __name__ == "__main__":

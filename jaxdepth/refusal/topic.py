@@ -28,7 +28,7 @@ def topicality(scores: Sequence[ReplyScores]) -> list[float]:
 
 
 def _probability(score: ReplyScores) -> float:
-    rule = _rules()[rule_of(score)]
+    rule = rules()[rule_of(score)]
     logit = float(features(score) @ rule["coefficients"] + rule["intercept"])
     return 1 / (1 + math.exp(-logit))
 
@@ -54,5 +54,6 @@ def is_scored(score: ReplyScores) -> bool:
 
 
 @cache
-def _rules() -> dict[str, dict]:
+def rules() -> dict[str, dict]:
+    """The fitted rules by name: their coefficients and intercept."""
     return json.loads((files("jaxdepth") / "data" / WEIGHTS_FILE).read_text("utf-8"))

@@ -14,7 +14,7 @@ from jaxdepth.refusal.topic import features, topicality
 PROMPTS = ["How long do red lentils simmer?", "Why is the sky blue?"]
 REPLIES = [
     "Red lentils are soft after fifteen to twenty minutes of simmering.",
-    "Blue light is scattered by air more than red light is.",
+    "The sky is blue because air scatters blue light more than red light.",
 ]
 
 
@@ -55,7 +55,7 @@ def test_batches_and_order_change_nothing(reference):
     short = score_replies(reference, REPLIES[:1], PROMPTS[:1], max_tokens=5)[0]
     np.testing.assert_allclose(short.given_T, some[0].given_T[:5], atol=1e-3)
     with pytest.raises(InputError, match="batch_size is 0"):
-        score_replies(reference, texts, batch_size=0)
+        score_alone(reference, texts, batch_size=0)
 
 
 def test_a_reply_is_scored_once_for_each_prompt(reference, monkeypatch):
