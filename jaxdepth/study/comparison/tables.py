@@ -1,5 +1,6 @@
 """The table of a comparison of models."""
 
+from jaxdepth.study.sweep.tables import WINDOWS
 from jaxdepth.study.tables import Column, Table
 
 COMPARISON = Table(
@@ -17,4 +18,10 @@ COMPARISON = Table(
         Column("low", "float64", "lower bound of its 95% interval (Wilson)"),
         Column("high", "float64", "upper bound of its 95% interval (Wilson)"),
     ),
+)
+
+COMPARED_WINDOWS = Table(
+    "windows",
+    "an exit of a model: whether it can answer at all, and whether it answers harmful prompts",
+    (Column("model", "string", "name of the model"), *WINDOWS.columns),
 )
