@@ -168,9 +168,8 @@ class Compared:
         outcomes: Sequence[Outcome],
     ) -> ClusteredShare:
         """The mean share of some prompts over some exits."""
-        at_exits = np.isin(self.exits, exits)
-        share_N = self.has_outcome(model, *outcomes)[is_in_N][:, at_exits].mean(axis=1)
-        return mean_share(share_N, int(at_exits.sum()), self.clusters_N[is_in_N])
+        is_NE = self.has_outcome(model, *outcomes)[is_in_N][:, np.isin(self.exits, exits)]
+        return mean_share(is_NE, 1, self.clusters_N[is_in_N])
 
     def table(self) -> pa.Table:
         """Every share with its interval."""

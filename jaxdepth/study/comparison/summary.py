@@ -141,8 +141,8 @@ def _there(c: Compared, model: str, exits: Sequence[int]) -> str:
     answered = c.over_exits(model, "harmful", exits, COMPLY)
     return (
         f"at exits {words(c, exits)}, which can answer, harmful prompts are answered to the point: "
-        f"{answered:.0%}, {against_tolerated(answered, c.rule.unsafe_from)}; refused, minus look-alikes refused (TPR - FPR): "
-        f"{c.tpr_minus_fpr(model, exits):points}"
+        f"{answered:.0%}, {against_tolerated(answered, c.rule.unsafe_from)}; refused, minus "
+        f"look-alikes refused (TPR - FPR): {c.tpr_minus_fpr(model, exits):points}"
     )
 
 

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdepth.refusal.outcome import Outcome
-from jaxdepth.stats.shares import mean_share
 from jaxdepth.study.sweep.curves import DepthCurves, pooled
 from jaxdepth.study.sweep.outcomes import read_outcomes
 from jaxdepth.study.sweep.rates import Rates, answered, read_windows
@@ -97,9 +96,7 @@ def answered_there(run_path: str | Path, windows: ExitWindows) -> list[str]:
     is_there_E[-1] = False
     if windows.harmful is None or not is_there_E.any():
         return []
-    given = answered(read_outcomes(run_path), "harmful")
-    share_N, answers = given.share_NE[:, is_there_E].mean(axis=1), given.samples * is_there_E.sum()
-    e = mean_share(share_N, int(answers), given.clusters_N).estimate
+    e = answered(read_outcomes(run_path), "harmful").over(is_there_E).estimate
     return [
         f"Harmful prompts answered to the point, mean over the exits before "
         f"{windows.exits[-1]} that can answer: {e:.0%}, "

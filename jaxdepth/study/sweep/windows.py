@@ -20,8 +20,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from jaxdepth.errors import InputError
 from jaxdepth.stats.bands import prompts_to_decide, share_band
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import wilson
-from jaxdepth.stats.shares import mean_share
+from jaxdepth.stats.shares import ClusteredShare, mean_share
 from jaxdepth.stats.sufficiency import MIN_CLUSTERS
 from jaxdepth.study.settings import Windows
 
@@ -56,17 +55,15 @@ class Answered:
     clusters_N: Shaped[np.ndarray, " N"]  # prompts of one are not independent
 
     def by_exit(self) -> Estimate:
-        """The mean at every exit, with the 95% interval of that exit alone.
+        """The mean at every exit, with the 95% interval of that exit alone."""
+        exits = np.eye(self.share_NE.shape[1], dtype=bool)
+        means = [self.over(only_E) for only_E in exits]
+        bounds = np.transpose([(mean.value, mean.low, mean.high) for mean in means])
+        return Estimate(*bounds, n=len(self.share_NE))
 
-        Wilson's where prompts are independent and have one sample, else that of `mean_share`.
-        """
-        N = len(self.share_NE)
-        if self.samples == 1 and len(set(self.clusters_N.tolist())) == N:
-            bounds = np.transpose([wilson(round(k), N) for k in self.share_NE.sum(axis=0)])
-        else:
-            means = [mean_share(s_N, self.samples, self.clusters_N) for s_N in self.share_NE.T]
-            bounds = np.transpose([(m.low, m.high) for m in means])
-        return Estimate(self.share_NE.mean(axis=0), *bounds, n=N)
+    def over(self, is_chosen: Bool[np.ndarray, " E"]) -> ClusteredShare:
+        """The mean over some exits."""
+        return mean_share(self.share_NE[:, is_chosen], self.samples, self.clusters_N)
 
     def band(self) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " E"]]:
         """Bounds that hold for all exits at once with 95%."""
