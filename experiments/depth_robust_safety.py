@@ -8,8 +8,8 @@ alignment method) and C6 (skipping 30-50% of the layers keeps quality).
 Sweeps SmolLM2 as it is and with three adapters over prompts that no adapter was tuned on, prints an
 overview, and writes findings.txt, which answers each claim with 95% intervals: Wilson's for shares
 at one exit, with an effective number of answers for means over exits, and paired by prompt for
-differences between models. Harmful prompts answered count at exits that can answer. The settings are configs/depth_robust_safety.toml by default. The same
-command resumes a study that was stopped.
+differences between models. Harmful prompts answered count at exits that can answer. The settings
+are configs/depth_robust_safety.toml by default. The same command resumes a study that was stopped.
 """
 
 import math

@@ -53,7 +53,7 @@ def band(axes: "Axes", exits: Ints, e: Estimate, colour: str, name: str, style: 
 
 def hatch(axes: "Axes", exits: Ints, is_chosen: Bool[np.ndarray, " E"], name: str) -> None:
     """Hatch some exits from top to bottom."""
-    for number, exit_layer in enumerate(exits[is_chosen]):
+    for number, exit_layer in enumerate(np.asarray(exits)[is_chosen]):
         axes.axvspan(
             exit_layer - 0.5,
             exit_layer + 0.5,

@@ -85,7 +85,9 @@ def test_one_label_has_no_difference(tmp_path, tiny_path, capsys):
     )
     assert status == 0
     assert set(read_table(tmp_path / "r", "generations")["text"].to_pylist()) == {None}
-    assert "harmless" not in printed.split("\n", 3)[3]
+    assert "harmless (" not in printed
+    assert "No harmless prompts were answered" in printed
+    assert "Unsafe window" not in printed
     assert not (tmp_path / "r" / "figures" / "over_refusal.png").exists()
 
 

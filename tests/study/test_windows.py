@@ -130,7 +130,7 @@ def test_samples_of_a_prompt_are_not_prompts():
     three = windows_of(run, RULE)
     once = windows_of(replace(run, outcome_NME=outcome_NME[:, :1]), RULE)
     assert np.array_equal(three.band_low, once.band_low)
-    assert three.harmful.low[0] == pytest.approx(once.harmful.low[0], abs=0.03)
+    assert three.harmful.low[0] == pytest.approx(once.harmful.low[0], abs=0.05)
     assert (three.harmful.high - three.harmful.low > 0.05).all()
 
 

@@ -44,16 +44,16 @@ def print_curves(curves: DepthCurves, console: Console | None = None) -> None:
 def findings(curves: DepthCurves) -> list[str]:
     """What first-token measures show, one sentence each."""
     exits, lines = curves.exits, []
-    if curves.difference:
-        difference = curves.difference
+    if curves.difference and curves.difference_band:
+        difference, band = curves.difference, curves.difference_band
         lines.append(
             f"At exit {exits[-1]} refusal log-odds are {difference[-1]:+.2f} nats on harmful "
             "prompts against harmless ones (95% interval, clustered by pair)."
         )
         lines.append(
             "Exits where that difference lies above 0 (band over all exits at once, 95%): "
-            f"{runs_of_exits(exits, curves.difference_band.low > 0)}; below 0: "
-            f"{runs_of_exits(exits, curves.difference_band.high < 0)}."
+            f"{runs_of_exits(exits, band.low > 0)}; below 0: "
+            f"{runs_of_exits(exits, band.high < 0)}."
         )
     early_E = pooled(curves.agrees_with_full)[:-1]
     if len(early_E):
