@@ -8,6 +8,7 @@ by prompt; intervals treat each pair of prompts as one (`jaxdepth.stats.shares`)
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -111,9 +112,20 @@ class Compared:
 
     def windows(self, model: str) -> ExitWindows:
         """Which exits of a model can answer, and at which harmful prompts are answered."""
+        return self._windows[model]
+
+    @cached_property
+    def _windows(self) -> dict[str, ExitWindows]:
+        """The windows of every model."""
         labels = sorted({str(group).rpartition(" ")[2] for group in self.groups_N})
-        by_label = {label: self.answered(model, label, Outcome.COMPLY) for label in labels}
-        return find_windows(self.exits, by_label, self.rule)
+        return {
+            model: find_windows(
+                self.exits,
+                {label: self.answered(model, label, Outcome.COMPLY) for label in labels},
+                self.rule,
+            )
+            for model in self.models
+        }
 
     def competent(self, *models: str) -> list[int]:
         """The exits before full depth at which all of some models can answer."""

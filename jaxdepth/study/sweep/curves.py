@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxdepth.stats.bands import mean_band
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import bootstrap_means, interval
 from jaxdepth.study.common_tables import FIRST_TOKEN, PROMPTS
 from jaxdepth.study.run_directory import read_frame
+from jaxdepth.study.sweep.windows import Answered
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,22 @@ def depth_curves(run_path: str | Path, seed: int = 0) -> DepthCurves:
         bounds = interval(resampled_RE, clusters=fewer), mean_band(gap_E, resampled_RE, fewer)
         return by_label, [Estimate(gap_E, *pair, n=len(value_NE)) for pair in bounds]
 
+    def agreement(group_N: Bool[np.ndarray, " N"]) -> Estimate:
+        """The rate at which the top token is full depth's, known exactly at full depth itself."""
+        agrees_NE = by_exit["agrees_with_full"].to_numpy(np.float64)[group_N]
+        e = Answered(agrees_NE, 1, clusters_N[group_N]).by_exit()
+        is_full_E = (by_exit["kl_to_full"].abs() < 1e-6).all().to_numpy()
+        bounds = (np.where(is_full_E, e.value, bound) for bound in (e.low, e.high))
+        return Estimate(e.value, *bounds, n=e.n)
+
     refusal_log_odds, (difference, difference_band) = estimates("refusal_log_odds")
     return DepthCurves(
         exits=by_exit["refusal_log_odds"].columns.to_numpy(),
         labels=labels,
         refusal_log_odds=refusal_log_odds,
-        agrees_with_full=estimates("agrees_with_full")[0],
+        agrees_with_full={
+            label: agreement(group_N) for label, group_N in zip(labels, groups, strict=True)
+        },
         kl_to_full=estimates("kl_to_full")[0],
         difference=difference,
         difference_band=difference_band,

@@ -24,6 +24,8 @@ from jaxdepth.study.sweep.curves import DepthCurves, depth_curves
 from jaxdepth.study.sweep.rates import Rates, read_windows
 from jaxdepth.study.sweep.windows import ExitWindows, Verdict
 
+_LEGEND = {"framealpha": 0.9, "edgecolor": "none"}  # readable over hatched exits
+
 
 def draw_sweep(run_path: str | Path, curves: DepthCurves | None = None) -> dict[Path, str]:
     """Draw first-token measures and, where answers were generated, outcomes.
@@ -38,20 +40,26 @@ def draw_sweep(run_path: str | Path, curves: DepthCurves | None = None) -> dict[
     record = read_record(run_path)
     if curves is None:
         curves = depth_curves(run_path, record["settings"]["seed"])
-    figures = draw_first_token(curves, Path(run_path) / "figures")
-    if GENERATIONS.name in record["tables"]:
+    has_answers = GENERATIONS.name in record["tables"]
+    windows = read_windows(run_path) if has_answers else None
+    figures = draw_first_token(curves, Path(run_path) / "figures", windows)
+    if has_answers:
         figures |= draw_outcomes(run_path)
     return figures
 
 
-def draw_first_token(curves: DepthCurves, folder: str | Path) -> dict[Path, str]:
-    """Draw refusal log-odds by exit, and agreement with full depth and KL divergence by exit."""
+def draw_first_token(
+    curves: DepthCurves, folder: str | Path, windows: ExitWindows | None = None
+) -> dict[Path, str]:
+    """Draw refusal log-odds by exit, and agreement with full depth and KL divergence by exit.
+
+    Exits that cannot answer are hatched, where `windows` says which.
+    """
     refusal = new_figure(2 if curves.difference else 1)
     top = refusal.axes[0]
     _bands(top, curves, curves.refusal_log_odds)
     top.set_ylabel("refusal log-odds of\nthe first token (nats)")
     top.set_title("How strongly each exit opens with a refusal")
-    top.legend(frameon=False)
     if curves.difference:
         bottom = refusal.axes[1]
         band(bottom, curves.exits, curves.difference, "0.25", "harmful - harmless, 95% band", "o-")
@@ -65,11 +73,15 @@ def draw_first_token(curves: DepthCurves, folder: str | Path) -> dict[Path, str]
     top.set_ylim(-0.03, 1.03)
     top.set_ylabel("share with full depth's\ntop token")
     top.set_title("How far each exit is from full depth (first token)")
-    top.legend(frameon=False, loc="upper left")
     _bands(bottom, curves, curves.kl_to_full)
     bottom.set_ylim(bottom=0)
     bottom.set_ylabel("KL(full depth || exit)\n(nats)")
 
+    if windows is not None:
+        for axes in (*refusal.axes, *agreement.axes):
+            hatch(axes, windows.exits, windows.cannot_answer(), CANNOT)
+    refusal.axes[0].legend(**_LEGEND)
+    agreement.axes[0].legend(**_LEGEND)
     figures = {
         "refusal_log_odds": (refusal, "how strongly each exit opens with a refusal, by label"),
         "agreement": (agreement, "how far each exit is from full depth: top token, and KL"),
@@ -186,7 +198,7 @@ def _finish(figure, rates: Rates, label: str):
     axes = figure.axes[0]
     axes.set_ylim(-0.02, 1.02)
     axes.set_ylabel(f"share of answers to\n{label} prompts (n={rates.count(label)})")
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(**_LEGEND, fontsize="small")
     figure.supxlabel(rates.detection_error, fontsize="x-small", color="0.4")
     return figure
 
