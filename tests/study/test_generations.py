@@ -130,8 +130,10 @@ def test_curve_and_paired_tables(run):
             assert sum(r["value"] for r in shares) == pytest.approx(1)
             assert all(r["low"] <= r["value"] <= r["high"] for r in shares)
             assert all(r["n"] == 4 for r in shares)
-            assert all(r["band_low"] <= r["low"] for r in shares)  # 4 exits at once
-            assert all(r["band_high"] >= r["high"] for r in shares if r["value"] > 0)
+            # Of 4 exits at once; at 0 and 1 the interval of one exit is the rule of three, which
+            # of 4 prompts is wider than it need be.
+            inner = [r for r in shares if 0 < r["value"] < 1]
+            assert all(r["band_low"] < r["low"] and r["high"] < r["band_high"] for r in inner)
     rates = Rates.read(run.path)
     for label, counts in held_out_counts().items():
         detected = [r for r in rows if r["exit"] is None and r["label"] == label]
