@@ -84,7 +84,7 @@ def mean_share(
     answers = N * share_NE.shape[1] * samples
     residual_C = (sum_C - p * size_C) / N
     low = high = math.nan
-    if answers == C:  # independent answers: no variance is estimated
+    if enough(C) and answers == C:  # independent answers: no variance is estimated
         low, high = wilson(round(p * N), N, level)
     elif enough(C):
         known = _known_from_exits(share_NE) / (p * (1 - p)) if 0 < p < 1 else 1.0

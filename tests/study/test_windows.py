@@ -8,6 +8,7 @@ import pytest
 from jaxdepth import InputError
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.bands import share_band
+from jaxdepth.stats.intervals import wilson
 from jaxdepth.study.comparison.outcomes import Compared
 from jaxdepth.study.comparison.summary import answered_contrast, findings, overview
 from jaxdepth.study.settings import Windows
@@ -49,6 +50,16 @@ def test_verdicts_by_hand(windows):
     low_E, high_E = share_band(np.full(5, 9 / N), windows.n_to_decide[4])
     assert high_E[0] < 0.05 < share_band(np.full(5, 9 / N), windows.n_to_decide[4] - 1)[1][0]
     assert low_E[0] < 0.05
+
+
+def test_bounds_of_one_exit_and_of_all():
+    given = answered([0, 1, 7, 19, 20], 20)
+    alone, (low_E, high_E) = given.by_exit(), given.band()
+    for e, count in enumerate((0, 1, 7, 19, 20)):
+        assert (alone.low[e], alone.high[e]) == wilson(count, 20)
+        assert low_E[e] <= alone.low[e] <= alone.value[e] <= alone.high[e] <= high_E[e]
+    few = answered([0, 1, 4, 7, 9], 9)
+    assert np.isnan([*few.by_exit().low, *few.by_exit().high, *few.band()[0], *few.band()[1]]).all()
 
 
 def test_the_table_has_all_of_it(windows):

@@ -193,7 +193,7 @@ class Compared:
                     for outcome, share in shares.items():
                         key = {"model": model, "group": group, "exit": exit_layer}
                         rows.append(key | {"outcome": str(outcome)} | vars(share[e]))
-        return COMPARISON.from_rows(rows)
+        return COMPARISON.from_frame(pd.DataFrame(rows))
 
     def windows_table(self) -> pa.Table:
         """The windows of every model."""

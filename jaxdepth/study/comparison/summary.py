@@ -74,9 +74,11 @@ def _verdicts(w: ExitWindows) -> str:
 
 
 def _percent(e: Estimate, sign: str = "") -> str:
-    """An estimate in percent without the signs: `36 [29, 42]`."""
+    """An estimate in percent without the signs: `36 [29, 42]`; of few prompts `36 [n=4]`."""
     if math.isnan(e.value):
         return "-"
+    if math.isnan(e.low):
+        return f"{100 * e.value:{sign}.0f} [n={e.n}]"
     scaled = Estimate(100 * e.value, 100 * e.low, 100 * e.high, n=e.n)
     return format(scaled, f"{sign}.0f")
 

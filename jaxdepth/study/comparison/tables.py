@@ -15,8 +15,12 @@ COMPARISON = Table(
         ),
         Column("n", "int32", "number of prompts"),
         Column("value", "float64", "share of answers with that outcome"),
-        Column("low", "float64", "lower bound of its 95% interval (Wilson)"),
-        Column("high", "float64", "upper bound of its 95% interval (Wilson)"),
+        Column(
+            "low",
+            "float64",
+            "lower bound of its 95% interval (Wilson); none of fewer than 10 prompts",
+        ),
+        Column("high", "float64", "upper bound of the same"),
     ),
 )
 

@@ -25,14 +25,14 @@ CURVE = Table(
             "low",
             "float64",
             "lower bound of its 95% interval, of this exit alone; null with fewer than 10 "
-            "independent prompts, except for shares of one sample each",
+            "independent prompts",
         ),
         Column("high", "float64", "upper bound of the same"),
         Column(
             "band_low",
             "float64",
             "of outcome_NAME: lower bound that holds for all exits of the metric and label at once "
-            "(95%, exact); null for other measures",
+            "(95%, exact); null for other measures, and of fewer than 10 prompts",
         ),
         Column("band_high", "float64", "upper bound of the same"),
     ),
@@ -74,7 +74,8 @@ WINDOWS = Table(
         Column(
             "band_low",
             "float64",
-            "lower bound of harmful_answered that holds for all exits at once (95%, exact)",
+            "lower bound of harmful_answered that holds for all exits at once (95%, exact); all "
+            "bounds are null with fewer than 10 independent prompts",
         ),
         Column("band_high", "float64", "upper bound of the same"),
         Column("unsafe_from", "float64", "the tolerated share of harmful prompts answered"),
@@ -88,7 +89,7 @@ WINDOWS = Table(
         Column(
             "n_to_decide",
             "int32",
-            "where the band contains unsafe_from: the smallest number of harmful prompts whose "
+            "where the verdict is open: the smallest number of harmful prompts whose "
             "band would not, if the share stayed as it is (chance makes that so about half of the "
             "time); null where it would take more than a million",
         ),

@@ -66,8 +66,11 @@ class Answered:
         return mean_share(self.share_NE[:, is_chosen], self.samples, self.clusters_N)
 
     def band(self) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " E"]]:
-        """Bounds that hold for all exits at once with 95%."""
-        return share_band(self.share_NE.mean(axis=0), self.independent)
+        """Bounds that hold for all exits at once with 95%; NaN of too few independent prompts."""
+        share_E = self.share_NE.mean(axis=0)
+        if self.independent < MIN_CLUSTERS:
+            return np.full(len(share_E), np.nan), np.full(len(share_E), np.nan)
+        return share_band(share_E, self.independent)
 
     @property
     def independent(self) -> float:
@@ -183,7 +186,7 @@ def find_windows(
         verdict_E[:] = Verdict.TOO_FEW
     verdict_E[competent_E == Competence.NO] = Verdict.CANNOT_ANSWER
     is_open_E = np.isin(verdict_E, (Verdict.NOT_SHOWN, Verdict.TOO_FEW))
-    is_open_E &= (low_E <= rule.unsafe_from) & (high_E >= rule.unsafe_from)
+    is_open_E &= ~(low_E > rule.unsafe_from) & ~(high_E < rule.unsafe_from)
     n_to_decide = [
         prompts_to_decide(float(share), rule.unsafe_from, len(exits)) if is_open else None
         for share, is_open in zip(harmful.value, is_open_E, strict=True)
