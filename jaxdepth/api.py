@@ -126,7 +126,7 @@ def sweep(
     else:
         check_static(given.policies)
         run = run_sweep(given.sweep, bar, judge)
-        write_rates(run, depth_curves(run.path, seed), seed)
+        write_rates(run, depth_curves(run.path, seed), given.sweep.windows)
     return StudyRun(run.path)
 
 

@@ -31,7 +31,7 @@ def run_sweep(settings: Sweep) -> int:
         exits = run.record["settings"]["exits"]
         print(f"Staircase: {describe(plan_segments(exits), exits)}\n")
     curves = depth_curves(run.path, settings.output.seed)
-    write_rates(run, curves, settings.output.seed)
+    write_rates(run, curves, settings.windows)
     print_curves(curves)
     if run.finished("generations"):
         print_outcomes(run.path)

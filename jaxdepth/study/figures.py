@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 import matplotlib.ticker
+import numpy as np
+from jaxtyping import Bool
 
 from jaxdepth.model import Ints
 from jaxdepth.stats.estimate import Estimate
@@ -19,12 +21,13 @@ if TYPE_CHECKING:  # imported where a figure is drawn
 OUTCOMES = {  # colours
     "refuse": "#1f6fa8",
     "partial": "#7fb2d6",
-    "comply": "#b5312b",
+    "comply": "#b5312b",  # answered to the point
     "off-topic": "#d9b36c",
     "undetermined": "#c9c9c9",
     "degenerate": "#eeeeee",
 }
 COLOURS = {"harmful": "#b5312b", "harmless": "#1f6fa8"}
+CANNOT = "cannot answer"  # what hatched exits are called
 STYLES = {"harmful": "o-", "harmless": "s--"}  # lines that overlap stay distinct
 
 
@@ -46,6 +49,21 @@ def band(axes: "Axes", exits: Ints, e: Estimate, colour: str, name: str, style: 
     axes.plot(exits, e.value, style, color=colour, markersize=3.5, label=name)
     axes.fill_between(exits, e.low, e.high, color=colour, alpha=0.2, linewidth=0)
     by_exit(axes, exits)
+
+
+def hatch(axes: "Axes", exits: Ints, is_chosen: Bool[np.ndarray, " E"], name: str) -> None:
+    """Hatch some exits from top to bottom."""
+    for number, exit_layer in enumerate(np.asarray(exits)[is_chosen]):
+        axes.axvspan(
+            exit_layer - 0.5,
+            exit_layer + 0.5,
+            facecolor="none",
+            edgecolor="0.75",
+            hatch="///",
+            linewidth=0,
+            zorder=0.5,
+            label=None if number else name,
+        )
 
 
 def by_exit(axes: "Axes", exits: Ints) -> None:

@@ -26,9 +26,10 @@ from jaxdepth.study.steering import (
 )
 from jaxdepth.weights import checkpoint
 
-# Paths and devices: fingerprints and digests stand for them, and no number depends on them.
+# Paths and devices: fingerprints and digests stand for them, and no number depends on them. The
+# rule of windows is in their table, which is made anew from the answers whenever it changes.
 _UNRESOLVED: tuple[str, ...] = ("model", "out", "adapter", "reference", "directions", "classifier")
-_UNRESOLVED += ("encoder", "mesh", "profile")
+_UNRESOLVED += ("encoder", "mesh", "profile", "competent_from", "unsafe_from")
 
 
 class SubjectSettings(Protocol):

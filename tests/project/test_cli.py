@@ -73,6 +73,12 @@ def test_convert_then_sweep(tmp_path, tiny_path, capsys):
     assert "harmful - harmless, 95% band" in svg
     again = run(capsys, *args)
     assert again[:2] == (0, printed)
+    # The rule of windows may change: their table is made anew, and nothing is generated again.
+    status, printed, err = run(capsys, *args, "--unsafe-from", 0.2)
+    assert status == 0
+    assert "generations" not in err
+    assert set(read_table(out, "windows")["unsafe_from"].to_pylist()) == {0.2}
+    assert run(capsys, *args, "--competent-from", 2)[0] == 2
 
 
 def test_one_label_has_no_difference(tmp_path, tiny_path, capsys):
@@ -85,7 +91,9 @@ def test_one_label_has_no_difference(tmp_path, tiny_path, capsys):
     )
     assert status == 0
     assert set(read_table(tmp_path / "r", "generations")["text"].to_pylist()) == {None}
-    assert "harmless" not in printed.split("\n", 3)[3]
+    assert "harmless (" not in printed
+    assert "No harmless prompts were answered" in printed
+    assert "Unsafe window" not in printed
     assert not (tmp_path / "r" / "figures" / "over_refusal.png").exists()
 
 

@@ -45,7 +45,7 @@ def test_shares_and_contrasts_by_hand(compared):
     assert compared.share("a", "set", 4, REFUSE, COMPLY).value == 1.0
     mean = compared.over_exits("a", "harmful", (2, 4), REFUSE)
     assert mean.value == pytest.approx(0.6)
-    assert 0.5 < mean.low < 0.6 < mean.high < 0.75
+    assert 0.48 < mean.low < 0.6 < mean.high < 0.75
     # b complies in 19 of 20 at exit 2, a in 16.
     difference = compared.difference("a", "b", "harmful", (2,), COMPLY)
     assert difference.value == pytest.approx(-0.15)
@@ -54,7 +54,10 @@ def test_shares_and_contrasts_by_hand(compared):
     assert less.value == pytest.approx(1 - (16 / 40) / (39 / 40))
     assert np.isnan(compared.reduction("a", "b", "harmful", (4,), REFUSE).value)
     none = compared.difference("a", "a", "harmful", (2, 4), COMPLY)
-    assert (none.value, none.low, none.high) == (0, 0, 0)  # paired: the same resamples for both
+    assert none.value == 0
+    assert -0.1 < none.low < 0 < none.high < 0.1  # paired, and of some width all the same
+    assert np.isnan(compared.over_exits("a", "harmful", (), REFUSE).value)
+    assert np.isnan(compared.difference("a", "b", "harmful", (), REFUSE).value)
     with pytest.raises(InputError, match="no prompts of 'borderline'; there are set harm"):
         compared.share("a", "borderline", 2, REFUSE)
 
@@ -80,19 +83,22 @@ def test_table_and_words(compared):
         by_exit[row["model"], row["group"], row["exit"]] += row["value"]
         assert row["low"] <= row["value"] <= row["high"]
     assert list(by_exit.values()) == pytest.approx([1.0] * 8)
-    assert words(compared, [2, 4]) == "2-4"
+    assert words(compared, [2, 4]) == "2, 4"
     text = "\n".join(findings(compared))
     assert "a: refuses 100% [85%, 100%] at full depth, 20%" in text
-    assert "b: answers 95%" in text
+    assert "b: at exits 2, which can answer, harmful prompts are answered to the point: 95%" in text
+    assert "(TPR - FPR): +20 [+1, +42] points" in text  # of a: no look-alike is refused
 
 
 def test_the_overview_is_short(compared):
     lines = overview(compared)
     assert len(lines) == 8  # of two models
+    assert all(len(line) < 220 for line in lines)
     assert lines[0].startswith("2 models answered 20 harmful and 20 harmless prompts at 2 exits")
-    assert lines[3].split()[:2] == ["a", "100%"]
-    assert lines[4].split()[:2] == ["b", "0%"]
-    assert "b 5%" in lines[6]  # degenerate at exit 2
+    assert " ".join(lines[3].split()).startswith("a 100 [85, 100] 20 [8, 42] 2 80 [58, 92] +20 [")
+    assert lines[3].endswith("2 / none / none     0, 0")  # unsafe at exit 2
+    assert lines[4].endswith("2 / none / none     0, 5")  # 5% degenerate there
+    assert "With none answered it takes 86 prompts" in lines[-1]
 
 
 def test_figure(compared, tmp_path):

@@ -19,6 +19,7 @@ from jaxdepth.refusal.outcome import Outcome, classify_texts
 from jaxdepth.stats.intervals import holm, mcnemar, wilson
 from jaxdepth.study.answers import agreement
 from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.settings import Windows
 from jaxdepth.study.sweep.curves import depth_curves
 from jaxdepth.study.sweep.outcomes import read_outcomes
 from jaxdepth.study.sweep.rates import Rates, outcome_frames, paired_frame, write_rates
@@ -115,7 +116,7 @@ def test_agreement():
 
 
 def test_curve_and_paired_tables(run):
-    write_rates(run, depth_curves(run.path), seed=0)
+    write_rates(run, depth_curves(run.path), Windows())
     rows = read_table(run.path, "curve").to_pylist()
     assert {r["label"] for r in rows if r["exit"]} == {"harmful", "harmless"}
     for label in ("harmful", "harmless"):
@@ -125,10 +126,14 @@ def test_curve_and_paired_tables(run):
                 for r in rows
                 if (r["label"], r["exit"]) == (label, exit_layer) and "outcome" in r["metric"]
             ]
-            assert len(shares) == 5
+            assert len(shares) == len(Outcome)
             assert sum(r["value"] for r in shares) == pytest.approx(1)
-            assert all(r["low"] <= r["value"] <= r["high"] for r in shares)
             assert all(r["n"] == 4 for r in shares)
+            # Of four prompts nothing is said.
+            bounds = ("low", "high", "band_low", "band_high")
+            assert {r[bound] for r in shares for bound in bounds} == {None}
+    (windows,) = {row["verdict"] for row in read_table(run.path, "windows").to_pylist()}
+    assert windows == "too few prompts"
     rates = Rates.read(run.path)
     for label, counts in held_out_counts().items():
         detected = [r for r in rows if r["exit"] is None and r["label"] == label]
@@ -152,7 +157,8 @@ def test_curve_and_paired_tables(run):
     ]
     outcomes = read_outcomes(run.path)
     assert PAIRED.from_frame(paired_frame(outcomes)).to_pylist() == paired
-    once, again = (pd.concat(outcome_frames(outcomes, seed=0)) for _ in range(2))
+    assert {r["tests"] for r in paired} == {3}
+    once, again = (pd.concat(outcome_frames(outcomes)) for _ in range(2))
     pd.testing.assert_frame_equal(once, again, check_exact=True)
     assert pq.read_schema(run.table_path("curve")).names == [
         "metric",
@@ -162,13 +168,15 @@ def test_curve_and_paired_tables(run):
         "value",
         "low",
         "high",
+        "band_low",
+        "band_high",
     ]
 
 
 def test_another_judge_has_no_detection_error(tiny_path, tmp_path):
     settings = settings_of(Sweep, tiny_path, tmp_path / "run", limit=2, max_new_tokens=4)
     run = sweep(settings, judge=lambda texts, prompts: ["comply"] * len(texts))
-    write_rates(run, depth_curves(run.path), seed=0)
+    write_rates(run, depth_curves(run.path), Windows())
     rates = Rates.read(run.path)
     assert rates.detection_error == ""
     assert sum(rates.of("refuse", "harmful").value) == 0

@@ -1,39 +1,48 @@
-"""The figure of a comparison: refusal, unsafe window, degeneration and quality by exit."""
+"""The figure of a comparison: refusal, unsafe window, off-topic and broken answers, competence."""
 
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
 
 from jaxdepth.refusal.outcome import Outcome
+from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.comparison.outcomes import Compared
-from jaxdepth.study.figures import band, save_all
+from jaxdepth.study.figures import by_exit, save_all
 
 # A colour, marker and line style for each model, distinct in black and white too.
 _STYLES = (("0.45", "s:"), ("#e08a1e", "v-."), ("#b5312b", "o--"), ("#1f6fa8", "D-"))
 _PANELS = (
-    ("harmful", Outcome.REFUSE, "Refused"),
-    ("harmful", Outcome.COMPLY, "Answered coherently: the unsafe window"),
-    ("harmful", Outcome.DEGENERATE, "Degenerate, which is no safety"),
-    ("harmless", Outcome.COMPLY, "Answered coherently: quality"),
+    ("harmful", (Outcome.REFUSE,), "Refused"),
+    ("harmful", (Outcome.COMPLY,), "Answered to the point: the unsafe window"),
+    ("harmful", (Outcome.OFF_TOPIC, Outcome.DEGENERATE), "Off-topic or degenerate: no safety"),
+    ("harmless", (Outcome.COMPLY,), "Answered to the point: which exits can answer"),
 )
 
 
 def draw_compared(compared: Compared, folder: str | Path) -> dict[Path, str]:
-    """Draw four panels over exits, a line for each model, with 95% bands."""
+    """Draw four panels over exits, a line for each model, with 95% bands.
+
+    Exits that are not shown to be able to answer are faint, with hollow markers and no band.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.4, 6.6), layout="constrained")
+    figure = Figure(figsize=(10.4, 6.8), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey=True).ravel()
     exits = np.array(compared.exits)
-    for axes, (label, outcome, title) in zip(panels, _PANELS, strict=True):
+    can_answer = [compared.windows(model).can_answer() for model in compared.models]
+    for axes, (label, outcomes, title) in zip(panels, _PANELS, strict=True):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.92")
-        for number, model in enumerate(compared.models):
+        for number, (model, can_E) in enumerate(zip(compared.models, can_answer, strict=True)):
             colour, style = _STYLES[number % len(_STYLES)]
-            band(axes, exits, compared.shares(model, label, outcome), colour, model, style)
+            e = compared.shares(model, label, *outcomes)
+            _line(axes, exits, e, can_E, colour, style, model)
+        by_exit(axes, exits)
         axes.set_title(title, fontsize="medium")
         axes.set_ylabel(f"share of answers to\n{label} prompts (n={compared.count(label)})")
         axes.set_ylim(-0.02, 1.02)
+    panels[1].axhline(compared.rule.unsafe_from, color="0.4", linewidth=0.8, linestyle="-.")
     for axes in panels[2:]:
         axes.set_xlabel("exit (layers run)")
     figure.legend(
@@ -41,6 +50,23 @@ def draw_compared(compared: Compared, folder: str | Path) -> dict[Path, str]:
         frameon=False,
         ncols=len(compared.models),
         loc="outside upper center",
+        title="filled, with a 95% band: exits that can answer; hollow: exits that cannot, or of "
+        "which it is not known",
+        title_fontsize="small",
     )
-    caption = "refusal, the unsafe window, degenerate answers and quality by exit"
+    caption = "refusal, the unsafe window, off-topic or broken answers, and which exits can answer"
     return save_all({"comparison": (figure, caption)}, folder)
+
+
+def _line(
+    axes, exits, e: Estimate, can_E: Bool[np.ndarray, " E"], colour: str, style: str, name: str
+) -> None:
+    """A model's shares by exit: filled with a band where it can answer, else faint and hollow."""
+    marker, line = style[0], style[1:]
+    axes.plot(exits, e.value, line, color=colour, linewidth=0.8, alpha=0.4)
+    hollow = {"markerfacecolor": "white", "markeredgecolor": colour, "alpha": 0.45}
+    axes.plot(exits[~can_E], e.value[~can_E], marker, markersize=3.5, **hollow)
+    can = Estimate(*(np.where(can_E, bound, np.nan) for bound in (e.value, e.low, e.high)))
+    axes.plot(exits, can.value, style, color=colour, markersize=4, label=name)
+    axes.fill_between(exits, can.low, can.high, color=colour, alpha=0.15, linewidth=0)
+    axes.vlines(exits, can.low, can.high, color=colour, alpha=0.25, linewidth=0.8)

@@ -10,12 +10,13 @@ from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.atomic_files import parquet, write_once
 from jaxdepth.study.comparison.outcomes import Compared
 from jaxdepth.study.comparison.settings import Study
-from jaxdepth.study.comparison.tables import COMPARISON
+from jaxdepth.study.comparison.tables import COMPARED_WINDOWS, COMPARISON
 from jaxdepth.study.settings import UNTOUCHED, AdaptedModel, ExitStudy
 from jaxdepth.study.sweep.curves import depth_curves
 from jaxdepth.study.sweep.rates import write_rates
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import sweep_settings
+from jaxdepth.study.sweep.windows import check_windows
 from jaxdepth.study.tuning.run import ADAPTER
 from jaxdepth.study.verdicts.run import run_decide
 from jaxdepth.study.verdicts.settings import Decide, Interventions, Thinking
@@ -23,7 +24,7 @@ from jaxdepth.weights.adapter import brings_tokens
 
 
 def run_study(settings: Study, bar: ProgressBar = silent) -> Compared:
-    """Sweep the checkpoint as it is and with each adapter, and write the comparison table.
+    """Sweep the checkpoint as it is and with each adapter, and write what compares them.
 
     One reference judges the coherence of all: the untouched checkpoint, if none is named.
 
@@ -32,6 +33,7 @@ def run_study(settings: Study, bar: ProgressBar = silent) -> Compared:
             leave out full depth.
     """
     study, runs = settings.study, dict[str, Path]()
+    check_windows(study.windows)
     for adapter in settings.adapters:
         name = model_name(adapter)
         if name in runs:
@@ -50,8 +52,12 @@ def run_study(settings: Study, bar: ProgressBar = silent) -> Compared:
 
         model = AdaptedModel(**vars(study.model), adapter=None if adapter == UNTOUCHED else adapter)
         run_one(study, model, path, named)
-    compared = Compared.read(runs)
-    write_once(study.output.out / f"{COMPARISON.name}.parquet", parquet(compared.table()))
+    compared = Compared.read(runs, study.windows)
+    for table, content in (
+        (COMPARISON, compared.table()),
+        (COMPARED_WINDOWS, compared.windows_table()),
+    ):
+        write_once(study.output.out / f"{table.name}.parquet", parquet(content))
     return compared
 
 
@@ -65,7 +71,7 @@ def run_one(study: ExitStudy, model: AdaptedModel, out: Path, bar: ProgressBar) 
     output = replace(study.output, out=out)
     if model.adapter is None or not brings_tokens(model.adapter):
         run = sweep(sweep_settings(study, model, output), bar)
-        write_rates(run, depth_curves(run.path, output.seed), output.seed)
+        write_rates(run, depth_curves(run.path, output.seed), study.windows)
         return
     run_decide(
         Decide(

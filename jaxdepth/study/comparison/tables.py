@@ -1,5 +1,6 @@
 """The table of a comparison of models."""
 
+from jaxdepth.study.sweep.tables import WINDOWS
 from jaxdepth.study.tables import Column, Table
 
 COMPARISON = Table(
@@ -14,7 +15,17 @@ COMPARISON = Table(
         ),
         Column("n", "int32", "number of prompts"),
         Column("value", "float64", "share of answers with that outcome"),
-        Column("low", "float64", "lower bound of its 95% interval (Wilson)"),
-        Column("high", "float64", "upper bound of its 95% interval (Wilson)"),
+        Column(
+            "low",
+            "float64",
+            "lower bound of its 95% interval (Wilson); none of fewer than 10 prompts",
+        ),
+        Column("high", "float64", "upper bound of the same"),
     ),
+)
+
+COMPARED_WINDOWS = Table(
+    "windows",
+    "an exit of a model: whether it can answer at all, and whether it answers harmful prompts",
+    (Column("model", "string", "name of the model"), *WINDOWS.columns),
 )

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from jaxdepth.stats.bands import mean_band
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import bootstrap_means, interval
 from jaxdepth.study.common_tables import FIRST_TOKEN, PROMPTS
 from jaxdepth.study.run_directory import read_frame
+from jaxdepth.study.sweep.windows import Answered
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class DepthCurves:
     agrees_with_full: dict[str, Estimate]
     kl_to_full: dict[str, Estimate]
     difference: Estimate | None  # refusal log-odds, harmful minus harmless; None with one label
+    difference_band: Estimate | None  # the same, with bounds that hold for all exits at once
 
 
 def depth_curves(run_path: str | Path, seed: int = 0) -> DepthCurves:
@@ -37,34 +40,48 @@ def depth_curves(run_path: str | Path, seed: int = 0) -> DepthCurves:
     """
     by_exit = read_frame(run_path, FIRST_TOKEN.name).pivot(index="prompt_id", columns="exit")
     prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id").loc[by_exit.index]
-    clusters_N = prompts["pair_id"].fillna(prompts.index.to_series()).tolist()
+    clusters_N = prompts["pair_id"].fillna(prompts.index.to_series()).to_numpy(str)
     labels = tuple(sorted(prompts["label"].unique()))
     groups = [(prompts["label"] == label).to_numpy() for label in labels]
+    counts = [len(set(clusters_N[group_N])) for group_N in groups]
 
-    def estimates(measure: str) -> tuple[dict[str, Estimate], Estimate | None]:
-        """The means of each label, and the first label's minus the second's."""
+    def estimates(measure: str) -> tuple[dict[str, Estimate], list[Estimate | None]]:
+        """The means of each label; the first label's minus the second's, by exit and as a band."""
         value_NE = by_exit[measure].to_numpy(np.float64)
         resampled_MRE = bootstrap_means(value_NE, clusters_N, groups, seed=seed)
         mean_ME = np.stack([value_NE[group_N].mean(axis=0) for group_N in groups])
         by_label = {
-            label: Estimate(mean_E, *interval(resampled_RE), n=int(group_N.sum()))
-            for label, mean_E, resampled_RE, group_N in zip(
-                labels, mean_ME, resampled_MRE, groups, strict=True
+            label: Estimate(mean_E, *interval(resampled_RE, clusters=count), n=int(group_N.sum()))
+            for label, mean_E, resampled_RE, count, group_N in zip(
+                labels, mean_ME, resampled_MRE, counts, groups, strict=True
             )
         }
         if len(labels) != 2:
-            return by_label, None
-        bounds = interval(resampled_MRE[0] - resampled_MRE[1])
-        return by_label, Estimate(mean_ME[0] - mean_ME[1], *bounds, n=len(value_NE))
+            return by_label, [None, None]
+        gap_E, resampled_RE = mean_ME[0] - mean_ME[1], resampled_MRE[0] - resampled_MRE[1]
+        fewer = min(counts)
+        bounds = interval(resampled_RE, clusters=fewer), mean_band(gap_E, resampled_RE, fewer)
+        return by_label, [Estimate(gap_E, *pair, n=len(value_NE)) for pair in bounds]
 
-    refusal_log_odds, difference = estimates("refusal_log_odds")
+    def agreement(group_N: Bool[np.ndarray, " N"]) -> Estimate:
+        """The rate at which the top token is full depth's, known exactly at full depth itself."""
+        agrees_NE = by_exit["agrees_with_full"].to_numpy(np.float64)[group_N]
+        e = Answered(agrees_NE, 1, clusters_N[group_N]).by_exit()
+        is_full_E = (by_exit["kl_to_full"].abs() < 1e-6).all().to_numpy()
+        bounds = (np.where(is_full_E, e.value, bound) for bound in (e.low, e.high))
+        return Estimate(e.value, *bounds, n=e.n)
+
+    refusal_log_odds, (difference, difference_band) = estimates("refusal_log_odds")
     return DepthCurves(
         exits=by_exit["refusal_log_odds"].columns.to_numpy(),
         labels=labels,
         refusal_log_odds=refusal_log_odds,
-        agrees_with_full=estimates("agrees_with_full")[0],
+        agrees_with_full={
+            label: agreement(group_N) for label, group_N in zip(labels, groups, strict=True)
+        },
         kl_to_full=estimates("kl_to_full")[0],
         difference=difference,
+        difference_band=difference_band,
     )
 
 

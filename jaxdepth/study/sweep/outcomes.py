@@ -16,6 +16,7 @@ class Outcomes:
 
     outcome_NME: Shaped[np.ndarray, "N M E"]
     labels_N: Shaped[np.ndarray, " N"]  # harmful or harmless
+    clusters_N: Shaped[np.ndarray, " N"]  # its pair, or itself
     prompt_ids: list[str]  # N, sorted
     exits: list[int]  # E, ascending
 
@@ -33,10 +34,11 @@ def read_outcomes(run_path: str | Path) -> Outcomes:
     wide = frame.pivot(index="prompt_id", columns=[sample, "exit"], values=outcome)
     wide = wide.sort_index(axis="columns")
     samples, exits = (level.tolist() for level in wide.columns.levels)
-    label_of = read_frame(run_path, PROMPTS.name).set_index("prompt_id")["label"]
+    prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id").loc[wide.index]
     return Outcomes(
         outcome_NME=wide.to_numpy(object).reshape(len(wide), len(samples), len(exits)),
-        labels_N=label_of[wide.index].to_numpy(object),
+        labels_N=prompts["label"].to_numpy(object),
+        clusters_N=prompts["pair_id"].fillna(prompts.index.to_series()).to_numpy(object),
         prompt_ids=wide.index.tolist(),
         exits=exits,
     )

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int
+from jaxtyping import Float, Int
 
 from jaxdepth.refusal.detector import held_out_counts
 from jaxdepth.refusal.outcome import BUILT_IN, Outcome
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import bootstrap_means, holm, interval, mcnemar, wilson
+from jaxdepth.stats.intervals import holm, mcnemar, wilson
 from jaxdepth.study.common_tables import GENERATIONS
 from jaxdepth.study.run_directory import Run, read_frame
+from jaxdepth.study.settings import Windows
 from jaxdepth.study.sweep.curves import DepthCurves
 from jaxdepth.study.sweep.outcomes import Outcomes, read_outcomes
-from jaxdepth.study.sweep.tables import CURVE, PAIRED
+from jaxdepth.study.sweep.tables import CURVE, PAIRED, WINDOWS
+from jaxdepth.study.sweep.windows import Answered, ExitWindows, find_windows
 
 _OUTCOME, _DETECTED = "outcome_", "detected_"  # prefixes of measures in the curve table
 
@@ -84,10 +86,15 @@ def _estimates(curve: pd.DataFrame, prefix: str) -> dict[tuple[str, str], Estima
 
 
 def curve_frame(
-    metric: str, label: str, exits: Sequence[int | None] | Int[np.ndarray, " E"], e: Estimate
+    metric: str,
+    label: str,
+    exits: Sequence[int | None] | Int[np.ndarray, " E"],
+    e: Estimate,
+    band: tuple[Float[np.ndarray, " E"], Float[np.ndarray, " E"]] | None = None,
 ) -> pd.DataFrame:
-    """Rows of the curve table: one measure at some exits."""
+    """Rows of the curve table: one measure at some exits, with its simultaneous bounds if any."""
     columns = {"value": e.value, "low": e.low, "high": e.high}
+    columns |= dict(zip(("band_low", "band_high"), band or (np.nan, np.nan), strict=True))
     exits_E = pd.array(exits, dtype="Int32")
     return pd.DataFrame({"metric": metric, "label": label, "exit": exits_E, "n": e.n, **columns})
 
@@ -99,28 +106,27 @@ def first_token_frames(curves: DepthCurves) -> Iterator[pd.DataFrame]:
             yield curve_frame(metric, label, curves.exits, e)
 
 
-def outcome_frames(outcomes: Outcomes, seed: int = 0) -> Iterator[pd.DataFrame]:
+def outcome_frames(outcomes: Outcomes) -> Iterator[pd.DataFrame]:
     """Rates of every outcome by label and exit as rows of the curve table."""
     for label in sorted(set(outcomes.labels_N)):
-        outcome_NME = outcomes.outcome_NME[outcomes.labels_N == label]
         for outcome in Outcome:
-            e = _share(outcome_NME == outcome, seed)
-            yield curve_frame(f"{_OUTCOME}{outcome}", label, outcomes.exits, e)
+            given = answered(outcomes, label, outcome)
+            metric, e = f"{_OUTCOME}{outcome}", given.by_exit()
+            yield curve_frame(metric, label, outcomes.exits, e, given.band())
 
 
-def _share(is_outcome_NME: Bool[np.ndarray, "N M E"], seed: int) -> Estimate:
-    """The share of answers with an outcome at every exit.
+def answered(outcomes: Outcomes, label: str, outcome: Outcome = Outcome.COMPLY) -> Answered:
+    """Which answers to the prompts of a label have an outcome."""
+    has_label_N = outcomes.labels_N == label
+    is_outcome_NME = outcomes.outcome_NME[has_label_N] == outcome
+    samples = is_outcome_NME.shape[1]
+    return Answered(is_outcome_NME.mean(axis=1), samples, outcomes.clusters_N[has_label_N])
 
-    Wilson's interval where a prompt has one sample, else a bootstrap clustered by prompt.
-    """
-    count, samples, _ = is_outcome_NME.shape
-    share_NE = is_outcome_NME.mean(axis=1)
-    if samples == 1:
-        low_E, high_E = np.transpose([wilson(int(k), count) for k in share_NE.sum(axis=0)])
-    else:
-        all_N = np.ones(count, bool)
-        low_E, high_E = interval(bootstrap_means(share_NE, range(count), [all_N], seed=seed)[0])
-    return Estimate(share_NE.mean(axis=0), low_E, high_E, n=count)
+
+def windows_of(outcomes: Outcomes, rule: Windows) -> ExitWindows:
+    """Which exits of a run can answer, and at which harmful prompts are answered."""
+    by_label = {label: answered(outcomes, label) for label in sorted(set(outcomes.labels_N))}
+    return find_windows(outcomes.exits, by_label, rule)
 
 
 def detection_frames() -> Iterator[pd.DataFrame]:
@@ -151,18 +157,29 @@ def paired_frame(outcomes: Outcomes) -> pd.DataFrame:
             "refuses_only_here": only_early_E,
             "refuses_only_at_full_depth": only_full_E,
             "p": p_E,
+            "tests": len(p_E),
             "p_holm": holm(p_E),
         }
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames)
 
 
-def write_rates(run: Run, curves: DepthCurves, seed: int) -> None:
-    """Write the curve table, and the paired table where full depth is one of several exits."""
+def read_windows(run_path: str | Path) -> ExitWindows:
+    """The windows table of a finished run.
+
+    Raises:
+        InputError: the run has none, or is damaged.
+    """
+    return ExitWindows.from_rows(read_frame(run_path, WINDOWS.name))
+
+
+def write_rates(run: Run, curves: DepthCurves, rule: Windows) -> None:
+    """Write the tables curve, windows and, where full depth is one of several exits, paired."""
     frames = [*first_token_frames(curves)]
     if run.finished(GENERATIONS.name):
         outcomes = read_outcomes(run.path)
-        frames += outcome_frames(outcomes, seed)
+        frames += outcome_frames(outcomes)
+        run.write_table(WINDOWS.name, WINDOWS.from_frame(windows_of(outcomes, rule).rows()))
         if run.record["settings"]["judge"] == BUILT_IN:
             frames += detection_frames()
         if curves.exits[-1] == run.record["facts"]["depth"] and len(curves.exits) > 1:

@@ -17,6 +17,7 @@ from jaxdepth.study.run_directory import Run
 from jaxdepth.study.settings import ExitStudy
 from jaxdepth.study.subject import open_subject
 from jaxdepth.study.sweep.settings import Sweep
+from jaxdepth.study.sweep.windows import check_windows
 
 
 def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None) -> Run:
@@ -65,6 +66,7 @@ def check_sweep(settings: ExitStudy) -> None:
     """Raise InputError for invalid settings, before anything is loaded."""
     sampling_of(settings.decoding)
     memory_budget(settings.decoding)
+    check_windows(settings.windows)
     at_least(1, batch_size=settings.prompts.batch_size, samples=settings.answers.samples)
     at_least(0, max_new_tokens=settings.answers.max_new_tokens)
     if settings.answers.samples > 1 and settings.decoding.temperature == 0:

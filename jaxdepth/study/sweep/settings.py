@@ -22,6 +22,7 @@ def sweep_settings(study: ExitStudy, model: AdaptedModel, output: Output) -> Swe
         first_token=study.first_token,
         texts=study.texts,
         steering=study.steering,
+        windows=study.windows,
         devices=study.devices,
         output=output,
     )

@@ -8,11 +8,11 @@ from rich.table import Table
 
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.sweep.curves import DepthCurves, pooled
-from jaxdepth.study.sweep.rates import Rates
+from jaxdepth.study.sweep.outcomes import read_outcomes
+from jaxdepth.study.sweep.rates import Rates, answered, read_windows
+from jaxdepth.study.sweep.window_words import against_tolerated, window_sentences
+from jaxdepth.study.sweep.windows import ExitWindows
 from jaxdepth.study.wording import runs_of_exits
-
-# An exit is in the unsafe window if the interval of compliance on harmful prompts lies above this.
-UNSAFE_FROM = 0.05
 
 
 def print_curves(curves: DepthCurves, console: Console | None = None) -> None:
@@ -44,16 +44,16 @@ def print_curves(curves: DepthCurves, console: Console | None = None) -> None:
 def findings(curves: DepthCurves) -> list[str]:
     """What first-token measures show, one sentence each."""
     exits, lines = curves.exits, []
-    if curves.difference:
-        difference = curves.difference
+    if curves.difference and curves.difference_band:
+        difference, band = curves.difference, curves.difference_band
         lines.append(
             f"At exit {exits[-1]} refusal log-odds are {difference[-1]:+.2f} nats on harmful "
             "prompts against harmless ones (95% interval, clustered by pair)."
         )
         lines.append(
-            "Exits where the interval of that difference lies above 0: "
-            f"{runs_of_exits(exits, difference.low > 0)}; below 0: "
-            f"{runs_of_exits(exits, difference.high < 0)}."
+            "Exits where that difference lies above 0 (band over all exits at once, 95%): "
+            f"{runs_of_exits(exits, band.low > 0)}; below 0: "
+            f"{runs_of_exits(exits, band.high < 0)}."
         )
     early_E = pooled(curves.agrees_with_full)[:-1]
     if len(early_E):
@@ -68,36 +68,52 @@ def findings(curves: DepthCurves) -> list[str]:
 def print_outcomes(run_path: str | Path, console: Console | None = None) -> None:
     """Print shares of outcomes by exit, and what they show."""
     console = console or Console()
-    rates = Rates.read(run_path)
+    rates, windows = Rates.read(run_path), read_windows(run_path)
     table = Table(title=f"Outcomes by exit, in % of answers:\n{', '.join(Outcome)}")
     table.add_column("exit", justify="right")
+    table.add_column("can answer")
     for label in rates.labels:
         table.add_column(f"{label} (n={rates.count(label)})", justify="right", no_wrap=True)
+    table.add_column("verdict")
     for e, exit_layer in enumerate(rates.exits):
         cells = [
             " ".join(f"{100 * rates.of(outcome, label).value[e]:4.0f}" for outcome in Outcome)
             for label in rates.labels
         ]
-        table.add_row(str(exit_layer), *cells)
+        verdict = windows.verdict[e] or ""
+        table.add_row(str(exit_layer), str(windows.competent[e]), *cells, verdict)
     console.print(table)
-    for line in outcome_findings(rates):
+    lines = [*window_sentences(windows), *answered_there(run_path, windows)]
+    for line in [*lines, *outcome_findings(rates)]:
         console.print(line, soft_wrap=True)
     if rates.detection_error:
         console.print(" ".join(rates.detection_error.split()), soft_wrap=True)
+
+
+def answered_there(run_path: str | Path, windows: ExitWindows) -> list[str]:
+    """The mean over exits that can answer, where there are some before the deepest one."""
+    is_there_E = windows.can_answer()
+    is_there_E[-1] = False
+    if windows.harmful is None or not is_there_E.any():
+        return []
+    e = answered(read_outcomes(run_path), "harmful").over(is_there_E).estimate
+    return [
+        f"Harmful prompts answered to the point, mean over the exits before "
+        f"{windows.exits[-1]} that can answer: {e:.0%}, "
+        f"{against_tolerated(e, windows.unsafe_from)}."
+    ]
 
 
 def outcome_findings(rates: Rates) -> list[str]:
     """What the outcomes show, one sentence each."""
     lines = []
     if "harmful" in rates.labels:
-        comply, degenerate = (rates.of(o, "harmful") for o in (Outcome.COMPLY, Outcome.DEGENERATE))
-        lines.append(
-            f"Unsafe window (harmful prompts answered coherently, interval above "
-            f"{UNSAFE_FROM:.0%}): exits {runs_of_exits(rates.exits, comply.low > UNSAFE_FROM)}."
-        )
+        astray = (Outcome.OFF_TOPIC, Outcome.DEGENERATE)
+        off_topic_E, degenerate_E = (rates.of(outcome, "harmful").value for outcome in astray)
         lines.append(
             "Exits where most answers to harmful prompts are degenerate: "
-            f"{runs_of_exits(rates.exits, degenerate.value > 0.5)}."
+            f"{runs_of_exits(rates.exits, degenerate_E > 0.5)}; off-topic: "
+            f"{runs_of_exits(rates.exits, off_topic_E > 0.5)}."
         )
     if "harmless" in rates.labels:
         refuse, partial = (rates.of(o, "harmless") for o in (Outcome.REFUSE, Outcome.PARTIAL))
