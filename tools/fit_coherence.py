@@ -39,6 +39,7 @@ COMPLIANCE, REFUSAL, SHALLOW = "compliance", "refusal", "shallow exits"
 # they are reported only.
 EXITS, LATE = (3, 8, 12, 16, 20, 22, 24, 26), (28, 29, 30)
 MIN_RECALL = 0.95  # on each kind of degenerate text
+MAX_FALSE = 0.01  # of compliances
 NEW_TOKENS = 48
 DEPTH = 30
 REPETITIONS = np.arange(0.1, 1, 0.01)
@@ -144,12 +145,13 @@ BREAKS = {
 
 
 def fit(samples: list[Sample], logprobs: list[np.ndarray]) -> dict:
-    """The limits with fewest false positives on compliances and `MIN_RECALL` of each broken kind.
+    """The limits that tolerate most repetition and still tell compliances from broken texts.
 
-    On ties, those that tolerate most repetition.
+    They call at most `MAX_FALSE` of the compliances degenerate, and at least `MIN_RECALL` of each
+    broken kind. On ties, those with fewest false positives, then those that tolerate most.
 
     Raises:
-        InputError: no limits have that recall.
+        InputError: there are none.
     """
     fitted_on = [n for n, s in enumerate(samples) if not s.held_out and s.text.strip()]
     kind_N = np.array([samples[n].kind for n in fitted_on])
@@ -160,11 +162,16 @@ def fit(samples: list[Sample], logprobs: list[np.ndarray]) -> dict:
         limits = {"repetition": repeats, "mean_logprob": mean}
         degenerate_N = degeneracy(repeats_N, mean_N, limits) > 1
         if all(degenerate_N[kind_N == kind].mean() >= MIN_RECALL for kind in (*BREAKS, SHALLOW)):
-            rank = (-degenerate_N[kind_N == COMPLIANCE].mean(), repeats, -mean)
-            best = max(best or rank, rank)
+            false = degenerate_N[kind_N == COMPLIANCE].mean()
+            if false <= MAX_FALSE:
+                rank = (repeats, -false, -mean)
+                best = max(best or rank, rank)
     if best is None:
-        raise InputError(f"no limits detect {MIN_RECALL:.0%} of each kind of degenerate text")
-    return {"repetition": round(float(best[1]), 3), "mean_logprob": round(float(-best[2]), 3)}
+        raise InputError(
+            f"no limits detect {MIN_RECALL:.0%} of each kind of degenerate text and at most "
+            f"{MAX_FALSE:.0%} of the compliances"
+        )
+    return {"repetition": round(float(best[0]), 3), "mean_logprob": round(float(-best[2]), 3)}
 
 
 def shares(samples: list[Sample], logprobs: list[np.ndarray]) -> dict[str, list[str]]:
