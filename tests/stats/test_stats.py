@@ -3,7 +3,6 @@
 import numpy as np
 
 from jaxdepth.stats.intervals import bootstrap_means, interval
-from jaxdepth.study.wording import runs_of_exits
 
 
 def test_equals_a_loop():
@@ -55,10 +54,3 @@ def test_a_difference_within_pairs_is_sharper_than_its_parts():
     assert np.allclose([low, high], 0.2)
     low, high = interval(means[0])
     assert high - low > 0.3
-
-
-def test_runs_of_exits():
-    exits = np.array([1, 2, 3, 8, 9])
-    assert runs_of_exits(exits, np.array([1, 1, 0, 1, 0], bool)) == "1-2, 8"
-    assert runs_of_exits(exits, np.zeros(5, bool)) == "none"
-    assert runs_of_exits(exits, np.ones(5, bool)) == "1-9"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +29,7 @@ from jaxdepth.study.probes.tables import (
 )
 from jaxdepth.study.probes.thoughts import FALL, FITTED_AT, OPENED, side_of
 from jaxdepth.study.run_directory import read_frame
+from jaxdepth.study.wording import runs_of_exits
 
 
 def print_probes(run_path: str | Path, console: Console | None = None) -> None:
@@ -169,5 +171,6 @@ def _thought_findings(run_path: Path) -> list[str]:
 
 
 def _span(layers: Sequence[int]) -> str:
-    low, high = min(layers), max(layers)
-    return f"layer {low}" if low == high else f"layers {low}-{high}"
+    layers_X = np.unique(layers)
+    words = runs_of_exits(layers_X, np.ones(len(layers_X), bool))
+    return f"layer {words}" if len(layers_X) == 1 else f"layers {words}"
