@@ -1,0 +1,47 @@
+"""Bounds from bootstrap resamples of whole clusters, never without width and never of too few.
+
+Where no resample differs, a bootstrap has seen no variation, which is not the same as certainty.
+The rule of three then bounds what is unseen: at 95% at most a share of 3/C of all clusters is
+unlike the C that were seen, and these could take any value that the statistic can have (Hanley and
+Lippman-Hand 1983).
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxdepth.stats.intervals import interval
+from jaxdepth.stats.sufficiency import enough
+
+_SAME = 1e-9  # bounds as near as this differ by rounding only
+UNIT, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)  # ranges of a share or an AUROC, and of a difference
+
+
+def resampled_bounds(
+    value_X: Float[np.ndarray, " X"],
+    resampled_RX: Float[np.ndarray, "R X"],
+    clusters: int,
+    value_range: tuple[float, float] | None = None,
+    order: int = 1,
+) -> tuple[Float[np.ndarray, " X"], Float[np.ndarray, " X"]]:
+    """Lower and upper 95% percentile bounds; NaN where the data do not allow any.
+
+    Args:
+        value_X: the statistics.
+        resampled_RX: the same in R resamples.
+        clusters: how many clusters were resampled; with fewer than `MIN_CLUSTERS` all are NaN.
+        value_range: the least and the largest possible value, by which bounds without width are
+            widened; None: such bounds are NaN.
+        order: how many prompts a term of the statistic compares: 1 for a mean, 2 for an AUROC.
+    """
+    value_X = np.asarray(value_X, np.float64)
+    if not enough(clusters):
+        return np.full(value_X.shape, np.nan), np.full(value_X.shape, np.nan)
+    low_X, high_X = (np.array(bound) for bound in interval(resampled_RX))
+    is_point_X = high_X - low_X <= _SAME
+    least, largest = value_range or (np.nan, np.nan)
+    unseen = min(1.0, -order * math.log(0.05) / clusters)
+    low_X[is_point_X] = (value_X - unseen * (value_X - least))[is_point_X]
+    high_X[is_point_X] = (value_X + unseen * (largest - value_X))[is_point_X]
+    return low_X, high_X
