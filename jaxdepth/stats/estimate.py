@@ -44,6 +44,9 @@ class Estimate:
         value, low, high = (float(x) * scale for x in (self.value, self.low, self.high))
         if math.isnan(value):
             return "not measured"
+        if math.isnan(low) or math.isnan(high):
+            reason = "no interval" if self.n is None else f"n={self.n}: no interval"
+            return f"{value:{spec}}{unit} [{reason}]"
         return f"{value:{spec}} [{low:{spec}}, {high:{spec}}]{unit}"
 
     def __str__(self) -> str:

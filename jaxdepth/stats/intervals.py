@@ -5,9 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
+from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
+
+# With fewer clusters of prompts there is no interval of a mean: how much they vary is not known.
+MIN_CLUSTERS = 5
 
 
 def bootstrap_means(
@@ -81,9 +85,24 @@ def holm(p_values: Sequence[float] | Float[np.ndarray, " N"]) -> list[float]:
 
 
 def interval(
-    resampled_RX: Float[np.ndarray, "R X"], level: float = 0.95
+    resampled_RX: Float[np.ndarray, "R X"], level: float = 0.95, clusters: int | None = None
 ) -> tuple[Float[np.ndarray, " X"], Float[np.ndarray, " X"]]:
-    """Lower and upper percentile bounds of R bootstrap resamples, each of shape (X,)."""
-    tail = 50 * (1 - level)
-    low_X, high_X = (np.nanpercentile(resampled_RX, p, axis=0) for p in (tail, 100 - tail))
+    """Lower and upper percentile bounds of R bootstrap resamples, each of shape (X,).
+
+    Args:
+        resampled_RX: means in each resample; NaN where a resample has no member of the group.
+        level: of the interval.
+        clusters: how many clusters were resampled. If given, the percentiles are those of an
+            expanded interval (Hesterberg 2015, The American Statistician 69): the plain ones are too
+            narrow by sqrt((n - 1) / n) and by what Student's quantile exceeds the normal one. With
+            fewer than MIN_CLUSTERS there is no interval: both bounds are NaN.
+    """
+    tail = (1 - level) / 2
+    if clusters is not None:
+        if clusters < MIN_CLUSTERS:
+            missing_X = np.full(resampled_RX.shape[1:], np.nan)
+            return missing_X, missing_X.copy()
+        quantile = student.ppf(tail, clusters - 1) * math.sqrt(clusters / (clusters - 1))
+        tail = float(norm.cdf(quantile))
+    low_X, high_X = (np.nanpercentile(resampled_RX, 100 * p, axis=0) for p in (tail, 1 - tail))
     return low_X, high_X
