@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.stats import beta, norm
 from scipy.stats import t as student
 
-from jaxdepth.stats.intervals import MIN_CLUSTERS
+from jaxdepth.stats.sufficiency import enough
 
 _MOST_PROMPTS = 1_000_000
 
@@ -69,7 +69,7 @@ def mean_band(
     """Bounds of X means that hold for all of them at once, from bootstrap resamples.
 
     The half-width at each x is its standard error times one number: the quantile, over resamples,
-    of the largest deviation in standard errors. NaN with fewer than MIN_CLUSTERS clusters.
+    of the largest deviation in standard errors. NaN where clusters are not enough.
 
     Args:
         mean_X: the means.
@@ -77,7 +77,7 @@ def mean_band(
         clusters: how many clusters were resampled.
         level: with about this probability all bounds hold.
     """
-    if clusters < MIN_CLUSTERS:
+    if not enough(clusters):
         return np.full(len(mean_X), np.nan), np.full(len(mean_X), np.nan)
     resampled_RX = resampled_RX[np.isfinite(resampled_RX).all(axis=1)]
     error_X = resampled_RX.std(axis=0)

@@ -10,8 +10,7 @@ from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-# With fewer clusters of prompts there is no interval of a mean: how much they vary is not known.
-MIN_CLUSTERS = 5
+from jaxdepth.stats.sufficiency import enough
 
 
 def bootstrap_means(
@@ -93,13 +92,13 @@ def interval(
         resampled_RX: means in each resample; NaN where a resample has no member of the group.
         level: of the interval.
         clusters: how many clusters were resampled. If given, the percentiles are those of an
-            expanded interval (Hesterberg 2015, The American Statistician 69): the plain ones are too
-            narrow by sqrt((n - 1) / n) and by what Student's quantile exceeds the normal one. With
-            fewer than MIN_CLUSTERS there is no interval: both bounds are NaN.
+            expanded interval (Hesterberg 2015, The American Statistician 69): the plain ones are
+            too narrow by sqrt((n - 1) / n) and by what Student's quantile exceeds the normal one.
+            Where they are not enough there is no interval: both bounds are NaN.
     """
     tail = (1 - level) / 2
     if clusters is not None:
-        if clusters < MIN_CLUSTERS:
+        if not enough(clusters):
             missing_X = np.full(resampled_RX.shape[1:], np.nan)
             return missing_X, missing_X.copy()
         quantile = student.ppf(tail, clusters - 1) * math.sqrt(clusters / (clusters - 1))

@@ -26,7 +26,7 @@ from scipy.stats import t as student
 
 from jaxdepth.errors import InputError
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import MIN_CLUSTERS
+from jaxdepth.stats.sufficiency import enough
 
 # A reduction of a share needs this many clusters in which there is something to reduce.
 MIN_TO_REDUCE = 3
@@ -42,7 +42,7 @@ class ClusteredShare:
     """The mean share of some prompts, with what its interval needs."""
 
     value: float
-    low: float  # 95%; NaN with fewer than MIN_CLUSTERS clusters
+    low: float  # 95%; NaN where clusters are not enough
     high: float
     n: int  # prompts
     answers: int  # of all prompts together
@@ -65,7 +65,7 @@ def mean_share(
     Args:
         share_N: the share of each prompt, 0..1.
         answers: how many answers a prompt has: exits times samples.
-        clusters_N: the cluster of each prompt, such as its pair; prompts of one are not independent.
+        clusters_N: the cluster of each prompt, such as its pair: its prompts are not independent.
         level: of the interval.
 
     Raises:
@@ -80,7 +80,7 @@ def mean_share(
     p, C, N = float(share_N.mean()), len(names), len(share_N)
     residual_C = (sum_C - p * size_C) / N
     low = high = math.nan
-    if C >= MIN_CLUSTERS:
+    if enough(C):
         n_effective = _effective_answers(p, residual_C, sum_C, size_C, answers)
         low, high = _wilson(p, n_effective, C - 1, level)
     return ClusteredShare(

@@ -12,8 +12,9 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest, norm, t
 
 from jaxdepth import InputError
-from jaxdepth.stats.intervals import MIN_CLUSTERS, interval, resample_counts
+from jaxdepth.stats.intervals import interval, resample_counts
 from jaxdepth.stats.shares import difference, mean_share, reduction
+from jaxdepth.stats.sufficiency import MIN_CLUSTERS
 
 RATES = (0.02, 0.04, 0.1, 0.3, 0.5, 0.7, 0.9)
 RUNS = 800
@@ -199,23 +200,23 @@ def test_two_groups_of_one_model_are_paired_where_they_share_clusters():
 
 
 def test_shares_that_are_none():
-    with pytest.raises(InputError, match="not all in 0..1"):
+    with pytest.raises(InputError, match=r"not all in 0\.\.1"):
         mean_share(np.array([0.5, 1.2]), 1, range(2))
     with pytest.raises(InputError, match="missing"):
         mean_share(np.array([]), 1, [])
 
 
-@pytest.mark.parametrize("clusters", [6, 20])
+@pytest.mark.parametrize("clusters", [10, 20])
 def test_expanded_percentiles_of_few_clusters_cover(clusters):
     rng = np.random.default_rng(3)
-    value_RN = rng.standard_normal((1000, clusters))
+    value_RN = rng.standard_normal((2000, clusters))
     counts_KN = resample_counts(range(clusters), 800) / clusters
     mean_KR = counts_KN @ value_RN.T
     covered = {}
     for given in (None, clusters):
         low_R, high_R = interval(mean_KR, clusters=given)
         covered[given] = int(np.sum((low_R <= 0) & (high_R >= 0)))
-    assert not is_below(covered[clusters], 1000), covered
-    if clusters == 6:  # plain percentiles fail
-        assert is_below(covered[None], 1000), covered
+    assert not is_below(covered[clusters], 2000), covered
+    if clusters == 10:  # plain percentiles fail
+        assert is_below(covered[None], 2000), covered
     assert np.isnan(interval(mean_KR, clusters=MIN_CLUSTERS - 1)).all()
