@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdepth.stats.intervals import interval
-from jaxdepth.stats.sufficiency import enough
 
 _SAME = 1e-9  # bounds as near as this differ by rounding only
 UNIT, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)  # ranges of a share or an AUROC, and of a difference
@@ -25,7 +24,7 @@ def resampled_bounds(
     value_range: tuple[float, float] | None = None,
     order: int = 1,
 ) -> tuple[Float[np.ndarray, " X"], Float[np.ndarray, " X"]]:
-    """Lower and upper 95% percentile bounds; NaN where the data do not allow any.
+    """Lower and upper 95% bounds by percentiles; NaN where the data do not allow any.
 
     Args:
         value_X: the statistics.
@@ -36,9 +35,19 @@ def resampled_bounds(
         order: how many prompts a term of the statistic compares: 1 for a mean, 2 for an AUROC.
     """
     value_X = np.asarray(value_X, np.float64)
-    if not enough(clusters):
-        return np.full(value_X.shape, np.nan), np.full(value_X.shape, np.nan)
-    low_X, high_X = (np.array(bound) for bound in interval(resampled_RX))
+    return widen(value_X, *interval(resampled_RX, clusters=clusters), clusters, value_range, order)
+
+
+def widen(
+    value_X: Float[np.ndarray, " X"],
+    low_X: Float[np.ndarray, " X"],
+    high_X: Float[np.ndarray, " X"],
+    clusters: int,
+    value_range: tuple[float, float] | None = None,
+    order: int = 1,
+) -> tuple[Float[np.ndarray, " X"], Float[np.ndarray, " X"]]:
+    """Bounds in which those without width are as wide as the rule of three; see above."""
+    low_X, high_X = np.array(low_X), np.array(high_X)
     is_point_X = high_X - low_X <= _SAME
     least, largest = value_range or (np.nan, np.nan)
     unseen = min(1.0, -order * math.log(0.05) / clusters)

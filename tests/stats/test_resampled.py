@@ -13,7 +13,7 @@ from jaxdepth.stats.sufficiency import MIN_CLUSTERS
 def test_where_something_varies_bounds_are_percentiles():
     resampled_RX = np.random.default_rng(0).standard_normal((200, 3))
     bounds = resampled_bounds(np.zeros(3), resampled_RX, 40, UNIT)
-    np.testing.assert_array_equal(bounds, interval(resampled_RX))
+    np.testing.assert_array_equal(bounds, interval(resampled_RX, clusters=40))
 
 
 def test_one_pair_has_no_interval():
