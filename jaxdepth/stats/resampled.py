@@ -38,6 +38,21 @@ def resampled_bounds(
     return widen(value_X, *interval(resampled_RX, clusters=clusters), clusters, value_range, order)
 
 
+def cluster_labels(counts_RN: Float[np.ndarray, "R N"]) -> Float[np.ndarray, " N"]:
+    """A number for the cluster of each prompt: those of one cluster have one count per resample.
+
+    Two clusters are taken for one if all their counts agree, which several resamples rule out.
+    """
+    # Whole numbers below 2^53: sums are exact, and equal columns have equal sums.
+    mixed_R = np.random.default_rng(0).integers(1, 2**31, len(counts_RN)).astype(np.float64)
+    return mixed_R @ counts_RN
+
+
+def clusters_of(counts_RN: Float[np.ndarray, "R N"]) -> int:
+    """How many clusters were resampled."""
+    return len(np.unique(cluster_labels(counts_RN)))
+
+
 def widen(
     value_X: Float[np.ndarray, " X"],
     low_X: Float[np.ndarray, " X"],

@@ -171,10 +171,12 @@ def test_planted_layers_are_recovered(study, a, b):
     result = study.estimate_planted(a, b, seed=a)
     for point, place in ((result.content, a), (result.behaviour, b), (result.refusal, b)):
         assert point.kind != "none"
-        assert point.layer == place
-        assert point.low <= place <= point.high
-    assert result.lag.layers == b - a
-    assert result.lag.low <= b - a <= result.lag.high
+        assert point.midpoint.layer == place
+        for layer in (point.midpoint, point.onset):
+            assert layer.low <= place <= layer.high
+    assert result.lag.midpoint.layers == b - a
+    for layers in result.lag:
+        assert layers.low <= b - a <= layers.high
     content_J = result.curves["content"].value_X
     assert np.abs(content_J[:a] - 0.5).max() < 0.1
     assert content_J[a:].min() > 0.75
@@ -255,5 +257,6 @@ def test_planted_truth_is_covered_and_nothing_is_not_found(study, prompts, noise
     print(study.table(counts))
     for name, result in counts.detected.items():
         assert study.p_covers(counts.covered[name], result) > 0.01, name
+        assert study.p_covers(counts.covered_onset[name], result) > 0.01, name
         assert study.p_claims(counts.claimed[name], counts.seeds) > 0.01, name
         assert counts.detected[name] > counts.seeds / 2, name

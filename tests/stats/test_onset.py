@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from jaxdepth.stats.change_point import change_point, lag
 
-LAYERS, TRIALS, RESAMPLES = 20, 80, 200
+LAYERS, TRIALS, RESAMPLES = 20, 60, 120
 
 
 def ramp(start: int, end: int, layers: int = LAYERS) -> np.ndarray:
@@ -40,7 +40,7 @@ def may_cover(covered: int) -> bool:
     return binomtest(covered, TRIALS, 0.95, alternative="less").pvalue > 0.01
 
 
-@pytest.mark.parametrize(("start", "end"), [(9, 10), (8, 11), (5, 14), (3, 17), (11, 18)])
+@pytest.mark.parametrize(("start", "end"), [(9, 10), (8, 11), (5, 14), (3, 17)])
 def test_the_interval_holds_the_onset_of_ramps_and_steps(start, end):
     found = points(start, end)
     assert may_cover(sum(p.onset.low <= start + 1 <= p.onset.high for p in found))

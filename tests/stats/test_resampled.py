@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 from jaxdepth.stats.intervals import interval, resample_counts
 from jaxdepth.stats.ranking import auroc
-from jaxdepth.stats.resampled import DIFFERENCE, UNIT, resampled_bounds
+from jaxdepth.stats.resampled import DIFFERENCE, UNIT, clusters_of, resampled_bounds
 from jaxdepth.stats.sufficiency import MIN_CLUSTERS
 
 
@@ -59,3 +59,12 @@ def test_a_perfect_auroc_is_bounded_too():
     share = -np.log(0.05) / 30
     assert low_X[0] == pytest.approx(1 - 2 * share)
     assert low_X[0] < (1 - share) ** 2 < high_X[0] == 1
+
+
+def test_clusters_are_counted_from_their_resamples():
+    rng = np.random.default_rng(0)
+    for clusters, resamples in ((1, 20), (9, 20), (10, 50), (300, 1000)):
+        of_N = np.r_[np.arange(clusters), rng.integers(clusters, size=200)]
+        counts_RN = resample_counts(of_N, resamples)
+        assert clusters_of(counts_RN) == clusters
+        assert clusters_of(counts_RN[:, of_N < clusters / 2]) == len(set(of_N[of_N < clusters / 2]))

@@ -1,8 +1,9 @@
 """What a probe reads at an exit, against what that exit does.
 
 A prompt counts as known to be harmful if the content probe, fitted without that prompt, scores it
-above 0 at that layer. What the exit did comes from a run of sweep or decide. Answers that neither
-refuse nor comply (degenerate, undetermined, abstained) have a share of their own.
+above 0 at that layer. What the exit did comes from a run of sweep or decide; it complies if it
+answers to the point. Answers that neither refuse nor comply (off-topic, degenerate, undetermined,
+abstained) have a share of their own.
 """
 
 from collections.abc import Sequence
