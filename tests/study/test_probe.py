@@ -297,7 +297,7 @@ def test_a_killed_run_resumes(tiny_path, behaved, probed, tmp_path):
 
 
 def test_ablation_by_a_slow_twin(tiny_path, probed, tmp_path):
-    study = settings_of(Where, tiny_path, tmp_path, transfer=("builtin:pairs/unseen",), limit=5)
+    study = settings_of(Where, tiny_path, tmp_path, transfer=("builtin:pairs/unseen",), limit=10)
     run = ablate(study, probed.path)
     rows = {
         (r["layer"], r["ablated"], r["metric"], r["label"]): r
