@@ -44,9 +44,9 @@ def cluster_mcnemar(
     names_N = np.asarray(clusters_N, dtype=object).astype(str)
     cluster_N = np.unique(names_N, return_inverse=True)[1]
     difference_N = np.asarray(first_N, bool).astype(int) - np.asarray(second_N, bool)
-    size_C = np.rint(np.bincount(cluster_N, difference_N)).astype(int) if len(names_N) else []
-    observed, size_C = abs(int(np.sum(size_C))), np.abs(size_C)
-    chance_S = _sign_sums(size_C[size_C > 0]) if len(size_C) else np.ones(1)
+    sum_C = np.rint(np.bincount(cluster_N, difference_N, minlength=1)).astype(int)
+    observed, size_C = abs(int(sum_C.sum())), np.abs(sum_C)
+    chance_S = _sign_sums(size_C[size_C > 0])
     sums_S = np.arange(len(chance_S)) - len(chance_S) // 2
     return float(min(1.0, chance_S[np.abs(sums_S) >= observed].sum()))
 

@@ -57,10 +57,11 @@ def behaved(tiny_path, tmp_path_factory):
     how = {"limit": LIMIT, "exits": "2-4", "max_new_tokens": 0}
     run = sweep(settings_of(Sweep, tiny_path, folder / "run", **how))
     ids = [p["prompt_id"] for p in prompts_of(run)]
-    rng, outcomes = np.random.default_rng(0), ["refuse", "comply", "partial", "degenerate"]
+    rng = np.random.default_rng(0)
+    outcomes = ["refuse", "comply", "partial", "degenerate", "off-topic"]
     rows = [
         {"prompt_id": i, "exit": e, "sample": m}
-        | {"outcome": rng.choice(outcomes, p=[0.3, 0.5, 0.1, 0.1])}
+        | {"outcome": rng.choice(outcomes, p=[0.3, 0.4, 0.1, 0.1, 0.1])}
         for i in ids
         for e in (2, 3, 4)
         for m in (0, 1)  # only the first counts
