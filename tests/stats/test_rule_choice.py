@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from jaxdepth.study.policies.choice import ANY, choose_rules, split_pairs
 from jaxdepth.study.policies.rates import RuleMeans, match_depths
 
-TRIALS, RULES, PAIRS = 80, 12, 60
+TRIALS, RULES, PAIRS = 50, 12, 40
 
 
 def rule_means(refuse_NR, ids=None) -> RuleMeans:
