@@ -1,4 +1,4 @@
-"""Bounds from bootstrap resamples of whole clusters, never without width and never of too few.
+"""Bounds of statistics of prompts: never without width, and never of too few clusters.
 
 Where no resample differs, a bootstrap has seen no variation, which is not the same as certainty.
 The rule of three then bounds what is unseen: at 95% at most a share of 3/C of all clusters is
@@ -11,10 +11,16 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from jaxdepth.stats.intervals import interval
+from jaxdepth.stats.intervals import interval, wilson
+from jaxdepth.stats.sufficiency import enough
 
 _SAME = 1e-9  # bounds as near as this differ by rounding only
 UNIT, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)  # ranges of a share or an AUROC, and of a difference
+
+
+def rate_bounds(count: int, total: int) -> tuple[float, float]:
+    """Wilson's 95% interval for a rate of independent prompts; NaN where they are too few."""
+    return wilson(count, total) if enough(total) else (math.nan, math.nan)
 
 
 def resampled_bounds(

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from jaxdepth.stats.intervals import interval, resample_counts
+from jaxdepth.stats.intervals import interval, resample_counts, wilson
 from jaxdepth.stats.ranking import auroc
-from jaxdepth.stats.resampled import DIFFERENCE, UNIT, clusters_of, resampled_bounds
+from jaxdepth.stats.resampled import DIFFERENCE, UNIT, clusters_of, rate_bounds, resampled_bounds
 from jaxdepth.stats.sufficiency import MIN_CLUSTERS
 
 
@@ -23,6 +23,11 @@ def test_one_pair_has_no_interval():
     assert low_X == high_X == 0.94
     for clusters in (1, MIN_CLUSTERS - 1):
         assert np.isnan(resampled_bounds(np.full(1, 0.94), resampled_RX, clusters)).all()
+
+
+def test_rates_of_few_prompts_have_no_interval():
+    assert np.isnan(rate_bounds(1, MIN_CLUSTERS - 1)).all()
+    assert rate_bounds(1, MIN_CLUSTERS) == wilson(1, MIN_CLUSTERS)
 
 
 def test_what_has_no_variation_is_bounded_by_the_rule_of_three():

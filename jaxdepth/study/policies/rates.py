@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Shaped
 from jaxdepth.depth.policies import Policy
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.bands import mean_band
-from jaxdepth.stats.intervals import resample_counts, wilson
-from jaxdepth.stats.resampled import DIFFERENCE, UNIT, resampled_bounds, widen
+from jaxdepth.stats.intervals import resample_counts
+from jaxdepth.stats.resampled import DIFFERENCE, UNIT, rate_bounds, resampled_bounds, widen
 from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.policies.tables import DYNAMIC, MATCHED
 from jaxdepth.study.run_directory import read_frame
@@ -90,7 +90,7 @@ def rule_rates(means: RuleMeans, seed: int = 0) -> pd.DataFrame:
         for metric, value_NR in means.values.items():
             mean_R = value_NR[has_label_N].mean(axis=0)
             if metric in list(Outcome) and means.samples == 1:
-                low_R, high_R = np.transpose([wilson(round(mean * n), n) for mean in mean_R])
+                low_R, high_R = np.transpose([rate_bounds(round(mean * n), n) for mean in mean_R])
             else:
                 resampled_KR = resampled_means(counts_KN[:, has_label_N], value_NR[has_label_N])
                 value_range = None if metric in (MEAN_EXIT, MEAN_LAYERS) else UNIT

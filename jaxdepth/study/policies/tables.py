@@ -64,8 +64,8 @@ POLICIES = Table(
         Column("metric", "string", "mean_exit, mean_layers, agreement, same_text or an outcome"),
         _PROMPTS,
         Column("value", "float64", "mean over prompts"),
-        Column("low", "float64", "lower 95% bound: Wilson for outcomes, else bootstrap of pairs"),
-        Column("high", "float64", "upper 95% bound: Wilson for outcomes, else bootstrap of pairs"),
+        Column("low", "float64", "lower 95% bound: Wilson for outcomes, else bootstrap; NaN of few"),
+        Column("high", "float64", "upper 95% bound: Wilson for outcomes, else bootstrap; NaN of few"),
     ),
 )
 _MATCH = (

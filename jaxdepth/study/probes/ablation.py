@@ -25,9 +25,8 @@ from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.refusal.openers import first_token, resolve_openers
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import wilson
 from jaxdepth.stats.ranking import auroc
-from jaxdepth.stats.resampled import DIFFERENCE, UNIT, clusters_of, resampled_bounds
+from jaxdepth.stats.resampled import DIFFERENCE, UNIT, clusters_of, rate_bounds, resampled_bounds
 from jaxdepth.study.first_token import opener_mask
 from jaxdepth.study.probes.directions import DIRECTIONS
 from jaxdepth.study.probes.evaluate import Examples
@@ -135,7 +134,7 @@ def compare(prompts: EvaluationSet, after: Measures, before: Measures) -> list[d
             clusters, is_rate = clusters_of(counts_RM), metric == OPENS
             row |= _change_row(value_2M.mean(axis=1), resampled_R2, clusters, is_rate)
             if is_rate:  # a rate: near 0 and 1 a bootstrap interval is too narrow
-                row["low"], row["high"] = wilson(int(value_2M[0].sum()), n)
+                row["low"], row["high"] = rate_bounds(int(value_2M[0].sum()), n)
             rows.append(row)
     score_2N, harmful_N = np.stack([after.score_N, before.score_N]), examples.harmful_N
     change = _change_row(

@@ -140,7 +140,7 @@ KNOWS_DOES = Table(
         Column("n", "int32", "prompts of the label"),
         Column("count", "int32", "of these, prompts in the quadrant"),
         Column("value", "float64", "count / n"),
-        *_interval("Wilson"),
+        *_interval("Wilson; NaN with fewer than 10 prompts"),
     ),
 )
 THOUGHT_PROBES = Table(
