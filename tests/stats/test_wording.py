@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.probes.summary import _change_finding, _span
@@ -97,3 +98,10 @@ def test_onsets_and_midpoints_are_named():
 def test_layers_that_folds_chose_are_exact():
     assert _span([12, 15, 12, 13]) == "layers 12-13, 15"
     assert _span([12, 12]) == "layer 12"
+
+
+def test_a_terminal_shows_that_there_is_no_interval(capsys):
+    """Words in square brackets are markup to it, and vanish."""
+    few = Estimate(0.36, np.nan, np.nan, n=6)
+    Console(width=80).print(f"{few:.0%}, {Estimate(0.36, 0.2, 0.5):.0%}")
+    assert capsys.readouterr().out == "36% (n=6: no interval), 36% [20%, 50%]\n"

@@ -49,7 +49,7 @@ def test_thresholds_are_chosen_on_validation_and_evaluated_on_the_rest():
     uncertified = calibrate(few, held_out, [], risk=0.05, error=0.05)
     assert uncertified["threshold"].isna().tolist() == [True]
     lines = calibration_findings(pd.concat([rows, uncertified]))
-    assert lines[0].endswith("on held-out prompts 29.0 [n=60: no interval].")
+    assert lines[0].endswith("on held-out prompts 29.0 (n=60: no interval).")
     assert lines[2].endswith("28% [27%, 32%] at 25.0 layers.")  # the rule of three for 60 alike
     assert "no threshold of the grid is certified for a risk of 5%" in lines[3]
 
@@ -77,7 +77,7 @@ def test_acceptance_by_hand(tmp_path):
     assert passes["n"] == 2
     assert np.isnan([passes["low"], passes["band_high"]]).all()  # of two prompts
     assert "0.67 of full depth's" in acceptance_findings(acceptance)[0].replace(
-        " [n=2: no interval]", ""
+        " (n=2: no interval)", ""
     )
 
 

@@ -13,6 +13,7 @@ _LABEL = Column("label", "string", "harmful or harmless")
 _DRAFT_DEPTH = Column("draft_depth", "int32", "how many layers draft", "layers")
 _PROMPTS = Column("n", "int32", "number of prompts", "prompts")
 _BOOTSTRAP = "bootstrap of whole pairs; NaN with fewer than 10 pairs, or where nothing varies"
+_RATE = "Wilson for outcomes, else bootstrap of pairs; NaN of fewer than 10"
 _INTERVAL = (
     Column("low", "float64", f"lower bound of its 95% interval, {_BOOTSTRAP}"),
     Column("high", "float64", f"upper bound of its 95% interval, {_BOOTSTRAP}"),
@@ -64,8 +65,12 @@ POLICIES = Table(
         Column("metric", "string", "mean_exit, mean_layers, agreement, same_text or an outcome"),
         _PROMPTS,
         Column("value", "float64", "mean over prompts"),
-        Column("low", "float64", "lower 95% bound: Wilson for outcomes, else bootstrap; NaN of few"),
-        Column("high", "float64", "upper 95% bound: Wilson for outcomes, else bootstrap; NaN of few"),
+        Column(
+            "low", "float64", "lower 95% bound: Wilson for outcomes, else bootstrap; NaN of few"
+        ),
+        Column(
+            "high", "float64", "upper 95% bound: Wilson for outcomes, else bootstrap; NaN of few"
+        ),
     ),
 )
 _MATCH = (
