@@ -76,9 +76,7 @@ def test_acceptance_by_hand(tmp_path):
     assert passes["value"] == pytest.approx(300 / (30 * 15))
     assert passes["n"] == 2
     assert np.isnan([passes["low"], passes["band_high"]]).all()  # of two prompts
-    assert "0.67 of full depth's" in acceptance_findings(acceptance)[0].replace(
-        " (n=2: no interval)", ""
-    )
+    assert "at best 0.67 (n=2: no interval) of full" in acceptance_findings(acceptance)[0]
 
 
 def test_the_study(tiny_path, tmp_path, run_experiment, capsys, monkeypatch):

@@ -13,7 +13,6 @@ _LABEL = Column("label", "string", "harmful or harmless")
 _DRAFT_DEPTH = Column("draft_depth", "int32", "how many layers draft", "layers")
 _PROMPTS = Column("n", "int32", "number of prompts", "prompts")
 _BOOTSTRAP = "bootstrap of whole pairs; NaN with fewer than 10 pairs, or where nothing varies"
-_RATE = "Wilson for outcomes, else bootstrap of pairs; NaN of fewer than 10"
 _INTERVAL = (
     Column("low", "float64", f"lower bound of its 95% interval, {_BOOTSTRAP}"),
     Column("high", "float64", f"upper bound of its 95% interval, {_BOOTSTRAP}"),
