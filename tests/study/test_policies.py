@@ -219,7 +219,8 @@ def test_the_command(tiny_path, tmp_path, capsys):
     for line in (
         "Exit of each token by a policy: harmful",
         "margin 0.02",
-        "same mean depth",
+        "same mean depth (95% band over all 2 rules)",
+        "Of all policies, what differs most (refuses harmful prompts): margin 0.",
         "exit_map",
     ):
         assert line in printed

@@ -64,7 +64,7 @@ def choose_rules(choosing: RuleMeans, reporting: RuleMeans, seed: int = 0) -> pd
     renamed = {"n": "n_choosing", "difference": "on_choosing"}
     both = match_depths(reporting, seed).merge(candidates.rename(columns=renamed), on=_KEYS)
     rows = []
-    for (_, _), group in both.groupby(["label", "metric"], sort=False):
+    for _, group in both.groupby(["label", "metric"], sort=False):
         policies = [(policy, rules) for policy, rules in group.groupby("policy", sort=False)]
         for policy, rules in [*policies, (ANY, group)]:
             best = rules.loc[rules["on_choosing"].abs().idxmax()]

@@ -9,6 +9,7 @@ from rich.table import Table
 from jaxdepth.depth.policies import Policy
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.estimate import Estimate
+from jaxdepth.study.policies.choice import ANY
 from jaxdepth.study.policies.rates import AGREEMENT, MEAN_EXIT, MEAN_LAYERS
 from jaxdepth.study.policies.tables import CHOSEN_RULES, MATCHED, POLICIES
 from jaxdepth.study.run_directory import read_frame
@@ -75,6 +76,11 @@ def policy_findings(run_path: str | Path) -> list[str]:
             if key in chosen.index:
                 line += f"; {_chosen_in_words(chosen.loc[[key]].iloc[0])}"
             lines.append(f"{line}.")
+    for label, outcome, verb in _CONTRASTS:
+        key = (ANY, label, str(outcome))
+        if key in chosen.index:
+            row = chosen.loc[[key]].iloc[0]
+            lines.append(f"Of all policies, what differs most ({verb}): {_chosen_in_words(row)}.")
     return lines
 
 
