@@ -26,6 +26,7 @@ from scipy.stats import t as student
 
 from jaxdepth.errors import InputError
 from jaxdepth.stats.estimate import Estimate
+from jaxdepth.stats.intervals import wilson
 from jaxdepth.stats.sufficiency import enough
 
 # A reduction of a share needs this many clusters in which there is something to reduce.
@@ -55,40 +56,46 @@ class ClusteredShare:
 
 
 def mean_share(
-    share_N: Float[np.ndarray, " N"],
-    answers: int,
+    share_NE: Float[np.ndarray, "N E"],
+    samples: int,
     clusters_N: Sequence | Shaped[np.ndarray, " N"],
     level: float = 0.95,
 ) -> ClusteredShare:
-    """The mean over prompts of the share of each prompt's answers that have some outcome.
+    """The mean over prompts and exits of shares of answers that have some outcome.
+
+    With one answer in each cluster its interval is plain Wilson's (`intervals.wilson`).
 
     Args:
-        share_N: the share of each prompt, 0..1.
-        answers: how many answers a prompt has: exits times samples.
+        share_NE: the share of each prompt's samples at each exit, 0..1.
+        samples: how many samples a prompt has at each exit.
         clusters_N: the cluster of each prompt, such as its pair: its prompts are not independent.
         level: of the interval.
 
     Raises:
         InputError: there are no prompts, or a share is not in 0..1.
     """
-    share_N = np.asarray(share_N, np.float64)
-    if not len(share_N) or not ((share_N >= 0) & (share_N <= 1)).all():
+    share_NE = np.asarray(share_NE, np.float64)
+    if not share_NE.size or not ((share_NE >= 0) & (share_NE <= 1)).all():
         raise InputError("shares are missing or not all in 0..1")
     names, place_N = np.unique(np.asarray(clusters_N).astype(str), return_inverse=True)
     size_C = np.bincount(place_N).astype(np.float64)
-    sum_C = np.bincount(place_N, share_N)
-    p, C, N = float(share_N.mean()), len(names), len(share_N)
+    sum_C = np.bincount(place_N, share_NE.mean(axis=1))
+    p, C, N = float(share_NE.mean()), len(names), len(share_NE)
+    answers = N * share_NE.shape[1] * samples
     residual_C = (sum_C - p * size_C) / N
     low = high = math.nan
-    if enough(C):
-        n_effective = _effective_answers(p, residual_C, sum_C, size_C, answers)
+    if enough(C) and answers == C:  # independent answers: no variance is estimated
+        low, high = wilson(round(p * N), N, level)
+    elif enough(C):
+        known = _known_from_exits(share_NE) / (p * (1 - p)) if 0 < p < 1 else 1.0
+        n_effective = _effective_answers(p, residual_C, sum_C, size_C, answers, min(known, 1.0))
         low, high = _wilson(p, n_effective, C - 1, level)
     return ClusteredShare(
         p,
         low,
         high,
         N,
-        N * answers,
+        answers,
         dict(zip(names.tolist(), residual_C.tolist(), strict=True)),
         frozenset(names[sum_C > 0].tolist()),
     )
@@ -126,15 +133,24 @@ def reduction(a: ClusteredShare, b: ClusteredShare) -> Estimate:
     return Estimate(1 - a.value / b.value, 1 - math.exp(ratio_high), 1 - math.exp(ratio_low), n=n)
 
 
-def _effective_answers(p: float, residual_C, sum_C, size_C, answers: int) -> float:
+def _known_from_exits(share_NE: Float[np.ndarray, "N E"]) -> float:
+    """The variance of one answer whose exit is known, with half an answer of either kind added."""
+    N = len(share_NE)
+    rate_E = (share_NE.sum(axis=0) + 0.5) / (N + 1)
+    return float((rate_E * (1 - rate_E)).mean())
+
+
+def _effective_answers(p: float, residual_C, sum_C, size_C, answers: int, known: float) -> float:
     """How many independent answers would know the mean as well.
 
-    Between the number of clusters (all answers of one alike) and that of all answers.
+    From the number of clusters (all answers of one alike) to that of all answers, or to more where
+    exits differ so much that the exit alone tells much of the answer.
     """
     C, N = len(size_C), size_C.sum()
     unequal = C * (size_C**2).sum() / N**2  # 1 where all clusters are of one size
-    least = 1 / (answers * N / C)  # variance of a cluster's mean against that of one answer
-    prior = least + (1 - least) * _PRIOR_CORRELATION
+    each = C / answers
+    least = known * each  # variance of a cluster's mean against that of one answer
+    prior = known * (each + (1 - each) * _PRIOR_CORRELATION)
     relative, informative = prior, 0
     if 0 < p < 1:
         relative = float((residual_C**2).sum()) * C**2 / (C - 1) / (p * (1 - p)) / unequal

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest, norm, t
 
 from jaxdepth import InputError
-from jaxdepth.stats.intervals import interval, resample_counts
+from jaxdepth.stats.intervals import interval, resample_counts, wilson
 from jaxdepth.stats.shares import difference, mean_share, reduction
 from jaxdepth.stats.sufficiency import MIN_CLUSTERS
 
@@ -46,6 +46,16 @@ def two_models(rng, rate_a, rate_b, prompts, answers, alike, runs=RUNS):
     return shares
 
 
+def column(share: float, prompts: int) -> np.ndarray:
+    """Prompts of one share, at one exit."""
+    return np.full((prompts, 1), share)
+
+
+def line(prompts: int) -> np.ndarray:
+    """Prompts whose shares are evenly from 0 to 1, at one exit."""
+    return np.linspace(0, 1, prompts)[:, None]
+
+
 def percentile(values_RN, seed=0) -> np.ndarray:
     """The bounds of the old method, a percentile bootstrap over prompts, for each run."""
     counts_KN = resample_counts(range(values_RN.shape[1]), 500, seed) / values_RN.shape[1]
@@ -59,7 +69,7 @@ def test_a_mean_share_covers(prompts, correlation):
     hits = old_hits = total = low_rates = 0
     for rate in RATES:
         share_RN = beta_binomial(rng, rate, correlation, prompts, 10)
-        estimates = [mean_share(share_N, 10, range(prompts)) for share_N in share_RN]
+        estimates = [mean_share(share_N[:, None], 10, range(prompts)) for share_N in share_RN]
         covered = sum(e.low <= rate <= e.high for e in estimates)
         assert not is_below(covered, RUNS), (rate, covered / RUNS)
         hits, total = hits + covered, total + RUNS
@@ -80,11 +90,16 @@ def test_a_mean_over_exits_whose_rates_differ_covers():
     for e in range(1, 10):
         z_RNE[..., e] = 0.7 * z_RNE[..., e - 1] + 0.51**0.5 * z_RNE[..., e]
     z_RNE = 0.3**0.5 * rng.standard_normal((RUNS, 20, 1)) + 0.7**0.5 * z_RNE
-    for share_N in (z_RNE < norm.ppf(rate_E)).mean(axis=2):
-        e = mean_share(share_N, 10, range(20))
+    width = {"known": 0.0, "unknown": 0.0}
+    for is_NE in z_RNE < norm.ppf(rate_E):
+        e = mean_share(is_NE, 1, range(20))
         covered += e.low <= rate_E.mean() <= e.high
+        unknown = mean_share(is_NE.mean(axis=1, keepdims=True), 10, range(20))
+        width["known"] += e.high - e.low
+        width["unknown"] += unknown.high - unknown.low
     assert not is_below(covered, RUNS), covered / RUNS
     assert not is_above(covered, RUNS), covered / RUNS
+    assert width["known"] < width["unknown"]  # which exit an answer is of, tells much of it
 
 
 def test_a_mean_share_of_pairs_covers():
@@ -97,7 +112,7 @@ def test_a_mean_share_of_pairs_covers():
             share_N = np.repeat(share_C, 2)
             for paired in covered:
                 clusters = np.arange(40) // (2 if paired else 1)
-                e = mean_share(share_N, 10, clusters)
+                e = mean_share(share_N[:, None], 10, clusters)
                 covered[paired] += e.low <= rate <= e.high
     assert not is_below(covered[True], 2 * RUNS)
     assert is_below(covered[False], 2 * RUNS)
@@ -112,7 +127,7 @@ def test_differences_and_reductions_cover(alike):
         a_RN, b_RN = two_models(rng, rate_a, rate_b, 20, 10, alike)
         true_d, true_r, covered_d = rate_a - rate_b, 1 - rate_a / rate_b, 0
         for a_N, b_N in zip(a_RN, b_RN, strict=True):
-            a, b = (mean_share(share_N, 10, range(20)) for share_N in (a_N, b_N))
+            a, b = (mean_share(share_N[:, None], 10, range(20)) for share_N in (a_N, b_N))
             d, r = difference(a, b), reduction(a, b)
             covered_d += d.low <= true_d <= d.high
             if not math.isnan(r.value):
@@ -136,64 +151,74 @@ def test_differences_and_reductions_cover(alike):
     assert is_below(old_hits, total), old_hits / total
 
 
-def test_one_answer_each_is_wilsons_interval_with_students_quantile():
-    """Solved by root finding: the rates at which the observed share is t standard errors away."""
-    share_N = np.arange(20) < 7
-    e = mean_share(share_N, 1, range(20))
-    quantile = t.ppf(0.975, 19)
+def test_one_answer_each_has_wilsons_interval():
+    share_N1 = (np.arange(20) < 7)[:, None]
+    e = mean_share(share_N1, 1, range(20))
+    assert (e.low, e.high) == wilson(7, 20)
+
+
+def test_several_answers_have_it_with_an_effective_number():
+    """Solved by root finding: the rates from which the share is t standard errors away.
+
+    All answers of a prompt are alike: two answers count little more than one, by the prior.
+    """
+    e = mean_share((np.arange(20) < 7)[:, None], 2, range(20))
+    relative = (7 * 20 / 19 + 0.5 + 0.5 * 0.35) / (7 + 1)
+    n, quantile = 20 / relative, t.ppf(0.975, 19)
 
     def away(rate):
-        return abs(0.35 - rate) - quantile * math.sqrt(rate * (1 - rate) / 20)
+        return abs(0.35 - rate) - quantile * math.sqrt(rate * (1 - rate) / n)
 
-    assert e.low == pytest.approx(brentq(away, 1e-9, 0.35))
-    assert e.high == pytest.approx(brentq(away, 0.35, 1 - 1e-9))
+    assert e.low == pytest.approx(brentq(away, 1e-9, 0.35), abs=0.003)
+    assert e.high == pytest.approx(brentq(away, 0.35, 1 - 1e-9), abs=0.003)
 
 
 def test_answers_that_are_all_alike_count_once():
-    share_N = (np.arange(20) < 6).astype(float)
-    once, often = mean_share(share_N, 1, range(20)), mean_share(share_N, 30, range(20))
+    share_N1 = (np.arange(20) < 6)[:, None]
+    once, often = (mean_share(share_N1, answers, range(20)) for answers in (1, 30))
     assert often.low == pytest.approx(once.low, abs=0.02)
     assert often.high == pytest.approx(once.high, abs=0.02)
-    varied = mean_share(np.full(20, 0.3), 30, range(20))  # as if 600 answers were independent
+    varied = mean_share(column(0.3, 20), 30, range(20))  # as if 600 answers were independent
     assert varied.high - varied.low < 0.5 * (once.high - once.low)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_no_interval_has_no_width(share):
-    e = mean_share(np.full(20, share), 8, range(20))
+    e = mean_share(column(share, 20), 8, range(20))
     assert e.low <= share <= e.high
     assert 0.05 < e.high - e.low < 0.2
-    other = mean_share(np.linspace(0, 1, 20), 8, range(20))
+    two_exits = mean_share(np.tile([0.0, 1.0], (20, 1)), 1, range(20))
+    assert two_exits.low < 0.48 < 0.5 < 0.52 < two_exits.high
+    other = mean_share(line(20), 8, range(20))
     for contrast in (difference(e, e), difference(other, other), reduction(other, other)):
         assert contrast.low < contrast.value < contrast.high
 
 
 def test_too_few_clusters_have_no_interval():
-    few = mean_share(np.full(4, 0.5), 3, range(4))
+    few = mean_share(column(0.5, 4), 3, range(4))
     assert math.isnan(few.low)
     assert math.isnan(few.high)
     assert f"{few.estimate:.0%}" == "50% (n=4: no interval)"
-    pair = mean_share(np.full(8, 0.5), 3, [0, 0, 0, 0, 1, 1, 1, 1])
+    pair = mean_share(column(0.5, 8), 3, [0, 0, 0, 0, 1, 1, 1, 1])
     assert f"{pair.estimate:.2f}" == "0.50 (n=8: no interval)"
     assert f"{difference(few, few):points}" == "+0 points (n=4: no interval)"
     assert math.isnan(reduction(few, few).low)
-    assert math.isfinite(mean_share(np.full(MIN_CLUSTERS, 0.5), 3, range(MIN_CLUSTERS)).low)
+    assert math.isfinite(mean_share(column(0.5, MIN_CLUSTERS), 3, range(MIN_CLUSTERS)).low)
 
 
 def test_a_reduction_needs_something_to_reduce():
     none, some = np.zeros(20), np.linspace(0, 1, 20)
     rare = np.where(np.arange(20) < 2, 0.5, 0.0)
-    a = mean_share(some, 4, range(20))
-    assert f"{reduction(a, mean_share(none, 4, range(20))):.0%}" == "not measured"
-    assert f"{reduction(a, mean_share(rare, 4, range(20))):.0%}" == "not measured"
-    all_gone = reduction(mean_share(none, 4, range(20)), a)
+    a = mean_share(some[:, None], 4, range(20))
+    assert f"{reduction(a, mean_share(none[:, None], 4, range(20))):.0%}" == "not measured"
+    assert f"{reduction(a, mean_share(rare[:, None], 4, range(20))):.0%}" == "not measured"
+    all_gone = reduction(mean_share(none[:, None], 4, range(20)), a)
     assert (all_gone.value, all_gone.high) == (1.0, 1.0)
     assert 0.6 < all_gone.low < 0.95
 
 
 def test_two_groups_of_one_model_are_paired_where_they_share_clusters():
-    share_N = np.linspace(0, 1, 20)
-    a, b = mean_share(share_N, 4, range(20)), mean_share(share_N, 4, range(20, 40))
+    a, b = (mean_share(line(20), 4, names) for names in (range(20), range(20, 40)))
     apart, paired = difference(a, b), difference(a, a)
     assert apart.n == 40
     assert paired.high - paired.low < 0.5 * (apart.high - apart.low)
@@ -201,9 +226,9 @@ def test_two_groups_of_one_model_are_paired_where_they_share_clusters():
 
 def test_shares_that_are_none():
     with pytest.raises(InputError, match=r"not all in 0\.\.1"):
-        mean_share(np.array([0.5, 1.2]), 1, range(2))
+        mean_share(np.array([[0.5], [1.2]]), 1, range(2))
     with pytest.raises(InputError, match="missing"):
-        mean_share(np.array([]), 1, [])
+        mean_share(np.zeros((0, 1)), 1, [])
 
 
 @pytest.mark.parametrize("clusters", [10, 20])
