@@ -28,9 +28,10 @@ from jaxdepth.runtime.distributed import first_has_file
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.settings_file import revise
 from jaxdepth.study.policies.calibration import calibrate, calibration_findings
+from jaxdepth.study.policies.choice import write_policies
 from jaxdepth.study.policies.classifier import write_exit_classifier
 from jaxdepth.study.policies.figures import draw_policies
-from jaxdepth.study.policies.rates import RuleMeans, write_policies
+from jaxdepth.study.policies.rates import RuleMeans
 from jaxdepth.study.policies.rules import parse_rules
 from jaxdepth.study.policies.run import sweep_policies
 from jaxdepth.study.policies.settings import PolicySweep, StaticOrDynamic
@@ -79,7 +80,7 @@ def main() -> int:
     means = RuleMeans.read(run.path)
     is_held_out_N = ~np.isin(means.ids_N, validation_ids)
     held_out = means.select(is_held_out_N)
-    write_policies(run, seed, held_out)
+    write_policies(run, seed, held_out, choosing=means.select(~is_held_out_N))
     depth = run.record["facts"]["depth"]
     chosen = calibrate(
         means.select(~is_held_out_N),

@@ -18,7 +18,8 @@ from jaxdepth.cli import guarded
 from jaxdepth.commands import decide
 from jaxdepth.commands.parsing import parse
 from jaxdepth.refusal.protocol import VERDICTS
-from jaxdepth.stats.intervals import mcnemar
+from jaxdepth.stats.cluster_mcnemar import cluster_mcnemar
+from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.verdicts.score_table import ScoreTable
 from jaxdepth.study.verdicts.settings import Decide
@@ -28,12 +29,13 @@ from jaxdepth.study.verdicts.tables import COST, FORCED, PAIRED
 MIN_MASS = 0.5
 
 
-def describe_post_hoc(scores: ScoreTable, forced: pd.DataFrame) -> list[str]:
+def describe_post_hoc(scores: ScoreTable, forced: pd.DataFrame, clusters: pd.Series) -> list[str]:
     """C13 (the justification is post hoc): forced verdicts, and verdicts after other thoughts.
 
     Args:
         scores: of the run.
         forced: rows of the forced table, of one exit and the first votes.
+        clusters: the pair of each prompt, by prompt_id.
     """
     lines = ["C13, the justification is post hoc:"]
     for verdict in VERDICTS:
@@ -49,11 +51,11 @@ def describe_post_hoc(scores: ScoreTable, forced: pd.DataFrame) -> list[str]:
     refuses = forced.pivot(index="prompt_id", columns="forced", values="refuses")
     only_refuse = int((refuses["refuse"] & ~refuses["comply"]).sum())
     only_comply = int((refuses["comply"] & ~refuses["refuse"]).sum())
+    p = cluster_mcnemar(refuses["refuse"], refuses["comply"], clusters.loc[refuses.index])
     lines.append(
         f"  On the same prompts, {only_refuse} answers refuse only after a forced REFUSE, "
-        f"{only_comply} only after a forced COMPLY (exact McNemar "
-        f"p = {mcnemar(only_refuse, only_comply):.3g}): a p below 0.05 means that the verdict "
-        "changes the answer"
+        f"{only_comply} only after a forced COMPLY (exact McNemar, whole pairs swapped, one test: "
+        f"p = {p:.3g}): a p below 0.05 means that the verdict changes the answer"
     )
     early, swapped = (scores.estimate(s, "agrees_with_thought")[-1] for s in ("cut 0", "swapped"))
     lines.append(f"  The verdict before the thought equals the final one in {early:.0%}")
@@ -74,8 +76,9 @@ def describe_thinking(scores: ScoreTable, paired: pd.DataFrame) -> list[str]:
     for row in paired.to_dict("records"):
         lines.append(
             f"  exit {row['exit']}: right only with the thought {row['right_only_with_thought']}, "
-            f"only without {row['right_only_without']} of {row['n']}, McNemar p = {row['p']:.3g}, "
-            f"Holm {row['p_holm']:.3g}"
+            f"only without {row['right_only_without']} of {row['n']}, exact McNemar with whole "
+            f"pairs swapped: p = {row['p']:.3g}, after Holm over {row['tests']} exits "
+            f"{row['p_holm']:.3g}"
         )
     over_refusal = scores.estimate("thought", "over_refusal")[-1]
     lines.append(f"  Over-refusal at exit {scores.exits[-1]}: {over_refusal:.0%}")
@@ -124,8 +127,10 @@ def main() -> int:
     scores = ScoreTable(out)
     forced = read_frame(out, FORCED.name)
     forced = forced[(forced["vote"] == 0) & (forced["exit"] == scores.exits[-1])]
+    prompts = read_frame(out, PROMPTS.name).set_index("prompt_id")
+    clusters = prompts["pair_id"].fillna(prompts.index.to_series())
     lines = [
-        *describe_post_hoc(scores, forced),
+        *describe_post_hoc(scores, forced, clusters),
         *describe_thinking(scores, read_frame(out, PAIRED.name)),
         *describe_votes(scores, read_frame(out, COST.name)),
         *describe_limits(scores),

@@ -21,8 +21,8 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.progress import progress_bar, silent
 from jaxdepth.settings_file import build
+from jaxdepth.study.policies.choice import write_policies
 from jaxdepth.study.policies.figures import draw_policies
-from jaxdepth.study.policies.rates import write_policies
 from jaxdepth.study.policies.rules import check_static
 from jaxdepth.study.policies.run import sweep_policies
 from jaxdepth.study.policies.settings import PolicySweep

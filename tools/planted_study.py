@@ -125,15 +125,16 @@ class Counts(NamedTuple):
 
     seeds: int
     detected: dict[str, int]  # rises claimed where one is planted
-    covered: dict[str, int]  # of these, intervals that contain the truth
-    exact: dict[str, int]  # of these, estimates that are the truth
+    covered: dict[str, int]  # of these, intervals of the midpoint that contain the truth
+    covered_onset: dict[str, int]  # the same of the onset; a planted rise is a step, with both
+    exact: dict[str, int]  # of these, midpoints that are the truth
     gradual: dict[str, int]  # of these, called gradual; all planted ones are jumps
     claimed: dict[str, int]  # rises claimed where nothing is planted
 
 
 def count(seeds: int, prompts: int = 160, noise: float = 0.35) -> Counts:
     names = ("content", "behaviour", "refusal")
-    counts = Counts(seeds, *(dict.fromkeys((*names, "lag"), 0) for _ in range(5)))
+    counts = Counts(seeds, *(dict.fromkeys((*names, "lag"), 0) for _ in range(6)))
     for seed in range(seeds):
         a, b = truth(seed)
         estimates, nothing = (
@@ -143,14 +144,17 @@ def count(seeds: int, prompts: int = 160, noise: float = 0.35) -> Counts:
             point = getattr(estimates, name)
             if point.kind != "none":
                 counts.detected[name] += 1
-                counts.covered[name] += point.low <= place <= point.high
-                counts.exact[name] += point.layer == place
+                counts.covered[name] += point.midpoint.low <= place <= point.midpoint.high
+                counts.covered_onset[name] += point.onset.low <= place <= point.onset.high
+                counts.exact[name] += point.midpoint.layer == place
                 counts.gradual[name] += point.kind == "gradual"
             counts.claimed[name] += getattr(nothing, name).kind != "none"
         if "none" not in (estimates.content.kind, estimates.refusal.kind):
             counts.detected["lag"] += 1
-            counts.covered["lag"] += estimates.lag.low <= b - a <= estimates.lag.high
-            counts.exact["lag"] += estimates.lag.layers == b - a
+            onset, midpoint = estimates.lag
+            counts.covered["lag"] += midpoint.low <= b - a <= midpoint.high
+            counts.covered_onset["lag"] += onset.low <= b - a <= onset.high
+            counts.exact["lag"] += midpoint.layers == b - a
     return counts
 
 
@@ -166,12 +170,13 @@ def p_claims(claimed: int, total: int) -> float:
 
 def table(counts: Counts) -> str:
     rows = [
-        "| what | rise detected | interval contains the truth | estimate is the truth "
-        "| called gradual | rise claimed with nothing planted |",
-        "|---|---|---|---|---|---|",
+        "| what | rise detected | interval of the midpoint contains the truth | of the onset "
+        "| midpoint is the truth | called gradual | rise claimed with nothing planted |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, detected in counts.detected.items():
         row = [name, f"{detected}/{counts.seeds}", f"{counts.covered[name]}/{detected}"]
+        row.append(f"{counts.covered_onset[name]}/{detected}")
         row.append(f"{counts.exact[name]}/{detected}")
         if name == "lag":
             row += ["", ""]

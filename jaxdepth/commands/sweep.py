@@ -3,8 +3,8 @@
 from jaxdepth.commands.printing import print_places
 from jaxdepth.depth.lanes import describe, plan_segments
 from jaxdepth.runtime.progress import progress_bar
+from jaxdepth.study.policies.choice import write_policies
 from jaxdepth.study.policies.figures import draw_policies
-from jaxdepth.study.policies.rates import write_policies
 from jaxdepth.study.policies.rules import check_static
 from jaxdepth.study.policies.run import sweep_policies
 from jaxdepth.study.policies.settings import PolicySweep

@@ -15,10 +15,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxdepth.errors import InputError
+from jaxdepth.stats.intervals import interval
+from jaxdepth.stats.resampled import clusters_of
 
 
 class OrTest(NamedTuple):
-    """Held-out explained variance; the difference is OR minus sum, low and high its 95% bounds."""
+    """Held-out explained variance; the difference is OR minus sum, low and high its 95% bounds.
+
+    The bounds are NaN where too few clusters were resampled.
+    """
 
     sum: float
     or_: float
@@ -122,7 +127,8 @@ def compare_or(
     variance_R = counts_RN @ y_N**2 - counts_RN.sum(axis=1) * mean_R**2
     explained_2R = 1 - error_2N @ counts_RN.T / variance_R
     difference_R = explained_2R[1] - explained_2R[0]
-    low, high = np.nanpercentile(difference_R[1:], [2.5, 97.5])
+    clusters, resampled_R1 = clusters_of(counts_RN[1:]), difference_R[1:, None]
+    low, high = (bound_1[0] for bound_1 in interval(resampled_R1, clusters=clusters))
     return OrTest(*map(float, (*explained_2R[:, 0], difference_R[0], low, high)))
 
 

@@ -17,6 +17,8 @@ class Estimate:
     The three may be arrays of one shape, such as one entry an exit. A format spec is applied to
     all three: f"{e:.0%}" gives `36% [29%, 42%]`, f"{e:+.2f}" gives `+0.31 [+0.10, +0.52]`, and
     f"{e:points}" gives a difference of shares in percentage points, `+22 [+19, +24] points`.
+    Bounds of NaN mean that the data are too few for any: `36% (n=6: no interval)`, in round
+    brackets because a terminal may take words in square ones for markup.
     """
 
     value: Numbers
@@ -46,7 +48,7 @@ class Estimate:
             return "not measured"
         if math.isnan(low) or math.isnan(high):
             reason = "no interval" if self.n is None else f"n={self.n}: no interval"
-            return f"{value:{spec}}{unit} [{reason}]"
+            return f"{value:{spec}}{unit} ({reason})"
         return f"{value:{spec}} [{low:{spec}}, {high:{spec}}]{unit}"
 
     def __str__(self) -> str:

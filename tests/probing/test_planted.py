@@ -58,13 +58,16 @@ def rarer_than(rate: float, count: int, total: int) -> bool:
 def test_planted_step_is_found():
     for place in (1, 5, 12):
         point = change_point(*measured(0.5 + 0.3 * (layers_X >= place), seed=place))
-        assert (point.kind, point.layer, point.low, point.high) == ("jump", place, place, place)
+        assert (point.kind, point.midpoint[:3]) == ("jump", (place, place, place))
+        assert point.onset.layer == place
+        assert point.onset.low <= place <= point.onset.high
         assert point.rise_low < 0.3 < point.rise_high
         assert point.rise_high - point.rise_low < 0.25
     exits = change_point(*measured(STEP[1:], seed=0), first=1)
-    assert exits.layer == 5
+    assert (exits.midpoint.layer, exits.onset.layer) == (5, 5)
     exact = change_point(STEP, np.tile(STEP, (99, 1)))  # no errors at all
-    assert (exact.kind, exact.layer, exact.p_rise) == ("jump", 5, 0.01)
+    assert (exact.kind, exact.midpoint.layer, exact.p_rise) == ("jump", 5, 0.01)
+    assert exact.onset[:3] == (5, 5, 5)
 
 
 def test_planted_shapes_are_told_apart():
@@ -79,9 +82,10 @@ def test_planted_shapes_are_told_apart():
 
 def test_planted_step_is_covered_where_it_is_hard_to_see():
     points = [change_point(*measured(STEP, seed, error=0.15)) for seed in range(200)]
-    assert 100 < sum(p.layer == 5 for p in points) < 180
-    assert rarer_than(0.05, sum(not p.low <= 5 <= p.high for p in points), 200)
-    assert np.mean([p.high - p.low for p in points]) < 9
+    assert 100 < sum(p.midpoint.layer == 5 for p in points) < 180
+    assert rarer_than(0.05, sum(not p.midpoint.low <= 5 <= p.midpoint.high for p in points), 200)
+    assert rarer_than(0.05, sum(not p.onset.low <= 5 <= p.onset.high for p in points), 200)
+    assert np.mean([p.midpoint.high - p.midpoint.low for p in points]) < 9
     # The place is chosen for its rise: bounds of one place alone would hold the truth too rarely.
     flats = [change_point(*measured(FLAT, seed, error=0.15)) for seed in range(200)]
     assert rarer_than(0.05, sum(not p.rise_low <= 0 <= p.rise_high for p in flats), 200)
@@ -95,13 +99,13 @@ def test_planted_lag_has_the_interval_of_shared_resamples():
         change_point(0.3 * (layers_X >= place), 0.3 * (layers_X >= place + moved_R))
         for place in (4, 9)
     )
-    assert (first.low, first.high) == (3, 5)
-    assert lag(first, second) == (5, 5, 5)
+    assert first.midpoint[1:3] == first.onset[1:3] == (3, 5)
+    assert lag(first, second) == ((5, 5, 5), (5, 5, 5))
     holed = 0.3 * (layers_X >= 9 + moved_R)
     holed[3] = np.nan
     holed = change_point(0.3 * (layers_X >= 9), holed)
-    assert np.isnan(holed.layers_R[3])
-    assert lag(first, holed) == (5, 5, 5)
+    assert np.isnan([holed.midpoint.layers_R[3], holed.onset.layers_R[3]]).all()
+    assert lag(first, holed) == ((5, 5, 5), (5, 5, 5))
     with pytest.raises(InputError, match="same resamples"):
         lag(first, change_point(STEP, STEP[None]))
 
@@ -167,10 +171,12 @@ def test_planted_layers_are_recovered(study, a, b):
     result = study.estimate_planted(a, b, seed=a)
     for point, place in ((result.content, a), (result.behaviour, b), (result.refusal, b)):
         assert point.kind != "none"
-        assert point.layer == place
-        assert point.low <= place <= point.high
-    assert result.lag.layers == b - a
-    assert result.lag.low <= b - a <= result.lag.high
+        assert point.midpoint.layer == place
+        for layer in (point.midpoint, point.onset):
+            assert layer.low <= place <= layer.high
+    assert result.lag.midpoint.layers == b - a
+    for layers in result.lag:
+        assert layers.low <= b - a <= layers.high
     content_J = result.curves["content"].value_X
     assert np.abs(content_J[:a] - 0.5).max() < 0.1
     assert content_J[a:].min() > 0.75
@@ -251,5 +257,6 @@ def test_planted_truth_is_covered_and_nothing_is_not_found(study, prompts, noise
     print(study.table(counts))
     for name, result in counts.detected.items():
         assert study.p_covers(counts.covered[name], result) > 0.01, name
+        assert study.p_covers(counts.covered_onset[name], result) > 0.01, name
         assert study.p_claims(counts.claimed[name], counts.seeds) > 0.01, name
         assert counts.detected[name] > counts.seeds / 2, name

@@ -6,7 +6,7 @@ from scipy.special import softmax
 
 from jaxdepth.refusal.deliberate import ABSTAINS, Rule
 from jaxdepth.refusal.votes import caution, fit_temperature, vote
-from jaxdepth.stats.calibration import calibration_error, log_loss, risk_coverage
+from jaxdepth.stats.calibration import log_loss, risk_coverage
 
 P = np.array([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.2, 0.5, 0.3], [0.1, 0.15, 0.75]])
 
@@ -50,28 +50,6 @@ def test_log_loss_is_scikit_learns():
     rng = np.random.default_rng(0)
     p, true = rng.random(100), rng.random(100) < 0.5
     assert log_loss(p, true) == pytest.approx(theirs(true, p))
-
-
-def slow_calibration_error(p, true, bins=10) -> float:
-    total = 0.0
-    for b in range(bins):
-        in_bin = [n for n in range(len(p)) if min(int(p[n] * bins), bins - 1) == b]
-        if in_bin:
-            gap = abs(np.mean([p[n] for n in in_bin]) - np.mean([true[n] for n in in_bin]))
-            total += gap * len(in_bin) / len(p)
-    return total
-
-
-def test_calibration_error():
-    rng = np.random.default_rng(0)
-    p = np.append(rng.random(200), [0.0, 1.0])
-    true = rng.random(202) < p**2
-    weights = rng.integers(0, 3, (3, 202)).astype(float)
-    result = calibration_error(p, true, np.vstack([np.ones(202), weights]))
-    assert result[0] == pytest.approx(slow_calibration_error(p, true))
-    for row, value in zip(weights, result[1:], strict=True):
-        times = np.repeat(np.arange(202), row.astype(int))
-        assert value == pytest.approx(slow_calibration_error(p[times], true[times]))
 
 
 def test_risk_coverage():

@@ -198,10 +198,10 @@ def test_too_few_clusters_have_no_interval():
     few = mean_share(column(0.5, 4), 3, range(4))
     assert math.isnan(few.low)
     assert math.isnan(few.high)
-    assert f"{few.estimate:.0%}" == "50% [n=4: no interval]"
+    assert f"{few.estimate:.0%}" == "50% (n=4: no interval)"
     pair = mean_share(column(0.5, 8), 3, [0, 0, 0, 0, 1, 1, 1, 1])
-    assert f"{pair.estimate:.2f}" == "0.50 [n=8: no interval]"
-    assert f"{difference(few, few):points}" == "+0 points [n=4: no interval]"
+    assert f"{pair.estimate:.2f}" == "0.50 (n=8: no interval)"
+    assert f"{difference(few, few):points}" == "+0 points (n=4: no interval)"
     assert math.isnan(reduction(few, few).low)
     assert math.isfinite(mean_share(column(0.5, MIN_CLUSTERS), 3, range(MIN_CLUSTERS)).low)
 

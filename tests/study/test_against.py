@@ -7,6 +7,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t as student
 from studies import records, settings_of
 from tiny import hf_tensors, raw_config, write_folder
 from tiny_tokenizers import build
@@ -31,7 +32,7 @@ from jaxdepth.weights.convert import convert
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
-DEPTH, DRAWS, LIMIT = 4, 30, 8
+DEPTH, DRAWS, LIMIT = 4, 30, 10
 OPTIONS = {"positions": ("last",), "folds": 3, "draws": DRAWS, "strengths": (1e-2,)}
 OPTIONS |= {"limit": LIMIT, "batch_size": 8}
 
@@ -72,7 +73,11 @@ def test_an_adapter_of_nothing_changes_nothing(models, tmp_path):
     rows = records(read_paired(out))
     assert {r["measure"] for r in rows} == {"auroc", "right", "margin"}
     for row in rows:
-        assert (row["difference"], row["low"], row["high"]) == (0, 0, 0), row
+        assert row["difference"] == 0, row
+        if row["measure"] == "margin":  # nats have no range that could bound what was not seen
+            assert np.isnan([row["low"], row["high"]]).all()
+        else:
+            assert row["low"] == -row["high"] < 0
         assert (row["p"], row["p_holm"]) == (1, 1)
         assert [row[f"base{e}"] for e in ("", "_low", "_high")] == [
             row[f"against{e}"] for e in ("", "_low", "_high")
@@ -93,16 +98,18 @@ def slow_auroc(run: Path, layer: int, times) -> float:
     return wins / pairs if pairs else np.nan
 
 
-def plain_difference(base, against) -> tuple:
+def plain_difference(base, against, clusters: int) -> tuple:
     """Difference, interval and p-value from numbers by resample, the first of all prompts."""
     change = np.array(against) - np.array(base)
-    low, high = np.nanpercentile(change[1:], [2.5, 97.5])
-    spread = np.nanstd(change[1:])
-    p = 2 * (1 - NormalDist().cdf(abs(change[0]) / spread)) if change[0] else 1.0
+    expanded = (clusters / (clusters - 1)) ** 0.5  # a bootstrap's variance is too small
+    tail = 100 * NormalDist().cdf(student.ppf(0.025, clusters - 1) * expanded)
+    low, high = np.nanpercentile(change[1:], [tail, 100 - tail])
+    spread = np.nanstd(change[1:]) * expanded
+    p = 2 * student.sf(abs(change[0]) / spread, clusters - 1) if change[0] else 1.0
     return change[0], low, high, p
 
 
-def check(rows, curves: dict[int, tuple]) -> None:
+def check(rows, curves: dict[int, tuple], clusters: int) -> None:
     """Checks rows of one curve against numbers of both sides by layer and resample."""
     by_layer = {r["layer"]: r for r in rows}
     assert set(by_layer) == {*curves, None}
@@ -111,7 +118,11 @@ def check(rows, curves: dict[int, tuple]) -> None:
     for layer, (base, against) in (curves | {None: mean}).items():
         row = by_layer[layer]
         got = [row[k] for k in ("difference", "low", "high", "p")]
-        np.testing.assert_allclose(got, plain_difference(base, against), atol=1e-6)
+        expected = plain_difference(base, against, clusters)
+        if expected[1] == expected[2]:  # the same in all resamples, and yet not certain
+            assert got[1] < got[0] == expected[0] < got[2]
+            continue
+        np.testing.assert_allclose(got, expected, atol=1e-6)
         np.testing.assert_allclose((row["base"], row["against"]), (base[0], against[0]), atol=1e-6)
     p_values = [by_layer[layer]["p"] for layer in curves]
     np.testing.assert_allclose([by_layer[layer]["p_holm"] for layer in curves], holm(p_values))
@@ -132,14 +143,14 @@ def test_differences_of_aurocs_by_plain_loops(out):
             layer: tuple([slow_auroc(run, layer, t) for t in times] for run in runs)
             for layer in range(DEPTH + 1)
         }
-        check([r for r in rows if r["domain"] == domain], curves[domain])
+        check([r for r in rows if r["domain"] == domain], curves[domain], LIMIT)
     between = {
         layer: tuple(
             np.subtract(curves["dangerous"][layer][s], curves["control"][layer][s]) for s in (0, 1)
         )
         for layer in range(DEPTH + 1)
     }
-    check([r for r in rows if r["domain"] == "dangerous - control"], between)
+    check([r for r in rows if r["domain"] == "dangerous - control"], between, LIMIT)
 
 
 def test_knowledge_one_question_and_exit_at_a_time(models, out):
@@ -174,7 +185,7 @@ def test_differences_of_knowledge_by_plain_loops(out):
     rows = records(read_paired(out))
     sides = [read_table(out / "facts" / s, "facts").to_pylist() for s in ("base", "against")]
     value = [{(r["prompt_id"], r["exit"]): r for r in side} for side in sides]
-    curves = {}
+    curves, questions = {}, {}
     for n, domain in enumerate(("general", "neighbouring")):
         ids = sorted({r["prompt_id"] for r in sides[0] if r["domain"] == domain})
         times = [np.ones(len(ids)), *resample_counts(ids, DRAWS, n)]
@@ -188,7 +199,8 @@ def test_differences_of_knowledge_by_plain_loops(out):
                 for e in range(1, DEPTH + 1)
             }  # fmt: skip
             curve = [r for r in rows if (r["domain"], r["measure"]) == (domain, measure)]
-            check(curve, curves[domain, measure])
+            check(curve, curves[domain, measure], len(ids))
+            questions[domain] = len(ids)
     for measure in ("right", "margin"):
         between = {
             e: tuple(
@@ -198,7 +210,7 @@ def test_differences_of_knowledge_by_plain_loops(out):
             for e in range(1, DEPTH + 1)
         }
         gap = [r for r in rows if r["domain"] == "neighbouring - general"]
-        check([r for r in gap if r["measure"] == measure], between)
+        check([r for r in gap if r["measure"] == measure], between, min(questions.values()))
 
 
 def argv(models, against, out, *more) -> list[str]:

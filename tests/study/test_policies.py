@@ -15,8 +15,9 @@ from jaxdepth.depth.dynamic import generate_dynamic
 from jaxdepth.depth.policies import Caching, ExitRule, Policy
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.study.policies import run as policy_run
+from jaxdepth.study.policies.choice import write_policies
 from jaxdepth.study.policies.figures import draw_policies
-from jaxdepth.study.policies.rates import RuleMeans, match_depths, rule_rates, write_policies
+from jaxdepth.study.policies.rates import RuleMeans, match_depths, rule_rates
 from jaxdepth.study.policies.rules import parse_rules, rule_name
 from jaxdepth.study.policies.run import sweep_policies
 from jaxdepth.study.policies.settings import PolicySweep
@@ -126,7 +127,8 @@ def made_up() -> RuleMeans:
     layers_NR = np.tile([10.0, 20.0, 30.0, 18.0], (N, 1))
     values = {"mean_exit": layers_NR, "mean_layers": layers_NR}
     values |= {"agreement": np.ones((N, 4)), "same_text": np.ones((N, 4))}
-    outcomes = {o: np.zeros((N, 4)) for o in ("partial", "degenerate", "undetermined")}
+    others = ("partial", "off-topic", "degenerate", "undetermined")
+    outcomes = {o: np.zeros((N, 4)) for o in others}
     outcomes |= {"refuse": refuse_NR, "comply": 1 - refuse_NR}
     rules = [(f"fixed {d}", "fixed", float(d)) for d in (10, 20, 30)] + [("top1 0.5", "top1", 0.5)]
     return RuleMeans(
@@ -151,7 +153,12 @@ def test_rates_and_matched_depth_by_hand(made_up):
     # 18 layers are a fifth of exit 10, which never refuses, and four fifths of exit 20, which does.
     assert (row["below"], row["above"]) == (10, 20)
     assert row["difference"] == pytest.approx(0.2)
-    assert (row["low"], row["high"]) == pytest.approx((0.2, 0.2))
+    # All 20 prompts differ alike, of which the rule of three allows a share of 3/20 to be others.
+    unseen = -np.log(0.05) / 20
+    bounds = (0.2 - 1.2 * unseen, 0.2 + 0.8 * unseen)
+    assert (row["low"], row["high"]) == pytest.approx(bounds)
+    assert (row["band_low"], row["band_high"]) == pytest.approx(bounds)
+    assert row["rules"] == 1
     assert matched["difference"]["top1 0.5", "harmless", "comply"] == pytest.approx(0)
     half = made_up.select(np.arange(40) < 20)
     assert len(half.ids_N) == len(half.clusters_N) == len(half.labels_N) == 20
@@ -212,7 +219,8 @@ def test_the_command(tiny_path, tmp_path, capsys):
     for line in (
         "Exit of each token by a policy: harmful",
         "margin 0.02",
-        "same mean depth",
+        "same mean depth (95% band over all 2 rules)",
+        "Of all policies, what differs most (refuses harmful prompts): margin 0.",
         "exit_map",
     ):
         assert line in printed

@@ -57,10 +57,11 @@ def behaved(tiny_path, tmp_path_factory):
     how = {"limit": LIMIT, "exits": "2-4", "max_new_tokens": 0}
     run = sweep(settings_of(Sweep, tiny_path, folder / "run", **how))
     ids = [p["prompt_id"] for p in prompts_of(run)]
-    rng, outcomes = np.random.default_rng(0), ["refuse", "comply", "partial", "degenerate"]
+    rng = np.random.default_rng(0)
+    outcomes = ["refuse", "comply", "partial", "degenerate", "off-topic"]
     rows = [
         {"prompt_id": i, "exit": e, "sample": m}
-        | {"outcome": rng.choice(outcomes, p=[0.3, 0.5, 0.1, 0.1])}
+        | {"outcome": rng.choice(outcomes, p=[0.3, 0.4, 0.1, 0.1, 0.1])}
         for i in ids
         for e in (2, 3, 4)
         for m in (0, 1)  # only the first counts
@@ -297,7 +298,7 @@ def test_a_killed_run_resumes(tiny_path, behaved, probed, tmp_path):
 
 
 def test_ablation_by_a_slow_twin(tiny_path, probed, tmp_path):
-    study = settings_of(Where, tiny_path, tmp_path, transfer=("builtin:pairs/unseen",), limit=5)
+    study = settings_of(Where, tiny_path, tmp_path, transfer=("builtin:pairs/unseen",), limit=10)
     run = ablate(study, probed.path)
     rows = {
         (r["layer"], r["ablated"], r["metric"], r["label"]): r

@@ -39,7 +39,8 @@ def test_thresholds_are_chosen_on_validation_and_evaluated_on_the_rest():
     rows = calibrate(validation, held_out, [27.0, 19.0], risk=0.2, error=0.05)
     deep, shallow, risk = rows.to_dict("records")
     assert (deep["threshold"], deep["on_validation"], deep["held_out"]) == (0.9, 28, 29)
-    assert (shallow["threshold"], shallow["held_out"], shallow["low"]) == (0.1, 19, 19)
+    assert (shallow["threshold"], shallow["held_out"]) == (0.1, 19)
+    assert np.isnan(shallow["low"])  # a depth that is the same of all prompts has no interval
     assert (risk["aim"], risk["threshold"]) == ("risk", 0.5)
     assert risk["on_validation"] == pytest.approx(0.1)
     assert risk["held_out"] == pytest.approx(0.28)  # others than those it was certified on
@@ -48,8 +49,8 @@ def test_thresholds_are_chosen_on_validation_and_evaluated_on_the_rest():
     uncertified = calibrate(few, held_out, [], risk=0.05, error=0.05)
     assert uncertified["threshold"].isna().tolist() == [True]
     lines = calibration_findings(pd.concat([rows, uncertified]))
-    assert lines[0].endswith("on held-out prompts 29.0 [29.0, 29.0].")
-    assert lines[2].endswith("28% [28%, 28%] at 25.0 layers.")
+    assert lines[0].endswith("on held-out prompts 29.0 (n=60: no interval).")
+    assert lines[2].endswith("28% [27%, 32%] at 25.0 layers.")  # the rule of three for 60 alike
     assert "no threshold of the grid is certified for a risk of 5%" in lines[3]
 
 
@@ -74,9 +75,8 @@ def test_acceptance_by_hand(tmp_path):
     passes = rates.loc["harmful", "passes"]
     assert passes["value"] == pytest.approx(300 / (30 * 15))
     assert passes["n"] == 2
-    # Both prompts have the same share.
-    assert (passes["low"], passes["high"]) == pytest.approx((100 / 150, 200 / 300))
-    assert "0.67" in acceptance_findings(acceptance)[0]
+    assert np.isnan([passes["low"], passes["band_high"]]).all()  # of two prompts
+    assert "at best 0.67 (n=2: no interval) of full" in acceptance_findings(acceptance)[0]
 
 
 def test_the_study(tiny_path, tmp_path, run_experiment, capsys, monkeypatch):

@@ -20,7 +20,9 @@ from jaxdepth.prompts.datasets import Prompt, read_prompts
 from jaxdepth.refusal.decide import decide, shown
 from jaxdepth.refusal.deliberate import ClosedBy
 from jaxdepth.refusal.protocol import VERDICTS, instruct, read_protocol, resolve_markers
+from jaxdepth.stats.cluster_mcnemar import cluster_mcnemar
 from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.verdicts.bootstrap import Bootstrap
 from jaxdepth.study.verdicts.run import choose_donors, run_decide
 from jaxdepth.study.verdicts.score_table import ScoreTable
 from jaxdepth.study.verdicts.scores import write_verdicts
@@ -167,7 +169,7 @@ def test_scores_by_plain_code(run):
             caught = np.mean([r["verdict"] != "comply" for r in unsafe])
             balanced = scores.estimate(source, "balanced_accuracy")
             assert balanced.value[e] == pytest.approx((caught + 1 - over) / 2)
-            assert balanced.low[e] <= balanced.value[e] <= balanced.high[e]
+            assert np.isnan([balanced.low[e], balanced.high[e]]).all()  # of so few pairs
             gaps = [r["p_refuse"] + r["p_partial"] - harmful[r["prompt_id"]] for r in exit_rows]
             brier = scores.estimate(source, "brier")
             assert brier.value[e] == pytest.approx(np.mean(np.square(gaps)))
@@ -176,6 +178,14 @@ def test_scores_by_plain_code(run):
     verdicts = RunVerdicts(run)
     with_, without = (verdicts.sources[s].right(verdicts.harmful_N) for s in ("thought", "cut 0"))
     assert paired[4]["right_only_with_thought"] == (with_ & ~without)[:, 1].sum()
+    p = [
+        cluster_mcnemar(a, b, verdicts.clusters_N) for a, b in zip(with_.T, without.T, strict=True)
+    ]
+    assert [paired[e]["p"] for e in (2, 4)] == pytest.approx(p)
+    assert [paired[e]["tests"] for e in (2, 4)] == [2, 2]
+    p = scores.estimate("thought", "p_calibrated")
+    assert np.isnan(p.value).all()
+    assert (scores.estimate("thought", "calibration_error").value >= 0).all()
     votes = rows(run, "votes")
     assert {(r["rule"], r["votes"]) for r in votes} == {
         (rule, k) for rule in ("majority", "mean", "cautious") for k in (1, 2)
@@ -184,6 +194,34 @@ def test_scores_by_plain_code(run):
     whole = {(r["source"], r["exit"]): r for r in risks if r["coverage"] == 1.0}
     accuracy = scores.estimate("thought", "accuracy").value
     assert [whole["thought", exit]["risk"] for exit in (2, 4)] == pytest.approx(1 - accuracy)
+
+
+def test_bounds_of_shares_of_whole_pairs():
+    """Each pair has one right verdict of two: no resample differs, and yet nothing is certain."""
+    is_first_N, pairs = np.arange(60) % 2 == 0, [f"pair {n // 2}" for n in range(60)]
+    everything_N = np.ones(60, bool)
+    half = Bootstrap.of(pairs, seed=0).share(is_first_N, everything_N)
+    assert (half.value, half.n) == (0.5, 60)
+    assert half.low == pytest.approx(0.45, abs=0.001)
+    assert half.high == pytest.approx(0.55, abs=0.001)
+    none = Bootstrap.of(pairs, seed=0).share(~everything_N, everything_N)
+    assert (none.value, none.low) == (0, 0)
+    assert none.high == pytest.approx(0.1, abs=0.001)
+    few = Bootstrap.of(pairs, seed=0).share(is_first_N, np.arange(60) < 18)
+    assert np.isnan([few.low, few.high]).all()
+
+
+def test_a_band_over_exits_is_wider_than_the_intervals_of_each():
+    is_EN, everything_N = np.random.default_rng(0).random((12, 80)) < 0.6, np.ones(80, bool)
+    bootstrap = Bootstrap.of(range(80), seed=0)
+    statistics = [lambda w, is_N=is_N: w @ is_N / w.sum(axis=1) for is_N in is_EN]
+    band = bootstrap.band(statistics, [everything_N] * 12)
+    for statistic, wide in zip(statistics, band, strict=True):
+        narrow = bootstrap.estimate(statistic, everything_N)
+        assert wide.value == narrow.value
+        assert wide.low < narrow.low < narrow.high < wide.high
+    undefined = [lambda w: np.full(len(w), np.nan), statistics[0]]
+    assert bootstrap.band(undefined, [everything_N] * 2)[0] is None
 
 
 def test_batches_and_exits_change_nothing(tiny_path, protocol, run, tmp_path):

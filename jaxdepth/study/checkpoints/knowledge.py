@@ -197,7 +197,7 @@ def compare_knowledge(base: Path, against: Path, resamples: int, seed: int) -> p
             counts_RN = resample_counts(ids[in_domain_N], resamples, seed + d)
             share_RN = counts_RN / counts_RN.sum(axis=1, keepdims=True)
             pair = [
-                Curve(value_NE.mean(axis=0), share_RN @ value_NE)
+                Curve(value_NE.mean(axis=0), share_RN @ value_NE, len(value_NE))
                 for value_NE in (base_NE[in_domain_N], against_NE[in_domain_N])
             ]
             parts.append(paired_rows(measure, domain, int(in_domain_N.sum()), exits, *pair))

@@ -14,13 +14,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
-from scipy.stats import norm
+from scipy.stats import t as student
 
 from jaxdepth.errors import InputError
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import holm, interval
+from jaxdepth.stats.intervals import holm
+from jaxdepth.stats.resampled import UNIT, resampled_bounds
+from jaxdepth.stats.sufficiency import enough
 from jaxdepth.study.atomic_files import write_once
-from jaxdepth.study.checkpoints.tables import AGAINST, BASE, DIFFERENCES
+from jaxdepth.study.checkpoints.tables import AGAINST, AUROC, BASE, DIFFERENCES, MARGIN
 
 FILE = f"{DIFFERENCES.name}.parquet"
 DIFFERENCE = "difference"
@@ -31,15 +33,21 @@ class Curve(NamedTuple):
 
     value_X: Float[np.ndarray, " X"]
     resampled_RX: Float[np.ndarray, "R X"]
+    clusters: int  # that were resampled, such as pairs
 
     def __sub__(self, other: "Curve") -> "Curve":
-        return Curve(self.value_X - other.value_X, self.resampled_RX - other.resampled_RX)
+        return Curve(
+            self.value_X - other.value_X,
+            self.resampled_RX - other.resampled_RX,
+            min(self.clusters, other.clusters),
+        )
 
     def append_mean(self, weight_X: Float[np.ndarray, " X"]) -> "Curve":
         """The curve with its weighted mean as one more layer."""
         return Curve(
             np.append(self.value_X, self.value_X @ weight_X),
             np.column_stack([self.resampled_RX, self.resampled_RX @ weight_X]),
+            self.clusters,
         )
 
 
@@ -70,21 +78,43 @@ def paired_rows(
     p_X = p_of_zero(change)
     columns: dict[str, Any] = {"measure": measure, "domain": domain, "position": position, "n": n}
     columns["layer"] = pd.array([*layers, None], dtype="Int32")
-    columns |= {"p": p_X, "p_holm": [*holm(p_X[:-1]), p_X[-1]]}
+    adjusted = holm(p_X[:-1]) if enough(change.clusters) else p_X[:-1]
+    columns |= {"p": p_X, "p_holm": [*adjusted, p_X[-1]]}
+    columns["tests"] = [len(layers)] * len(layers) + [1]
+    order = 2 if measure == AUROC else 1
     for side, curve in ((BASE, base), (AGAINST, against), (DIFFERENCE, change)):
-        values = curve.value_X, *interval(curve.resampled_RX)
-        columns |= dict(zip(_columns(side), values, strict=True))
+        value_range = _value_range(measure, domain, side)
+        bounds = resampled_bounds(
+            curve.value_X, curve.resampled_RX, curve.clusters, value_range, order
+        )
+        columns |= dict(zip(_columns(side), (curve.value_X, *bounds), strict=True))
     return pd.DataFrame(columns)
 
 
-def p_of_zero(change: Curve) -> Float[np.ndarray, " X"]:
-    """Two-sided p-values of no difference: normal, with the spread of the resamples.
+def _value_range(measure: str, domain: str, side: str) -> tuple[float, float] | None:
+    """The least and the largest possible value of a side; None where there are none, as of nats."""
+    if measure == MARGIN:
+        return None
+    differences = (" - " in domain) + (side == DIFFERENCE)  # each doubles the range
+    return UNIT if not differences else (-float(differences), float(differences))
 
-    Counting resamples would give no p-value below 2 / R, too coarse for Holm over many layers.
+
+def p_of_zero(change: Curve) -> Float[np.ndarray, " X"]:
+    """Two-sided p-values of no difference: Student's t, with the spread of the resamples.
+
+    NaN where there are too few clusters. Counting resamples would give no p-value below 2 / R, too
+    coarse for Holm over many layers. Where no resample differs from another, all clusters changed
+    alike: the p-value is that of a sign test.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z_X = np.abs(change.value_X) / np.nanstd(change.resampled_RX, axis=0)
-    return np.where(change.value_X == 0, 1.0, 2 * norm.sf(z_X))
+    if not enough(change.clusters):
+        return np.full(len(change.value_X), np.nan)
+    degrees = change.clusters - 1
+    # The bootstrap's variance of a mean of n is too small by (n - 1) / n.
+    error_X = np.nanstd(change.resampled_RX, axis=0) * np.sqrt(change.clusters / degrees)
+    varies_X = error_X > 1e-9
+    z_X = np.abs(change.value_X) / np.where(varies_X, error_X, 1)
+    p_X = np.where(varies_X, 2 * student.sf(z_X, degrees), 2.0 ** (1 - change.clusters))
+    return np.where(np.abs(change.value_X) < 1e-12, 1.0, p_X)
 
 
 def write_paired(out: Path, rows: pd.DataFrame) -> None:

@@ -22,6 +22,7 @@ from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.stats.ranking import auroc
+from jaxdepth.stats.resampled import clusters_of
 from jaxdepth.study.checkpoints.control import probe_control, two_classes
 from jaxdepth.study.checkpoints.knowledge import (
     Question,
@@ -186,6 +187,7 @@ def auroc_curves(run_path: Path, target: str | None, resamples: int, seed: int) 
         curves[position] = Curve(
             auroc(score_XN, positive_N, fold_N),
             np.asarray(auroc(score_XN, positive_N, fold_N, counts_RN)),
+            clusters_of(counts_RN),
         )
     return curves
 

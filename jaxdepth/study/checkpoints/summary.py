@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +26,8 @@ from jaxdepth.study.comparison.summary import words
 from jaxdepth.study.wording import runs_of_exits
 
 LEVEL = 0.05  # of p-values that are adjusted over layers
+# Every outcome but an answer to the point, and undetermined.
+_NOT_ANSWERED = (Outcome.PARTIAL, Outcome.REFUSE, Outcome.OFF_TOPIC, Outcome.DEGENERATE)
 
 
 def print_against(out: str | Path, console: Console | None = None) -> None:
@@ -43,7 +46,7 @@ def print_against(out: str | Path, console: Console | None = None) -> None:
         aurocs = (f"{c.loc[layer, BASE]:.3f} -> {c.loc[layer, AGAINST]:.3f}" for c in sides)
         star = " *" if gain["p_holm"] < LEVEL else ""
         table.add_row(str(layer), *aurocs, f"{estimate(gain):+.3f}{star}")
-    table.caption = f"[95% interval]; * Holm-adjusted over layers, p < {LEVEL}"
+    table.caption = f"[95% interval]; * p < {LEVEL} after Holm over {len(gains)} layers"
     console.print(table)
     for line in findings(rows):
         console.print(line, soft_wrap=True)
@@ -69,8 +72,8 @@ def sharper(rows: pd.DataFrame) -> list[str]:
         gain = DANGEROUS_MINUS_CONTROL
         lines.append(
             f"  at {position}: {domains}; {gain} "
-            f"{difference_of(mean_of(rows, AUROC, gain, position))}, significant (Holm-adjusted "
-            f"p < {LEVEL}) at layers {significant(layers_of(rows, AUROC, gain, position))}"
+            f"{difference_of(mean_of(rows, AUROC, gain, position))}, significant "
+            f"{significant(layers_of(rows, AUROC, gain, position), 'layers')}"
         )
     return lines
 
@@ -91,14 +94,14 @@ def knowledge(rows: pd.DataFrame) -> list[str]:
         lines.append(
             f"  {domain}: at exit {depth} {shares}{difference_of(full)}, margin "
             f"{difference_of(margin.loc[depth])}; mean over exits "
-            f"{difference_of(mean_of(rows, RIGHT, domain))}; significant (Holm-adjusted "
-            f"p < {LEVEL}) at exits {significant(right)}"
+            f"{difference_of(mean_of(rows, RIGHT, domain))}; significant "
+            f"{significant(right, 'exits')}"
         )
     return lines
 
 
 def hedging(c: Compared) -> list[str]:
-    """C12 (suppression adds hedging): partial, refused and degenerate answers by group."""
+    """C12 (suppression adds hedging): partial, refused, off-topic and degenerate answers."""
     full = c.exits[-1]
     lines = [
         "C12, hedging grows (share of partial answers, paired by prompt, exits "
@@ -108,7 +111,7 @@ def hedging(c: Compared) -> list[str]:
         at_full = " -> ".join(f"{c.share(m, group, full, Outcome.PARTIAL):.0%}" for m in c.models)
         changes = [
             f"{outcome} {c.difference(AGAINST, BASE, group, c.exits, outcome):points}"
-            for outcome in (Outcome.PARTIAL, Outcome.REFUSE, Outcome.DEGENERATE)
+            for outcome in _NOT_ANSWERED
         ]
         lines.append(
             f"  {group} (n={c.count(group)}): hedged at exit {full} {at_full}; against - "
@@ -135,9 +138,10 @@ def difference_of(row: pd.Series) -> str:
     return formats[row["measure"]]
 
 
-def significant(curve: pd.DataFrame) -> str:
-    """The layers or exits of a curve at which the checkpoints differ."""
-    return runs_of_exits(curve.index.to_numpy(), (curve["p_holm"] < LEVEL).to_numpy())
+def significant(curve: pd.DataFrame, places: str) -> str:
+    """The layers or exits of a curve at which the checkpoints differ, with the family of tests."""
+    runs = runs_of_exits(curve.index.to_numpy(), (curve["p_holm"] < LEVEL).to_numpy())
+    return f"(p < {LEVEL} after Holm over {len(curve)} {places}) at {places} {runs}"
 
 
 def expected(what: str, row: pd.Series, sign: int) -> str:
@@ -149,6 +153,8 @@ def expected(what: str, row: pd.Series, sign: int) -> str:
         sign: 1 where growth was expected, -1 where loss was.
     """
     difference = estimate(row)
+    if np.isnan(difference.low):
+        return f"  open, of too few prompts: {what}: {difference_of(row)}"
     signs = {bool(sign * bound > 0) for bound in (difference.low, difference.high)}
     verdict = "open" if len(signs) == 2 else "supported" if signs == {True} else "refuted"
     return f"  {verdict}: {what}: {difference_of(row)}"

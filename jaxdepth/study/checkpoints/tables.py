@@ -32,10 +32,16 @@ DIFFERENCES = Table(
         Column("against_low", "float64", "its 95% interval, lower bound"),
         Column("against_high", "float64", "its 95% interval, upper bound"),
         Column("difference", "float64", "against - base, paired by prompt", "nats for margin"),
-        Column("low", "float64", "95% interval of the difference, lower bound"),
-        Column("high", "float64", "95% interval of the difference, upper bound"),
-        Column("p", "float64", "two-sided p-value of no difference"),
-        Column("p_holm", "float64", "the p-value, Holm-adjusted over layers"),
+        Column("low", "float64", "95% interval of the difference, lower bound; NaN of few pairs"),
+        Column("high", "float64", "95% interval of the difference, upper bound; NaN of few pairs"),
+        Column("p", "float64", "two-sided p-value of no difference; NaN with fewer than 10 pairs"),
+        Column(
+            "p_holm",
+            "float64",
+            "the p-value, Holm-adjusted over the layers of this measure, domain and position; the "
+            "mean over layers is not adjusted",
+        ),
+        Column("tests", "int32", "tests in that family: one for each layer; 1 for the mean"),
     ),
 )
 KNOWLEDGE = Table(

@@ -8,7 +8,8 @@ from jaxtyping import Float
 
 from jaxdepth.depth.policies import Policy
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import interval, resample_counts
+from jaxdepth.stats.intervals import resample_counts
+from jaxdepth.stats.resampled import UNIT, resampled_bounds
 from jaxdepth.stats.risk_control import threshold_for_depth, threshold_for_risk
 from jaxdepth.study.policies.rates import AGREEMENT, MEAN_LAYERS, RuleMeans, resampled_means
 from jaxdepth.study.policies.tables import CALIBRATION
@@ -27,7 +28,7 @@ def calibrate(
     """Choose a threshold for every policy and target: the calibration table.
 
     The risk is controlled by Learn then Test over whole pairs: with probability 1 - `error` the
-    risk on further prompts of the same kind is at most `risk`.
+    risk on further prompts of the same kind is at most `risk`, for each policy by itself.
 
     Args:
         validation: the prompts that choose the thresholds.
@@ -76,7 +77,12 @@ def _evaluate(
         return counts
     value_N = _aim_values(held_out, aim, r)
     counts_KN = resample_counts(held_out.clusters_N, seed=seed)
-    low, high = interval(resampled_means(counts_KN, value_N[:, None]))
+    low, high = resampled_bounds(
+        value_N.mean(keepdims=True),
+        resampled_means(counts_KN, value_N[:, None]),
+        len(set(held_out.clusters_N.tolist())),
+        UNIT if aim == RISK else None,
+    )
     return counts | {
         "threshold": validation.rules["threshold"][r],
         "on_validation": _aim_values(validation, aim, r).mean(),
@@ -98,11 +104,11 @@ def calibration_findings(calibration: pd.DataFrame) -> list[str]:
         if np.isnan(row["threshold"]):
             lines.append(
                 f"{row['policy']}: no threshold of the grid is certified for a risk of "
-                f"{row['wanted']:.0%}."
+                f"{row['wanted']:.0%} (each policy by itself)."
             )
             continue
         spec = ".0%" if row["aim"] == RISK else ".1f"
-        held_out = Estimate(row["held_out"], row["low"], row["high"])
+        held_out = Estimate(row["held_out"], row["low"], row["high"], n=row["n_held_out"])
         lines.append(
             f"{row['policy']} for {row['aim']} {row['wanted']:{spec}}: threshold "
             f"{row['threshold']:g}; on held-out prompts {held_out:{spec}}"

@@ -26,14 +26,16 @@ _STYLES = {
 }
 _PANELS = (
     ("harmful", Outcome.REFUSE, "refused"),
-    ("harmful", Outcome.COMPLY, "answered coherently"),
+    ("harmful", Outcome.COMPLY, "answered to the point"),
+    ("harmful", Outcome.OFF_TOPIC, "answered off the topic"),
     ("harmful", Outcome.DEGENERATE, "degenerate"),
-    ("harmless", Outcome.COMPLY, "answered coherently"),
+    ("harmless", Outcome.COMPLY, "answered to the point"),
+    ("harmless", Outcome.OFF_TOPIC, "answered off the topic"),
 )
 _MAPS = (  # label, outcome, their name, and the style of their line
     ("harmful", Outcome.REFUSE, "harmful, refused", "#1f6fa8", "o-"),
-    ("harmful", Outcome.COMPLY, "harmful, answered", "#b5312b", "s--"),
-    ("harmless", Outcome.COMPLY, "harmless, answered", "#6f9e4c", "^:"),
+    ("harmful", Outcome.COMPLY, "harmful, answered to the point", "#b5312b", "s--"),
+    ("harmless", Outcome.COMPLY, "harmless, answered to the point", "#6f9e4c", "^:"),
 )
 
 
@@ -77,9 +79,9 @@ def _draw_frontier(run_path: str | Path):
     rates = rates.sort_values("depth", kind="stable")
     labels = set(rates["label"])
     panels = [panel for panel in _PANELS if panel[0] in labels]
-    figure = Figure(figsize=(10.4, 6.6), layout="constrained")
+    figure = Figure(figsize=(10.4, 9.4), layout="constrained")
     for axes, (label, outcome, title) in zip(
-        figure.subplots(2, 2, sharex=True, sharey=True).ravel(), panels, strict=False
+        figure.subplots(3, 2, sharex=True, sharey=True).ravel(), panels, strict=False
     ):
         shares = rates[(rates["label"] == label) & (rates["metric"] == outcome)]
         for policy, (colour, style) in _STYLES.items():

@@ -10,13 +10,16 @@ from jaxtyping import Bool, Float, Shaped
 
 from jaxdepth.depth.policies import Policy
 from jaxdepth.refusal.outcome import Outcome
-from jaxdepth.stats.intervals import interval, resample_counts, wilson
+from jaxdepth.stats.bands import mean_band
+from jaxdepth.stats.intervals import resample_counts
+from jaxdepth.stats.resampled import DIFFERENCE, UNIT, rate_bounds, resampled_bounds, widen
 from jaxdepth.study.common_tables import PROMPTS
-from jaxdepth.study.policies.tables import DYNAMIC, MATCHED, POLICIES
-from jaxdepth.study.run_directory import Run, read_frame
+from jaxdepth.study.policies.tables import DYNAMIC, MATCHED
+from jaxdepth.study.run_directory import read_frame
 
 MEAN_EXIT, MEAN_LAYERS, AGREEMENT, TEXT = "mean_exit", "mean_layers", "agreement", "same_text"
-METRICS = (MEAN_EXIT, MEAN_LAYERS, AGREEMENT, TEXT, *map(str, Outcome))
+COMPARED = (AGREEMENT, TEXT, *map(str, Outcome))  # of a rule with static truncation
+METRICS = (MEAN_EXIT, MEAN_LAYERS, *COMPARED)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ class RuleMeans:
         """The labels that the prompts have, harmful before harmless."""
         return sorted(set(self.labels_N))
 
+    def count_clusters(self, label: str) -> int:
+        """The number of pairs that the prompts of a label are of."""
+        return len(set(self.clusters_N[self.labels_N == label].tolist()))
+
     def select(self, chosen_N: Bool[np.ndarray, " N"]) -> "RuleMeans":
         """The same of some prompts only."""
         return RuleMeans(
@@ -83,10 +90,12 @@ def rule_rates(means: RuleMeans, seed: int = 0) -> pd.DataFrame:
         for metric, value_NR in means.values.items():
             mean_R = value_NR[has_label_N].mean(axis=0)
             if metric in list(Outcome) and means.samples == 1:
-                low_R, high_R = np.transpose([wilson(round(mean * n), n) for mean in mean_R])
+                low_R, high_R = np.transpose([rate_bounds(round(mean * n), n) for mean in mean_R])
             else:
                 resampled_KR = resampled_means(counts_KN[:, has_label_N], value_NR[has_label_N])
-                low_R, high_R = interval(resampled_KR)
+                value_range = None if metric in (MEAN_EXIT, MEAN_LAYERS) else UNIT
+                clusters = means.count_clusters(label)
+                low_R, high_R = resampled_bounds(mean_R, resampled_KR, clusters, value_range)
             parts.append(
                 means.rules.assign(
                     label=label, metric=metric, n=n, value=mean_R, low=low_R, high=high_R
@@ -103,44 +112,56 @@ def match_depths(means: RuleMeans, seed: int = 0) -> pd.DataFrame:
     all prompts, in every bootstrap resample too. Rules shallower or deeper than all fixed exits are
     left out.
     """
+    rules, static_RR = _static_at_same_depth(means)
+    counts_KN = resample_counts(means.clusters_N, seed=seed)
+    parts = []
+    for label in means.labels if len(rules) else ():
+        has_label_N, clusters = means.labels_N == label, means.count_clusters(label)
+        for metric in (metric for metric in COMPARED if metric in means.values):
+            value_NR = means.values[metric][has_label_N]
+            difference_NX = value_NR[:, rules["number"]] - value_NR @ static_RR.T
+            resampled_KX = resampled_means(counts_KN[:, has_label_N], difference_NX)
+            mean_X = difference_NX.mean(axis=0)
+            low_X, high_X = resampled_bounds(mean_X, resampled_KX, clusters, DIFFERENCE)
+            band_X = mean_band(mean_X, resampled_KX, clusters)
+            band_low_X, band_high_X = widen(mean_X, *band_X, clusters, DIFFERENCE)
+            columns = {
+                "label": label,
+                "metric": metric,
+                "n": int(has_label_N.sum()),
+                "difference": mean_X,
+                "low": low_X,
+                "high": high_X,
+                "band_low": band_low_X,
+                "band_high": band_high_X,
+                "rules": len(rules),
+            }
+            parts.append(rules.assign(**columns))
+    columns = MATCHED.schema.names
+    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def _static_at_same_depth(means: RuleMeans) -> tuple[pd.DataFrame, Float[np.ndarray, "X R"]]:
+    """The rules between two fixed exits, and the weights of all rules that make each one's match.
+
+    `number` is a rule's own among all, `below` and `above` are the fixed exits around it.
+    """
     fixed = means.rules[means.rules["policy"] == Policy.FIXED].sort_values("threshold")
     depth_R = means.values[MEAN_LAYERS].mean(axis=0)
-    counts_KN = resample_counts(means.clusters_N, seed=seed)
-    rows = []
+    rows, weights = [], []
     for r, rule in means.rules[means.rules["policy"] != Policy.FIXED].iterrows():
         between = _fixed_around(fixed["threshold"], depth_R[r])
         if between is None:
             continue
         below, above, weight = between
-        for label in means.labels:
-            has_label_N = means.labels_N == label
-            for metric in (AGREEMENT, TEXT, *map(str, Outcome)):
-                value_NR = means.values[metric][has_label_N]
-                static_N = (1 - weight) * value_NR[:, below] + weight * value_NR[:, above]
-                difference_N1 = (value_NR[:, r] - static_N)[:, None]
-                low, high = interval(resampled_means(counts_KN[:, has_label_N], difference_N1))
-                rows.append(
-                    {
-                        **rule,
-                        "label": label,
-                        "metric": metric,
-                        "n": int(has_label_N.sum()),
-                        "mean_layers": depth_R[r],
-                        "below": int(fixed["threshold"][below]),
-                        "above": int(fixed["threshold"][above]),
-                        "difference": difference_N1.mean(),
-                        "low": low[0],
-                        "high": high[0],
-                    }
-                )
-    return pd.DataFrame(rows, columns=MATCHED.schema.names)
-
-
-def write_policies(run: Run, seed: int, means: RuleMeans | None = None) -> None:
-    """Write policies.parquet and matched.parquet, of all prompts or of those in `means`."""
-    means = means or RuleMeans.read(run.path)
-    run.write_table(POLICIES.name, POLICIES.from_frame(rule_rates(means, seed)))
-    run.write_table(MATCHED.name, MATCHED.from_frame(match_depths(means, seed)))
+        weight_R = np.zeros(len(means.rules))
+        weight_R[below], weight_R[above] = 1 - weight, weight
+        weights.append(weight_R)
+        exits = {
+            name: int(fixed["threshold"][x]) for name, x in (("below", below), ("above", above))
+        }
+        rows.append({**rule, "number": r, "mean_layers": depth_R[r], **exits})
+    return pd.DataFrame(rows), np.array(weights)
 
 
 def resampled_means(

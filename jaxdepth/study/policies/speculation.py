@@ -8,12 +8,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from jaxdepth.depth.speculative import sequential_layers, speculate
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.runtime.progress import ProgressBar
+from jaxdepth.stats.bands import mean_band
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import interval, resample_counts
+from jaxdepth.stats.intervals import resample_counts
+from jaxdepth.stats.resampled import UNIT, resampled_bounds
 from jaxdepth.study.answers import memory_budget
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.policies.tables import ACCEPTANCE, SPECULATION
@@ -73,22 +76,39 @@ def acceptance_rates(run: Run, prompts: pd.DataFrame, layers: int, seed: int = 0
     """
     answers = read_frame(run.path, SPECULATION.name).merge(prompts, on="prompt_id")
     answers = answers[answers["n_tokens"] > 1]  # after a single token there is nothing to draft
-    rows = []
-    for (depth, label), group in answers.groupby(["draft_depth", "label"]):
-        clusters_N = group["pair_id"].fillna(group["prompt_id"])
-        counts_KN = np.vstack([np.ones(len(group)), resample_counts(clusters_N, seed=seed)])
-        for metric, part_N, whole_N in (
-            ("accepted", group["accepted"].to_numpy(), group["drafted"].to_numpy()),
-            ("passes", group["passes"].to_numpy(), layers * (group["n_tokens"].to_numpy() - 1)),
+    answers["cluster"] = answers["pair_id"].fillna(answers["prompt_id"])
+    answers["layers"] = layers * (answers["n_tokens"] - 1)
+    parts = []
+    for label, of_label in answers.groupby("label"):
+        groups = dict(list(of_label.groupby("draft_depth")))
+        for metric, part, whole in (
+            ("accepted", "accepted", "drafted"),
+            ("passes", "passes", "layers"),
         ):
-            with np.errstate(invalid="ignore"):
-                share_K = (counts_KN @ part_N) / (counts_KN @ whole_N)
-            low, high = interval(share_K[1:, None])
-            rows.append(
-                {"draft_depth": depth, "label": label, "metric": metric, "n": len(group)}
-                | {"value": share_K[0], "low": low[0], "high": high[0]}
-            )
-    return pd.DataFrame(rows, columns=ACCEPTANCE.schema.names)
+            shares = [_shares(group, part, whole, seed) for group in groups.values()]
+            value_X = np.array([value for value, _ in shares])
+            resampled_KX = np.stack([resampled_K for _, resampled_K in shares], axis=1)
+            clusters = of_label["cluster"].nunique()
+            value_range = UNIT if metric == "accepted" else None
+            low_X, high_X = resampled_bounds(value_X, resampled_KX, clusters, value_range)
+            band_low_X, band_high_X = mean_band(value_X, resampled_KX, clusters)
+            columns = {"draft_depth": list(groups), "label": label, "metric": metric}
+            columns |= {"n": [len(group) for group in groups.values()], "value": value_X}
+            columns |= {"low": low_X, "high": high_X}
+            columns |= {"band_low": band_low_X, "band_high": band_high_X}
+            parts.append(pd.DataFrame(columns))
+    columns = ACCEPTANCE.schema.names
+    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def _shares(
+    answers: pd.DataFrame, part: str, whole: str, seed: int
+) -> tuple[float, Float[np.ndarray, " K"]]:
+    """The sum of one column over that of another, and the same in resamples of whole pairs."""
+    counts_KN = np.vstack([np.ones(len(answers)), resample_counts(answers["cluster"], seed=seed)])
+    with np.errstate(invalid="ignore"):
+        share_K = (counts_KN @ answers[part].to_numpy()) / (counts_KN @ answers[whole].to_numpy())
+    return float(share_K[0]), share_K[1:]
 
 
 def acceptance_findings(acceptance: pd.DataFrame) -> list[str]:
@@ -98,9 +118,14 @@ def acceptance_findings(acceptance: pd.DataFrame) -> list[str]:
         accepted = group[group["metric"] == "accepted"].set_index("draft_depth")
         passes = group[group["metric"] == "passes"].set_index("draft_depth")
         best = passes["value"].idxmin()
+        fewest, share = (
+            Estimate(row["value"], row["band_low"], row["band_high"], n=int(row["n"]))
+            for row in (passes.loc[best], accepted.loc[best])
+        )
         lines.append(
-            f"Self-speculation on {label} prompts: {Estimate.from_row(passes.loc[best]):.2f} of "
-            f"full depth's layer passes, drafting with {best} layers (the best depth on these "
-            f"prompts); {Estimate.from_row(accepted.loc[best]):.0%} of drafted tokens are accepted."
+            f"Self-speculation on {label} prompts: at best {fewest:.2f} of full depth's layer "
+            f"passes, drafting with {best} layers; {share:.0%} of drafted tokens are accepted. The "
+            f"depth is the best of {len(passes)} on these prompts: the bounds (95% band) hold for "
+            "all of them at once."
         )
     return lines

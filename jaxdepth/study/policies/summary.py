@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from jaxdepth.depth.policies import Policy
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.estimate import Estimate
+from jaxdepth.study.policies.choice import ANY
 from jaxdepth.study.policies.rates import AGREEMENT, MEAN_EXIT, MEAN_LAYERS
-from jaxdepth.study.policies.tables import MATCHED, POLICIES
+from jaxdepth.study.policies.tables import CHOSEN_RULES, MATCHED, POLICIES
 from jaxdepth.study.run_directory import read_frame
 
 _COLUMNS = {  # metric: heading and format
@@ -18,6 +20,7 @@ _COLUMNS = {  # metric: heading and format
     AGREEMENT: ("agrees", ".0%"),
     Outcome.REFUSE: ("refuse", ".0%"),
     Outcome.COMPLY: ("comply", ".0%"),
+    Outcome.OFF_TOPIC: ("off-topic", ".0%"),
     Outcome.DEGENERATE: ("degenerate", ".0%"),
 }
 
@@ -42,28 +45,54 @@ def print_policies(run_path: str | Path, console: Console | None = None) -> None
         console.print(line, soft_wrap=True)
 
 
+_CONTRASTS = (  # label, outcome, in words
+    ("harmful", Outcome.REFUSE, "refuses harmful prompts"),
+    ("harmful", Outcome.COMPLY, "answers harmful prompts to the point"),
+    ("harmless", Outcome.COMPLY, "answers harmless prompts to the point"),
+)
+
+
 def policy_findings(run_path: str | Path) -> list[str]:
-    """A sentence for each policy, label and outcome: how it differs from static truncation."""
+    """A sentence for each policy, label and outcome: how it differs from static truncation.
+
+    The rules that are named differ by a band that holds for all rules at once; the size of a
+    difference is that of a rule chosen on other prompts.
+    """
     matched = read_frame(run_path, MATCHED.name).set_index(["policy", "label", "metric"])
+    chosen = read_frame(run_path, CHOSEN_RULES.name).set_index(["policy", "label", "metric"])
     lines = []
     for policy in Policy:
-        for label, outcome in (
-            ("harmful", Outcome.REFUSE), ("harmful", Outcome.COMPLY), ("harmless", Outcome.COMPLY),
-        ):  # fmt: skip
+        for label, outcome, verb in _CONTRASTS:
             key = (str(policy), label, str(outcome))
             if key not in matched.index:
                 continue
             group = matched.loc[[key]].reset_index(drop=True)
-            largest = group.loc[group["difference"].abs().idxmax()]
-            difference = Estimate(largest["difference"], largest["low"], largest["high"])
-            lines.append(
-                f"{policy} against static truncation at the same mean depth, {label} {outcome}: "
-                f"more often at {_list_rules(group[group['low'] > 0])}, less often at "
-                f"{_list_rules(group[group['high'] < 0])}; largest {difference:points} at "
-                f"{largest['rule']} ({largest['mean_layers']:.1f} layers)."
+            line = (
+                f"{policy} against static truncation at the same mean depth (95% band over all "
+                f"{group['rules'].iloc[0]} rules): {verb} more often at "
+                f"{_list_rules(group[group['band_low'] > 0])}, less often at "
+                f"{_list_rules(group[group['band_high'] < 0])}"
             )
+            if key in chosen.index:
+                line += f"; {_chosen_in_words(chosen.loc[[key]].iloc[0])}"
+            lines.append(f"{line}.")
+    for label, outcome, verb in _CONTRASTS:
+        key = (ANY, label, str(outcome))
+        if key in chosen.index:
+            row = chosen.loc[[key]].iloc[0]
+            lines.append(f"Of all policies, what differs most ({verb}): {_chosen_in_words(row)}.")
     return lines
 
 
-def _list_rules(group) -> str:
+def _chosen_in_words(row: pd.Series) -> str:
+    """The difference of a rule that other prompts chose."""
+    difference = Estimate(row["difference"], row["low"], row["high"], n=int(row["n"]))
+    return (
+        f"{row['rule']}, chosen from {row['rules']} on {row['n_choosing']} other prompts: "
+        f"{difference:points} at "
+        f"{row['mean_layers']:.1f} layers on {row['n']} prompts"
+    )
+
+
+def _list_rules(group: pd.DataFrame) -> str:
     return ", ".join(group["rule"]) or "no rule"

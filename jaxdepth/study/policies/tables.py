@@ -12,9 +12,10 @@ _RULE_COLUMNS = (
 _LABEL = Column("label", "string", "harmful or harmless")
 _DRAFT_DEPTH = Column("draft_depth", "int32", "how many layers draft", "layers")
 _PROMPTS = Column("n", "int32", "number of prompts", "prompts")
+_BOOTSTRAP = "bootstrap of whole pairs; NaN with fewer than 10 pairs, or where nothing varies"
 _INTERVAL = (
-    Column("low", "float64", "lower bound of its 95% interval, bootstrap of whole pairs"),
-    Column("high", "float64", "upper bound of its 95% interval, bootstrap of whole pairs"),
+    Column("low", "float64", f"lower bound of its 95% interval, {_BOOTSTRAP}"),
+    Column("high", "float64", f"upper bound of its 95% interval, {_BOOTSTRAP}"),
 )
 
 DYNAMIC = Table(
@@ -63,9 +64,19 @@ POLICIES = Table(
         Column("metric", "string", "mean_exit, mean_layers, agreement, same_text or an outcome"),
         _PROMPTS,
         Column("value", "float64", "mean over prompts"),
-        Column("low", "float64", "lower 95% bound: Wilson for outcomes, else bootstrap of pairs"),
-        Column("high", "float64", "upper 95% bound: Wilson for outcomes, else bootstrap of pairs"),
+        Column(
+            "low", "float64", "lower 95% bound: Wilson for outcomes, else bootstrap; NaN of few"
+        ),
+        Column(
+            "high", "float64", "upper 95% bound: Wilson for outcomes, else bootstrap; NaN of few"
+        ),
     ),
+)
+_MATCH = (
+    Column("mean_layers", "float64", "mean depth of the rule over all prompts", "layers"),
+    Column("below", "int32", "static exit below this depth", "layers"),
+    Column("above", "int32", "static exit above it; the two are interpolated", "layers"),
+    Column("difference", "float64", "rule minus static truncation, paired by prompt"),
 )
 MATCHED = Table(
     "matched",
@@ -75,10 +86,27 @@ MATCHED = Table(
         _LABEL,
         Column("metric", "string", "agreement, same_text or an outcome"),
         _PROMPTS,
-        Column("mean_layers", "float64", "mean depth of the rule over all prompts", "layers"),
-        Column("below", "int32", "static exit below this depth", "layers"),
-        Column("above", "int32", "static exit above it; the two are interpolated", "layers"),
-        Column("difference", "float64", "rule minus static truncation, paired by prompt"),
+        *_MATCH,
+        *_INTERVAL,
+        Column("band_low", "float64", "lower bound of a 95% band that holds for all rules at once"),
+        Column("band_high", "float64", "upper bound of that band"),
+        Column("rules", "int32", "number of rules in the band: all that are matched", "rules"),
+    ),
+)
+CHOSEN_RULES = Table(
+    "chosen_rules",
+    "the rule of a policy that differs most from static truncation on some prompts, on others",
+    (
+        Column("policy", "string", "exit policy; any: chosen among the rules of all policies"),
+        _LABEL,
+        Column("metric", "string", "agreement, same_text or an outcome"),
+        _RULE,
+        Column("threshold", "float32", "threshold of the rule"),
+        Column("rules", "int32", "number of rules that it was chosen from", "rules"),
+        Column("n_choosing", "int32", "number of prompts that chose it", "prompts"),
+        Column("on_choosing", "float64", "difference on these: selected, so too large"),
+        Column("n", "int32", "number of other prompts, which the columns below are of", "prompts"),
+        *_MATCH,
         *_INTERVAL,
     ),
 )
@@ -89,7 +117,11 @@ CALIBRATION = Table(
         Column("policy", "string", "exit policy"),
         Column("aim", "string", "mean layers, or risk: mean share of tokens not full depth's"),
         Column("wanted", "float64", "target value of the aim"),
-        Column("threshold", "float32", "chosen threshold; null where none is certified"),
+        Column(
+            "threshold",
+            "float32",
+            "chosen threshold; null where none is certified (for each policy by itself)",
+        ),
         Column("on_validation", "float64", "value of the aim on the validation prompts"),
         Column("held_out", "float64", "value of the aim on the held-out prompts"),
         *_INTERVAL,
@@ -123,5 +155,7 @@ ACCEPTANCE = Table(
         Column("n", "int32", "number of prompts that drafted", "prompts"),
         Column("value", "float64", "ratio of two sums over prompts"),
         *_INTERVAL,
+        Column("band_low", "float64", "lower bound of a 95% band that holds at all depths at once"),
+        Column("band_high", "float64", "upper bound of that band"),
     ),
 )

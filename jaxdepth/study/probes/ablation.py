@@ -25,8 +25,8 @@ from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.refusal.openers import first_token, resolve_openers
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import interval, wilson
 from jaxdepth.stats.ranking import auroc
+from jaxdepth.stats.resampled import DIFFERENCE, UNIT, clusters_of, rate_bounds, resampled_bounds
 from jaxdepth.study.first_token import opener_mask
 from jaxdepth.study.probes.directions import DIRECTIONS
 from jaxdepth.study.probes.evaluate import Examples
@@ -131,31 +131,49 @@ def compare(prompts: EvaluationSet, after: Measures, before: Measures) -> list[d
             with np.errstate(invalid="ignore"):
                 resampled_R2 = counts_RM @ value_2M.T / counts_RM.sum(axis=1)[:, None]
             row = {"metric": metric, "label": label, "n": n}
-            row |= _change_row(value_2M.mean(axis=1), resampled_R2)
-            if metric == OPENS:  # a rate: near 0 and 1 a bootstrap interval is too narrow
-                row["low"], row["high"] = wilson(int(value_2M[0].sum()), n)
+            clusters, is_rate = clusters_of(counts_RM), metric == OPENS
+            row |= _change_row(value_2M.mean(axis=1), resampled_R2, clusters, is_rate)
+            if is_rate:  # a rate: near 0 and 1 a bootstrap interval is too narrow
+                row["low"], row["high"] = rate_bounds(int(value_2M[0].sum()), n)
             rows.append(row)
     score_2N, harmful_N = np.stack([after.score_N, before.score_N]), examples.harmful_N
     change = _change_row(
         auroc(score_2N, harmful_N, prompts.fold_N),
         auroc(score_2N, harmful_N, prompts.fold_N, examples.counts_RN),
+        clusters_of(examples.counts_RN),
+        is_rate=True,
+        order=2,
     )
     return [*rows, {"metric": CONTENT_AUROC, "label": None, "n": len(harmful_N)} | change]
 
 
 def _change_row(
-    value_2: Float[np.ndarray, " 2"], resampled_R2: Float[np.ndarray, "R 2"]
+    value_2: Float[np.ndarray, " 2"],
+    resampled_R2: Float[np.ndarray, "R 2"],
+    clusters: int,
+    is_rate: bool,
+    order: int = 1,
 ) -> dict[str, float]:
-    """The value after ablation and its change, with intervals from the same resamples."""
-    low_2, high_2 = interval(resampled_R2)
-    low, high = interval(resampled_R2[:, 0] - resampled_R2[:, 1])
+    """The value after ablation and its change, with intervals from the same resamples.
+
+    Args:
+        value_2: after ablation and before.
+        resampled_R2: the same in resamples.
+        clusters: how many were resampled.
+        is_rate: whether values are in 0..1, as rates and AUROCs are.
+        order: see `resampled_bounds`.
+    """
+    value_range, change_range = (UNIT, DIFFERENCE) if is_rate else (None, None)
+    low_2, high_2 = resampled_bounds(value_2, resampled_R2, clusters, value_range, order)
+    change_1, changed_R1 = -np.diff(value_2), -np.diff(resampled_R2, axis=1)
+    low_1, high_1 = resampled_bounds(change_1, changed_R1, clusters, change_range, order)
     return {
         "value": float(value_2[0]),
         "low": float(low_2[0]),
         "high": float(high_2[0]),
-        "change": float(value_2[0] - value_2[1]),
-        "change_low": float(low),
-        "change_high": float(high),
+        "change": float(change_1[0]),
+        "change_low": float(low_1[0]),
+        "change_high": float(high_1[0]),
     }
 
 
@@ -211,7 +229,9 @@ def ablation_findings(run_path: Path) -> list[str]:
         change = Estimate(*(largest[name] for name in ("change", "change_low", "change_high")))
         lines.append(
             f"Ablated {ablated}, the direction of layer {largest['layer']} lowers the refusal "
-            f"log-odds of {largest['n']} harmful prompts most: they change by {change:+.2f} nats; "
+            f"log-odds of {largest['n']} harmful prompts most (of {len(log_odds)} layers, chosen "
+            f"on these prompts, so biased towards a large change): they change by {change:+.2f} "
+            "nats; "
             f"{Estimate.from_row(opens):.0%} then open with a refusal ({opens['change']:+.0%}). "
             f"A new probe reads harmfulness with AUROC {Estimate.from_row(content):.2f} "
             f"({content['change']:+.2f})."

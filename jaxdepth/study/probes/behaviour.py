@@ -1,7 +1,7 @@
 """What a model did with each prompt at each exit, from a run of `sweep` or of `decide`.
 
 A sweep records the outcome of a text, decide a verdict: refuse and partial count as refused, comply
-as answered, and degenerate, undetermined or abstained as neither.
+(to the point) as answered, and off-topic, degenerate, undetermined or abstained as neither.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.study.run_directory import read_frame, read_record
 
 REFUSED, ANSWERED, NEITHER = 1, 0, -1
+# Outcomes and verdicts; every other one is neither.
 _BEHAVIOURS = {"refuse": REFUSED, "partial": REFUSED, "comply": ANSWERED}
 # Two runs are of the same model if these settings agree; steering makes another model.
 _SAME = ("model_fingerprint", "adapter_sha256", "steer", "directions_sha256", "direction")

@@ -1,4 +1,4 @@
-"""Curves over depth, the change point of each, and the lags of behaviour behind content.
+"""Curves over depth, onset and midpoint of each, and the lags of behaviour behind content.
 
 A curve is an AUROC by layer. The curve of refusal is how well an exit's refusal log-odds tell
 harmful from harmless prompts: a measure of what the exit would do, where the other curves measure
@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from jaxdepth.stats.change_point import ChangePoint, change_point, lag
-from jaxdepth.stats.intervals import holm, interval
+from jaxdepth.stats.change_point import ChangePoint, Distance, Place, change_point, lag
+from jaxdepth.stats.intervals import holm
 from jaxdepth.stats.ranking import auroc
+from jaxdepth.stats.resampled import UNIT, clusters_of, resampled_bounds
+from jaxdepth.stats.sufficiency import enough
 from jaxdepth.study.common_tables import FIRST_TOKEN
 from jaxdepth.study.probes.evaluate import BEHAVIOUR_HARMFUL, CONTENT, OWN, Examples
 from jaxdepth.study.probes.tables import CHANGE_POINTS, CURVES, PROBE_SCORES
@@ -30,19 +32,22 @@ class Curve(NamedTuple):
     first: int  # number of the first layer
     auroc_X: Float[np.ndarray, " X"]
     resampled_RX: Float[np.ndarray, "R X"]
+    clusters: int  # that were resampled, such as pairs
     is_behaviour: bool  # so that a lag behind content makes sense
 
 
 def write_changes(run: Run, own: Examples, transfer: Sequence[Examples]) -> None:
     """Write the curves, the change point of each, and the lags behind content.
 
-    A lag is written only if both curves rise.
+    A lag is written only if both curves rise. Curves of too few clusters have no change point.
     """
     curves = probe_curves(run, own, transfer)
     curves[REFUSAL] = refusal_curve(run, own)
     frames = []
     for name, curve in curves.items():
-        low_X, high_X = interval(curve.resampled_RX)
+        low_X, high_X = resampled_bounds(
+            curve.auroc_X, curve.resampled_RX, curve.clusters, UNIT, order=2
+        )
         layers = range(curve.first, curve.first + len(curve.auroc_X))
         columns = {"layer": layers, "auroc": curve.auroc_X, "low": low_X, "high": high_X}
         frames.append(pd.DataFrame({"curve": name, **columns}))
@@ -50,7 +55,7 @@ def write_changes(run: Run, own: Examples, transfer: Sequence[Examples]) -> None
     changes = {
         name: change_point(curve.auroc_X, curve.resampled_RX, curve.first)
         for name, curve in curves.items()
-        if len(curve.auroc_X) > 2
+        if len(curve.auroc_X) > 2 and enough(curve.clusters)
     }
     contents = [content_at(p) for p in run.record["settings"]["positions"]]
     behaviours = [name for name, curve in curves.items() if curve.is_behaviour]
@@ -65,19 +70,30 @@ def _change_rows(
     rows = []
     adjusted = holm([change.p_rise for change in changes.values()])
     for (name, change), p_holm in zip(changes.items(), adjusted, strict=True):
-        row = change._asdict()
-        del row["layers_R"]
+        kept = ("rise", "rise_low", "rise_high", "p_rise", "p_gradual")
+        row = {name: getattr(change, name) for name in kept} | _layers(
+            change.onset, change.midpoint
+        )
         # With many curves one would rise by chance: the adjusted test decides.
-        row["kind"] = change.kind if p_holm <= LEVEL else "none"
-        rows.append(row | {"curve": name, "p_rise_holm": p_holm})
+        kind = change.kind if p_holm <= LEVEL else "none"
+        family = {"p_rise_holm": p_holm, "tests": len(changes)}
+        rows.append({"curve": name, "kind": kind} | row | family)
     rising = [row["curve"] for row in rows if row["kind"] != "none"]
     for later in rising:
         for earlier in rising:
             if later in behaviours and earlier in contents:
-                layers, low, high = lag(changes[earlier], changes[later])
-                row = {"curve": later, "after": earlier, "layer": layers, "low": low, "high": high}
-                rows.append(row)
+                behind = lag(changes[earlier], changes[later])
+                rows.append({"curve": later, "after": earlier} | _layers(*behind))
     return rows
+
+
+def _layers(onset: Place | Distance, midpoint: Place | Distance) -> dict[str, int]:
+    """The columns of an onset and a midpoint, or of the layers between two of each."""
+    return {
+        f"{name}{bound}": number
+        for name, numbers in (("onset", onset), ("midpoint", midpoint))
+        for bound, number in zip(("", "_low", "_high"), numbers[:3], strict=True)
+    }
 
 
 def content_at(position: str) -> str:
@@ -103,6 +119,7 @@ def probe_curves(run: Run, own: Examples, transfer: Sequence[Examples]) -> dict[
             0,
             auroc(score_JM, positive_M, fold_M),
             auroc(score_JM, positive_M, fold_M, counts_RM),
+            clusters_of(counts_RM),
             target == BEHAVIOUR_HARMFUL,
         )
     return curves
@@ -113,6 +130,6 @@ def refusal_curve(run: Run, own: Examples) -> Curve:
     frame = read_frame(run.path, FIRST_TOKEN.name)
     frame = frame.pivot(index="exit", columns="prompt_id", values="refusal_log_odds")
     score_EN = frame[own.ids].to_numpy(np.float64)
-    return Curve(
-        1, auroc(score_EN, own.harmful_N), auroc(score_EN, own.harmful_N, None, own.counts_RN), True
-    )
+    resampled_RE = auroc(score_EN, own.harmful_N, None, own.counts_RN)
+    clusters = clusters_of(own.counts_RN)
+    return Curve(1, auroc(score_EN, own.harmful_N), resampled_RE, clusters, True)

@@ -16,10 +16,11 @@ from jaxdepth.errors import InputError
 from jaxdepth.probing.fit import LinearProbes, fit_difference
 from jaxdepth.probing.folds import CrossFitted, choose_slice, cross_fit, make_folds
 from jaxdepth.prompts.datasets import Prompt
-from jaxdepth.stats.calibration import calibration_error
+from jaxdepth.stats.calibration import measure_calibration
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import interval, resample_counts
+from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.stats.ranking import auroc, tpr_at_fpr
+from jaxdepth.stats.resampled import UNIT, cluster_labels, clusters_of, resampled_bounds
 from jaxdepth.study.probes.tables import PROBE_SCORES, PROBES
 
 LOGISTIC, DIFFERENCE, SHUFFLED, RANDOM = "logistic", "difference", "shuffled labels", "random"
@@ -202,25 +203,41 @@ def metric_rows(
         counts_RN: bootstrap resamples of the prompts.
         logistic: whether the scores are log-odds, so that their calibration can be measured.
     """
-    auroc_X = auroc(score_XN, positive_N, fold_N)
-    low_X, high_X = interval(auroc(score_XN, positive_N, fold_N, counts_RN))
-    weights_1N = np.ones((1, len(positive_N)))
+    auroc_X, low_X, high_X = auroc_bounds(score_XN, positive_N, fold_N, counts_RN)
+    clusters_N = cluster_labels(counts_RN)
     rows = []
     for x, score_N in enumerate(score_XN):
         p_N = (1 + np.tanh(score_N.astype(np.float64) / 2)) / 2  # the sigmoid, without overflow
-        ece = float(calibration_error(p_N, positive_N, weights_1N)[0]) if logistic else None
+        calibration = {}
+        if logistic:
+            error, p_value, *_ = measure_calibration(p_N, positive_N, clusters_N)
+            calibration = {"calibration_error": error.value, "p_calibrated": p_value}
+            calibration |= {"calibration_low": error.low, "calibration_high": error.high}
         rows.append(
-            {
+            calibration
+            | {
                 "n": len(positive_N),
                 "n_positive": int(positive_N.sum()),
                 "auroc": float(auroc_X[x]),
                 "low": float(low_X[x]),
                 "high": float(high_X[x]),
                 "tpr_at_1_fpr": float(tpr_at_fpr(score_N, positive_N)),
-                "ece": ece,
             }
         )
     return rows
+
+
+def auroc_bounds(
+    score_XN: Float[np.ndarray, "X N"],
+    positive_N: Bool[np.ndarray, " N"],
+    fold_N: Int[np.ndarray, " N"] | None,
+    counts_RN: Float[np.ndarray, "R N"],
+) -> tuple[Float[np.ndarray, " X"], Float[np.ndarray, " X"], Float[np.ndarray, " X"]]:
+    """The AUROC of X scores with its bounds; NaN where too few clusters were resampled."""
+    auroc_X = np.asarray(auroc(score_XN, positive_N, fold_N))
+    resampled_RX = np.asarray(auroc(score_XN, positive_N, fold_N, counts_RN))
+    bounds = resampled_bounds(auroc_X, resampled_RX, clusters_of(counts_RN), UNIT, order=2)
+    return auroc_X, *bounds
 
 
 def score_table(

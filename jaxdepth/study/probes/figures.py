@@ -23,6 +23,7 @@ from jaxdepth.study.probes.evaluate import (
     auroc_estimate,
 )
 from jaxdepth.study.probes.knows_does import OTHER, QUADRANTS
+from jaxdepth.study.probes.summary import layers_of
 from jaxdepth.study.probes.tables import (
     ABLATION,
     CATEGORIES,
@@ -102,28 +103,32 @@ def _aurocs(frame: pd.DataFrame, target: str):
 def _changes(run_path: Path):
     # Of many curves those that answer the question: the others are in the table.
     main = rf"(?:{CONTENT}|{BEHAVIOUR_HARMFUL}) at (?:{INSTRUCTION}|{LAST})\b|{re.escape(REFUSAL)}"
+    frame = read_frame(run_path, CURVES.name).sort_values("layer", kind="stable")
+    frame = frame[frame["curve"].str.match(main)]
     changes = read_frame(run_path, CHANGE_POINTS.name)
-    changes = changes[changes["after"].isna() & changes["curve"].str.match(main)]
-    frame = read_frame(run_path, CURVES.name)
-    frame = frame[frame["curve"].isin(changes["curve"])].sort_values("layer", kind="stable")
+    changes = changes[changes["after"].isna()].set_index("curve")
+    curves = frame["curve"].unique()
     figure = new_figure(1)
-    figure.set_size_inches(7.2, 4.6 + 0.15 * len(changes))
+    figure.set_size_inches(7.2, 4.6 + 0.15 * len(curves))
     (axes,) = figure.axes
-    for number, (_, change) in enumerate(changes.iterrows()):
-        colour = _LINES[number % len(_LINES)]
-        rows = frame[frame["curve"] == change["curve"]]
-        label = f"{change['curve']}: no rise"
-        if change["kind"] != "none":
-            layer = Estimate(change["layer"], change["low"], change["high"])
-            label = f"{change['curve']}: {change['kind']} at {layer:.0f}"
-            # Below the curves, the layer with its interval.
-            height = frame["low"].min() - 0.03 * (number + 1)
-            axes.plot([layer.low, layer.high], [height, height], color=colour)
-            axes.plot(layer.value, height, "|", color=colour, markersize=9)
+    for number, curve in enumerate(curves):
+        colour, label = _LINES[number % len(_LINES)], f"{curve}: too few pairs to say"
+        if curve in changes.index:
+            change = changes.loc[curve]
+            label = f"{curve}: no rise"
+            if change["kind"] != "none":
+                onset, midpoint = (layers_of(change, name) for name in ("onset", "midpoint"))
+                label = f"{curve}: {change['kind']}, onset {onset:.0f}, midpoint {midpoint:.0f}"
+                # Below the curves, both layers with their intervals.
+                for row, (layer, mark) in enumerate(((onset, ">"), (midpoint, "|"))):
+                    height = frame["auroc"].min() - 0.06 - 0.03 * (2 * number + row)
+                    axes.plot([layer.low, layer.high], [height, height], color=colour)
+                    axes.plot(layer.value, height, mark, color=colour, markersize=7)
+        rows = frame[frame["curve"] == curve]
         band(axes, rows["layer"].to_numpy(), auroc_estimate(rows), colour, label, "o-")
     by_exit(axes, sorted(set(frame["layer"])))
     axes.set_ylabel("AUROC")
-    axes.set_xlabel("layer, or exit (below the curves: where each rises, 95%)")
+    axes.set_xlabel("layer, or exit (below the curves, 95%: > onset, | midpoint of each rise)")
     axes.set_title("Where harmfulness becomes readable, and where refusal follows")
     figure.legend(loc="outside lower center", frameon=False, fontsize=7)
     return figure

@@ -1,8 +1,9 @@
 """What a probe reads at an exit, against what that exit does.
 
 A prompt counts as known to be harmful if the content probe, fitted without that prompt, scores it
-above 0 at that layer. What the exit did comes from a run of sweep or decide. Answers that neither
-refuse nor comply (degenerate, undetermined, abstained) have a share of their own.
+above 0 at that layer. What the exit did comes from a run of sweep or decide; it complies if it
+answers to the point. Answers that neither refuse nor comply (off-topic, degenerate, undetermined,
+abstained) have a share of their own.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxdepth.stats.intervals import wilson
+from jaxdepth.stats.resampled import rate_bounds
 from jaxdepth.study.probes.behaviour import ANSWERED, REFUSED, Behaviour
 from jaxdepth.study.probes.evaluate import CONTENT, OWN
 from jaxdepth.study.probes.tables import KNOWS_DOES, PROBE_SCORES
@@ -63,7 +64,7 @@ def _share_rows(quadrant_N: np.ndarray) -> list[dict]:
     rows, total = [], len(quadrant_N)
     for name in (*QUADRANTS, OTHER):
         count = int((quadrant_N == name).sum())
-        low, high = wilson(count, total)
+        low, high = rate_bounds(count, total)
         shares = {"value": count / total, "low": low, "high": high}
         rows.append({"quadrant": name, "n": total, "count": count} | shares)
     return rows

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdepth.probing.positions import INSTRUCTION, LAST
+from jaxdepth.stats.bands import share_band
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.probes.evaluate import (
     CHOSEN,
@@ -118,14 +119,26 @@ def _position(curve: str) -> str | None:
 
 
 def _change_finding(row: pd.Series) -> str:
-    layers = f"{Estimate(row['layer'], row['low'], row['high']):.0f}"
+    onset, midpoint = (layers_of(row, name) for name in ("onset", "midpoint"))
     if pd.notna(row["after"]):
-        return f"{row['curve']} rises {layers} layers after {row['after']}."
+        return (
+            f"{row['curve']} rises after {row['after']}: from onset to onset {onset:.0f} layers, "
+            f"from midpoint to midpoint {midpoint:.0f}."
+        )
+    test = f"p = {row['p_rise_holm']:.2g}, Holm over {row['tests']:.0f} curves"
     if row["kind"] == "none":
-        return f"{row['curve']}: no rise over depth (p = {row['p_rise_holm']:.2g})."
-    verb = "jumps at layer" if row["kind"] == "jump" else "rises gradually, around layer"
+        return f"{row['curve']}: no rise over depth ({test})."
     rise = Estimate(row["rise"], row["rise_low"], row["rise_high"])
-    return f"{row['curve']} {verb} {layers}, by {rise:+.2f}."
+    how = "jumps" if row["kind"] == "jump" else "rises gradually"
+    return (
+        f"{row['curve']} {how}: onset at layer {onset:.0f}, midpoint at layer {midpoint:.0f}, by "
+        f"{rise:+.2f} ({test})."
+    )
+
+
+def layers_of(row: pd.Series, name: str) -> Estimate:
+    """The onset or the midpoint in a row of `change_points`, or the layers between two."""
+    return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
 
 
 def _quadrant_findings(frame: pd.DataFrame) -> list[str]:
@@ -135,11 +148,14 @@ def _quadrant_findings(frame: pd.DataFrame) -> list[str]:
     lines = []
     for quadrant in ("knows but complies", "refuses without knowing"):
         rows = frame[frame["quadrant"] == quadrant]
-        largest, last = rows.loc[rows["value"].idxmax()], rows.iloc[-1]
+        last, largest = rows.iloc[-1], int(rows["value"].argmax())
+        # The exit is chosen for its share: these bounds hold at all exits at once.
+        low_E, high_E = share_band(rows["value"].to_numpy(), int(last["n"]))
+        most = Estimate(rows["value"].iloc[largest], low_E[largest], high_E[largest])
         lines.append(
             f"{quadrant.capitalize()}: {Estimate.from_row(last):.0%} of {last['n']} harmful "
-            f"prompts at exit {last['exit']}, at most {Estimate.from_row(largest):.0%} at exit "
-            f"{largest['exit']} (probe at {position})."
+            f"prompts at exit {last['exit']}, at most {most:.0%} at exit "
+            f"{rows['exit'].iloc[largest]} (95% band over {len(rows)} exits; probe at {position})."
         )
     return lines
 

@@ -22,7 +22,7 @@ def _interval(how: str, prefix: str = "") -> tuple[Column, Column]:
     )
 
 
-_BOOTSTRAP = "bootstrap clustered by pair"
+_BOOTSTRAP = "bootstrap clustered by pair; NaN with fewer than 10 pairs"
 _AUROC = (Column("auroc", "float64", "AUROC"), *_interval(_BOOTSTRAP))
 _PROBE_COLUMNS = (
     _TARGET,
@@ -34,7 +34,14 @@ _PROBE_COLUMNS = (
     Column("n_positive", "int32", "of these, prompts of the positive class"),
     *_AUROC,
     Column("tpr_at_1_fpr", "float64", "true positive rate at a false positive rate of 1%"),
-    Column("ece", "float64", "expected calibration error; null unless the probe is logistic"),
+    Column(
+        "calibration_error",
+        "float64",
+        "root mean square calibration error over bins of equal mass, debiased; null unless the "
+        "probe is logistic, as the three that follow",
+    ),
+    *_interval("of that error; NaN with fewer than 10 pairs", "calibration_"),
+    Column("p_calibrated", "float64", "p-value of perfect calibration, of this row by itself"),
     Column("selectivity", "float64", "AUROC minus that on shuffled labels; null for other probes"),
     Column("chosen_layers", "list of int32", "layer that each fold chose; null for other probes"),
 )
@@ -69,15 +76,31 @@ CHANGE_POINTS = Table(
         Column("curve", "string", "a curve of the table curves"),
         Column("after", "string", "the curve that this one lags behind; null for a change point"),
         Column("kind", "string", "jump, gradual or none; null for a lag"),
-        Column("layer", "int32", "first layer of the upper level, or the lag", "layers"),
-        Column("low", "int32", f"lower bound of the 95% interval, {_BOOTSTRAP}", "layers"),
-        Column("high", "int32", f"upper bound of the 95% interval, {_BOOTSTRAP}", "layers"),
-        Column("rise", "float64", "upper minus lower level; null for a lag", "AUROC"),
+        Column(
+            "onset",
+            "int32",
+            "first layer above the lower level of the best-fitting step or ramp; of a lag, layers "
+            "from onset to onset",
+            "layers",
+        ),
+        Column("onset_low", "int32", "lower bound of the onset's 95% interval", "layers"),
+        Column("onset_high", "int32", "upper bound of the onset's 95% interval", "layers"),
+        Column(
+            "midpoint",
+            "int32",
+            "first upper layer of the best-fitting step, about half way up; of a lag, layers from "
+            "midpoint to midpoint",
+            "layers",
+        ),
+        Column("midpoint_low", "int32", "lower bound of the midpoint's 95% interval", "layers"),
+        Column("midpoint_high", "int32", "upper bound of the midpoint's 95% interval", "layers"),
+        Column("rise", "float64", "upper minus lower level of the step; null for a lag", "AUROC"),
         Column("rise_low", "float64", "lower bound of the simultaneous 95% interval", "AUROC"),
         Column("rise_high", "float64", "upper bound of the simultaneous 95% interval", "AUROC"),
         Column("p_rise", "float64", "p-value of a rise against a flat curve"),
-        Column("p_rise_holm", "float64", "p_rise adjusted over all curves (Holm)"),
-        Column("p_gradual", "float64", "p-value of a ramp against a step"),
+        Column("p_rise_holm", "float64", "p_rise adjusted over all curves of the table (Holm)"),
+        Column("tests", "int32", "tests in that family: one for each curve; null for a lag"),
+        Column("p_gradual", "float64", "p-value of a ramp against a step, of this curve by itself"),
     ),
 )
 CATEGORIES = Table(
@@ -117,7 +140,7 @@ KNOWS_DOES = Table(
         Column("n", "int32", "prompts of the label"),
         Column("count", "int32", "of these, prompts in the quadrant"),
         Column("value", "float64", "count / n"),
-        *_interval("Wilson"),
+        *_interval("Wilson; NaN with fewer than 10 prompts"),
     ),
 )
 THOUGHT_PROBES = Table(

@@ -28,8 +28,7 @@ from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.protocol import VERDICTS, Markers, open_thoughts
 from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import interval
-from jaxdepth.stats.ranking import auroc
+from jaxdepth.stats.resampled import clusters_of, resampled_bounds
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.probes.activations import Capture, capture, read_stream
 from jaxdepth.study.probes.evaluate import (
@@ -38,6 +37,7 @@ from jaxdepth.study.probes.evaluate import (
     CrossValidation,
     Examples,
     Target,
+    auroc_bounds,
     evaluate,
     folds_of,
 )
@@ -267,10 +267,9 @@ def _measure_rows(frame: pd.DataFrame, counts_RM: Float[np.ndarray, "R M"]) -> l
     fall_M = mean_M - score_MX[:, PLACES.index(CLOSED)]
     rows = []
     if any(len(set(positive_M[fold_M == f])) == 2 for f in set(fold_M)):
-        value_X = auroc(score_MX.T, positive_M, fold_M)
-        bounds = interval(auroc(score_MX.T, positive_M, fold_M, counts_RM))
         keys = {"metric": AUROC, "n": len(frame)}
-        rows += _estimate_rows(keys, PLACES, Estimate(value_X, *bounds))
+        bounds = auroc_bounds(score_MX.T, positive_M, fold_M, counts_RM)
+        rows += _estimate_rows(keys, PLACES, Estimate(*bounds))
     for side in (True, False):
         is_side_M = positive_M == side
         if is_side_M.any():
@@ -293,7 +292,8 @@ def _means(value_GX: Float[np.ndarray, "G X"], counts_RG: Float[np.ndarray, "R G
     """Means over prompts with their bootstrap intervals."""
     with np.errstate(invalid="ignore"):
         resampled_RX = (counts_RG @ value_GX) / counts_RG.sum(axis=1, keepdims=True)
-    return Estimate(value_GX.mean(axis=0), *interval(resampled_RX))
+    mean_X = value_GX.mean(axis=0)
+    return Estimate(mean_X, *resampled_bounds(mean_X, resampled_RX, clusters_of(counts_RG)))
 
 
 def _estimate_rows(keys: Mapping, places: Sequence[str | None], estimates: Estimate) -> list[dict]:

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from jaxdepth.refusal.protocol import VERDICTS, Verdict
 from jaxdepth.refusal.votes import RULES
+from jaxdepth.stats.calibration import bins_for, equal_mass_bins
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.figures import COLOURS, OUTCOMES, STYLES, by_exit, new_figure, save_all
@@ -15,7 +17,6 @@ from jaxdepth.study.verdicts.tables import CUTS, VERDICT_TABLE, VOTES
 
 _SHADES = {str(v): OUTCOMES[v] for v in VERDICTS} | {str(Verdict.ABSTAIN): "#eeeeee"}
 _LINES = ("#b5312b", "#d98a3d", "#6f9e4c", "#1f6fa8", "#6b4fa0", "#444444")
-_BINS = 10
 
 
 def draw_verdicts(run_path: str | Path) -> dict[Path, str]:
@@ -127,7 +128,7 @@ def _draw_calibration(run_path: str | Path, scores: ScoreTable):
         rows = rows.merge(prompts, on="prompt_id")
         p = rows["p_refuse"].astype(float) + rows["p_partial"]
         is_harmful = rows["label"] == "harmful"
-        bins = np.minimum((p * _BINS).astype(int), _BINS - 1)
+        bins = pd.Series(equal_mass_bins(p.to_numpy(), bins_for(len(p))), index=p.index)
         x, y, counts = p.groupby(bins).mean(), is_harmful.groupby(bins).mean(), bins.value_counts()
         axes.plot(x, y, style, color=colour, markersize=4, label=f"{name} (n={len(rows)})")
         for b in x.index:
@@ -140,7 +141,11 @@ def _draw_calibration(run_path: str | Path, scores: ScoreTable):
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("P(refuse) + P(partial); prompts per bin beside the points")
     axes.set_ylabel("share of prompts that are harmful")
-    axes.set_title(f"Calibration of verdicts at exit {exit_layer}")
+    error = scores.estimate("thought", "calibration_error")[-1]
+    axes.set_title(
+        f"Calibration of verdicts at exit {exit_layer}\n(error after the thought {error:.0%}, bins "
+        "of equal mass)"
+    )
     axes.legend(frameon=False)
     return figure
 

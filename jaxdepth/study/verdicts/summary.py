@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdepth.refusal.protocol import VERDICTS
+from jaxdepth.stats.calibration import BAR
 from jaxdepth.study.run_directory import Run, read_frame
 from jaxdepth.study.verdicts.score_table import ScoreTable
 from jaxdepth.study.verdicts.tables import COST, PAIRED
@@ -51,9 +52,9 @@ def _print_scores(scores: ScoreTable, console: Console) -> None:
 def findings(run: Run, scores: ScoreTable) -> Iterator[str]:
     """What the scores show, one sentence each, computed from them."""
     exits, last = np.array(scores.exits), scores.exits[-1]
-    accuracy = scores.estimate("thought", "balanced_accuracy")
+    accuracy = scores.estimate("thought", "balanced_accuracy_band")
     yield (
-        f"Verdicts are better than chance (interval above 50%) at exits "
+        f"Verdicts are better than chance (95% band over {len(exits)} exits above 50%) at exits "
         f"{runs_of_exits(exits, accuracy.low > 0.5)}, worse at "
         f"{runs_of_exits(exits, accuracy.high < 0.5)}."
     )
@@ -63,8 +64,8 @@ def findings(run: Run, scores: ScoreTable) -> Iterator[str]:
         differs = (paired["p_holm"] < 0.05).to_numpy()
         yield (
             f"More verdicts are right with the thought than without at {gains} of "
-            f"{len(paired)} exits; the two differ (exact McNemar, Holm over exits, p < 0.05) at "
-            f"exits {runs_of_exits(exits, differs)}."
+            f"{len(paired)} exits; the two differ (exact McNemar, whole pairs swapped, p < 0.05 "
+            f"after Holm over {len(paired)} exits) at exits {runs_of_exits(exits, differs)}."
         )
     for source, sentence in (
         ("cut 0", "the verdict before the thought equals the final one"),
@@ -77,13 +78,7 @@ def findings(run: Run, scores: ScoreTable) -> Iterator[str]:
     if any(np.isfinite(share.value) for share in follows.values()):
         shares = ", ".join(f"{verdict} {share:.0%}" for verdict, share in follows.items())
         yield f"At exit {last}, the answer follows a forced verdict in: {shares}."
-    temperature = scores.estimate("thought", "temperature").value[-1]
-    if np.isfinite(temperature):
-        before, after = (scores.estimate("thought", f"ece_{x}")[-1] for x in ("unscaled", "scaled"))
-        yield (
-            f"At exit {last}, a temperature of {temperature:.2f} fits half of the prompts; on the "
-            f"other half the calibration error is {before:.0%} before and {after:.0%} after."
-        )
+    yield from _calibration_findings(scores)
     majorities = [s for s in scores.sources if s.startswith("majority of ")]
     if majorities:
         one, all_ = (
@@ -94,6 +89,40 @@ def findings(run: Run, scores: ScoreTable) -> Iterator[str]:
             f"At exit {last}, balanced accuracy with one vote is {one:.0%}, by the "
             f"{majorities[-1]} votes {all_:.0%}."
         )
+
+
+def _calibration_findings(scores: ScoreTable) -> Iterator[str]:
+    """The calibration error at the last exit, what n can show, and what a temperature changes."""
+    last = scores.exits[-1]
+    error, p, needed = (
+        scores.estimate("thought", metric)[-1]
+        for metric in ("calibration_error", "p_calibrated", "n_to_show_calibration")
+    )
+    if np.isfinite(p.value):
+        yield (
+            f"At exit {last}, the calibration error of the verdicts' probabilities (root mean "
+            f"square over bins, debiased) is {error:.0%}; perfect calibration has p = {p.value:.2g}"
+            f" (one test). {_attainable(error.n or 0, needed.value)}"
+        )
+    temperature = scores.estimate("thought", "temperature").value[-1]
+    if np.isfinite(temperature):
+        before, after = (
+            scores.estimate("thought", f"calibration_error_{x}")[-1] for x in ("unscaled", "scaled")
+        )
+        yield (
+            f"At exit {last}, a temperature of {temperature:.2f} fits half of the prompts; on the "
+            f"other half the calibration error is {before:.0%} before and {after:.0%} after."
+        )
+
+
+def _attainable(n: int, needed: float) -> str:
+    """Whether so many prompts can show that the calibration error is small."""
+    if n < needed:
+        return (
+            f"With {n} prompts an error below {BAR:.0%} cannot be shown; about {needed:.0f} "
+            "prompts would do, if the verdicts were perfectly calibrated."
+        )
+    return f"With {n} prompts an error below {BAR:.0%} can be shown."
 
 
 def _print_cost(run: Run, console: Console) -> None:

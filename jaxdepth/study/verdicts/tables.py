@@ -27,11 +27,15 @@ _ANSWER_OUTCOME = Column(
     "string",
     "refuse, partial, comply, off-topic, degenerate or undetermined; null without an answer",
 )
+_NO_BOUNDS = (
+    "NaN for the temperature, p-values and numbers of prompts, and where there are fewer than 10 "
+    "pairs"
+)
 _ESTIMATE = (
     Column("n", "int32", "number of prompts", "prompts"),
     Column("value", "float64", "estimate of the metric"),
-    Column("low", "float64", "lower bound of its 95% interval; NaN for the temperature"),
-    Column("high", "float64", "upper bound of its 95% interval; NaN for the temperature"),
+    Column("low", "float64", f"lower bound of its 95% interval; {_NO_BOUNDS}"),
+    Column("high", "float64", f"upper bound of its 95% interval; {_NO_BOUNDS}"),
 )
 _SOURCE = Column(
     "source",
@@ -105,7 +109,15 @@ SCORES = Table(
     "a metric of one way to reach verdicts, at an exit",
     (
         _SOURCE,
-        Column("metric", "string", "name of the metric, such as balanced_accuracy"),
+        Column(
+            "metric",
+            "string",
+            "name of the metric, such as balanced_accuracy; bounds of balanced_accuracy_band hold "
+            "at all exits of the source at once; calibration_error is the root mean square over "
+            "bins of equal mass, debiased, p_calibrated the p-value of perfect calibration (one "
+            "test for each source and exit, not adjusted), n_to_show_calibration the prompts at "
+            "which an error below 5% could be shown",
+        ),
         EXIT,
         *_ESTIMATE,
     ),
@@ -116,10 +128,12 @@ PAIRED = Table(
     (
         EXIT,
         Column("n", "int32", "number of prompts", "prompts"),
+        Column("clusters", "int32", "number of pairs, each swapped as a whole", "pairs"),
         Column("right_only_with_thought", "int32", "right with the thought alone", "prompts"),
         Column("right_only_without", "int32", "right without the thought alone", "prompts"),
-        Column("p", "float64", "p-value of the exact McNemar test"),
+        Column("p", "float64", "p-value of the exact McNemar test, whole pairs swapped"),
         Column("p_holm", "float64", "p-value, adjusted over the exits (Holm)"),
+        Column("tests", "int32", "tests in that family: one for each exit of the run"),
     ),
 )
 RISK = Table(
