@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
 from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -70,12 +70,6 @@ def wilson(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
         return 1 - three, 1.0
     low, high = proportion_confint(count, total, alpha=1 - level, method="wilson")
     return float(low), float(high)
-
-
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p-value of McNemar's test, from the two counts of discordant pairs."""
-    total = only_first + only_second
-    return float(binomtest(only_first, total).pvalue) if total else 1.0
 
 
 def holm(p_values: Sequence[float] | Float[np.ndarray, " N"]) -> list[float]:

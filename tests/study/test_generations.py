@@ -16,7 +16,8 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.refusal.detector import held_out_counts
 from jaxdepth.refusal.outcome import Outcome, classify_texts
-from jaxdepth.stats.intervals import holm, mcnemar, wilson
+from jaxdepth.stats.cluster_mcnemar import cluster_mcnemar
+from jaxdepth.stats.intervals import holm, wilson
 from jaxdepth.study.answers import agreement
 from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.settings import Windows
@@ -200,7 +201,8 @@ def test_wilson():
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 5), (3, 3), (10, 2), (1, 0), (40, 60)])
 def test_mcnemar_is_the_exact_binomial_test(b, c):
     expected = binomtest(b, b + c).pvalue if b + c else 1.0
-    assert mcnemar(b, c) == pytest.approx(expected)
+    first_N = np.repeat([True, False], [b, c])
+    assert cluster_mcnemar(first_N, ~first_N, range(b + c)) == pytest.approx(expected)
 
 
 def test_holm():

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 
 from jaxdepth.refusal.detector import held_out_counts
 from jaxdepth.refusal.outcome import BUILT_IN, Outcome
+from jaxdepth.stats.cluster_mcnemar import cluster_mcnemar
 from jaxdepth.stats.estimate import Estimate
-from jaxdepth.stats.intervals import holm, mcnemar, wilson
+from jaxdepth.stats.intervals import holm, wilson
 from jaxdepth.study.common_tables import GENERATIONS
 from jaxdepth.study.run_directory import Run, read_frame
 from jaxdepth.study.settings import Windows
@@ -146,10 +147,12 @@ def paired_frame(outcomes: Outcomes) -> pd.DataFrame:
     refuses_NE = outcomes.outcome_NME[:, 0] == Outcome.REFUSE
     frames = []
     for label in sorted(set(outcomes.labels_N)):
-        early_NE, full_N1 = np.split(refuses_NE[outcomes.labels_N == label], [-1], axis=1)
+        of_label_N = outcomes.labels_N == label
+        early_NE, full_N1 = np.split(refuses_NE[of_label_N], [-1], axis=1)
         only_early_E = (early_NE & ~full_N1).sum(axis=0)
         only_full_E = (~early_NE & full_N1).sum(axis=0)
-        p_E = [mcnemar(int(a), int(b)) for a, b in zip(only_early_E, only_full_E, strict=True)]
+        clusters_N = outcomes.clusters_N[of_label_N]
+        p_E = [cluster_mcnemar(early_N, full_N1[:, 0], clusters_N) for early_N in early_NE.T]
         columns = {
             "label": label,
             "exit": outcomes.exits[:-1],

@@ -105,7 +105,7 @@ PAIRED = Table(
         Column("n", "int32", "number of prompts"),
         Column("refuses_only_here", "int32", "prompts that only the exit refuses"),
         Column("refuses_only_at_full_depth", "int32", "prompts that only full depth refuses"),
-        Column("p", "float64", "exact two-sided p-value of McNemar's test"),
+        Column("p", "float64", "exact two-sided p-value of McNemar's test, whole pairs swapped"),
         Column(
             "tests",
             "int32",
