@@ -11,7 +11,7 @@ from jaxdepth.judges.open import BUILTIN, open_judge
 from jaxdepth.judges.verdict import NamedJudge
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.outcome import BUILT_IN, Judge
-from jaxdepth.runtime.distributed import is_first
+from jaxdepth.runtime.distributed import is_first, raise_on_all
 from jaxdepth.study.run_directory import RUN_FILE
 from jaxdepth.study.settings import Texts
 
@@ -56,7 +56,7 @@ def choose_judge(texts: Texts, judge: Judge | None, out: Path) -> ChosenJudge:
             function cannot be known to be the same.
     """
     if judge is None:
-        opened = open_judge(texts.judge)
+        opened = _open_on_all(texts.judge)
         if opened is None:
             return ChosenJudge(None, BUILT_IN, None)
         return ChosenJudge(opened, opened.name, opened.identity)
@@ -74,3 +74,14 @@ def choose_judge(texts: Texts, judge: Judge | None, out: Path) -> ChosenJudge:
                 f"{unknown}, which has no digest. Set its attribute `identity`, or name another out"
             ) from None
         return ChosenJudge(judge, name, None)
+
+
+def _open_on_all(spec: str) -> NamedJudge | None:
+    """Open a judge in every process; raises InputError on all if it is raised on one."""
+    judge, error = None, None
+    try:
+        judge = open_judge(spec)
+    except InputError as raised:
+        error = raised
+    raise_on_all(error)
+    return judge

@@ -17,7 +17,7 @@ ROOMS = (
     ("depth",),
     ("prompts",),
     ("refusal", "probing", "weights"),
-    ("tune",),
+    ("tune", "judges"),
     ("study",),
     ("api", "commands"),
     ("__init__", "cli"),
