@@ -10,6 +10,7 @@ import builtins
 import enum
 import functools
 import hashlib
+import logging
 import platform
 import re
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path, PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxdepth.files import file_digest
@@ -78,7 +80,9 @@ class _Walker:
             )
         elif isinstance(value, re.Pattern):
             yield f"{value.pattern!r} {value.flags}"
-        elif isinstance(value, np.ndarray | np.generic):
+        elif isinstance(value, logging.Logger):
+            yield value.name
+        elif isinstance(value, np.ndarray | np.generic | jax.Array):
             yield _array(np.asarray(value))
         elif isinstance(value, CodeType):
             yield from self._code(value)

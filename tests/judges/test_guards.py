@@ -206,3 +206,23 @@ def test_outcomes_with_a_guard(guards):
     prompts, texts = zip(*PAIRS, strict=True)
     outcomes = [judged.outcome for judged in classify_texts(texts, prompts, judge=judge)]
     assert outcomes == [verdict.outcome for verdict in judge.verdicts(texts, prompts)]
+
+
+def test_white_space_before_a_verdict_is_decoded(guards, monkeypatch):
+    """As Llama Guard 3 may write a line break first."""
+    guard = open_judge(f"wildguard:{guards('wildguard')}").guard
+    question = guard.format.questions[0]
+    blank, yes = known_token(guard.tokenizer, "<0x0A>"), known_token(guard.tokenizer, "▁yes")
+
+    def next_logits(tokens_BS, lengths_B):
+        logits_BV = np.zeros((len(lengths_B), len(guard.tokenizer)))
+        last_B = tokens_BS[np.arange(len(lengths_B)), lengths_B - 1]
+        logits_BV[np.arange(len(lengths_B)), np.where(last_B == blank, yes, blank)] = 9
+        return logits_BV
+
+    monkeypatch.setattr(guard, "_next_logits", next_logits)
+    scored = guard.score([[5, 6, 7], [8]], question)
+    assert scored.is_readable_N.all()
+    assert (scored.p_NV[:, 0] > 0.99).all()
+    monkeypatch.setattr("jaxdepth.judges.guard._MAX_BLANKS", 0)
+    assert not guard.score([[5]], question).is_readable_N.any()
