@@ -27,7 +27,7 @@ _PROBE = ("How do I boil an egg?", "Put the egg into boiling water and wait for 
 class EndpointJudge(NamedJudge):
     """A model behind an address; what it says of topic and coherence stands, too."""
 
-    judges_topic = True
+    judges_topic, needs_reference = True, False
 
     def __init__(self, client: ChatClient, cache: ReplyCache | None = None) -> None:
         self._parts = (client.model, client.url, DIGEST)

@@ -29,6 +29,7 @@ class NamedJudge:
     name: str  # in tables and in messages
     identity: str  # a digest of what decides its answers
     judges_topic = False  # whether its "comply" stands without a check of coherence and topic
+    needs_reference = True  # whether the built-in rule may have to decide in its place
     asks_about = ""  # a label: the only prompts whose answers it is asked about
 
     def __init__(self, name: str, identity: str) -> None:
@@ -51,6 +52,10 @@ class NamedJudge:
         if new:
             self._known |= zip(new, self.ask_pairs(new), strict=True)
         return [self._known.get(pair, ABSTAINS) for pair in pairs]
+
+    def known(self, prompt: str, text: str) -> Verdict:
+        """The verdict on a text that was judged; one without a word where it was not."""
+        return self._known.get((prompt, text), ABSTAINS)
 
     def ask_pairs(self, pairs: Sequence[Pair]) -> list[Verdict]:
         """The verdicts on distinct pairs of prompt and text."""

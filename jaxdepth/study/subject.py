@@ -126,6 +126,7 @@ class Subject:
         provenance = {
             "model": str(self.settings.model.model),
             "adapter": self.settings.model.adapter,
+            "reference": _as_text(flatten(self.settings).get("reference")),
             "depth": self.model.config.num_hidden_layers,
             "chat_template": self.encoder.has_template,
             **steering_provenance(self.settings.steering),
@@ -170,3 +171,7 @@ def _open(settings: SubjectSettings, exits: str) -> Subject:
         exits=parse_exits(exits, loaded.model.config.num_hidden_layers),
         prompts=prompts,
     )
+
+
+def _as_text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -54,13 +54,13 @@ def test_no_such_function_is_one_line(file, tmp_path):
         open_judge(f"python:{file}:jugde")
     with pytest.raises(InputError, match="has no function NUMBER"):
         open_judge(f"python:{file}:NUMBER")
-    with pytest.raises(InputError, match="expected python:FILE.py:function"):
+    with pytest.raises(InputError, match=r"expected python:FILE\.py:function"):
         open_judge(f"python:{file}")
     file.write_text("import no_such_module")
-    with pytest.raises(InputError, match="cannot be run .ModuleNotFoundError"):
+    with pytest.raises(InputError, match=r"cannot be run \(ModuleNotFoundError"):
         open_judge(f"python:{file}:judge")
     file.write_text("def (")
-    with pytest.raises(InputError, match="cannot be run .SyntaxError"):
+    with pytest.raises(InputError, match=r"cannot be run \(SyntaxError"):
         open_judge(f"python:{file}:judge")
 
 

@@ -1,0 +1,303 @@
+"""`jaxdepth judge`: kept answers under other judges, reuse, failures, and agreement."""
+
+
+import numpy as np
+import pandas as pd
+import pytest
+from chat_server import chat_server
+from guards import tiny_guard
+from studies import settings_of
+
+import jaxdepth
+from jaxdepth import InputError
+from jaxdepth.cli import main
+from jaxdepth.refusal.outcome import BUILT_IN
+from jaxdepth.study.judging.agreement import RUN, agreement_rows, cohens_kappa, confusion_rows
+from jaxdepth.study.judging.run import judge_run
+from jaxdepth.study.judging.settings import Rejudge
+from jaxdepth.study.policies.run import sweep_policies
+from jaxdepth.study.policies.settings import PolicySweep
+from jaxdepth.study.run_directory import read_frame, read_record
+from jaxdepth.study.sweep.run import sweep
+from jaxdepth.study.sweep.settings import Sweep
+from jaxdepth.study.verdicts.run import run_decide
+from jaxdepth.study.verdicts.settings import Decide
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
+SMALL = {"limit": 2, "batch_size": 4, "max_new_tokens": 6, "exits": "2,4"}
+SOURCE = """
+CALLS = {calls!r}
+
+def judge(texts, prompts):
+    with open(CALLS, "a") as file:
+        file.writelines("x\\n" for _ in texts)
+    return [{answer} for text in texts]
+
+def second(texts, prompts):
+    return ["comply" if len(text) % 2 else None for text in texts]
+
+def broken(texts, prompts):
+    raise OSError("the disk is full")
+"""
+
+
+@pytest.fixture
+def run(tiny_path, tmp_path):
+    """A new run: every test judges its own."""
+    return sweep(settings_of(Sweep, tiny_path, tmp_path / "run", **SMALL)).path
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "calls").touch()
+    file = tmp_path / "mine.py"
+    file.write_text(SOURCE.format(calls=str(tmp_path / "calls"), answer="'refuse'"))
+    return file
+
+
+def judged(run, *judges, **changes):
+    judge_run(Rejudge(run, judges, **changes))
+    return read_frame(run, "judgements")
+
+
+def calls(file) -> int:
+    return len((file.parent / "calls").read_text().split())
+
+
+def test_the_builtin_judge_says_what_the_run_says(run):
+    rows = judged(run, "builtin").set_index(["prompt_id", "exit", "sample"])
+    own = read_frame(run, "generations").set_index(["prompt_id", "exit", "sample"])
+    assert len(rows) == len(own) == 8
+    assert set(rows["judge"]) == {BUILT_IN}
+    assert rows["outcome"].equals(own.loc[rows.index, "outcome"])
+    np.testing.assert_allclose(rows["score"], own.loc[rows.index, "score"], atol=1e-6)
+    agreement = read_frame(run, "judge_agreement")
+    assert set(agreement["agreement"]) == {1.0}
+    assert agreement["n"].tolist() == [8, 4, 4]
+
+
+def test_judgements_are_reused_while_the_identity_is_the_same(run, file):
+    spec, texts = f"python:{file}:judge", set()
+    for row in read_frame(run, "generations").itertuples():
+        texts.add((row.prompt_id, row.text))
+    first = judged(run, spec)
+    assert set(first["outcome"]) == {"refuse"}
+    assert set(first["verdict"]) == {"refuse"}
+    assert calls(file) == len(texts)  # equal answers to a prompt are judged once
+    again = judged(run, spec, f"python:{file}:second", "builtin")
+    assert calls(file) == len(texts)
+    assert set(again["judge"]) == {"python:mine.py:judge", "python:mine.py:second", BUILT_IN}
+    pd.testing.assert_frame_equal(again[again["judge"] == "python:mine.py:judge"], first)
+    file.write_text(file.read_text().replace("'refuse'", "'partial'"))
+    mended = judged(run, spec)
+    assert calls(file) == 2 * len(texts)
+    assert set(mended[mended["judge"] == "python:mine.py:judge"]["outcome"]) == {"partial"}
+    assert len(mended) == len(again)  # the old judgements are replaced, the others stay
+
+
+def test_a_judge_that_fails_loses_nothing(run, file, monkeypatch):
+    monkeypatch.setattr("jaxdepth.study.judging.run.CHUNK", 2)
+    spec, good = f"python:{file}:judge", file.read_text()
+    file.write_text(good.replace("['", "(1 / 0 if len(open(CALLS).readlines()) > 4 else ['"))
+    file.write_text(
+        good.replace(
+            "return ['refuse'", "assert len(open(CALLS).readlines()) < 5\n    return ['refuse'"
+        )
+    )
+    with pytest.raises(
+        InputError, match=r"AssertionError .* 4 of \d answers are judged by .* kept"
+    ):
+        judged(run, spec)
+    record = read_record(run)
+    assert "judgements" not in record["tables"]
+    assert len(list((run / "parts" / "judgement_chunks").iterdir())) == 2
+    before = calls(file)
+    sweep(settings_of(Sweep, record["facts"]["model"], run, **SMALL))  # it keeps the chunks
+    with pytest.raises(InputError, match="0 of"):
+        judged(run, spec)
+    assert calls(file) == before + 2  # those that are judged are not judged again
+    with pytest.raises(
+        InputError, match=r"broken raised OSError on 2 answers \(the disk is full\)"
+    ):
+        judged(run, "builtin", f"python:{file}:broken")
+    rows = judged(run, "builtin")
+    assert (rows["judge"] == BUILT_IN).sum() == 8
+    assert (rows["judge"] == "python:mine.py:judge").any()
+    assert not (run / "parts").exists()
+
+
+def test_a_guard(run, tmp_path_factory, tiny_path):
+    path = tiny_guard(tmp_path_factory.mktemp("guard"), "sorrybench")[0]
+    rows = judged(run, f"sorrybench:{path}")
+    assert set(rows["judge"]) == {"sorrybench"}
+    asked = rows[rows["verdict"].notna()]
+    assert set(asked["verdict"]) <= {"0", "1"}
+    assert ((asked["score"] >= 0.5) & (asked["score"] <= 1)).all()
+    own = read_frame(run, "generations")["outcome"]
+    for row, outcome in zip(rows.itertuples(), own, strict=True):
+        if row.verdict == "0":
+            assert row.outcome == ("undetermined" if outcome == "comply" else outcome)
+
+
+def test_an_endpoint_that_fails_is_asked_again(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr("jaxdepth.judges.reply_cache.FOLDER", tmp_path / "cache")
+    fails = []
+
+    def answer(prompt, text, number):
+        return (400, {}) if fails and "egg" not in prompt else '{"outcome": "off-topic"}'
+
+    with chat_server(answer) as server:
+        spec = f"openai:m@{server.url}"
+        fails.append(True)
+        rows = judged(run, spec)
+        assert set(rows["outcome"]) == {"undetermined"}
+        assert rows["failed"].all()
+        assert rows["verdict"].isna().all()
+        assert "gave no verdict on" in capsys.readouterr().err
+        fails.clear()
+        rows = judged(run, spec)
+        assert set(rows["outcome"]) == {"off-topic"}
+        assert not rows["failed"].any()
+
+
+def test_answers_of_policies_and_of_verdicts(tiny_path, tmp_path, protocol, file):
+    policy = settings_of(PolicySweep, tiny_path, tmp_path / "p", **SMALL, policy=("margin=0.2",))
+    run = sweep_policies(policy).path
+    rows = judged(run, f"python:{file}:judge", "builtin")
+    assert rows["exit"].isna().all()
+    assert set(rows["rule"]) == set(read_frame(run, "dynamic")["rule"])
+    assert len(rows) == 2 * len(read_frame(run, "dynamic"))
+    settings = settings_of(
+        Decide, tiny_path, tmp_path / "d", protocol=protocol, limit=1, exits="2,4", cost_rounds=0
+    )
+    run = run_decide(settings).path
+    rows = judged(run, f"python:{file}:judge", "builtin")
+    verdicts = read_frame(run, "verdicts")
+    own = rows[rows["judge"] == BUILT_IN]
+    assert own["outcome"].tolist() == verdicts["answer_outcome"].tolist()
+
+
+def test_what_cannot_be_judged_is_one_line(tiny_path, tmp_path, run, capsys):
+    settings = settings_of(Sweep, tiny_path, tmp_path / "bare", **SMALL, keep_text=False)
+    bare = sweep(settings).path
+    for args, says in (
+        ((bare, "--judge", "builtin"), "keeps no texts (--no-keep-text)"),
+        ((run,), "no judge is named"),
+        ((run, "--judge", "wildgard:x"), "did you mean 'wildguard'?"),
+        ((run, "--judge", f"wildguard:{tmp_path / 'none'}"), "is not a converted checkpoint"),
+        ((tmp_path, "--judge", "builtin"), "is not a run directory"),
+        ((run, "--judge", "builtin", "--reference", tmp_path), "is not a converted checkpoint"),
+    ):
+        assert main(["judge", *map(str, args)]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("jaxdepth: error: ")
+        assert says in err
+        assert len(err.splitlines()) == 1
+    assert "judgements" not in read_record(run)["tables"]
+
+
+def test_the_command_and_the_library(run, file, capsys):
+    args = ["judge", str(run), "--judge", "builtin", "--judge", f"python:{file}:second"]
+    assert main(args) == 0
+    printed = capsys.readouterr().out
+    assert "Cohen's kappa" in printed
+    assert "python:mine.py:second in columns" in " ".join(printed.split())
+    assert printed.splitlines()[-1] == (
+        f"Tables are in {run}: judgements.parquet, judge_agreement.parquet, judge_confusion.parquet"
+    )
+    opened = jaxdepth.open_run(run).judge("builtin", lambda texts, prompts: ["comply"] * len(texts))
+    assert "judgements" in opened.tables
+    names = set(opened.frame("judgements")["judge"])
+    assert {BUILT_IN, "python:mine.py:second"} < names
+    assert len(names) == 3
+
+
+def test_sweeps_and_verdicts_take_a_named_judge(tiny_path, tmp_path, protocol, file, capsys):
+    spec = f"python:{file}:judge"
+    run = jaxdepth.sweep(tiny_path, out=tmp_path / "s", judge=spec, **SMALL)
+    assert set(run.frame("generations")["outcome"]) == {"refuse"}
+    assert run.settings["judge"] == "python:mine.py:judge"
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(InputError, match="judge_identity"):
+        jaxdepth.sweep(tiny_path, out=tmp_path / "s", judge=spec, **SMALL)
+    small = {"protocol": protocol, "limit": 1, "exits": "4", "cost_rounds": 0}
+    run = jaxdepth.decide(tiny_path, out=tmp_path / "d", judge=spec, **small)
+    assert set(run.frame("verdicts")["answer_outcome"]) == {"refuse"}
+    assert set(run.frame("forced")["answer_outcome"]) == {"refuse"}
+
+
+# Agreement
+
+
+def test_kappa_is_that_of_scikit_learn():
+    from sklearn.metrics import cohen_kappa_score, confusion_matrix
+
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 4, 200)
+    second = np.where(rng.random(200) < 0.6, first, rng.integers(0, 4, 200))
+    table = confusion_matrix(first, second)
+    kappa = cohens_kappa(table[None])[0]
+    assert kappa == pytest.approx(cohen_kappa_score(first, second))
+    assert np.isnan(cohens_kappa(np.array([[[5, 0], [0, 0]]]))[0])
+
+
+def outcomes_of(rng, prompts, exits=(1, 2), agree=0.7) -> pd.DataFrame:
+    """Two judges that agree by chance, the more so the easier a prompt is."""
+    kinds = np.array(["refuse", "comply", "off-topic"])
+    rows = []
+    for prompt in range(prompts):
+        easy = rng.beta(4 * agree, 4 * (1 - agree))
+        for exit_layer in exits:
+            first = rng.choice(kinds)
+            second = first if rng.random() < easy else rng.choice(kinds)
+            rows.append({"prompt_id": str(prompt), "exit": exit_layer, RUN: first, "j": second})
+    return pd.DataFrame(rows)
+
+
+def test_agreement_and_confusion_rows():
+    outcomes = outcomes_of(np.random.default_rng(1), 40)
+    clusters = [str(int(p) // 2) for p in outcomes["prompt_id"]]
+    rows = list(agreement_rows(outcomes, [RUN, "j"], clusters, seed=0))
+    assert [row["exit"] for row in rows] == [None, 1, 2]
+    assert [row["n"] for row in rows] == [80, 40, 40]
+    for row in rows:
+        some = outcomes if row["exit"] is None else outcomes[outcomes["exit"] == row["exit"]]
+        assert row["agreement"] == pytest.approx((some[RUN] == some["j"]).mean())
+        assert row["low"] < row["kappa"] < row["high"]
+    counts = {
+        (row["outcome_first"], row["outcome_second"]): row["n"]
+        for row in confusion_rows(outcomes, [RUN, "j"])
+    }
+    assert sum(counts.values()) == 80
+    both = ((outcomes[RUN] == "refuse") & (outcomes["j"] == "comply")).sum()
+    assert counts["refuse", "comply"] == both
+
+
+def test_no_interval_where_nothing_can_be_said():
+    outcomes = outcomes_of(np.random.default_rng(1), 6)
+    row = next(agreement_rows(outcomes, [RUN, "j"], list(outcomes["prompt_id"]), seed=0))
+    assert row["kappa"] is not None
+    assert row["low"] is row["high"] is None  # too few prompts
+    equal = outcomes_of(np.random.default_rng(1), 30).assign(j=lambda frame: frame[RUN])
+    row = next(agreement_rows(equal, [RUN, "j"], list(equal["prompt_id"]), seed=0))
+    assert (row["kappa"], row["low"]) == (1, None)  # never an interval of no width
+    one = equal.assign(**{RUN: "comply", "j": "comply"})
+    row = next(agreement_rows(one, [RUN, "j"], list(one["prompt_id"]), seed=0))
+    assert (row["agreement"], row["kappa"]) == (1, None)
+
+
+def test_the_interval_covers():
+    """Of the kappa that very many prompts would have; binomial test at 1%."""
+    from scipy.stats import binomtest
+
+    rng = np.random.default_rng(3)
+    many = outcomes_of(rng, 20000)
+    row = next(agreement_rows(many, [RUN, "j"], ["0"] * len(many), seed=0))
+    hits = []
+    for seed in range(150):
+        some = outcomes_of(rng, 60)
+        estimate = next(agreement_rows(some, [RUN, "j"], list(some["prompt_id"]), seed=seed))
+        hits.append(estimate["low"] <= row["kappa"] <= estimate["high"])
+    assert binomtest(sum(hits), len(hits), 0.95).pvalue > 0.01
