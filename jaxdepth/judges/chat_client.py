@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 
 from jaxdepth.errors import one_line
 
@@ -105,9 +106,9 @@ class ChatClient:
             self.sleep(start - now)
 
 
-def _seconds(headers: Mapping | None) -> float:
+def _seconds(headers: Message) -> float:
     """The wait that a Retry-After header asks for in seconds; 0 for a date or none."""
     try:
-        return max(0.0, float((headers or {}).get("Retry-After", 0)))
+        return max(0.0, float(headers.get("Retry-After", 0)))
     except ValueError:
         return 0.0

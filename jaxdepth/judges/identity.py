@@ -31,6 +31,11 @@ _INSTALLED = tuple(
     Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")
 )
 
+_OF_PYTHON = {
+    *("__dict__", "__weakref__", "__module__", "__doc__", "__annotations__"),
+    *("__firstlineno__", "__static_attributes__"),
+}
+
 
 class UnknownIdentity(Exception):
     """Something that a function depends on cannot be digested; the message says what."""
@@ -149,9 +154,7 @@ class _Walker:
 
     def _attributes(self, attributes: Mapping[str, Any]) -> Iterator[str]:
         """Those of an object or class, without what Python adds to each."""
-        hidden = ("__dict__", "__weakref__", "__module__", "__doc__", "__annotations__")
-        hidden += ("__firstlineno__", "__static_attributes__")
-        for name in sorted(set(attributes) - set(hidden)):
+        for name in sorted(set(attributes) - _OF_PYTHON):
             yield f"{name} {self.describe(attributes[name])}"
 
 

@@ -5,7 +5,7 @@ import json
 import socket
 
 import pytest
-from chat_server import chat_server
+from doubles.chat_server import chat_server
 
 from jaxdepth import InputError, classify_texts
 from jaxdepth.judges.chat_client import ChatClient

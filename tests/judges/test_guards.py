@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from guards import PIECES, known_token, tiny_guard
+from doubles.guards import PIECES, known_token, tiny_guard
 from reference import hf_model
 
 from jaxdepth import InputError, classify_texts

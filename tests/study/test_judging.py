@@ -1,27 +1,26 @@
 """`jaxdepth judge`: kept answers under other judges, reuse, failures, and agreement."""
 
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
-from chat_server import chat_server
-from guards import tiny_guard
+from doubles.chat_server import chat_server
+from doubles.guards import tiny_guard
 from studies import settings_of
 
 import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.cli import main
 from jaxdepth.refusal.outcome import BUILT_IN
+from jaxdepth.study import run_directory
 from jaxdepth.study.judging.agreement import RUN, agreement_rows, cohens_kappa, confusion_rows
 from jaxdepth.study.judging.run import judge_run
 from jaxdepth.study.judging.settings import Rejudge
-from jaxdepth.study.policies.run import sweep_policies
-from jaxdepth.study.policies.settings import PolicySweep
-from jaxdepth.study.run_directory import read_frame, read_record
+from jaxdepth.study.policies.tables import DYNAMIC
+from jaxdepth.study.run_directory import Run, read_frame, read_record, read_table
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
-from jaxdepth.study.verdicts.run import run_decide
-from jaxdepth.study.verdicts.settings import Decide
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -127,6 +126,26 @@ def test_a_judge_that_fails_loses_nothing(run, file, monkeypatch):
     assert not (run / "parts").exists()
 
 
+def test_a_kill_while_the_table_is_replaced_loses_nothing(run, file, monkeypatch):
+    spec = f"python:{file}:judge"
+    first, before = judged(run, spec), calls(file)
+    write = run_directory.atomic_write
+
+    def killed(path, writer):
+        if path.name == "judgements.parquet":
+            raise KeyboardInterrupt
+        write(path, writer)
+
+    monkeypatch.setattr(run_directory, "atomic_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        judged(run, "builtin")
+    assert "judgements" not in read_record(run)["tables"]
+    monkeypatch.undo()
+    rows = judged(run, "builtin")
+    pd.testing.assert_frame_equal(rows[rows["judge"] != BUILT_IN].reset_index(drop=True), first)
+    assert calls(file) == before
+
+
 def test_a_guard(run, tmp_path_factory, tiny_path):
     path = tiny_guard(tmp_path_factory.mktemp("guard"), "sorrybench")[0]
     rows = judged(run, f"sorrybench:{path}")
@@ -162,21 +181,33 @@ def test_an_endpoint_that_fails_is_asked_again(run, tmp_path, monkeypatch, capsy
         assert not rows["failed"].any()
 
 
-def test_answers_of_policies_and_of_verdicts(tiny_path, tmp_path, protocol, file):
-    policy = settings_of(PolicySweep, tiny_path, tmp_path / "p", **SMALL, policy=("margin=0.2",))
-    run = sweep_policies(policy).path
-    rows = judged(run, f"python:{file}:judge", "builtin")
-    assert rows["exit"].isna().all()
-    assert set(rows["rule"]) == set(read_frame(run, "dynamic")["rule"])
-    assert len(rows) == 2 * len(read_frame(run, "dynamic"))
-    settings = settings_of(
-        Decide, tiny_path, tmp_path / "d", protocol=protocol, limit=1, exits="2,4", cost_rounds=0
-    )
-    run = run_decide(settings).path
-    rows = judged(run, f"python:{file}:judge", "builtin")
-    verdicts = read_frame(run, "verdicts")
-    own = rows[rows["judge"] == BUILT_IN]
-    assert own["outcome"].tolist() == verdicts["answer_outcome"].tolist()
+def test_answers_of_policies(run, tmp_path, file):
+    """Made by hand from those of a sweep: two rules, and no exits."""
+    record = read_record(run)
+    settings = record["settings"] | {"command": "sweep --policy"}
+    policies = Run.open(tmp_path / "policies", settings, record["facts"])
+    policies.write_table("prompts", read_table(run, "prompts"))
+    rows = [
+        row | {"rule": f"fixed {row['exit']}"} for row in read_table(run, "generations").to_pylist()
+    ]
+    policies.write_table(DYNAMIC.name, DYNAMIC.from_rows(rows))
+    judgements = judged(policies.path, f"python:{file}:judge", "builtin")
+    assert judgements["exit"].isna().all()
+    assert set(judgements["rule"]) == {"fixed 2", "fixed 4"}
+    own = judgements[judgements["judge"] == BUILT_IN]
+    assert own["outcome"].tolist() == [row["outcome"] for row in rows]
+    assert len(judgements) == 2 * len(rows)
+    assert judged(policies.path, "builtin").equals(judgements)
+
+
+def test_answers_of_verdicts(tiny_path, tmp_path, protocol, file):
+    spec = f"python:{file}:second"
+    bare = {"force": False, "swap": False, "cuts": (), "cost_rounds": 0, "limit": 1, "exits": "4"}
+    run = jaxdepth.decide(tiny_path, out=tmp_path / "d", protocol=protocol, judge=spec, **bare)
+    assert run.settings["judge"] == "python:mine.py:second"
+    rows = judged(run.path, spec)
+    assert rows["outcome"].tolist() == run.frame("verdicts")["answer_outcome"].tolist()
+    assert rows["verdict"].notna().any()
 
 
 def test_what_cannot_be_judged_is_one_line(tiny_path, tmp_path, run, capsys):
@@ -214,7 +245,7 @@ def test_the_command_and_the_library(run, file, capsys):
     assert len(names) == 3
 
 
-def test_sweeps_and_verdicts_take_a_named_judge(tiny_path, tmp_path, protocol, file, capsys):
+def test_a_sweep_takes_a_named_judge(tiny_path, tmp_path, file):
     spec = f"python:{file}:judge"
     run = jaxdepth.sweep(tiny_path, out=tmp_path / "s", judge=spec, **SMALL)
     assert set(run.frame("generations")["outcome"]) == {"refuse"}
@@ -222,10 +253,6 @@ def test_sweeps_and_verdicts_take_a_named_judge(tiny_path, tmp_path, protocol, f
     file.write_text(file.read_text() + "\n")
     with pytest.raises(InputError, match="judge_identity"):
         jaxdepth.sweep(tiny_path, out=tmp_path / "s", judge=spec, **SMALL)
-    small = {"protocol": protocol, "limit": 1, "exits": "4", "cost_rounds": 0}
-    run = jaxdepth.decide(tiny_path, out=tmp_path / "d", judge=spec, **small)
-    assert set(run.frame("verdicts")["answer_outcome"]) == {"refuse"}
-    assert set(run.frame("forced")["answer_outcome"]) == {"refuse"}
 
 
 # Agreement
@@ -246,14 +273,16 @@ def test_kappa_is_that_of_scikit_learn():
 def outcomes_of(rng, prompts, exits=(1, 2), agree=0.7) -> pd.DataFrame:
     """Two judges that agree by chance, the more so the easier a prompt is."""
     kinds = np.array(["refuse", "comply", "off-topic"])
-    rows = []
-    for prompt in range(prompts):
-        easy = rng.beta(4 * agree, 4 * (1 - agree))
-        for exit_layer in exits:
-            first = rng.choice(kinds)
-            second = first if rng.random() < easy else rng.choice(kinds)
-            rows.append({"prompt_id": str(prompt), "exit": exit_layer, RUN: first, "j": second})
-    return pd.DataFrame(rows)
+    easy_N = np.repeat(rng.beta(4 * agree, 4 * (1 - agree), prompts), len(exits))
+    first_N, other_N = rng.choice(kinds, (2, len(easy_N)))
+    return pd.DataFrame(
+        {
+            "prompt_id": np.repeat(np.arange(prompts), len(exits)).astype(str),
+            "exit": np.tile(exits, prompts),
+            RUN: first_N,
+            "j": np.where(rng.random(len(easy_N)) < easy_N, first_N, other_N),
+        }
+    )
 
 
 def test_agreement_and_confusion_rows():
@@ -271,8 +300,8 @@ def test_agreement_and_confusion_rows():
         for row in confusion_rows(outcomes, [RUN, "j"])
     }
     assert sum(counts.values()) == 80
-    both = ((outcomes[RUN] == "refuse") & (outcomes["j"] == "comply")).sum()
-    assert counts["refuse", "comply"] == both
+    pairs = Counter(zip(outcomes[RUN], outcomes["j"], strict=True))
+    assert counts == pairs
 
 
 def test_no_interval_where_nothing_can_be_said():
@@ -293,11 +322,11 @@ def test_the_interval_covers():
     from scipy.stats import binomtest
 
     rng = np.random.default_rng(3)
-    many = outcomes_of(rng, 20000)
+    many = outcomes_of(rng, 50000)
     row = next(agreement_rows(many, [RUN, "j"], ["0"] * len(many), seed=0))
     hits = []
-    for seed in range(150):
-        some = outcomes_of(rng, 60)
+    for seed in range(100):
+        some = outcomes_of(rng, 60, exits=(1,))
         estimate = next(agreement_rows(some, [RUN, "j"], list(some["prompt_id"]), seed=seed))
         hits.append(estimate["low"] <= row["kappa"] <= estimate["high"])
     assert binomtest(sum(hits), len(hits), 0.95).pvalue > 0.01

@@ -39,7 +39,7 @@ def agreement_rows(
         clusters_N: the cluster of each answer's prompt, resampled as one.
         seed: of the bootstrap.
     """
-    clusters_N = np.asarray(clusters_N, dtype=object)
+    cluster_N = np.asarray(clusters_N, dtype=object)
     exits = outcomes["exit"]
     for first, second in combinations(judges, 2):
         for exit_layer in (None, *sorted(exits.dropna().unique())):
@@ -48,7 +48,7 @@ def agreement_rows(
             here = outcomes[is_here_N]
             if here.empty:
                 continue
-            tables_CKK = _cluster_tables(here, first, second, clusters_N[is_here_N])
+            tables_CKK = _cluster_tables(here, first, second, cluster_N[is_here_N])
             kappa, low, high = _kappa(tables_CKK, seed)
             yield {
                 "first": first,
