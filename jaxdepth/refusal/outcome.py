@@ -190,9 +190,7 @@ def _outcome(
     is_comply = judged is Outcome.COMPLY
     if reading.answer is None:
         outcome, score = Outcome.UNDETERMINED, 1.0
-    elif isinstance(judged, Outcome) and (
-        not is_comply or getattr(judge, "judges_topic", False)
-    ):
+    elif isinstance(judged, Outcome) and (not is_comply or getattr(judge, "judges_topic", False)):
         outcome, score = judged, 1.0
     else:
         outcome, score = _built_in(reading, coherence, topic, complies=is_comply)

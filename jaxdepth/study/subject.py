@@ -12,6 +12,7 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
 from jaxdepth.refusal.encoder import Encoder
 from jaxdepth.refusal.reference import Reference
+from jaxdepth.refusal.thought import opens_thought
 from jaxdepth.runtime.distributed import raise_on_all
 from jaxdepth.settings_file import flatten
 from jaxdepth.study.common_tables import PROMPTS
@@ -129,6 +130,7 @@ class Subject:
             "reference": _as_text(flatten(self.settings).get("reference")),
             "depth": self.model.config.num_hidden_layers,
             "chat_template": self.encoder.has_template,
+            "opens_thought": opens_thought(self.encoder.reply_opening),
             **steering_provenance(self.settings.steering),
             **device_provenance(self.model),
             **provenance,

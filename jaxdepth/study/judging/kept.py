@@ -24,11 +24,14 @@ def read_prompts_of(run_path: Path) -> dict[str, Prompt]:
 def read_answers(run_path: Path) -> pd.DataFrame:
     """The answers of a run: the columns of `LANE`, `text`, and the run's own `outcome`.
 
+    A template that opens a thought leaves its tag out of the text; it is put in front again.
+
     Raises:
         InputError: there is no finished run, it is of a command that keeps no answers, or it does
             not keep its texts.
     """
-    settings = read_record(run_path)["settings"]
+    record = read_record(run_path)
+    settings = record["settings"]
     command = settings.get("command")
     if command not in ("sweep", "sweep --policy", "decide"):
         raise InputError(
@@ -51,5 +54,7 @@ def read_answers(run_path: Path) -> pd.DataFrame:
         renamed = {"vote": "sample", "answer": "text", "answer_outcome": "outcome"}
         answers = answers.rename(columns=renamed).assign(rule=None)
     answers = answers[[*LANE, "text", "outcome"]]
+    if command != "decide" and record["facts"].get("opens_thought"):
+        answers["text"] = "<think>\n" + answers["text"]
     # No outcome: no answer was shown.
     return answers[answers["outcome"].notna()].reset_index(drop=True)

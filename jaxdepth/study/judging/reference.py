@@ -7,8 +7,7 @@ from pathlib import Path
 
 from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest
-from jaxdepth.model.mistral import Mistral
-from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.refusal.reference import Reference
 from jaxdepth.study.loading import load_model
 from jaxdepth.study.settings import AdaptedModel, Devices
 from jaxdepth.weights.adapter import adapter_digest
@@ -52,10 +51,10 @@ def reference_of(record: Mapping, reference: Path | None) -> tuple[AdaptedModel,
     return model, digests
 
 
-def load_reference_of(record: Mapping, reference: Path | None) -> tuple[Mistral, PromptEncoder]:
+def load_reference_of(record: Mapping, reference: Path | None) -> Reference:
     """Load that model; raises InputError as `reference_of`."""
     loaded = load_model(reference_of(record, reference)[0], Devices())
-    return loaded.model, loaded.encoder
+    return Reference(loaded.model, loaded.encoder)
 
 
 def _check(path: Path, fingerprint: str | None, what: str) -> None:

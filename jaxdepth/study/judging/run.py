@@ -20,8 +20,10 @@ from jaxdepth.errors import InputError
 from jaxdepth.judges.identity import UnknownIdentity, identity_of
 from jaxdepth.judges.open import check_spec, open_judge
 from jaxdepth.judges.own import OwnJudge
-from jaxdepth.judges.verdict import NamedJudge, Pair, Verdict
+from jaxdepth.judges.verdict import ABSTAINS, NamedJudge, Pair, Verdict
 from jaxdepth.refusal.outcome import BUILT_IN, Judge, TextOutcome, classify_texts
+from jaxdepth.refusal.reference import Reference
+from jaxdepth.refusal.thought import answer_after_thought
 from jaxdepth.runtime import preemption
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.answers import judge_texts
@@ -45,11 +47,11 @@ class Panel:
         self.answers = read_answers(run.path)
         self.prompts = read_prompts_of(run.path)
         self.answers["prompt"] = [self.prompts[i].text for i in self.answers["prompt_id"]]
-        self._loaded: tuple | None = None
+        self._loaded: Reference | None = None
         self._builtin: str | None = None
 
     @property
-    def reference(self) -> tuple:
+    def reference(self) -> Reference:
         """The model that judges coherence, loaded when a judge first needs it."""
         if self._loaded is None:
             self._loaded = load_reference_of(self.run.record, self.settings.reference)
@@ -173,7 +175,8 @@ def _columns(judge: NamedJudge | None, pair: Pair, judged: TextOutcome) -> dict:
     """The columns of one judgement."""
     verdict = Verdict(None, str(judged.outcome), judged.score)
     if judge is not None:
-        verdict = judge.known(*pair)
+        prompt, answer = pair[0], answer_after_thought(pair[1])
+        verdict = ABSTAINS if answer is None else judge.known(prompt, answer)
     return {
         "outcome": str(judged.outcome),
         "verdict": verdict.word,
