@@ -76,6 +76,14 @@ def test_the_builtin_judge_says_what_the_run_says(run):
     assert agreement["n"].tolist() == [8, 4, 4]
 
 
+def test_a_judge_that_leaves_all_to_the_builtin_rule_changes_nothing(run):
+    judge_run(Rejudge(run), functions=[lambda texts, prompts: [None] * len(texts)])
+    rows = read_frame(run, "judgements")
+    own = read_frame(run, "generations")
+    assert rows["outcome"].tolist() == own["outcome"].tolist()
+    assert rows["verdict"].isna().all()
+
+
 def test_judgements_are_reused_while_the_identity_is_the_same(run, file):
     spec, texts = f"python:{file}:judge", set()
     for row in read_frame(run, "generations").itertuples():
