@@ -17,6 +17,7 @@ from jaxdepth.study import run_directory
 from jaxdepth.study.judging.agreement import RUN, agreement_rows, cohens_kappa, confusion_rows
 from jaxdepth.study.judging.run import judge_run
 from jaxdepth.study.judging.settings import Rejudge
+from jaxdepth.study.common_tables import GENERATIONS
 from jaxdepth.study.policies.tables import DYNAMIC
 from jaxdepth.study.run_directory import Run, read_frame, read_record, read_table
 from jaxdepth.study.sweep.run import sweep
@@ -206,6 +207,23 @@ def test_answers_of_policies(run, tmp_path, file):
     assert own["outcome"].tolist() == [row["outcome"] for row in rows]
     assert len(judgements) == 2 * len(rows)
     assert judged(policies.path, "builtin").equals(judgements)
+
+
+def test_a_judge_reads_what_follows_a_thought(run, tmp_path, file):
+    """Where the template opens the thought, its tag is not in the text that was kept."""
+    record = read_record(run)
+    thinking = Run.open(
+        tmp_path / "thinking", record["settings"], record["facts"] | {"opens_thought": True}
+    )
+    thinking.write_table("prompts", read_table(run, "prompts"))
+    texts = ("Let me think about it", "It is easy.</think>Mix flour and water.")
+    rows = read_table(run, "generations").to_pylist()[:2]
+    rows = [row | {"text": text} for row, text in zip(rows, texts, strict=True)]
+    thinking.write_table(GENERATIONS.name, GENERATIONS.from_rows(rows))
+    judgements = judged(thinking.path, f"python:{file}:judge")
+    assert judgements["outcome"].tolist() == ["undetermined", "refuse"]
+    assert judgements["verdict"].isna().tolist() == [True, False]
+    assert calls(file) == 1  # a thought that does not end is no answer
 
 
 def test_answers_of_verdicts(tiny_path, tmp_path, protocol, file):
