@@ -97,6 +97,7 @@ class StudyRun:
         self,
         *judges: str | Judge,
         reference: str | Path | None = None,
+        encoder: str | Path | None = None,
         seed: int = 0,
         progress: bool = False,
     ) -> "StudyRun":
@@ -107,7 +108,8 @@ class StudyRun:
         Args:
             judges: names as for `--judge`, such as `builtin`, and functions (see
                 `classify_texts`).
-            reference: a checkpoint that judges coherence in place of the run's own.
+            reference: a checkpoint by which the built-in rule reads answers, in place of the run's.
+            encoder: a sentence encoder in place of the run's.
             seed: of bootstrap intervals.
             progress: whether to show a progress bar.
 
@@ -115,9 +117,10 @@ class StudyRun:
             InputError: the run keeps no texts, or a judge cannot be opened or fails.
         """
         names = [judge for judge in judges if isinstance(judge, str)]
-        values = {"run": self.path, "judge": names, "reference": reference, "seed": seed}
+        values = {"run": self.path, "judge": names, "reference": reference, "encoder": encoder}
         functions = [judge for judge in judges if not isinstance(judge, str)]
-        judge_run(build(Rejudge, values, "judge"), progress_bar if progress else silent, functions)
+        settings = build(Rejudge, {**values, "seed": seed}, "judge")
+        judge_run(settings, progress_bar if progress else silent, functions)
         return self
 
 

@@ -128,6 +128,7 @@ class Subject:
             "model": str(self.settings.model.model),
             "adapter": self.settings.model.adapter,
             "reference": _as_text(flatten(self.settings).get("reference")),
+            "encoder": _as_text(flatten(self.settings).get("encoder")),
             "depth": self.model.config.num_hidden_layers,
             "chat_template": self.encoder.has_template,
             "opens_thought": opens_thought(self.encoder.reply_opening),
@@ -175,5 +176,5 @@ def _open(settings: SubjectSettings, exits: str) -> Subject:
     )
 
 
-def _as_text(path: Path | None) -> str | None:
+def _as_text(path: object) -> str | None:
     return None if path is None else str(path)

@@ -14,10 +14,10 @@ from jaxdepth import InputError
 from jaxdepth.cli import main
 from jaxdepth.refusal.outcome import BUILT_IN
 from jaxdepth.study import run_directory
+from jaxdepth.study.common_tables import GENERATIONS
 from jaxdepth.study.judging.agreement import RUN, agreement_rows, cohens_kappa, confusion_rows
 from jaxdepth.study.judging.run import judge_run
 from jaxdepth.study.judging.settings import Rejudge
-from jaxdepth.study.common_tables import GENERATIONS
 from jaxdepth.study.policies.tables import DYNAMIC
 from jaxdepth.study.run_directory import Run, read_frame, read_record, read_table
 from jaxdepth.study.sweep.run import sweep
@@ -75,6 +75,25 @@ def test_the_builtin_judge_says_what_the_run_says(run):
     agreement = read_frame(run, "judge_agreement")
     assert set(agreement["agreement"]) == {1.0}
     assert agreement["n"].tolist() == [8, 4, 4]
+
+
+def test_a_model_that_has_moved_is_named_or_not_needed(run, tiny_path, tmp_path, file):
+    moved = tmp_path / "moved"
+    record = read_record(run)
+    other = Run.open(moved, record["settings"], record["facts"] | {"model": "models/gone"})
+    for name in ("prompts", "generations"):
+        other.write_table(name, read_table(run, name))
+    with pytest.raises(InputError, match=r"needs the run's model \(models/gone is not a .*--ref"):
+        judged(moved, "builtin")
+    rows = judged(moved, "builtin", reference=tiny_path)
+    assert rows["outcome"].tolist() == read_frame(run, "generations")["outcome"].tolist()
+    changed = Run.open(
+        tmp_path / "changed", record["settings"] | {"model_fingerprint": "0"}, record["facts"]
+    )
+    for name in ("prompts", "generations"):
+        changed.write_table(name, read_table(run, name))
+    with pytest.raises(InputError, match="is not the model that the run had"):
+        judged(changed.path, f"python:{file}:judge")
 
 
 def test_a_judge_that_leaves_all_to_the_builtin_rule_changes_nothing(run):

@@ -1,68 +1,110 @@
-"""The built-in rule for the answers of a finished run: its reference model, and its identity."""
+"""What the built-in rule reads the answers of a finished run by, and the rule's identity."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, TypeVar
 
 from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest
+from jaxdepth.refusal.encoder import Encoder
 from jaxdepth.refusal.reference import Reference
+from jaxdepth.study.judging.settings import Rejudge
 from jaxdepth.study.loading import load_model
 from jaxdepth.study.settings import AdaptedModel, Devices
 from jaxdepth.weights.adapter import adapter_digest
 from jaxdepth.weights.checkpoint import read_manifest
 
-
-def builtin_identity(record: Mapping, reference: Path | None) -> str:
-    """A digest of the built-in rule, and of the model under which it judges coherence."""
-    package = Path(str(files("jaxdepth")))
-    rule = [*(package / "refusal").glob("*.py"), *(package / "data").glob("*.json")]
-    parts = [f"{file.name} {file_digest(file)}" for file in sorted(rule)]
-    parts += reference_of(record, reference)[1]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+T = TypeVar("T")
 
 
-def reference_of(record: Mapping, reference: Path | None) -> tuple[AdaptedModel, list[str]]:
-    """The model that judges coherence for a run, and its digests.
+@dataclass(frozen=True)
+class Readers:
+    """The model and the sentence encoder that read answers, not loaded yet."""
+
+    model: AdaptedModel
+    encoder: Encoder | None
+    digests: tuple[str, ...]
+
+    @property
+    def identity(self) -> str:
+        """A digest of the built-in rule and of these two."""
+        package = Path(str(files("jaxdepth")))
+        rule = [*(package / "refusal").glob("*.py"), *(package / "data").glob("*.json")]
+        parts = [f"{file.name} {file_digest(file)}" for file in sorted(rule)]
+        return hashlib.sha256("\n".join([*parts, *self.digests]).encode()).hexdigest()
+
+    def load(self) -> Reference:
+        """Load the model; raises InputError where it cannot be."""
+        loaded = load_model(self.model, Devices())
+        return Reference(loaded.model, loaded.encoder, self.encoder)
+
+
+def readers_of(record: Mapping, given: Rejudge) -> Readers:
+    """What a run's answers were read by, or what is given in its place.
 
     Args:
         record: of the run.
-        reference: a checkpoint in place of the run's own.
+        given: names a reference or an encoder in place of the run's own.
 
     Raises:
-        InputError: the run's own is not where it was, or is another model by now.
+        InputError: one of the run's own is not where it was, or is another by now.
     """
+    model, digests = _model_of(record, given.reference)
+    encoder, path = None, given.encoder
+    expected = record["settings"].get("encoder_sha256")
+    if path is None and expected is not None:
+        path = Path(record["facts"].get("encoder") or "")
+        encoder = _found(
+            "the run's sentence encoder", "--encoder", path, lambda: Encoder.open(path)
+        )
+        _check(path, encoder.identity, expected, "the sentence encoder", "--encoder")
+    elif path is not None:
+        encoder = Encoder.open(path)
+    return Readers(model, encoder, (*digests, "" if encoder is None else encoder.identity))
+
+
+def _model_of(record: Mapping, given: Path | None) -> tuple[AdaptedModel, tuple[str, ...]]:
+    """The checkpoint that reads answers, and its digests."""
     settings, facts = record["settings"], record["facts"]
-    dtype = settings.get("dtype")
-    if reference is None and settings.get("reference_fingerprint") is not None:
-        path = Path(facts.get("reference") or "")
-        _check(path, settings["reference_fingerprint"], "its reference model")
-        reference = path
-    if reference is not None:
-        fingerprint = read_manifest(reference)["fingerprint"]
-        return AdaptedModel(reference, dtype=dtype), [fingerprint]
-    path, adapter = Path(facts.get("model", "")), facts.get("adapter")
-    _check(path, settings.get("model_fingerprint"), "its model")
-    digests = [settings["model_fingerprint"], str(settings.get("adapter_sha256"))]
-    if adapter is not None and adapter_digest(adapter) != settings.get("adapter_sha256"):
-        raise InputError(f"the adapter {adapter} of the run has changed since: name --reference")
+    dtype, expected = settings.get("dtype"), settings.get("reference_fingerprint")
+    if given is not None:
+        return AdaptedModel(given, dtype=dtype), (read_manifest(given)["fingerprint"],)
+    own = expected is None
+    path = Path(facts.get("model" if own else "reference") or "")
+    expected = settings.get("model_fingerprint") if own else expected
+    found = _found(
+        "the run's model" if own else "the run's reference model",
+        "--reference",
+        path,
+        lambda path: read_manifest(path)["fingerprint"],
+    )
+    _check(path, found, expected, "the model", "--reference")
+    if not own:
+        return AdaptedModel(path, dtype=dtype), (found,)
+    adapter, sha256 = facts.get("adapter"), settings.get("adapter_sha256")
+    if adapter is not None:
+        digest = _found(
+            "the run's adapter", "--reference", adapter, lambda: adapter_digest(adapter)
+        )
+        _check(adapter, digest, sha256, "the adapter", "--reference")
     model = AdaptedModel(path, dtype=dtype, int8=settings.get("int8", False), adapter=adapter)
-    return model, digests
+    return model, (found, str(sha256))
 
 
-def load_reference_of(record: Mapping, reference: Path | None) -> Reference:
-    """Load that model; raises InputError as `reference_of`."""
-    loaded = load_model(reference_of(record, reference)[0], Devices())
-    return Reference(loaded.model, loaded.encoder)
-
-
-def _check(path: Path, fingerprint: str | None, what: str) -> None:
+def _found(what: str, option: str, path: Any, find: Callable[[Any], T]) -> T:
+    """What `find` finds at a path; its error says which option names another."""
     try:
-        found = read_manifest(path)["fingerprint"]
-    except InputError as error:
+        return find(path)
+    except (InputError, OSError) as error:
+        reason = str(error) if isinstance(error, InputError) else f"{path} cannot be read"
         raise InputError(
-            f"the run needs {what} to judge coherence ({error}), or --reference"
+            f"the built-in rule needs {what} ({reason}): name it with {option}"
         ) from None
-    if found != fingerprint:
-        raise InputError(f"{path} is not {what} that the run had: name that one with --reference")
+
+
+def _check(path: object, found: str, expected: str | None, what: str, option: str) -> None:
+    if found != expected:
+        raise InputError(f"{path} is not {what} that the run had: name another with {option}")

@@ -12,6 +12,7 @@ import hashlib
 import sys
 import uuid
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import jax
 import pandas as pd
@@ -29,7 +30,7 @@ from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.answers import judge_texts
 from jaxdepth.study.judging.agreement import RUN, agreement_rows, confusion_rows
 from jaxdepth.study.judging.kept import LANE, read_answers, read_prompts_of
-from jaxdepth.study.judging.reference import builtin_identity, load_reference_of
+from jaxdepth.study.judging.reference import Readers, readers_of
 from jaxdepth.study.judging.settings import Rejudge
 from jaxdepth.study.judging.tables import AGREEMENT, CONFUSION, JUDGEMENTS
 from jaxdepth.study.run_directory import Run, read_record, read_table
@@ -47,29 +48,24 @@ class Panel:
         self.answers = read_answers(run.path)
         self.prompts = read_prompts_of(run.path)
         self.answers["prompt"] = [self.prompts[i].text for i in self.answers["prompt_id"]]
-        self._loaded: Reference | None = None
-        self._builtin: str | None = None
 
-    @property
+    @cached_property
+    def readers(self) -> Readers:
+        """What the built-in rule reads answers by."""
+        return readers_of(self.run.record, self.settings)
+
+    @cached_property
     def reference(self) -> Reference:
-        """The model that judges coherence, loaded when a judge first needs it."""
-        if self._loaded is None:
-            self._loaded = load_reference_of(self.run.record, self.settings.reference)
-        return self._loaded
-
-    @property
-    def builtin_identity(self) -> str:
-        if self._builtin is None:
-            self._builtin = builtin_identity(self.run.record, self.settings.reference)
-        return self._builtin
+        """The same, loaded when a judge first needs it."""
+        return self.readers.load()
 
     def identity(self, judge: NamedJudge | None) -> str:
         """The digest of what decides the outcomes: also of the built-in rule, where it may."""
         if judge is None:
-            return self.builtin_identity
+            return self.readers.identity
         if not judge.needs_reference:
             return judge.identity
-        return hashlib.sha256(f"{judge.identity} {self.builtin_identity}".encode()).hexdigest()
+        return hashlib.sha256(f"{judge.identity} {self.readers.identity}".encode()).hexdigest()
 
     def decide(self, judge: NamedJudge | None, pairs: Sequence[Pair]) -> list[TextOutcome]:
         """The outcomes of distinct pairs of prompt and text."""

@@ -20,6 +20,9 @@ class Rejudge:
     llamaguard:PATH (a converted checkpoint); openai:MODEL@URL (an endpoint, with a key from
     JAXDEPTH_JUDGE_KEY or OPENAI_API_KEY); python:FILE.py:function (your own program)."""
     reference: Annotated[Path | None, tyro.conf.arg(metavar="MODEL")] = None
-    """Checkpoint that judges coherence. By default that of the run."""
+    """Checkpoint by which the built-in rule reads answers. By default that of the run."""
+    encoder: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Sentence encoder by which the built-in rule tells whether an answer is to the point. By
+    default that of the run, if it had one."""
     seed: Annotated[int, tyro.conf.arg(metavar="SEED")] = 0
     """Seed of bootstrap intervals."""
