@@ -57,9 +57,7 @@ def readers_of(record: Mapping, given: Rejudge) -> Readers:
     expected = record["settings"].get("encoder_sha256")
     if path is None and expected is not None:
         path = Path(record["facts"].get("encoder") or "")
-        encoder = _found(
-            "the run's sentence encoder", "--encoder", path, lambda: Encoder.open(path)
-        )
+        encoder = _found("the run's sentence encoder", "--encoder", path, Encoder.open)
         _check(path, encoder.identity, expected, "the sentence encoder", "--encoder")
     elif path is not None:
         encoder = Encoder.open(path)
@@ -86,9 +84,7 @@ def _model_of(record: Mapping, given: Path | None) -> tuple[AdaptedModel, tuple[
         return AdaptedModel(path, dtype=dtype), (found,)
     adapter, sha256 = facts.get("adapter"), settings.get("adapter_sha256")
     if adapter is not None:
-        digest = _found(
-            "the run's adapter", "--reference", adapter, lambda: adapter_digest(adapter)
-        )
+        digest = _found("the run's adapter", "--reference", adapter, adapter_digest)
         _check(adapter, digest, sha256, "the adapter", "--reference")
     model = AdaptedModel(path, dtype=dtype, int8=settings.get("int8", False), adapter=adapter)
     return model, (found, str(sha256))
