@@ -9,6 +9,7 @@ from studies import settings_of
 
 from jaxdepth import InputError
 from jaxdepth.judges.identity import UnknownIdentity, identity_of
+from jaxdepth.settings_file import revise
 from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
@@ -130,6 +131,27 @@ def test_a_judge_that_cannot_be_known_judges_a_run_once(tiny_path, tmp_path, qui
     judge.identity = "locked"
     with pytest.raises(InputError, match="judge_identity = null, not"):
         sweep(given, judge=judge)
+
+
+def test_a_judge_that_fails_in_the_middle_loses_no_run(tiny_path, tmp_path, capsys, quick_programs):
+    given = settings(tiny_path, tmp_path / "run")
+    prompts = tmp_path / "asked.txt"
+    prompts.write_text("".join(f"How do I bake bread {n}?\n" for n in range(3)))
+    calls = []
+
+    def judge(texts, prompts=None):
+        calls.append(len(texts))
+        return 1 / (len(calls) != 2) and ["refuse"] * len(texts)
+
+    judge.identity = "fails once"
+    run = sweep(revise(given, batch_size=1), judge=judge)
+    outcomes = read_table(run.path, "generations")["outcome"].to_pylist()
+    assert sorted(outcomes) == ["refuse", "refuse", "undetermined"]
+    assert (
+        "failed on 1 answers, which are undetermined (division by zero)" in capsys.readouterr().err
+    )
+    with pytest.raises(ZeroDivisionError):  # at once: nothing is lost yet
+        sweep(revise(given, out=tmp_path / "other"), judge=lambda texts, prompts: [1 / 0])
 
 
 def test_one_judge_only(tiny_path, tmp_path):

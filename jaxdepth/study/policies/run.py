@@ -90,7 +90,7 @@ def sweep_policies(
         return answer_batch(answerer, rules, classifier, batch)
 
     in_parts(run, (DYNAMIC.name, TOKENS.name), batches, answer, bar)
-    chosen.warn()
+    chosen.warn(run.path)
     return run
 
 

@@ -58,7 +58,7 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
         answerer = Answerer(settings, subject, reference, chosen.judge)
         batches = make_batches(ids[:count], batch_size, model.mesh)
         in_parts(run, (GENERATIONS.name,), batches, answerer.rows, bar)
-        chosen.warn()
+        chosen.warn(run.path)
     return run
 
 

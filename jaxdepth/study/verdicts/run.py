@@ -59,7 +59,7 @@ def run_decide(settings: Decide, bar: ProgressBar = silent, judge: Judge | None 
         _write_swapped(run, decider, batches, bar)
     if settings.thinking.series != "none":
         _write_series(run, decider, bar)
-    chosen.warn()
+    chosen.warn(run.path)
     write_cost(run, decider, batches[0])
     return run
 
