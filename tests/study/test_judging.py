@@ -16,7 +16,7 @@ from jaxdepth.refusal.outcome import BUILT_IN
 from jaxdepth.study import run_directory
 from jaxdepth.study.common_tables import GENERATIONS
 from jaxdepth.study.judging.agreement import RUN, agreement_rows, cohens_kappa, confusion_rows
-from jaxdepth.study.judging.run import judge_run
+from jaxdepth.study.judging.run import judge_run, labelled
 from jaxdepth.study.judging.settings import Rejudge
 from jaxdepth.study.policies.tables import DYNAMIC
 from jaxdepth.study.run_directory import Run, read_frame, read_record, read_table
@@ -301,6 +301,11 @@ def test_a_sweep_takes_a_named_judge(tiny_path, tmp_path, file):
 
 
 # Agreement
+
+
+def test_two_judges_of_one_name_are_told_apart():
+    rows = {"judge": ["a", "a", "b"], "identity": ["1" * 64, "2" * 64, "3" * 64]}
+    assert labelled(pd.DataFrame(rows))["label"].tolist() == ["a 11111111", "a 22222222", "b"]
 
 
 def test_kappa_is_that_of_scikit_learn():
