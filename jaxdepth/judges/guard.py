@@ -97,7 +97,7 @@ class Guard:
         """A text in which no control token is spelled: each has a space after its first letter."""
         for token in self.tokenizer.added_tokens_decoder.values():
             spelled = str(token)
-            if len(spelled) > 1 and spelled in text:
+            if len(spelled.strip()) > 1 and spelled in text:
                 text = text.replace(spelled, f"{spelled[0]} {spelled[1:]}")
         return text
 
