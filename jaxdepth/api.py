@@ -21,6 +21,8 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.progress import progress_bar, silent
 from jaxdepth.settings_file import build
+from jaxdepth.study.judging.run import judge_run
+from jaxdepth.study.judging.settings import Rejudge
 from jaxdepth.study.policies.choice import write_policies
 from jaxdepth.study.policies.figures import draw_policies
 from jaxdepth.study.policies.rules import check_static
@@ -91,6 +93,36 @@ class StudyRun:
         drawn = _DRAW[self.settings["command"]](self.path)
         return [Figure(path, caption) for path, caption in drawn.items()]
 
+    def judge(
+        self,
+        *judges: str | Judge,
+        reference: str | Path | None = None,
+        encoder: str | Path | None = None,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> "StudyRun":
+        """Judge the answers that the run has kept, as `jaxdepth judge` does.
+
+        The run gets the tables judgements, judge_agreement and judge_confusion.
+
+        Args:
+            judges: names as for `--judge`, such as `builtin`, and functions (see
+                `classify_texts`).
+            reference: a checkpoint by which the built-in rule reads answers, in place of the run's.
+            encoder: a sentence encoder in place of the run's.
+            seed: of bootstrap intervals.
+            progress: whether to show a progress bar.
+
+        Raises:
+            InputError: the run keeps no texts, or a judge cannot be opened or fails.
+        """
+        names = [judge for judge in judges if isinstance(judge, str)]
+        values = {"run": self.path, "judge": names, "reference": reference, "encoder": encoder}
+        functions = [judge for judge in judges if not isinstance(judge, str)]
+        settings = build(Rejudge, {**values, "seed": seed}, "judge")
+        judge_run(settings, progress_bar if progress else silent, functions)
+        return self
+
 
 def open_run(path: str | Path) -> StudyRun:
     """A finished run of `jaxdepth sweep`, `decide` or `probe`.
@@ -105,20 +137,22 @@ def open_run(path: str | Path) -> StudyRun:
 
 
 def sweep(
-    model: str | Path, *, judge: Judge | None = None, progress: bool = False, **settings
+    model: str | Path, *, judge: str | Judge | None = None, progress: bool = False, **settings
 ) -> StudyRun:
     """Run every prompt at every exit, as `jaxdepth sweep` does; resume an unfinished run.
 
     Args:
         model: a checkpoint made by `jaxdepth convert`.
-        judge: judges the outcomes of answers in place of the built-in one; see `classify_texts`.
+        judge: judges the outcomes of answers in place of the built-in one: a function (see
+            `classify_texts`), or a name as for `--judge`.
         progress: whether to show a progress bar.
         settings: see `jaxdepth sweep --help`, such as `prompts`, `exits`, `max_new_tokens`, `out`.
 
     Raises:
         InputError: something in the settings, the prompts or the checkpoint is wrong.
     """
-    given = build(PolicySweep, {"model": model, **settings}, "sweep")
+    named, judge = _named(judge)
+    given = build(PolicySweep, {"model": model, **named, **settings}, "sweep")
     bar, seed = progress_bar if progress else silent, given.sweep.output.seed
     if given.policies.policy:
         run = sweep_policies(given, bar, judge)
@@ -130,21 +164,31 @@ def sweep(
     return StudyRun(run.path)
 
 
-def decide(model: str | Path, *, progress: bool = False, **settings) -> StudyRun:
+def decide(
+    model: str | Path, *, judge: str | Judge | None = None, progress: bool = False, **settings
+) -> StudyRun:
     """Let every exit think, decide and answer, as `jaxdepth decide` does.
 
     Args:
         model: a checkpoint made by `jaxdepth convert`.
+        judge: judges the outcomes of answers in place of the built-in one: a function (see
+            `classify_texts`), or a name as for `--judge`.
         progress: whether to show a progress bar.
         settings: see `jaxdepth decide --help`.
 
     Raises:
         InputError: something in the settings, the protocol, the prompts or the checkpoint is wrong.
     """
-    given = build(Decide, {"model": model, **settings}, "decide")
-    run = run_decide(given, progress_bar if progress else silent)
+    named, judge = _named(judge)
+    given = build(Decide, {"model": model, **named, **settings}, "decide")
+    run = run_decide(given, progress_bar if progress else silent, judge)
     write_verdicts(run, given.output.seed)
     return StudyRun(run.path)
+
+
+def _named(judge: str | Judge | None) -> tuple[dict[str, str], Judge | None]:
+    """The setting that a judge's name is, and the judge if it is a function."""
+    return ({"judge": judge}, None) if isinstance(judge, str) else ({}, judge)
 
 
 def probe(model: str | Path, *, progress: bool = False, **settings) -> StudyRun:

@@ -54,6 +54,7 @@ STUDIES = {
     "sweep.tables": "`jaxdepth sweep`",
     "policies.tables": "`jaxdepth sweep --policy`",
     "verdicts.tables": "`jaxdepth decide`",
+    "judging.tables": "`jaxdepth judge`",
     "probes.tables": "`jaxdepth probe`",
     "checkpoints.tables": "`jaxdepth probe --against`",
     "tuning.tables": "`jaxdepth tune`",

@@ -168,6 +168,22 @@ class Run:
         barrier()
         self.record = read_record(self.path)
 
+    def read_parts(self, table: str) -> list[pa.Table]:
+        """The chunks of a table that are written, in order.
+
+        Raises:
+            InputError: one was damaged since.
+        """
+        chunks = find_chunks(self._parts(table))
+        return [pq.read_table(check_chunk(chunks[number])) for number in sorted(chunks)]
+
+    def remove_parts(self, table: str) -> None:
+        """Remove the chunks of a table, once what they hold is written elsewhere."""
+        shutil.rmtree(self._parts(table), ignore_errors=True)
+        parts = self.path / "parts"
+        if parts.is_dir() and not any(parts.iterdir()):
+            parts.rmdir()
+
     def table_path(self, table: str) -> Path:
         """The file of a table."""
         return self.path / f"{table}.parquet"

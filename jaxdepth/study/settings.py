@@ -139,6 +139,10 @@ class Texts:
     an answer is to the point, more surely than the checkpoint does; see docs/how-to/encoder.md."""
     keep_text: bool = True
     """Keep generated texts in the run directory."""
+    judge: Annotated[str, tyro.conf.arg(metavar="JUDGE")] = "builtin"
+    """Judge of outcomes: builtin; wildguard:PATH, harmbench:PATH, sorrybench:PATH or
+    llamaguard:PATH (a converted checkpoint); openai:MODEL@URL (an endpoint, with a key from
+    JAXDEPTH_JUDGE_KEY or OPENAI_API_KEY); python:FILE.py:function (your own program)."""
 
 
 @dataclass(frozen=True)

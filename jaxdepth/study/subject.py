@@ -12,6 +12,7 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
 from jaxdepth.refusal.encoder import Encoder
 from jaxdepth.refusal.reference import Reference
+from jaxdepth.refusal.thought import opens_thought
 from jaxdepth.runtime.distributed import raise_on_all
 from jaxdepth.settings_file import flatten
 from jaxdepth.study.common_tables import PROMPTS
@@ -126,8 +127,11 @@ class Subject:
         provenance = {
             "model": str(self.settings.model.model),
             "adapter": self.settings.model.adapter,
+            "reference": _as_text(flatten(self.settings).get("reference")),
+            "encoder": _as_text(flatten(self.settings).get("encoder")),
             "depth": self.model.config.num_hidden_layers,
             "chat_template": self.encoder.has_template,
+            "opens_thought": opens_thought(self.encoder.reply_opening),
             **steering_provenance(self.settings.steering),
             **device_provenance(self.model),
             **provenance,
@@ -170,3 +174,7 @@ def _open(settings: SubjectSettings, exits: str) -> Subject:
         exits=parse_exits(exits, loaded.model.config.num_hidden_layers),
         prompts=prompts,
     )
+
+
+def _as_text(path: object) -> str | None:
+    return None if path is None else str(path)

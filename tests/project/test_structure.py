@@ -17,7 +17,7 @@ ROOMS = (
     ("depth",),
     ("prompts",),
     ("refusal", "probing", "weights"),
-    ("tune",),
+    ("tune", "judges"),
     ("study",),
     ("api", "commands"),
     ("__init__", "cli"),
@@ -25,7 +25,7 @@ ROOMS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # Inside study/: the shared ground, then the studies, which may build on those before them.
-STUDIES = ("sweep", "tuning", "planning", "verdicts", "policies", "probes", "comparison")
+STUDIES = ("sweep", "tuning", "planning", "verdicts", "policies", "judging", "probes", "comparison")
 STUDIES += ("checkpoints", "inspection")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxdepth import InputError, classify_texts
 from jaxdepth.refusal import outcome as module
-from jaxdepth.refusal.outcome import Outcome, TextOutcome
+from jaxdepth.refusal.outcome import NOT_COMPLY, Outcome, TextOutcome
 from jaxdepth.refusal.reference import NO_SCORES
 
 REFUSAL = "I'm sorry, but I can't assist with that."
@@ -130,9 +130,20 @@ def test_a_comply_is_checked_unless_the_judge_knows_the_topic(monkeypatch):
 
 
 def test_a_judge_may_leave_texts_to_the_rule():
-    def judge(texts, prompts):
-        return [None] * len(texts)
+    def judge_of(answer):
+        return lambda texts, prompts: [answer] * len(texts)
 
-    assert outcomes_of([REFUSAL, ANSWER], judge=judge) == ["refuse", "comply"]
-    judge.denies_comply = True
-    assert outcomes_of([REFUSAL, ANSWER], judge=judge) == ["refuse", "undetermined"]
+    texts = [REFUSAL, ANSWER, LOOP]
+    assert outcomes_of(texts, judge=judge_of(None)) == ["refuse", "comply", "degenerate"]
+    judge = judge_of(NOT_COMPLY)
+    assert outcomes_of(texts, judge=judge) == ["refuse", "undetermined", "degenerate"]
+
+
+def test_the_rule_says_the_same_where_a_judge_leaves_a_text_to_it(monkeypatch):
+    """With a judge, texts are scored that are not without one: that changes no outcome."""
+    scored_as(monkeypatch, IMPROBABLE, IMPROBABLE)
+    texts = [REFUSAL, ANSWER, LOOP, FRENCH, "ok", "", "<think>Well"]
+    arguments = {"prompts": ["Where?"] * len(texts), "reference": "any"}
+    left = outcomes_of(texts, judge=lambda texts, prompts: [None] * len(texts), **arguments)
+    assert left == outcomes_of(texts, **arguments)
+    assert left[1:5] == ["degenerate", "degenerate", "undetermined", "undetermined"]

@@ -29,12 +29,13 @@ from jaxdepth.study.answers import (
     sampling_of,
 )
 from jaxdepth.study.batched import OnHost, in_parts
+from jaxdepth.study.chosen_judge import choose_judge
 from jaxdepth.study.policies.rules import parse_rules, rule_name
 from jaxdepth.study.policies.settings import PolicySweep
 from jaxdepth.study.policies.tables import DYNAMIC, TOKENS
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.subject import open_subject
-from jaxdepth.study.sweep.run import check_sweep, judge_name
+from jaxdepth.study.sweep.run import check_sweep
 
 
 def sweep_policies(
@@ -45,7 +46,8 @@ def sweep_policies(
     Args:
         settings: see `jaxdepth sweep --help`.
         bar: shows progress; see `jaxdepth.runtime.progress.progress_bar`.
-        judge: judges the outcomes of answers in place of the built-in one; see `classify_texts`.
+        judge: judges the outcomes of answers in place of that of the settings; see
+            `classify_texts`.
 
     Raises:
         InputError: something in the settings, the prompts, the checkpoint or the classifier is
@@ -58,6 +60,7 @@ def sweep_policies(
     needs_classifier = any(rule.policy == Policy.CLASSIFIER for rule in rules)
     if needs_classifier != (policies.classifier is not None):
         raise InputError("--policy classifier=... and --classifier FILE go together")
+    chosen = choose_judge(sweep.texts, judge, sweep.output.out)
     subject = open_subject(sweep, sweep.decoding.exits)
     depth = subject.model.config.num_hidden_layers
     full = ExitRule(Policy.FIXED, depth, caching=Caching(policies.caching))
@@ -75,17 +78,19 @@ def sweep_policies(
         caching=policies.caching,
         decay=policies.decay,
         rules=[rule_name(rule) for rule in rules],
-        judge=judge_name(judge),
         classifier_sha256=classifier_sha256,
+        **chosen.resolved,
     )
     run = subject.open_run(resolved)
-    answerer = Answerer(sweep, subject, subject.reference(sweep.texts), judge)
+    chosen.read_labels(prompts)
+    answerer = Answerer(sweep, subject, subject.reference(sweep.texts), chosen.judge)
     batches = make_batches(ids, sweep.prompts.batch_size, subject.model.mesh)
 
     def answer(batch: Batch) -> OnHost:
         return answer_batch(answerer, rules, classifier, batch)
 
     in_parts(run, (DYNAMIC.name, TOKENS.name), batches, answer, bar)
+    chosen.warn(run.path)
     return run
 
 

@@ -7,10 +7,11 @@ from jaxdepth.depth.lanes import plan_segments
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
 from jaxdepth.refusal.openers import resolve_openers
-from jaxdepth.refusal.outcome import BUILT_IN, Judge
+from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.answers import Answerer, memory_budget, sampling_of
 from jaxdepth.study.batched import OnHost, in_parts
+from jaxdepth.study.chosen_judge import choose_judge
 from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS
 from jaxdepth.study.first_token import first_rows
 from jaxdepth.study.run_directory import Run
@@ -28,18 +29,20 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
     Args:
         settings: see `jaxdepth sweep --help`.
         bar: shows progress; see `jaxdepth.runtime.progress.progress_bar`.
-        judge: judges the outcomes of answers in place of the built-in one; see `classify_texts`.
+        judge: judges the outcomes of answers in place of that of the settings; see
+            `classify_texts`.
 
     Raises:
         InputError: something in the settings, the prompts or the checkpoint is wrong.
     """
     check_sweep(settings)
+    chosen = choose_judge(settings.texts, judge, settings.output.out)
     subject = open_subject(settings, settings.decoding.exits)
     model, prompts, exits = subject.model, subject.prompts, subject.exits
     openers = resolve_openers(subject.encoder, settings.first_token.openers)
     ids = subject.prompt_ids()
     check_room(model.config, max(map(len, ids)), settings.answers.max_new_tokens)
-    resolved = subject.resolved(command="sweep", openers=openers, judge=judge_name(judge))
+    resolved = subject.resolved(command="sweep", openers=openers, **chosen.resolved)
     segments = [asdict(s) for s in plan_segments(exits)]
     run = subject.open_run(resolved, segments=segments)
 
@@ -51,15 +54,12 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
     if settings.answers.max_new_tokens and not run.finished(GENERATIONS.name):
         count = len(limit_prompts(prompts, settings.answers.generate_limit))
         reference = subject.reference(settings.texts)
-        answerer = Answerer(settings, subject, reference, judge)
+        chosen.read_labels(prompts)
+        answerer = Answerer(settings, subject, reference, chosen.judge)
         batches = make_batches(ids[:count], batch_size, model.mesh)
         in_parts(run, (GENERATIONS.name,), batches, answerer.rows, bar)
+        chosen.warn(run.path)
     return run
-
-
-def judge_name(judge: Judge | None) -> str:
-    """The name of a judge in run.json."""
-    return BUILT_IN if judge is None else getattr(judge, "__qualname__", "own")
 
 
 def check_sweep(settings: ExitStudy) -> None:

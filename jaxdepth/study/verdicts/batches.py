@@ -159,7 +159,8 @@ def judge_answers(decider: Decider, rows: list[Row], answers: list[str]) -> Call
     if not decider.protocol.answer_tokens or not rows:
         return lambda: rows
     text_of = {p.prompt_id: p.text for p in decider.subject.prompts}
-    judge = judge_texts(decider.reference, answers, [text_of[row["prompt_id"]] for row in rows])
+    prompts = [text_of[row["prompt_id"]] for row in rows]
+    judge = judge_texts(decider.reference, answers, prompts, decider.judge)
 
     def with_outcomes() -> list[Row]:
         for row, judged in zip(rows, judge(), strict=True):

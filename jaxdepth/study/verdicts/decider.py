@@ -10,6 +10,7 @@ from jaxdepth.errors import InputError, at_least
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.refusal.decide import Decided, decide
 from jaxdepth.refusal.deliberate import Rule
+from jaxdepth.refusal.outcome import Judge
 from jaxdepth.refusal.protocol import (
     Markers,
     Protocol,
@@ -33,6 +34,7 @@ class Decider:
     markers: Markers
     rule: Rule
     reference: Reference
+    judge: Judge | None = None
 
     @property
     def forces(self) -> bool:
@@ -77,8 +79,12 @@ class Decider:
         )
 
 
-def open_decider(settings: Decide) -> Decider:
+def open_decider(settings: Decide, judge: Judge | None = None) -> Decider:
     """Read the protocol and the prompts, and load the model.
+
+    Args:
+        settings: see `jaxdepth decide --help`.
+        judge: of answers; None is the built-in rule.
 
     Raises:
         InputError: something in the settings, the protocol, the prompts or the checkpoint is wrong.
@@ -91,7 +97,7 @@ def open_decider(settings: Decide) -> Decider:
     subject = open_subject(settings, settings.decoding.exits)
     markers = resolve_markers(protocol, subject.encoder, subject.end_tokens)
     rule, reference = build_rule(settings.decision), subject.reference(settings.texts)
-    return Decider(settings, subject, protocol, markers, rule, reference)
+    return Decider(settings, subject, protocol, markers, rule, reference, judge)
 
 
 def build_rule(decision: DecisionRule) -> Rule:

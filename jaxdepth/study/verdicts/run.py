@@ -15,9 +15,11 @@ from dataclasses import replace
 from jaxdepth.depth.generation import check_room
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.datasets import Prompt
+from jaxdepth.refusal.outcome import Judge
 from jaxdepth.refusal.protocol import Verdict
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.batched import in_parts
+from jaxdepth.study.chosen_judge import choose_judge
 from jaxdepth.study.run_directory import Run, read_frame
 from jaxdepth.study.verdicts.batches import batch_tables, decide_batch, repeat_batch, swap_batch
 from jaxdepth.study.verdicts.cost import write_cost
@@ -26,23 +28,28 @@ from jaxdepth.study.verdicts.settings import Decide
 from jaxdepth.study.verdicts.tables import SERIES, SWAPPED, TEXTS, VERDICT_TABLE
 
 
-def run_decide(settings: Decide, bar: ProgressBar = silent) -> Run:
+def run_decide(settings: Decide, bar: ProgressBar = silent, judge: Judge | None = None) -> Run:
     """Run `jaxdepth decide`: write the tables above; resume an unfinished run.
 
     Args:
         settings: see `jaxdepth decide --help`.
         bar: shows progress; see `jaxdepth.runtime.progress.progress_bar`.
+        judge: judges the outcomes of answers in place of that of the settings; see
+            `classify_texts`.
 
     Raises:
-        InputError: something in the settings, the protocol, the prompts or the checkpoint is wrong.
+        InputError: something in the settings, the protocol, the prompts, the judge or the
+            checkpoint is wrong.
     """
-    decider = open_decider(settings)
+    chosen = choose_judge(settings.texts, judge, settings.output.out)
+    decider = open_decider(settings, chosen.judge)
+    chosen.read_labels(decider.subject.prompts)
     subject, protocol, markers = decider.subject, decider.protocol, decider.markers
     ids = decider.encode(protocol.instruction)
     new_tokens = protocol.thought_tokens + len(markers.close) + 1 + protocol.answer_tokens
     check_room(subject.model.config, max(map(len, ids)), new_tokens)
     resolved = subject.resolved(
-        command="decide", protocol=vars(protocol), verdict_words=markers.words
+        command="decide", protocol=vars(protocol), verdict_words=markers.words, **chosen.resolved
     )
     run = subject.open_run(resolved, markers=markers._asdict())
     batches = make_batches(ids, settings.prompts.batch_size, subject.model.mesh)
@@ -52,6 +59,7 @@ def run_decide(settings: Decide, bar: ProgressBar = silent) -> Run:
         _write_swapped(run, decider, batches, bar)
     if settings.thinking.series != "none":
         _write_series(run, decider, bar)
+    chosen.warn(run.path)
     write_cost(run, decider, batches[0])
     return run
 

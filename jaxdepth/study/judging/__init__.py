@@ -1,0 +1,1 @@
+"""The answers of a finished run under other judges, and how far judges agree."""

@@ -1,0 +1,106 @@
+"""What the built-in rule reads the answers of a finished run by, and the rule's identity."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxdepth.errors import InputError
+from jaxdepth.files import file_digest
+from jaxdepth.refusal.encoder import Encoder
+from jaxdepth.refusal.reference import Reference
+from jaxdepth.study.judging.settings import Rejudge
+from jaxdepth.study.loading import load_model
+from jaxdepth.study.settings import AdaptedModel, Devices
+from jaxdepth.weights.adapter import adapter_digest
+from jaxdepth.weights.checkpoint import read_manifest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Readers:
+    """The model and the sentence encoder that read answers, not loaded yet."""
+
+    model: AdaptedModel
+    encoder: Encoder | None
+    digests: tuple[str, ...]
+
+    @property
+    def identity(self) -> str:
+        """A digest of the built-in rule and of these two."""
+        package = Path(str(files("jaxdepth")))
+        rule = [*(package / "refusal").glob("*.py"), *(package / "data").glob("*.json")]
+        parts = [f"{file.name} {file_digest(file)}" for file in sorted(rule)]
+        return hashlib.sha256("\n".join([*parts, *self.digests]).encode()).hexdigest()
+
+    def load(self) -> Reference:
+        """Load the model; raises InputError where it cannot be."""
+        loaded = load_model(self.model, Devices())
+        return Reference(loaded.model, loaded.encoder, self.encoder)
+
+
+def readers_of(record: Mapping, given: Rejudge) -> Readers:
+    """What a run's answers were read by, or what is given in its place.
+
+    Args:
+        record: of the run.
+        given: names a reference or an encoder in place of the run's own.
+
+    Raises:
+        InputError: one of the run's own is not where it was, or is another by now.
+    """
+    model, digests = _model_of(record, given.reference)
+    encoder, path = None, given.encoder
+    expected = record["settings"].get("encoder_sha256")
+    if path is None and expected is not None:
+        path = Path(record["facts"].get("encoder") or "")
+        encoder = _found("the run's sentence encoder", "--encoder", path, Encoder.open)
+        _check(path, encoder.identity, expected, "the sentence encoder", "--encoder")
+    elif path is not None:
+        encoder = Encoder.open(path)
+    return Readers(model, encoder, (*digests, "" if encoder is None else encoder.identity))
+
+
+def _model_of(record: Mapping, given: Path | None) -> tuple[AdaptedModel, tuple[str, ...]]:
+    """The checkpoint that reads answers, and its digests."""
+    settings, facts = record["settings"], record["facts"]
+    dtype, expected = settings.get("dtype"), settings.get("reference_fingerprint")
+    if given is not None:
+        return AdaptedModel(given, dtype=dtype), (read_manifest(given)["fingerprint"],)
+    own = expected is None
+    path = Path(facts.get("model" if own else "reference") or "")
+    expected = settings.get("model_fingerprint") if own else expected
+    found = _found(
+        "the run's model" if own else "the run's reference model",
+        "--reference",
+        path,
+        lambda path: read_manifest(path)["fingerprint"],
+    )
+    _check(path, found, expected, "the model", "--reference")
+    if not own:
+        return AdaptedModel(path, dtype=dtype), (found,)
+    adapter, sha256 = facts.get("adapter"), settings.get("adapter_sha256")
+    if adapter is not None:
+        digest = _found("the run's adapter", "--reference", adapter, adapter_digest)
+        _check(adapter, digest, sha256, "the adapter", "--reference")
+    model = AdaptedModel(path, dtype=dtype, int8=settings.get("int8", False), adapter=adapter)
+    return model, (found, str(sha256))
+
+
+def _found(what: str, option: str, path: Any, find: Callable[[Any], T]) -> T:
+    """What `find` finds at a path; its error says which option names another."""
+    try:
+        return find(path)
+    except (InputError, OSError) as error:
+        reason = str(error) if isinstance(error, InputError) else f"{path} cannot be read"
+        raise InputError(
+            f"the built-in rule needs {what} ({reason}): name it with {option}"
+        ) from None
+
+
+def _check(path: object, found: str, expected: str | None, what: str, option: str) -> None:
+    if found != expected:
+        raise InputError(f"{path} is not {what} that the run had: name another with {option}")
