@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "jaxdepth.weights.settings:Export",
     "sweep": "jaxdepth.study.policies.settings:PolicySweep",
     "decide": "jaxdepth.study.verdicts.settings:Decide",
+    "label": "jaxdepth.study.labelling.settings:Label",
     "probe": "jaxdepth.study.checkpoints.settings:ProbeAgainst",
     "tune": "jaxdepth.study.tuning.settings:Tune",
     "bench": "jaxdepth.study.planning.settings:Bench",
