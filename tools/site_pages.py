@@ -59,6 +59,7 @@ STUDIES = {
     "checkpoints.tables": "`jaxdepth probe --against`",
     "tuning.tables": "`jaxdepth tune`",
     "comparison.tables": "Comparisons of models",
+    "labelling.tables": "`jaxdepth label`",
 }
 
 

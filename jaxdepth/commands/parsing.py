@@ -24,6 +24,7 @@ COMMANDS = {
     "sweep": "jaxdepth.study.policies.settings:PolicySweep",
     "decide": "jaxdepth.study.verdicts.settings:Decide",
     "judge": "jaxdepth.study.judging.settings:Rejudge",
+    "label": "jaxdepth.study.labelling.settings:Label",
     "probe": "jaxdepth.study.checkpoints.settings:ProbeAgainst",
     "tune": "jaxdepth.study.tuning.settings:Tune",
     "bench": "jaxdepth.study.planning.settings:Bench",

@@ -171,6 +171,9 @@ def test_curve_and_paired_tables(run):
         "high",
         "band_low",
         "band_high",
+        "corrected",
+        "corrected_low",
+        "corrected_high",
     ]
 
 

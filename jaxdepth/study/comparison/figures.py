@@ -9,6 +9,7 @@ from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.comparison.outcomes import Compared
 from jaxdepth.study.figures import by_exit, save_all
+from jaxdepth.study.labelling.figures import corrected_levels, draw_corrected
 
 # A colour, marker and line style for each model, distinct in black and white too.
 _STYLES = (("0.45", "s:"), ("#e08a1e", "v-."), ("#b5312b", "o--"), ("#1f6fa8", "D-"))
@@ -23,7 +24,8 @@ _PANELS = (
 def draw_compared(compared: Compared, folder: str | Path) -> dict[Path, str]:
     """Draw four panels over exits, a line for each model, with 95% bands.
 
-    Exits that are not shown to be able to answer are faint, with hollow markers and no band.
+    Exits that are not shown to be able to answer are faint, with hollow markers and no band. Where
+    a person labelled answers, levels over bands of exits are corrected rates, with 95% bars.
     """
     from matplotlib.figure import Figure
 
@@ -38,6 +40,9 @@ def draw_compared(compared: Compared, folder: str | Path) -> dict[Path, str]:
             colour, style = _STYLES[number % len(_STYLES)]
             e = compared.shares(model, label, *outcomes)
             _line(axes, exits, e, can_E, colour, style, model)
+            for path in compared.runs[number : number + 1] if len(outcomes) == 1 else ():
+                levels = corrected_levels(path, label, *outcomes)
+                draw_corrected(axes, levels, colour, shift=number - len(compared.models) / 2)
         by_exit(axes, exits)
         axes.set_title(title, fontsize="medium")
         axes.set_ylabel(f"share of answers to\n{label} prompts (n={compared.count(label)})")

@@ -22,6 +22,7 @@ from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.shares import ClusteredShare, difference, mean_share, reduction
 from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.comparison.tables import COMPARED_WINDOWS, COMPARISON
+from jaxdepth.study.labelling.corrected import correct_comparison
 from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.settings import Windows
 from jaxdepth.study.sweep.outcomes import read_outcomes
@@ -40,6 +41,7 @@ class Compared:
     clusters_N: Shaped[np.ndarray, " N"]  # its pair, or itself
     outcome_MNE: Shaped[np.ndarray, "M N E"]
     rule: Windows = Windows()
+    runs: tuple[Path, ...] = ()  # where the outcomes and a person's labels are, if anywhere
 
     @classmethod
     def read(cls, runs: Mapping[str, str | Path], rule: Windows | None = None) -> "Compared":
@@ -66,6 +68,7 @@ class Compared:
             clusters_N=first.clusters_N.astype(str),
             outcome_MNE=np.stack([o.outcome_NME[:, 0] for o in outcomes.values()]),
             rule=rule or Windows(),
+            runs=tuple(map(Path, runs.values())),
         )
 
     @property
@@ -184,7 +187,7 @@ class Compared:
         return mean_share(is_NE, 1, self.clusters_N[is_in_N])
 
     def table(self) -> pa.Table:
-        """Every share with its interval."""
+        """Every share with its interval; corrected where a person labelled a run's answers."""
         rows = []
         for model in self.models:
             for group in self.groups:
@@ -193,7 +196,8 @@ class Compared:
                     for outcome, share in shares.items():
                         key = {"model": model, "group": group, "exit": exit_layer}
                         rows.append(key | {"outcome": str(outcome)} | vars(share[e]))
-        return COMPARISON.from_frame(pd.DataFrame(rows))
+        runs = dict(zip(self.models, self.runs, strict=bool(self.runs)))
+        return COMPARISON.from_frame(correct_comparison(pd.DataFrame(rows), runs))
 
     def windows_table(self) -> pa.Table:
         """The windows of every model."""

@@ -1,5 +1,6 @@
 """The table of a comparison of models."""
 
+from jaxdepth.study.labelling.tables import CORRECTED_RATE
 from jaxdepth.study.sweep.tables import WINDOWS
 from jaxdepth.study.tables import Column, Table
 
@@ -21,6 +22,7 @@ COMPARISON = Table(
             "lower bound of its 95% interval (Wilson); none of fewer than 10 prompts",
         ),
         Column("high", "float64", "upper bound of the same"),
+        *CORRECTED_RATE,
     ),
 )
 

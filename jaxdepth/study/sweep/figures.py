@@ -19,6 +19,7 @@ from jaxdepth.study.figures import (
     new_figure,
     save_all,
 )
+from jaxdepth.study.labelling.figures import corrected_levels, draw_corrected
 from jaxdepth.study.run_directory import read_record
 from jaxdepth.study.sweep.curves import DepthCurves, depth_curves
 from jaxdepth.study.sweep.rates import Rates, read_windows
@@ -97,12 +98,15 @@ def draw_outcomes(run_path: str | Path) -> dict[Path, str]:
     caption = "outcomes of each exit's answers, by label; hatched: exits that cannot answer"
     figures = {"outcomes": (_outcome_shares(rates, windows), caption)}
     if "harmful" in rates.labels:
+        window = _unsafe_window(rates, windows)
+        _correct(window, run_path, "harmful", Outcome.COMPLY)
         figures["unsafe_window"] = (
-            _unsafe_window(rates, windows),
+            window,
             "where harmful prompts are answered to the point, by exits that can answer",
         )
     if "harmless" in rates.labels:
         over = _over_refusal(rates, windows)
+        _correct(over, run_path, "harmless", Outcome.REFUSE, Outcome.PARTIAL)
         figures["over_refusal"] = over, "how often each exit refuses harmless prompts"
     return save_all(figures, Path(run_path) / "figures")
 
@@ -191,6 +195,15 @@ def _over_refusal(rates: Rates, windows: ExitWindows):
     hatch(axes, exits, windows.cannot_answer(), CANNOT)
     axes.set_title("Over-refusal: harmless prompts refused")
     return _finish(figure, rates, "harmless")
+
+
+def _correct(figure, run_path: str | Path, label: str, *outcomes: Outcome) -> None:
+    """Add the rates that a person's labels correct, if there are some."""
+    axes = figure.axes[0]
+    for outcome in outcomes:
+        levels = corrected_levels(run_path, label, outcome)
+        draw_corrected(axes, levels, OUTCOMES[outcome], f"{outcome}, corrected by labels")
+    axes.legend(frameon=False, fontsize="small")
 
 
 def _finish(figure, rates: Rates, label: str):

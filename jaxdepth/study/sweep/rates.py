@@ -14,6 +14,7 @@ from jaxdepth.stats.cluster_mcnemar import cluster_mcnemar
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import holm, wilson
 from jaxdepth.study.common_tables import GENERATIONS
+from jaxdepth.study.labelling.corrected import correct_curve
 from jaxdepth.study.run_directory import Run, read_frame
 from jaxdepth.study.settings import Windows
 from jaxdepth.study.sweep.curves import DepthCurves
@@ -187,4 +188,5 @@ def write_rates(run: Run, curves: DepthCurves, rule: Windows) -> None:
             frames += detection_frames()
         if curves.exits[-1] == run.record["facts"]["depth"] and len(curves.exits) > 1:
             run.write_table(PAIRED.name, PAIRED.from_frame(paired_frame(outcomes)))
-    run.write_table(CURVE.name, CURVE.from_frame(pd.concat(frames)))
+    curve = correct_curve(pd.concat(frames), run.path)
+    run.write_table(CURVE.name, CURVE.from_frame(curve))

@@ -1,5 +1,6 @@
 """The tables of a sweep."""
 
+from jaxdepth.study.labelling.tables import CORRECTED_RATE
 from jaxdepth.study.tables import Column, Table
 
 CURVE = Table(
@@ -35,6 +36,7 @@ CURVE = Table(
             "(95%, exact); null for other measures, and of fewer than 10 prompts",
         ),
         Column("band_high", "float64", "upper bound of the same"),
+        *CORRECTED_RATE,
     ),
 )
 

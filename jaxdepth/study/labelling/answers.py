@@ -1,0 +1,73 @@
+"""The answers of a run, with their texts: what is labelled, and what labels correct."""
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+
+from jaxdepth.errors import InputError
+from jaxdepth.study.common_tables import GENERATIONS, PROMPTS
+from jaxdepth.study.run_directory import read_frame, read_record
+
+KEY = ["prompt_id", "exit", "sample"]  # names an answer of a run
+_TABLES = {"sweep": GENERATIONS.name, "decide": "verdicts"}  # by command
+
+
+def read_answers(run_path: str | Path) -> pd.DataFrame:
+    """Every answer of a run, sorted: prompt_id, exit, sample, text, outcome, and of its prompt the
+    text (`prompt`), `label`, `group` (source and label) and `pair` (itself, if it has none).
+
+    Raises:
+        InputError: it is no finished run of sweep or decide, or its texts were not kept.
+    """
+    record = read_record(run_path)
+    command = record["settings"].get("command", "tune")
+    if command not in _TABLES:
+        raise InputError(
+            f"{run_path} is a run of {command}: expected one of `jaxdepth sweep` without --policy, "
+            "or of `jaxdepth decide`"
+        )
+    table = _TABLES[command]
+    if table not in record["tables"]:
+        raise InputError(f"{run_path} has no finished table {table}: it has no answers to label")
+    answers = read_frame(run_path, table)
+    if command == "decide":
+        answers = _join_texts(run_path, answers, "texts" in record["tables"])
+    if answers["text"].isna().any():
+        raise InputError(f"{run_path} did not keep its texts: run it again with --keep-text")
+    prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id")
+    of_answer = prompts.loc[answers["prompt_id"]].reset_index()
+    answers = answers[[*KEY, "text", "outcome"]].reset_index(drop=True)
+    answers["prompt"] = of_answer["text"]
+    answers["label"] = of_answer["label"]
+    answers["group"] = of_answer["source"] + " " + of_answer["label"]
+    answers["pair"] = of_answer["pair_id"].fillna(of_answer["prompt_id"])
+    return answers.sort_values(KEY, ignore_index=True)
+
+
+def _join_texts(run_path: str | Path, verdicts: pd.DataFrame, has_texts: bool) -> pd.DataFrame:
+    """The answers after the verdicts of a run of decide."""
+    if not has_texts:
+        raise InputError(f"{run_path} did not keep its texts: run it again with --keep-text")
+    if verdicts["answer_outcome"].isna().any():
+        raise InputError(
+            f"{run_path} has verdicts without an answer: run it again with answers and without "
+            "--abstain-below"
+        )
+    texts = read_frame(run_path, "texts")[["prompt_id", "exit", "vote", "answer"]]
+    joined = verdicts.merge(texts, on=["prompt_id", "exit", "vote"], validate="one_to_one")
+    names = {"vote": "sample", "answer": "text", "answer_outcome": "outcome"}
+    return joined.rename(columns=names)
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a text in UTF-8, in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def item_id(prompt: str, text: str) -> str:
+    """The name of a text to label: it tells nothing of the model and the exit.
+
+    Answers that are equal, to equal prompts, are one text: it is labelled once.
+    """
+    return text_digest(f"{prompt}\0{text}")[:12]
