@@ -10,7 +10,7 @@ from jaxdepth.judges.identity import UnknownIdentity, identity_of
 from jaxdepth.judges.open import BUILTIN, open_judge
 from jaxdepth.judges.verdict import NamedJudge
 from jaxdepth.prompts.datasets import Prompt
-from jaxdepth.refusal.outcome import BUILT_IN, Judge, Outcome, ask
+from jaxdepth.refusal.outcome import BUILT_IN, Judge, Outcome, ask, rule_identity
 from jaxdepth.runtime.distributed import is_first, raise_on_all
 from jaxdepth.study.run_directory import RUN_FILE
 from jaxdepth.study.settings import Texts
@@ -53,10 +53,9 @@ class ChosenJudge:
 
     @property
     def resolved(self) -> dict[str, str | None]:
-        """The settings that stand for it: a run is resumed only by the same judge."""
-        if self.judge is None:
-            return {"judge": self.name}
-        return {"judge": self.name, "judge_identity": self.identity}
+        """The settings that stand for it: a run is resumed only by the same judge and rule."""
+        settings = {"judge": self.name, "outcome_rule": rule_identity()}
+        return settings if self.judge is None else settings | {"judge_identity": self.identity}
 
     def read_labels(self, prompts: Iterable[Prompt]) -> None:
         """Let a judge that asks about harmful prompts only know which are."""

@@ -3,13 +3,12 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxdepth.errors import InputError
-from jaxdepth.files import file_digest
 from jaxdepth.refusal.encoder import Encoder
+from jaxdepth.refusal.outcome import rule_identity
 from jaxdepth.refusal.reference import Reference
 from jaxdepth.study.judging.settings import Rejudge
 from jaxdepth.study.loading import load_model
@@ -31,10 +30,7 @@ class Readers:
     @property
     def identity(self) -> str:
         """A digest of the built-in rule and of these two."""
-        package = Path(str(files("jaxdepth")))
-        rule = [*(package / "refusal").glob("*.py"), *(package / "data").glob("*.json")]
-        parts = [f"{file.name} {file_digest(file)}" for file in sorted(rule)]
-        return hashlib.sha256("\n".join([*parts, *self.digests]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([rule_identity(), *self.digests]).encode()).hexdigest()
 
     def load(self) -> Reference:
         """Load the model; raises InputError where it cannot be."""
