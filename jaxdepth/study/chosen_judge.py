@@ -54,7 +54,7 @@ class ChosenJudge:
     @property
     def resolved(self) -> dict[str, str | None]:
         """The settings that stand for it: a run is resumed only by the same judge and rule."""
-        settings = {"judge": self.name, "outcome_rule": rule_identity()}
+        settings: dict[str, str | None] = {"judge": self.name, "outcome_rule": rule_identity()}
         return settings if self.judge is None else settings | {"judge_identity": self.identity}
 
     def read_labels(self, prompts: Iterable[Prompt]) -> None:
