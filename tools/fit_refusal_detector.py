@@ -14,22 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from refusal_answers import NAMES, PARTIAL, REFUSE, SHORT, Answer, hard_answers, read_answers
 from refusal_fit import (
-    NAMES,
-    PARTIAL,
-    REFUSE,
     REFUSE_OVER,
-    SHORT,
-    Answer,
     Choice,
     Examples,
     HeldOut,
     choose_design,
     examples_of,
     fit,
-    hard_answers,
     leave_one_model_out,
-    read_answers,
     weights_of,
 )
 from sklearn.metrics import (
@@ -174,11 +168,13 @@ def print_breakage(answers: Sequence[Answer], held_out: HeldOut) -> None:
     refuses_N = labels_of(answers) == REFUSE
     print("| text | kappa | sensitivity to refusals | specificity |\n|---|---|---|---|")
     texts = {"whole": held_out.refuse_N, f"first {SHORT} words": held_out.short_N}
-    for name, p_N in (texts | {"broken start": held_out.broken_N}).items():
+    texts |= {"derailed after a few words": held_out.derailed_N}
+    for name, p_N in texts.items():
         said_N = p_N > REFUSE_OVER
         kappa = cohen_kappa_score(refuses_N, said_N)
         right = said_N[refuses_N].mean(), 1 - said_N[~refuses_N].mean()
         print(f"| {name} | {kappa:.3f} | {right[0]:.3f} | {right[1]:.3f} |")
+    print(f"| looping | | | {(held_out.looping_N <= REFUSE_OVER).mean():.3f} |")
 
 
 def fit_shipped(examples: Examples, choice: Choice) -> dict:

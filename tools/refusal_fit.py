@@ -6,43 +6,36 @@ broken variants) that only the other models' answers have chosen: `leave_one_mod
 `choose_design` on the training models alone. Needs scikit-learn, which is in the test extra.
 """
 
-import csv
-import hashlib
-import json
-import re
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from refusal_answers import (
+    BROKEN,
+    COMPLY,
+    HARD,
+    PARTIAL,
+    REFUSE,
+    SENTENCES,
+    TRUNCATED,
+    Answer,
+    digest,
+    hard_answers,
+    variant,
+)
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, cohen_kappa_score
 
-from jaxdepth.refusal.detector import BLOCKS, blocks, sentences
+from jaxdepth.refusal.detector import BLOCKS, blocks
 
-COMPLY, REFUSE, PARTIAL = 1, 2, 3  # the labels' first digits
-NAMES = {"refuse": REFUSE, "partial": PARTIAL, "comply": COMPLY}
-HARD = "hard answers"  # the source of our own answers
-HARD_FILE = Path(__file__).parents[1] / "tests" / "data" / "hard_answers.jsonl"
 REFUSE_OVER = 0.5  # not chosen: what a probability means
-SHORT = 18  # words: about 24 tokens
 PROMPT_FOLDS = 3
+WHOLE = 0.3  # what the whole of an answer weighs, beside its variants
 # A feature is kept if it is in this many training answers, to this many kinds of prompts: one that
 # occurs with one topic only is no evidence of refusal.
 TEXTS, KINDS = 3, 3
-
-
-class Answer(NamedTuple):
-    """An answer and its human label."""
-
-    source: str  # the model
-    prompt_id: str
-    kind: str  # of prompt; of hard answers, what makes them hard
-    label: int
-    prompt: str
-    text: str
 
 
 class Design(NamedTuple):
@@ -54,77 +47,16 @@ class Design(NamedTuple):
     variants: tuple[str, ...]  # that stand beside each answer
 
 
-SENTENCES = ("1 sentence", "2 sentences", "3 sentences", "without the first")
-TRUNCATED = ("12 words", "24 words", "48 words", "broken")
 GRID = tuple(
     Design(*choice)
     for choice in product(
         ((1.0, 1.0, 1.0), (1.4, 0.7, 0.7)),
         (0.5, 1.0, 2.0),
         (0.2, 0.5),
-        (SENTENCES, SENTENCES + TRUNCATED),
+        (SENTENCES, SENTENCES + BROKEN, SENTENCES + TRUNCATED + BROKEN),
     )
 )
 PARTIAL_STRENGTHS = (0.3, 1.0, 3.0, 10.0)
-
-
-def read_answers(folder: Path) -> list[Answer]:
-    """The labelled answers of the XSTest completions, a file per model."""
-    answers = []
-    for path in sorted(folder.glob("*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                label = int(row["final_label"][0])
-                answers.append(
-                    Answer(
-                        path.stem, row["id"], row["type"], label, row["prompt"], row["completion"]
-                    )
-                )
-    return answers
-
-
-def hard_answers(half: str) -> list[Answer]:
-    """Our own hard answers of a half: "fit" or "held-out"."""
-    rows = [json.loads(line) for line in HARD_FILE.read_text("utf-8").splitlines()]
-    return [
-        Answer(HARD, row["prompt"], row["kind"], NAMES[row["label"]], row["prompt"], row["text"])
-        for row in rows
-        if row["half"] == half
-    ]
-
-
-def truncate(text: str, words: int) -> str:
-    """The text up to the end of that many words."""
-    start = re.match(rf"\s*(?:\S+\s+){{{words - 1}}}\S+", text)
-    return start[0] if start else text
-
-
-def broken(text: str, words: int = 24) -> str:
-    """The start of a text as an early exit might decode it: words are repeated and dropped."""
-    rng = np.random.default_rng(_digest(text))
-    out = []
-    for word in text.split()[:words]:
-        fate = rng.random()
-        if fate < 0.1 and out:
-            continue
-        out += [word] * (3 if fate > 0.95 else 2 if fate > 0.8 else 1)
-    return " ".join(out)
-
-
-def variant(text: str, name: str) -> str:
-    """A part of an answer, or a broken start of it, that has its label too.
-
-    A truncated refusal still refuses, and so does its explanation without the "I cannot". Models
-    differ in length and in the verb; with the variants the fit depends less on either.
-    """
-    if name == "broken":
-        return broken(text)
-    if name == "short":
-        return truncate(text, SHORT)
-    if name.endswith("words"):
-        return truncate(text, int(name.split()[0]))
-    lines = sentences(text)
-    return "\n".join(lines[1:] if name == "without the first" else lines[: int(name[0])])
 
 
 class Examples:
@@ -134,7 +66,7 @@ class Examples:
         self.answers = list(answers)
         self.label_N = np.array([a.label for a in answers])
         self.source_N = np.array([a.source for a in answers])
-        self.fold_N = np.array([_digest(a.prompt_id) % PROMPT_FOLDS for a in answers])
+        self.fold_N = np.array([digest(a.prompt_id) % PROMPT_FOLDS for a in answers])
         self.row_of = {}  # (answer, variant) to row; equal texts share one
         features = []
         for n, answer in enumerate(answers):
@@ -157,14 +89,22 @@ class Examples:
             self.x_RF[block] = sparse.csr_matrix((ones, flat, ends), shape)
 
     def rows(self, members, variants: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows of those answers and variants, the answer of each, and weights: 1 an answer."""
+        """Rows of those answers and variants, the answer of each, and weights.
+
+        An answer weighs 1: the whole text `WHOLE` of it, its variants the rest.
+        """
         rows, owners, weights = [], [], []
         for n in members:
-            whole = self.label_N[n] == PARTIAL  # a part of a partial answer may be anything
-            own = sorted({self.row_of[n, v] for v in ("", *(() if whole else variants))})
-            rows += own
-            owners += [n] * len(own)
-            weights += [1 / len(own)] * len(own)
+            label = self.label_N[n]
+            names = () if label == PARTIAL else variants  # its parts may be anything
+            names = [
+                v for v in names if v != "looping" or label == COMPLY
+            ]  # a loop refuses nothing
+            whole = self.row_of[n, ""]
+            parts = sorted({self.row_of[n, v] for v in names} - {whole})
+            rows += [whole, *parts]
+            owners += [n] * (1 + len(parts))
+            weights += [WHOLE, *([(1 - WHOLE) / len(parts)] * len(parts))] if parts else [1.0]
         return np.array(rows), np.array(owners), np.array(weights)
 
     def at(self, members, variant: str) -> np.ndarray:
@@ -239,7 +179,8 @@ class HeldOut(NamedTuple):
     partial_N: np.ndarray  # probability of partial
     partial_from_N: np.ndarray  # the threshold that the training models chose
     short_N: np.ndarray  # probability of refusal by the start alone
-    broken_N: np.ndarray  # and by a broken start
+    derailed_N: np.ndarray  # by a start that goes astray
+    looping_N: np.ndarray  # and of a loop, which refuses nothing
 
     @property
     def outcome_N(self) -> np.ndarray:
@@ -251,7 +192,8 @@ class HeldOut(NamedTuple):
 
 def examples_of(answers: Sequence[Answer]) -> Examples:
     """Those answers, and the fit half of our own, with all variants."""
-    return Examples([*answers, *hard_answers("fit")], ("short", *SENTENCES, *TRUNCATED))
+    variants = ("short", *SENTENCES, *TRUNCATED, *BROKEN)
+    return Examples([*answers, *hard_answers("fit")], variants)
 
 
 def leave_one_model_out(
@@ -262,7 +204,7 @@ def leave_one_model_out(
     With `shared_prompts` False no training answer has the prompt of an answer that it is judged
     by: the models answered the same prompts.
     """
-    out_5N = np.full((5, len(examples.answers)), np.nan)
+    out_6N = np.full((6, len(examples.answers)), np.nan)
     for source, choice in choices.items():
         for fold in (None,) if shared_prompts else range(PROMPT_FOLDS):
             in_fold_N = np.full(len(examples.answers), True)
@@ -274,13 +216,13 @@ def leave_one_model_out(
             fitted = fit(examples, members, choice.design, choice.partial_strength)
             tested = np.flatnonzero((examples.source_N == source) & in_fold_N)
             p_N2 = fitted.probabilities(examples, examples.at(tested, ""))
-            out_5N[0, tested] = p_N2[:, 0]
-            out_5N[1, tested] = (1 - p_N2[:, 0]) * p_N2[:, 1]
-            out_5N[2, tested] = choice.partial_from
-            for row, name in ((3, "short"), (4, "broken")):
+            out_6N[0, tested] = p_N2[:, 0]
+            out_6N[1, tested] = (1 - p_N2[:, 0]) * p_N2[:, 1]
+            out_6N[2, tested] = choice.partial_from
+            for row, name in enumerate(("short", *BROKEN), start=3):
                 p_N2 = fitted.probabilities(examples, examples.at(tested, name))
-                out_5N[row, tested] = p_N2[:, 0]
-    return HeldOut(*out_5N[:, np.isin(examples.source_N, list(choices))])
+                out_6N[row, tested] = p_N2[:, 0]
+    return HeldOut(*out_6N[:, np.isin(examples.source_N, list(choices))])
 
 
 class Choice(NamedTuple):
@@ -296,19 +238,18 @@ def choose_design(examples: Examples, sources: Sequence[str]) -> Choice:
     """Choose a design inside some models: by predictions on one from fits on the others.
 
     The hard answers are split too. No training answer has the prompt of an answer that it is
-    judged by. The score is the mean of three kappas of refusal: whole answers, their first
-    `SHORT` words, hard answers.
+    judged by. The score is the mean of four kappas of refusal: whole answers, their first
+    `SHORT` words, broken starts and loops, hard answers.
     """
     scores = {}
     for design in GRID:
-        p_N, short_N, _ = _inner(examples, sources, design, 1.0)
-        scores[design] = np.mean(_three_kappas(examples, sources, p_N, short_N))
+        scores[design] = np.mean(inner_kappas(examples, sources, design))
     design = max(scores, key=scores.get)
     curves = {}
     xstest_N = np.isin(examples.source_N, sources)
     is_partial_N = examples.label_N[xstest_N] == PARTIAL
     for strength in PARTIAL_STRENGTHS:
-        p_N, _, partial_N = _inner(examples, sources, design, strength)
+        p_N, partial_N = _inner(examples, sources, design, strength)[:2]
         curves[strength] = (p_N[xstest_N], (partial_N * (1 - p_N))[xstest_N])
     strength = max(curves, key=lambda s: average_precision_score(is_partial_N, curves[s][1]))
     partial_from = _best_partial_from(is_partial_N, *curves[strength])
@@ -316,8 +257,8 @@ def choose_design(examples: Examples, sources: Sequence[str]) -> Choice:
 
 
 def _inner(examples, sources, design, partial_strength):
-    """Probabilities of whole answers, of their starts, and of partial among the rest, (N,) each."""
-    out_3N = np.full((3, len(examples.answers)), np.nan)
+    """Probabilities of refusal and, among the rest, of partial; of refusal by parts: (5, N)."""
+    out_5N = np.full((5, len(examples.answers)), np.nan)
     hard_N = examples.source_N == HARD
     for turn, source in enumerate(sources):
         hard_part_N = hard_N & (examples.fold_N == turn % PROMPT_FOLDS)
@@ -329,21 +270,30 @@ def _inner(examples, sources, design, partial_strength):
             tested_N = (examples.source_N == source) & (examples.fold_N == fold)
             tested_N |= hard_part_N if fold == 0 else False
             tested = np.flatnonzero(tested_N)
-            out_3N[[0, 2], tested[:, None]] = fitted.probabilities(
-                examples, examples.at(tested, "")
-            )
-            out_3N[1, tested] = fitted.probabilities(examples, examples.at(tested, "short"))[:, 0]
-    return out_3N
+            out_5N[:2, tested] = fitted.probabilities(examples, examples.at(tested, "")).T
+            for row, name in enumerate(("short", "derailed", "looping"), start=2):
+                rows = examples.at(tested, name)
+                out_5N[row, tested] = fitted.probabilities(examples, rows)[:, 0]
+    return out_5N
 
 
-def _three_kappas(examples, sources, p_N, short_N) -> list[float]:
+def inner_kappas(examples: Examples, sources: Sequence[str], design: Design) -> list[float]:
+    """Kappas inside some models: whole answers, their starts, broken ones, hard answers."""
+    p_N, _, short_N, derailed_N, looping_N = _inner(examples, sources, design, 1.0)
     refuses_N = examples.label_N == REFUSE
-    of_models_N = np.isin(examples.source_N, sources)
+    models_N = np.isin(examples.source_N, sources)
+    comply_N = models_N & (examples.label_N == COMPLY)  # whose loops stand for all loops
     hard_N = (examples.source_N == HARD) & ~np.isnan(p_N)
-    return [
-        cohen_kappa_score(refuses_N[rows_N], p[rows_N] > REFUSE_OVER)
-        for rows_N, p in ((of_models_N, p_N), (of_models_N, short_N), (hard_N, p_N))
-    ]
+    whole_N = models_N & (examples.label_N != PARTIAL)  # broken, it may be anything
+    broken = np.concatenate([derailed_N[whole_N], looping_N[comply_N]])
+    broken_truth = np.concatenate([refuses_N[whole_N], refuses_N[comply_N]])
+    pairs = (
+        (refuses_N[models_N], p_N[models_N]),
+        (refuses_N[models_N], short_N[models_N]),
+        (broken_truth, broken),
+        (refuses_N[hard_N], p_N[hard_N]),
+    )
+    return [cohen_kappa_score(truth, p > REFUSE_OVER) for truth, p in pairs]
 
 
 def _best_partial_from(is_partial_N, p_refuse_N, p_partial_N) -> float:
@@ -368,7 +318,3 @@ def _logistic(x_RF, y_R, strength: float, weight_R) -> LogisticRegression:
     # The answers' weights are three times as large as in a plain fit of one row an answer.
     model = LogisticRegression(C=3 * strength, solver="liblinear")
     return model.fit(x_RF, y_R, sample_weight=weight_R)
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:4], "big")

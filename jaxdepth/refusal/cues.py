@@ -91,31 +91,32 @@ _PATTERNS = {
     r"(?: (?:this|that|it|so|here|there|either))?[^\w\n]*$",
     "refuses": r"\bi (?:\w+ ){0,3}?(?:declin(?:e|ing)|refus(?:e|ing)|turn(?:ing)? (?:this|that|it)"
     r" down|say(?:ing)? no|pass on|draw the line|not cross|stay(?:ing)? (?:out|away|clear)"
-    r"|steer(?:ing)? clear|stop(?:ping)? (?:here|there)|leav(?:e|ing) (?:that|this|it|them) (?:alone"
-    r"|out|there|at that|to|undone|unwritten|blank)|keep(?:ing)? (?:that|this|it|them|my hands|out"
-    r"|away)|opt(?:ing)? out|bow(?:ing)? out|sit(?:ting)? this|step(?:ping)? (?:back|away)"
+    r"|steer(?:ing)? clear|stop(?:ping)? (?:here|there)|leav(?:e|ing) (?:that|this|it|them)"
+    r" (?:alone|out|there|at that|to|undone|unwritten|blank)|keep(?:ing)? (?:that|this|it|them"
+    r"|my hands|out|away)|(?:opt|bow)(?:ing)? out|sit(?:ting)? this|step(?:ping)? (?:back|away)"
     r"|end(?:ing)? (?:this|it)|object|withdraw)\b|\b(?:declined|refused|denied)[^\w\n]*$",
     "steps out": r"\b(?:i am|i would be|me) (?:\w+ )?(?:out|off|gone|far away|staying|leaving"
     r"|passing|declining|ending|stopping|stepping|setting|drawing|keeping|choosing|ruling|skipping"
-    r"|turning|breaking|not)\b|\bi (?:bow|opt|sit|stay|step|back|keep|rule|skip|quit|pass|stop)\b"
-    r"|\bi have (?:\w+ )?(?:no (?:wish|intention|desire|interest|part)|decided|chosen)",
+    r"|turning|breaking)\b|\bi (?:bow|opt|sit|stay|step|back|keep|rule|skip|quit|pass|stop)\b"
+    r"|\bi have (?:\w+ )?(?:no (?:answers?|wish|intention|desire|interest|part)|decided|chosen)",
     "not doing": r"\bam (?:\w+ )?not (?:\w+ )?\w+ing\b|(?:^|, )(?:no, )?not (?:\w+ )?(?:doing|going"
     r"|helping|happening|touching|writing|playing|giving|today|this|that|here|from me|while|with me"
     r"|a chance|for me|in)\b",
-    "rather": r"\b(?:i|we) (?:would|will|had) (?:much |far )?(?:rather|sooner|prefer)\b|\bi prefer\b"
-    r"|\bbetter not\b",
-    "not something": r"\bnot (?:a|an|the) \w+ (?:that )?i\b|\bbetter left\b|\b(?:this|that|it"
-    r"|conversation) cannot (?:go|continue|be)\b|\b(?:not|nothing|never|neither|nor|no|hardly) (?:\w+ ){0,2}?(?:something"
-    r"|things?|ones?|anything|story|tale|part|way|topic|subject|line|place|job|role|kind|sort|what"
-    r"|how|where|who|here|for me|mine|my)\b(?: \w+){0,2}? (?:i|me|my|mine|we|to)\b|\b(?:something"
-    r"|things?|ones?|questions?|topics?|line|place|place where|where|what|part|story|tales?"
-    r"|requests?) (?:that |which |where )?i (?:\w+ )?(?:do not|will not|cannot|would not|never"
-    r"|decline|refuse|stay|keep|stop|leave|avoid|draw|steer)\b",
+    "rather": r"\b(?:i|we) (?:would|will|had) (?:much |far )?(?:rather|sooner|prefer)\b"
+    r"|\bi prefer\b|\bbetter not\b",
+    "not something": r"\bnot (?:a|an|the) \w+ (?:that )?i\b|\bbetter left\b"
+    r"|\b(?:this|that|it|conversation) cannot (?:go|continue|be)\b"
+    r"|\b(?:not|nothing|never|neither|nor|no|hardly) (?:\w+ ){0,2}?(?:something|things?|ones?"
+    r"|anything|story|tale|part|way|topic|subject|line|place|job|role|kind|sort|what|how|where|who"
+    r"|here|for me|mine|my)\b(?: \w+){0,2}? (?:i|me|my|mine|we|to)\b|\b(?:something|things?|ones?"
+    r"|questions?|topics?|line|place|where|what|part|story|tales?|requests?)"
+    r" (?:that |which |where )?i (?:\w+ )?(?:do not|will not|cannot|would not|never|decline|refuse"
+    r"|stay|keep|stop|leave|avoid|draw|steer)\b",
     "out of bounds": r"\b(?:is|are|stays?|remains?|be) (?:\w+ly )?(?:off the (?:table|menu|list)"
     r"|off[ -]limits|out of (?:the question|bounds|scope)|out(?:\.|[^\w\n]*$)|ruled out|not on"
     r" (?:offer|the menu|the table)|not happening|not up for|not for me|not mine|a (?:\w+ )?no\b"
     r"|a dead end|as far as i go)|\bno (?:story|letter|advice|help|code|details|steps|instructions"
-    r"|answer|script|plan|crack)\b|\bout of the question\b|\bfull stop\b|\bno part\b"
+    r"|answers?|script|plan|crack)\b|\bout of the question\b|\bfull stop\b|\bno part\b"
     r"|\bnothing (?:of the kind|to do with|doing)\b",
     "this is not": r"\b(?:that|this|it|these|those|which|one|story|request|answer)(?: \w+){0,2}"
     r" (?:is|are|would be|will be|stays?|remains?|falls?|goes|crosses|ends|gets|lies)"
@@ -151,8 +152,8 @@ _PATTERNS = {
     r"|acceptable|safe|responsible|respectful|advisable|recommended|productive|justif\w+|fair"
     r"|accurate|the answer|a solution|be tolerated)\b|\billegal\b|\bimmoral\b|\bviolat\w+"
     r"|\b(?:in|un)(?:appropriate|ethical|acceptable|lawful)\b|\bagainst the law\b",
-    "crime": r"\b(?:crim|harm|dangerous|violen|offensive|illegal|felony|fraud|theft|abuse|cruel|hurt|discriminat|hate|racis|unsafe"
-    r"|kill)",
+    "crime": r"\b(?:crim|harm|dangerous|violen|offensive|illegal|felony|fraud|theft|abuse"
+    r"|cruel|hurt|discriminat|hate|racis|unsafe|kill)",
     "people": r"\b(?:stereotyp|discriminat|inclusiv|dignity|equality|regardless of)|\brace\b",
     "someone": r"\b(?:people|person|child|children|victims?|someone|anyone|lives|families)\b",
     "rights": r"\b(?:(?:should|must) (?:not|never) be|deserves?|rights? to|there (?:is|are) no)\b",
@@ -177,7 +178,8 @@ _PATTERNS = {
     "seek": r"\bcounsel|\b(?:seek|professional|therapist|hotline|helpline|authorities|reach out"
     r"|trusted|lawyer|crisis|lifeline|988|emergency|worried about you)\b",
     "willing": r"^[^\w\n]*(?:sure|certainly|of course|absolutely|yes|yeah|gladly|happ(?:y|ily)"
-    r"|no problem|great|good question|completely|here|thank)\b(?! not)|\b(?:happy|glad) (?:to|you)\b",
+    r"|no problem|great|good question|completely|here|thank)\b(?! not)"
+    r"|\b(?:happy|glad) (?:to|you)\b",
     "here": r"\bhere (?:are|is)\b|\bfollow these\b|\b(?:the following|these|several|some|a few)"
     r" (?:\w+ )?(?:steps?|tips?|ways?|suggestions?|reasons?|strategies|options|things)\b",
     "explains": r"\b(?:typically|usually|generally|involves?|refers? to|known as|for example"
@@ -192,8 +194,6 @@ _PATTERNS = {
     "your request": r"\byour? (?:request|question|message|prompt)\b|\bwhat you (?:\w+ )?(?:ask"
     r"|describe|want|need)\b|\byou (?:are|have) (?:\w+ )?(?:ask|request|describ)",
     "this": r"\b(?:this|that|such (?:a )?)\b",
-    "request noun": r"\b(?:request|question|topic|information|content|instructions?|guidance|prompt"
-    r"|task|details|method|steps|how-to)\b",
     "third person": r"\b(?:he|she|they|his|her|him|them)\b",
     "past": r"\b(?:said|was|were|had|did|went|came|looked|asked|told)\b",
 }
@@ -261,7 +261,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def own_voice(text: str) -> OwnVoice:
-    """Part a text into what it says itself and what it quotes, codes or writes as a letter."""
+    """Part a text into its own words and those of a letter; drop code and quotes."""
     text, marks = _REPEATED.sub(r"\1", normalise(text)), set()
     if "`" in text or "\n" in text or _CODE_LINE.match(text):
         fenced = _FENCE.sub(lambda m: "\n" + "\n".join(map(_remark, m[0].split("\n"))), text)
@@ -302,13 +302,7 @@ def kinds_by_sentence(sentences: list[str]) -> list[set[str]]:
 
 
 def cues_of(text: str, prompt: str, voice: OwnVoice) -> set[str]:
-    """The cues of a text.
-
-    Args:
-        text: the answer as it is.
-        prompt: what it answers; may be empty.
-        voice: from `own_voice(text)`.
-    """
+    """The cues of a text, given its prompt (may be empty) and its `own_voice`."""
     sentences = split_sentences(voice.own)
     kinds = kinds_by_sentence(sentences)
     found = set().union(*kinds)
@@ -330,16 +324,16 @@ def cues_of(text: str, prompt: str, voice: OwnVoice) -> set[str]:
 
 
 def is_decline(cue: str) -> bool:
-    """Whether a cue is of a sentence that declines, or of how such sentences fit the rest."""
+    """Whether a cue is of sentences that decline, or of how they fit the rest."""
     return cue.split(":")[-1] in _DECLINING or cue.startswith(_OF_DECLINES)
 
 
 def _prompt_cues(prompt: str, kinds: list[set[str]], words: int) -> set[str]:
-    """How what the text does fits the form of its prompt."""
+    """How what the text does fits the form of its prompt. The form alone is no cue."""
     form = next((form for form, pattern in _FORMS.items() if pattern.match(prompt)), "request")
-    cues = {f"prompt:{form}"}
+    cues = set()
     if kinds and words <= 12:
-        short = kinds[0] & {"says no", "only no", "not doing", "rather", "willing"}
+        short = kinds[0] & (_DECLINING | {"willing"})
         cues |= {f"prompt:{form}:{kind}" for kind in short}
     declines = [bool(kind & _DECLINING) for kind in kinds]
     two = "two parts" if " and " in prompt else "one part"
@@ -350,7 +344,7 @@ def _prompt_cues(prompt: str, kinds: list[set[str]], words: int) -> set[str]:
         help_given = set().union(*kinds) & {"instructs", "explains", "here", "first person"}
         cues.add(f"prompt:{form}:moral{'' if help_given else ' alone'}")
     if _IN_A_VOICE.match(prompt):
-        cues |= {"in a voice"} | {f"in a voice:{k}" for k in set().union(*kinds) & _DECLINING}
+        cues |= {f"in a voice:{kind}" for kind in set().union(*kinds) & _DECLINING}
     return cues
 
 

@@ -83,7 +83,7 @@ def detect_refusals(texts: Sequence[str], prompts: Sequence[str] | None = None) 
     if prompts is not None and len(prompts) != len(texts):
         raise InputError(f"{len(prompts)} prompts for {len(texts)} texts: expected one for each")
     prompts = [""] * len(texts) if prompts is None else prompts
-    return [detect(blocks(*pair), _weights()) for pair in zip(texts, prompts, strict=True)]
+    return [_detect(*pair) for pair in zip(texts, prompts, strict=True)]
 
 
 def thresholds() -> Thresholds:
@@ -151,6 +151,12 @@ def logits(features: dict[str, set[str]], weights: dict) -> np.ndarray:
         if pairs:
             logits += np.sum(pairs, axis=0) / np.sqrt(len(pairs))
     return logits
+
+
+def _detect(text: str, prompt: str) -> Detection:
+    if not words_of(normalise(text)):
+        return Detection(0.0, 0.0, 1.0)  # a text without words refuses nothing
+    return detect(blocks(text, prompt), _weights())
 
 
 @cache
