@@ -18,6 +18,7 @@ from refusal_answers import NAMES, PARTIAL, REFUSE, SHORT, Answer, hard_answers,
 from refusal_fit import (
     REFUSE_OVER,
     Choice,
+    Design,
     Examples,
     HeldOut,
     choose_design,
@@ -48,6 +49,7 @@ ATTRIBUTION = (
     "github.com/paul-rottger/xstest commit d7bb5bd738c1fcbc36edd83d5e7d1b71a3e2d84d, "
     "and on answers of our own"
 )
+# The bars of the table of refusal, and of hard answers.
 BARS = {"kappa": 0.84, "kappa of each model": 0.75, "kappa at 24 tokens": 0.75, "hard": 0.90}
 RESAMPLES = 1000
 
@@ -185,6 +187,13 @@ def fit_shipped(examples: Examples, choice: Choice) -> dict:
     return {"attribution": ATTRIBUTION} | thresholds | weights_of(examples, fitted)
 
 
+def read_choice(record: dict) -> Choice:
+    """A choice as it stands in the weights' file."""
+    scales, *rest, variants = record["design"]
+    design = Design(tuple(scales), *rest, tuple(variants))
+    return Choice(**(record | {"design": design}))
+
+
 def _print_choice(source: str, choice: Choice) -> None:
     design = choice.design
     print(f"- {source}: blocks scaled {design.scales}, C {design.strength}, ", end="")
@@ -213,6 +222,11 @@ def main() -> None:
     print(f"\nFull refusal against the rest (bars: pooled {BARS['kappa']}, ", end="")
     print(f"each {BARS['kappa of each model']}):\n")
     print_refusal(answers, held_out.refuse_N)
+    whole_N = labels_of(answers) != PARTIAL
+    kappa = cohen_kappa_score(
+        labels_of(answers)[whole_N] == REFUSE, held_out.refuse_N[whole_N] > REFUSE_OVER
+    )
+    print(f"\nWithout the {(~whole_N).sum()} answers labelled partial: pooled kappa {kappa:.3f}")
     print("\nThe same, with no training answer to the same prompt:\n")
     print_refusal(answers, disjoint.refuse_N)
     print(f"\nThe first {SHORT} words, about 24 tokens ", end="")
@@ -233,6 +247,8 @@ def main() -> None:
     print("\nChosen by all three:\n")
     _print_choice("shipped", choice)
     weights = fit_shipped(examples, choice) | {"held_out": held_out_counts(answers, held_out)}
+    records = {source: made._asdict() for source, made in (choices | {"shipped": choice}).items()}
+    weights["choices"] = records
     print("\nOur own hard answers, the half that nothing was fitted or chosen on:\n")
     print_hard(weights)
     path = Path(jaxdepth.__file__).parent / "data" / WEIGHTS_FILE

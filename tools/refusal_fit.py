@@ -1,9 +1,10 @@
 """Fit the refusal detector, and choose its design inside the training models.
 
-Imported by tools/fit_refusal_detector.py and tools/validate_outcomes.py. Whatever is measured on a
-model comes from weights *and* a design (blocks, penalty, weight of partial answers, truncated and
-broken variants) that only the other models' answers have chosen: `leave_one_model_out` calls
-`choose_design` on the training models alone. Needs scikit-learn, which is in the test extra.
+Imported by tools/fit_refusal_detector.py. What is measured on a model comes from weights *and* a
+design (scales of blocks, penalty, weight of partial answers, truncated and broken variants) that
+only the other models' answers have chosen: `choose_design` is given the names of the training
+models and reads no other, and `leave_one_model_out` fits by what they chose. Needs scikit-learn,
+which is in the test extra.
 """
 
 from collections.abc import Sequence
