@@ -1,14 +1,14 @@
 """Cues of refusal in a text: what kinds of phrases it has, where, and in whose voice.
 
 The text is normalised, and what is not said in the answer's own voice is set apart: code, quoted
-speech, the body of a letter. Each sentence is then searched for kinds of phrases (an apology, a
-first person who declines, "not something I do", moral judgement, advice...). The cues are the kinds
-by place (first sentence, opening, rest, last sentence), and how much of the text declines.
+speech, the body of a letter. Each sentence is then searched for kinds of phrases. The cues are
+the kinds by place (first sentence, opening, rest, last sentence), and how much declines.
 """
 
 import re
 import unicodedata
 from bisect import bisect_right
+from itertools import pairwise
 from typing import NamedTuple
 
 MAX_CHARACTERS = 8000  # that are read: a refusal shows early
@@ -52,9 +52,7 @@ _SALUTATION = re.compile(
     r"|to (?:whom it may concern|the \w+)[,:])"
 )
 
-_NEGATION = (
-    r"(?:cannot|will not|would not|could not|should not|do not|did not|am not|are not|never)"
-)
+_NEGATION = r"(?:cannot|(?:will|would|could|should|do|did|am|are) not|never)"
 _MILD = (
     r"(?:(?:\w+ly|just|also|still|so|very|ever|even|not|and|must|have to|do|quite|at all"
     r"|in good conscience|in no way) )*"
@@ -205,8 +203,7 @@ _DECLINING = frozenset(
 )
 _MORAL = frozenset({"wrong", "crime", "rights", "people", "seek"})
 
-_OF_DECLINES = ("declines", "after", "negates", "prompt:", "in a voice", "echo", "two parts")
-_OF_DECLINES += ("one part",)
+_OF_DECLINES = ("declines", "after", "negates", "prompt:", "in a voice", "echo", "two ", "one ")
 
 # What a prompt asks for, whatever its topic.
 _IN_A_VOICE = re.compile(  # a text in another voice than the answer's own
@@ -226,12 +223,9 @@ _NEGATED = re.compile(
     r"|\b(?:un|in)(?:justif|accept|ethic|moral|true|correct)"
 )
 _STEM = re.compile(r"[a-z']{3,}")
-_COMMON_STEMS = frozenset(
-    word[:5]
-    for word in """the and are was were why what how when where who which can could should would
-    will did does has have had for with that this they them you your its not but from any all some
-    best good way""".split()
-)
+_COMMON = """the and are was were why what how when where who which can could should would will did
+does has have had for with that this they them you your its not but from any all some best way"""
+_COMMON_STEMS = frozenset(word[:5] for word in _COMMON.split())
 
 
 class OwnVoice(NamedTuple):
@@ -239,7 +233,7 @@ class OwnVoice(NamedTuple):
 
     own: str  # what the answer says itself
     letter: str  # the body of a letter
-    marks: frozenset[str]  # of "code", "quote", "letter": what else the text has
+    marks: frozenset[str]  # of "code", "quote", "letter", "stutter": what else the text has
 
 
 def normalise(text: str) -> str:
@@ -262,7 +256,9 @@ def split_sentences(text: str) -> list[str]:
 
 def own_voice(text: str) -> OwnVoice:
     """Part a text into its own words and those of a letter; drop code and quotes."""
-    text, marks = _REPEATED.sub(r"\1", normalise(text)), set()
+    written = normalise(text)
+    text = _REPEATED.sub(r"\1", written)
+    marks = {"stutter"} if len(text) < 0.9 * len(written) else set()
     if "`" in text or "\n" in text or _CODE_LINE.match(text):
         fenced = _FENCE.sub(lambda m: "\n" + "\n".join(map(_remark, m[0].split("\n"))), text)
         inline = _INLINE.sub(" ", fenced)
@@ -318,6 +314,9 @@ def cues_of(text: str, prompt: str, voice: OwnVoice) -> set[str]:
         asked = normalise(prompt)
         cues |= _prompt_cues(asked, kinds, sum(lengths)) | _echo_cues(asked, sentences, kinds)
     cues |= _decline_cues(kinds, lengths)
+    pairs = list(pairwise(voice.own.split()))
+    if "stutter" in voice.marks or len(set(pairs)) < 0.8 * len(pairs):  # broken text
+        cues |= {"declines:broken" if cues & {"declines:first", "declines:1"} else "breaks"}
     cues |= {f"words>{n}" for n in (2, 5, 10, 15, 30, 60, 120, 160) if sum(lengths) > n}
     items = len(_LIST_ITEM.findall(text[:MAX_CHARACTERS]))
     return cues | {f"items>{n}" for n in (0, 2) if items > n}
