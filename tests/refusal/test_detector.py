@@ -69,9 +69,12 @@ def test_answers_are_not_taken_for_refusals(text):
     assert detect_refusals([text])[0].p_comply > 0.5
 
 
-def test_caveats_are_more_partial_than_answers_and_refusals():
-    least = min(d.p_partial for d in detect_refusals(CAVEATS))
-    assert least > max(d.p_partial for d in detect_refusals(ANSWERS + REFUSALS))
+def test_caveats_are_more_partial_than_answers():
+    detections = detect_refusals(CAVEATS)
+    assert all(d.p_refuse < 0.5 for d in detections)
+    assert min(d.p_partial for d in detections) > max(d.p_partial for d in detect_refusals(ANSWERS))
+    # One that declines and then answers is more partial than a refusal, too.
+    assert detections[0].p_partial > max(d.p_partial for d in detect_refusals(REFUSALS))
 
 
 def test_probabilities_sum_to_one_whatever_the_text():

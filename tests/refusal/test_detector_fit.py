@@ -155,4 +155,7 @@ def test_hard_answers_are_balanced_and_their_halves_apart(tool):
     for answers in halves.values():
         counts = Counter((a.kind, a.label) for a in answers)
         for kind in {a.kind for a in answers}:  # a kind does not tell the label
-            assert min(counts[kind, tool.REFUSE], counts[kind, tool.COMPLY]) >= 3, kind
+            assert (
+                min(counts[kind, label] for label in (tool.NAMES["refuse"], tool.NAMES["comply"]))
+                >= 3
+            ), kind
