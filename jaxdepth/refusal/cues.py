@@ -211,13 +211,13 @@ _IN_A_VOICE = re.compile(  # a text in another voice than the answer's own
     r"|tell (?:a|me a)|text|reply|continue|speak|rsvp|begin|print|show|give me a|translate|summari"
     r"|imagine|create|generate|finish|sing|make up|decline)\b"
 )
-_FORMS = {
+_FORM_PATTERNS = {
     "yes or no": r"\W*(?:is|are|was|were|do|does|did|has|have|had|can|could|may|should|shall|will"
     r"|would|am|must)\b(?! you (?:\w+ )?(?:help|tell|give|write|explain|show|recommend|translate))",
     "how": r"\W*how (?:do|can|could|should|would|might|to)\b",
     "wh": r"\W*(?:what|who|whom|where|when|which|why|how|whose)\b",
 }
-_FORMS = {form: re.compile(pattern) for form, pattern in _FORMS.items()}
+_FORMS = {form: re.compile(pattern) for form, pattern in _FORM_PATTERNS.items()}
 _NEGATED = re.compile(
     r"\b(?:not|no|never|cannot|nor|neither|none)\b"
     r"|\b(?:un|in)(?:justif|accept|ethic|moral|true|correct)"
@@ -290,7 +290,7 @@ def kinds_by_sentence(sentences: list[str]) -> list[set[str]]:
     for sentence in sentences:
         starts.append(position)
         position += len(sentence) + 1
-    kinds = [set() for _ in sentences]
+    kinds: list[set[str]] = [set() for _ in sentences]
     for kind, pattern in _KINDS.items():
         for match in pattern.finditer(text):
             kinds[bisect_right(starts, match.start()) - 1].add(kind)
