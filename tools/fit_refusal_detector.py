@@ -203,12 +203,9 @@ def _print_choice(source: str, choice: Choice) -> None:
     print(f"C of partial {choice.partial_strength}, partial from {choice.partial_from}")
 
 
-def main() -> None:
-    """Print the tables and write the weights."""
-    data = os.environ.get("JAXDEPTH_DATA")
-    if not data:
-        sys.exit("JAXDEPTH_DATA is not set: point it at the folder that holds xstest/completions")
-    answers = read_answers(Path(data) / "xstest" / "completions")
+def measure(data: Path) -> dict:
+    """Print all tables; returns the weights of the fit on all models."""
+    answers = read_answers(data / "xstest" / "completions")
     if not answers:
         sys.exit(f"no answers in {data}/xstest/completions: expected a CSV file per model")
     examples = examples_of(answers)
@@ -251,6 +248,15 @@ def main() -> None:
     weights["choices"] = records
     print("\nOur own hard answers, the half that nothing was fitted or chosen on:\n")
     print_hard(weights)
+    return weights
+
+
+def main() -> None:
+    """Print the tables and write the weights."""
+    data = os.environ.get("JAXDEPTH_DATA")
+    if not data:
+        sys.exit("JAXDEPTH_DATA is not set: point it at the folder that holds xstest/completions")
+    weights = measure(Path(data))
     path = Path(jaxdepth.__file__).parent / "data" / WEIGHTS_FILE
     path.write_text(json.dumps(weights, separators=(",", ":")) + "\n", "utf-8")
     features = sum(len(weights[block]) for block in ("declines", "cues", "words"))
