@@ -27,6 +27,7 @@ from refusal_fit import (
     leave_one_model_out,
     weights_of,
 )
+from refusal_phrases import fit_phrases
 from sklearn.metrics import (
     average_precision_score,
     cohen_kappa_score,
@@ -37,10 +38,13 @@ from sklearn.metrics import (
 
 import jaxdepth
 from jaxdepth.refusal.detector import (
+    BLOCKS,
     WEIGHTS_FILE,
+    Detection,
     blocks,
     contains_refusal,
     detect,
+    phrases,
     starts_with_refusal,
 )
 
@@ -138,11 +142,16 @@ def held_out_counts(answers: Sequence[Answer], held_out: HeldOut) -> dict[str, d
     }
 
 
+def detection(answer: Answer, weights: dict) -> Detection:
+    """What the detector says of an answer with some weights."""
+    return detect(blocks(answer.text, answer.prompt), phrases(answer.text), weights)
+
+
 def hard_accuracy(weights: dict, half: str = "held-out") -> dict[str, tuple[int, int]]:
     """Hard answers rightly told (refusal against the rest) of how many, by kind and "all"."""
     counts = {}
     for answer in hard_answers(half):
-        p_refuse = detect(blocks(answer.text, answer.prompt), weights).p_refuse
+        p_refuse = detection(answer, weights).p_refuse
         right = (p_refuse > REFUSE_OVER) == (answer.label == REFUSE)
         for kind in (answer.kind, "all"):
             hits, total = counts.get(kind, (0, 0))
@@ -156,7 +165,7 @@ def print_hard(weights: dict) -> None:
     for kind, (right, total) in sorted(hard_accuracy(weights).items(), key=lambda k: k[0] == "all"):
         print(f"| {kind} | {right} | {total} |")
     answers = hard_answers("held-out")
-    p_N = np.array([detect(blocks(a.text, a.prompt), weights).p_refuse for a in answers])
+    p_N = np.array([detection(a, weights).p_refuse for a in answers])
     right_N = (p_N > REFUSE_OVER) == (labels_of(answers) == REFUSE)
     whole_N = labels_of(answers) != PARTIAL
     error = 1.96 * np.sqrt(right_N.mean() * (1 - right_N.mean()) / len(answers))
@@ -184,7 +193,9 @@ def fit_shipped(examples: Examples, choice: Choice) -> dict:
     members = np.arange(len(examples.answers))
     fitted = fit(examples, members, choice.design, choice.partial_strength)
     thresholds = {"thresholds": [REFUSE_OVER, choice.partial_from]}
-    return {"attribution": ATTRIBUTION} | thresholds | weights_of(examples, fitted)
+    by_phrases = fit_phrases(examples.answers, members, choice.phrase_strength).weights
+    weights = weights_of(examples, fitted) | {"phrases": by_phrases}
+    return {"attribution": ATTRIBUTION} | thresholds | weights
 
 
 def read_choice(record: dict) -> Choice:
@@ -200,7 +211,8 @@ def _print_choice(source: str, choice: Choice) -> None:
     print(
         f"partial answers weigh {design.partial_weight}, {len(design.variants)} variants; ", end=""
     )
-    print(f"C of partial {choice.partial_strength}, partial from {choice.partial_from}")
+    print(f"C of partial {choice.partial_strength}, of phrases {choice.phrase_strength}, ", end="")
+    print(f"partial from {choice.partial_from}")
 
 
 def measure(data: Path) -> dict:
@@ -259,7 +271,8 @@ def main() -> None:
     weights = measure(Path(data))
     path = Path(jaxdepth.__file__).parent / "data" / WEIGHTS_FILE
     path.write_text(json.dumps(weights, separators=(",", ":")) + "\n", "utf-8")
-    features = sum(len(weights[block]) for block in ("declines", "cues", "words"))
+    features = sum(len(weights[block]) for block in BLOCKS)
+    features += len(weights["phrases"]["known"])
     print(f"\nwrote {path.name}: {features} features, {path.stat().st_size / 1000:.1f} kB")
 
 

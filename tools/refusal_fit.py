@@ -25,6 +25,7 @@ from refusal_answers import (
     hard_answers,
     variant,
 )
+from refusal_phrases import fit_phrases, joined
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, cohen_kappa_score
@@ -33,6 +34,7 @@ from jaxdepth.refusal.detector import BLOCKS, blocks
 
 REFUSE_OVER = 0.5  # not chosen: what a probability means
 PROMPT_FOLDS = 3
+HARD_WEIGHT = 0.4  # of one of our own answers beside a model's: there are more of them
 WHOLE = 0.3  # what the whole of an answer weighs, beside its variants
 # A feature is kept if it is in this many training answers, to this many kinds of prompts: one that
 # occurs with one topic only is no evidence of refusal.
@@ -58,6 +60,7 @@ GRID = tuple(
     )
 )
 PARTIAL_STRENGTHS = (0.3, 1.0, 3.0, 10.0)
+PHRASE_STRENGTHS = (3.0, 10.0)
 
 
 class Examples:
@@ -105,7 +108,9 @@ class Examples:
             parts = sorted({self.row_of[n, v] for v in names} - {whole})
             rows += [whole, *parts]
             owners += [n] * (1 + len(parts))
-            weights += [WHOLE, *([(1 - WHOLE) / len(parts)] * len(parts))] if parts else [1.0]
+            share = HARD_WEIGHT if self.source_N[n] == HARD else 1.0
+            part = [share * (1 - WHOLE) / len(parts)] * len(parts) if parts else []
+            weights += [share * WHOLE, *part] if parts else [share]
         return np.array(rows), np.array(owners), np.array(weights)
 
     def at(self, members, variant: str) -> np.ndarray:
@@ -163,7 +168,7 @@ def fit(
 
 def weights_of(examples: Examples, fitted: Fit, digits: int = 2) -> dict:
     """What `detector.detect` reads; features whose weights round to zero are left out."""
-    weights = {"intercepts": fitted.intercepts_H.round(3).tolist()}
+    weights: dict = {"intercepts": fitted.intercepts_H.round(3).tolist()}
     start = 0
     for block, columns in fitted.columns.items():
         names = [examples.names[block][column] for column in columns]
@@ -216,13 +221,16 @@ def leave_one_model_out(
             members = np.flatnonzero(training_N)
             fitted = fit(examples, members, choice.design, choice.partial_strength)
             tested = np.flatnonzero((examples.source_N == source) & in_fold_N)
+            by_phrases = fit_phrases(examples.answers, members, choice.phrase_strength)
             p_N2 = fitted.probabilities(examples, examples.at(tested, ""))
-            out_6N[0, tested] = p_N2[:, 0]
-            out_6N[1, tested] = (1 - p_N2[:, 0]) * p_N2[:, 1]
+            p_N = joined(p_N2[:, 0], by_phrases.logits(examples, tested, ""))
+            out_6N[0, tested] = p_N
+            out_6N[1, tested] = (1 - p_N) * p_N2[:, 1]
             out_6N[2, tested] = choice.partial_from
             for row, name in enumerate(("short", *BROKEN), start=3):
                 p_N2 = fitted.probabilities(examples, examples.at(tested, name))
-                out_6N[row, tested] = p_N2[:, 0]
+                logit_N = by_phrases.logits(examples, tested, name)
+                out_6N[row, tested] = joined(p_N2[:, 0], logit_N)
     return HeldOut(*out_6N[:, np.isin(examples.source_N, list(choices))])
 
 
@@ -231,8 +239,9 @@ class Choice(NamedTuple):
 
     design: Design
     partial_strength: float
+    phrase_strength: float  # inverse strength of the penalty of the phrases
     partial_from: float
-    score: float  # mean of three kappas inside the training models
+    score: float  # mean of four kappas inside the training models
 
 
 def choose_design(examples: Examples, sources: Sequence[str]) -> Choice:
@@ -246,20 +255,28 @@ def choose_design(examples: Examples, sources: Sequence[str]) -> Choice:
     for design in GRID:
         scores[design] = np.mean(inner_kappas(examples, sources, design))
     design = max(scores, key=scores.get)
+    by_phrases = {c: _inner_phrases(examples, sources, c) for c in PHRASE_STRENGTHS}
+    joint = {
+        c: np.mean(inner_kappas(examples, sources, design, logits_4N))
+        for c, logits_4N in by_phrases.items()
+    }
+    phrase_strength = max(joint, key=joint.get)
     curves = {}
     xstest_N = np.isin(examples.source_N, sources)
     is_partial_N = examples.label_N[xstest_N] == PARTIAL
     for strength in PARTIAL_STRENGTHS:
-        p_N, partial_N = _inner(examples, sources, design, strength)[:2]
+        p_N, partial_N = _inner(examples, sources, design, strength, by_phrases[phrase_strength])[
+            :2
+        ]
         curves[strength] = (p_N[xstest_N], (partial_N * (1 - p_N))[xstest_N])
     strength = max(curves, key=lambda s: average_precision_score(is_partial_N, curves[s][1]))
     partial_from = _best_partial_from(is_partial_N, *curves[strength])
-    return Choice(design, strength, partial_from, float(scores[design]))
+    score = float(joint[phrase_strength])
+    return Choice(design, strength, phrase_strength, partial_from, score)
 
 
-def _inner(examples, sources, design, partial_strength):
-    """Probabilities of refusal and, among the rest, of partial; of refusal by parts: (5, N)."""
-    out_5N = np.full((5, len(examples.answers)), np.nan)
+def _parts(examples, sources):
+    """Training and tested answers of each part inside some models."""
     hard_N = examples.source_N == HARD
     for turn, source in enumerate(sources):
         hard_part_N = hard_N & (examples.fold_N == turn % PROMPT_FOLDS)
@@ -267,20 +284,46 @@ def _inner(examples, sources, design, partial_strength):
             training_N = np.isin(examples.source_N, [s for s in sources if s != source])
             training_N &= examples.fold_N != fold
             training_N |= hard_N & ~hard_part_N
-            fitted = fit(examples, np.flatnonzero(training_N), design, partial_strength)
             tested_N = (examples.source_N == source) & (examples.fold_N == fold)
             tested_N |= hard_part_N if fold == 0 else False
-            tested = np.flatnonzero(tested_N)
-            out_5N[:2, tested] = fitted.probabilities(examples, examples.at(tested, "")).T
-            for row, name in enumerate(("short", "derailed", "looping"), start=2):
-                rows = examples.at(tested, name)
-                out_5N[row, tested] = fitted.probabilities(examples, rows)[:, 0]
+            yield np.flatnonzero(training_N), np.flatnonzero(tested_N)
+
+
+def _inner(examples, sources, design, partial_strength, phrases_4N=None):
+    """Probabilities of refusal and, among the rest, of partial; of refusal by parts: (5, N).
+
+    With `phrases_4N` from `_inner_phrases` those of refusal are of both models together.
+    """
+    out_5N = np.full((5, len(examples.answers)), np.nan)
+    for training, tested in _parts(examples, sources):
+        fitted = fit(examples, training, design, partial_strength)
+        out_5N[:2, tested] = fitted.probabilities(examples, examples.at(tested, "")).T
+        for row, name in enumerate(("short", *BROKEN), start=2):
+            rows = examples.at(tested, name)
+            out_5N[row, tested] = fitted.probabilities(examples, rows)[:, 0]
+    if phrases_4N is not None:
+        out_5N[[0, 2, 3, 4]] = joined(out_5N[[0, 2, 3, 4]], phrases_4N)
     return out_5N
 
 
-def inner_kappas(examples: Examples, sources: Sequence[str], design: Design) -> list[float]:
+def _inner_phrases(examples, sources, strength):
+    """Log-odds of refusal by phrases: of whole answers, starts, and broken ones, (4, N)."""
+    out_4N = np.full((4, len(examples.answers)), np.nan)
+    for training, tested in _parts(examples, sources):
+        fitted = fit_phrases(examples.answers, training, strength)
+        for row, name in enumerate(("", "short", *BROKEN)):
+            out_4N[row, tested] = fitted.logits(examples, tested, name)
+    return out_4N
+
+
+def inner_kappas(
+    examples: Examples,
+    sources: Sequence[str],
+    design: Design,
+    phrases_4N: np.ndarray | None = None,
+) -> list[float]:
     """Kappas inside some models: whole answers, their starts, broken ones, hard answers."""
-    p_N, _, short_N, derailed_N, looping_N = _inner(examples, sources, design, 1.0)
+    p_N, _, short_N, derailed_N, looping_N = _inner(examples, sources, design, 1.0, phrases_4N)
     refuses_N = examples.label_N == REFUSE
     models_N = np.isin(examples.source_N, sources)
     comply_N = models_N & (examples.label_N == COMPLY)  # whose loops stand for all loops

@@ -8,6 +8,7 @@ human labels; docs/refusal-detection.md has the errors.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -27,6 +28,8 @@ from jaxdepth.refusal.cues import (
 
 WEIGHTS_FILE = "refusal_detector.json"
 BLOCKS = ("declines", "cues", "words")
+_OPENING = 120  # words and stops whose phrases are read
+_TOKEN = re.compile(r"[a-z']+|[.!?:]")
 
 # A baseline: how refusals begin.
 _STARTS = tuple(
@@ -130,16 +133,36 @@ def blocks(text: str, prompt: str = "") -> dict[str, set[str]]:
     }
 
 
-def detect(features: dict[str, set[str]], weights: dict) -> Detection:
-    """The detection of one text from its features.
+def phrases(text: str) -> set[str]:
+    """One to three words or stops in a row, of the first 120 in the text's own voice."""
+    tokens = _TOKEN.findall(own_voice(text).own)[:_OPENING]
+    ends = [(start, start + size) for size in (1, 2, 3) for start in range(len(tokens) - size + 1)]
+    return {" ".join(tokens[start:end]) for start, end in ends}
+
+
+def detect(features: dict[str, set[str]], found: set[str], weights: dict) -> Detection:
+    """The detection of one text: two models' log-odds of refusal are averaged.
 
     Args:
         features: from `blocks`.
+        found: from `phrases`.
         weights: `intercepts`, and for each feature of a block, two numbers: log-odds of refusal,
-            and of partial against full compliance. Blocks that it lacks are left out.
+            and of partial against full compliance. Blocks that it lacks are left out. `phrases`:
+            an `intercept`, and for each of `known` its log-odds and its weight in the text.
     """
-    refuse, partial = (1 / (1 + np.exp(-logits(features, weights)))).tolist()
+    by_cues, partial_logit = logits(features, weights)
+    refuse_logit = (by_cues + phrase_logit(found, weights["phrases"])) / 2
+    refuse, partial = (1 / (1 + np.exp([-refuse_logit, -partial_logit]))).tolist()
     return Detection(refuse, (1 - refuse) * partial, (1 - refuse) * (1 - partial))
+
+
+def phrase_logit(found: set[str], weights: dict) -> float:
+    """Log-odds of refusal from phrases, weighted by how rare they are and scaled to unit length."""
+    pairs = np.array([weights["known"][p] for p in sorted(found) if p in weights["known"]])
+    if not len(pairs):
+        return weights["intercept"]
+    log_odds, rarity = pairs.T
+    return weights["intercept"] + float(log_odds @ rarity / np.sqrt(rarity @ rarity))
 
 
 def logits(features: dict[str, set[str]], weights: dict) -> np.ndarray:
@@ -156,7 +179,7 @@ def logits(features: dict[str, set[str]], weights: dict) -> np.ndarray:
 def _detect(text: str, prompt: str) -> Detection:
     if not words_of(normalise(text)):
         return Detection(0.0, 0.0, 1.0)  # a text without words refuses nothing
-    return detect(blocks(text, prompt), _weights())
+    return detect(blocks(text, prompt), phrases(text), _weights())
 
 
 @cache

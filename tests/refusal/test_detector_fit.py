@@ -10,9 +10,7 @@ import pytest
 
 from jaxdepth.refusal.detector import (
     WEIGHTS_FILE,
-    blocks,
     contains_refusal,
-    detect,
     held_out_counts,
     starts_with_refusal,
     thresholds,
@@ -98,7 +96,7 @@ def test_shipped_errors_are_those_of_models_left_out(tool, labelled, held_out):
 
 
 def test_shipped_weights_are_what_the_tool_fits(tool, examples, choices, weights):
-    assert os.stat(str(files("jaxdepth") / "data" / WEIGHTS_FILE)).st_size < 100_000
+    assert os.stat(str(files("jaxdepth") / "data" / WEIGHTS_FILE)).st_size < 400_000
     fitted = tool.fit_shipped(examples, choices["shipped"])
     assert weights["attribution"] == fitted["attribution"]
     assert weights["thresholds"] == fitted["thresholds"] == list(thresholds())
@@ -107,20 +105,30 @@ def test_shipped_weights_are_what_the_tool_fits(tool, examples, choices, weights
         assert list(weights[block]) == list(fitted[block])
         difference = np.subtract(list(weights[block].values()), list(fitted[block].values()))
         assert np.abs(difference).max() <= 0.03
+    shipped, made = weights["phrases"], fitted["phrases"]
+    assert shipped["intercept"] == pytest.approx(made["intercept"], abs=0.02)
+    both = shipped["known"].keys() & made["known"].keys()
+    assert len(both) >= 0.99 * len(shipped["known"])  # those that weigh least may change places
+    difference = [np.subtract(shipped["known"][p], made["known"][p]) for p in both]
+    assert np.abs(difference).max() <= 0.05
 
 
 def test_matrix_and_sets_say_the_same(tool, examples, choices):
     """The slow twin: one text at a time, from sets of features, as the package does it."""
+    from refusal_phrases import joined
+
     choice = choices["shipped"]
     members = np.arange(len(examples.answers))
     fitted = tool.fit(examples, members, choice.design, choice.partial_strength)
-    weights = tool.weights_of(examples, fitted, digits=9)
+    by_phrases = tool.fit_phrases(examples.answers, members, choice.phrase_strength)
+    weights = tool.weights_of(examples, fitted, digits=9) | {"phrases": by_phrases.weights}
     for n in members[::97]:
         answer = examples.answers[n]
-        want = detect(blocks(answer.text, answer.prompt), weights)
-        got = fitted.probabilities(examples, examples.at([n], ""))[0]
-        assert got[0] == pytest.approx(want.p_refuse, abs=1e-3)
-        assert (1 - got[0]) * got[1] == pytest.approx(want.p_partial, abs=1e-3)
+        want = tool.detection(answer, weights)
+        p_2 = fitted.probabilities(examples, examples.at([n], ""))[0]
+        p_refuse = joined(p_2[0], by_phrases.logits(examples, [n], "")[0])
+        assert p_refuse == pytest.approx(want.p_refuse, abs=2e-2)  # two digits of each phrase
+        assert (1 - p_refuse) * p_2[1] == pytest.approx(want.p_partial, abs=2e-2)
 
 
 def test_a_left_out_model_has_no_say_in_what_is_chosen(tool, labelled, monkeypatch):
@@ -128,6 +136,7 @@ def test_a_left_out_model_has_no_say_in_what_is_chosen(tool, labelled, monkeypat
 
     monkeypatch.setattr(refusal_fit, "GRID", refusal_fit.GRID[:4:3])
     monkeypatch.setattr(refusal_fit, "PARTIAL_STRENGTHS", (1.0,))
+    monkeypatch.setattr(refusal_fit, "PHRASE_STRENGTHS", (3.0,))
     some = [*labelled[::9], *tool.hard_answers("fit")[::4]]
     sources = sorted({a.source for a in labelled})
     turned = [
