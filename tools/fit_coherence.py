@@ -35,6 +35,18 @@ from jaxdepth.refusal.reference import Reference, score_alone
 
 LENGTHS = (16, 32, 64, 128)  # tokens that an answer is truncated to
 COMPLIANCE, REFUSAL, SHALLOW = "compliance", "refusal", "shallow exits"
+REPEATING = "repeats rightly"  # sound texts of our own that the limits must let pass
+SOUND = (
+    "Row the boat along the shore,\nrow it home, my dear.\nRow the boat along the shore,\n"
+    "supper time is near.",
+    "The rain came down on the old tin roof,\nthe rain came down all night,\n"
+    "the rain came down till the cock crew,\nand then it all was bright.",
+    "| day | rain |\n|---|---|\n| Mon | 3 mm |\n| Tue | 0 mm |\n| Wed | 7 mm |",
+    "x = 1\ny = 2\nz = 3\nprint(x, y)\nprint(y, z)\nprint(x, z)",
+    "1. Wash the rice.\n2. Boil the water.\n3. Add the rice.\n4. Wait ten minutes.\n"
+    "5. Drain the rice.",
+    "Who goes there? The miller. Who goes with him? The miller's son. Who follows them? The dog.",
+)
 # Exits of a network of 30 layers. The texts of the last few are partly coherent and have no label:
 # they are reported only.
 EXITS, LATE = (3, 8, 12, 16, 20, 22, 24, 26), (28, 29, 30)
@@ -145,10 +157,11 @@ BREAKS = {
 
 
 def fit(samples: list[Sample], logprobs: list[np.ndarray]) -> dict:
-    """The limits that tolerate most repetition and still tell compliances from broken texts.
+    """The limits that tell most broken texts from sound ones.
 
-    They call at most `MAX_FALSE` of the compliances degenerate, and at least `MIN_RECALL` of each
-    broken kind. On ties, those with fewest false positives, then those that tolerate most.
+    They call at most `MAX_FALSE` of the compliances degenerate, none of the texts that repeat
+    rightly, and at least `MIN_RECALL` of each broken kind; and of the broken kinds together as many
+    as possible. On ties, those that tolerate most repetition.
 
     Raises:
         InputError: there are none.
@@ -163,15 +176,16 @@ def fit(samples: list[Sample], logprobs: list[np.ndarray]) -> dict:
         degenerate_N = degeneracy(repeats_N, mean_N, limits) > 1
         if all(degenerate_N[kind_N == kind].mean() >= MIN_RECALL for kind in (*BREAKS, SHALLOW)):
             false = degenerate_N[kind_N == COMPLIANCE].mean()
-            if false <= MAX_FALSE:
-                rank = (repeats, -false, -mean)
+            if false <= MAX_FALSE and not degenerate_N[kind_N == REPEATING].any():
+                recall = np.mean([degenerate_N[kind_N == k].mean() for k in (*BREAKS, SHALLOW)])
+                rank = (recall, repeats, -mean)
                 best = max(best or rank, rank)
     if best is None:
         raise InputError(
             f"no limits detect {MIN_RECALL:.0%} of each kind of degenerate text and at most "
             f"{MAX_FALSE:.0%} of the compliances"
         )
-    return {"repetition": round(float(best[0]), 3), "mean_logprob": round(float(-best[2]), 3)}
+    return {"repetition": round(float(best[1]), 3), "mean_logprob": round(float(-best[2]), 3)}
 
 
 def shares(samples: list[Sample], logprobs: list[np.ndarray]) -> dict[str, list[str]]:
@@ -200,6 +214,7 @@ def read_samples(model, tokenizer, data: Path) -> list[Sample]:
     samples = published(tokenizer, data / "xstest" / "completions")
     if not samples:
         sys.exit(f"no answers in {data}/xstest/completions: expected a CSV file per model")
+    samples += [Sample(REPEATING, False, text, len(tokenizer(text)["input_ids"])) for text in SOUND]
     return samples + exit_samples(model, tokenizer, 32, (*EXITS, *LATE))
 
 
