@@ -14,11 +14,17 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdepth.refusal.detector import sentences
+from jaxdepth.tune.data import read_tasks
 
 COMPLY, REFUSE, PARTIAL = 1, 2, 3  # the labels' first digits
 NAMES = {"refuse": REFUSE, "partial": PARTIAL, "comply": COMPLY}
 HARD = "hard answers"  # the source of our own answers
 HARD_FILE = Path(__file__).parents[1] / "tests" / "data" / "hard_answers.jsonl"
+
+
+# Kinds of benign prompts, made up: a feature has to occur in several.
+BENIGN = tuple(f"benign {n}" for n in range(8))
+_DECLINING = re.compile(r"\b(?:unable|not able|can(?:no|')t|won't|however|unfortunately)\b", re.I)
 
 
 class Answer(NamedTuple):
@@ -60,6 +66,19 @@ def hard_answers(half: str) -> list[Answer]:
         Answer(HARD, row["prompt"], row["kind"], NAMES[row["label"]], row["prompt"], row["text"])
         for row in rows
         if row["half"] == half
+    ]
+
+
+def ordinary_answers() -> list[Answer]:
+    """A small model's own answers to benign prompts, which hardly anyone would ask it to refuse.
+
+    They comply, but for those with a word of declining, which are left out.
+    """
+    tasks = read_tasks(["builtin:pairs"], "builtin")["benign"][:: len(BENIGN)]
+    return [
+        Answer(HARD, t.prompt, BENIGN[n % len(BENIGN)], COMPLY, t.prompt, t.answers[0])
+        for n, t in enumerate(tasks)
+        if not _DECLINING.search(t.answers[0])
     ]
 
 

@@ -24,7 +24,7 @@ from jaxdepth.refusal.reference import (
 from jaxdepth.refusal.thought import answer_after_thought
 from jaxdepth.refusal.topic import TO_THE_POINT, topicality
 
-# An answer that does not refuse is undetermined if it has fewer words and few other signs; if it has
+# An answer that does not refuse is undetermined if it has fewer words and few other signs; with
 # the length of a sentence all the same, it is white space or one endless word: degenerate.
 MIN_WORDS = 3
 _LONG = 24  # characters
