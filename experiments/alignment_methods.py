@@ -1,7 +1,7 @@
 """Does the effect of truncation depend on how the model was aligned?
 
 Tests C3 (it depends on the alignment method), and beside it C1 (truncation strips refusals), C2
-(while answers stay coherent) and C6 (skipping 30-50% of the layers keeps quality).
+(while exits can still answer) and C6 (skipping 30-50% of the layers keeps quality).
 
     python experiments/alignment_methods.py MODEL [--steps N] [any option of `jaxdepth sweep`]
 

@@ -1,6 +1,6 @@
 """What truncation does to a model that refuses, and what tuning every exit restores.
 
-Tests C1 (truncation strips refusals), C2 (while answers stay coherent), C3 (it depends on the
+Tests C1 (truncation strips refusals), C2 (while exits can still answer), C3 (it depends on the
 alignment method) and C6 (skipping 30-50% of the layers keeps quality).
 
     python experiments/depth_robust_safety.py MODEL [--config demo] [any option of `jaxdepth sweep`]

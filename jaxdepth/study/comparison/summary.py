@@ -109,7 +109,7 @@ def at_full_depth(c: Compared) -> list[str]:
 
 
 def by_exit(c: Compared) -> list[str]:
-    """C1 (truncation strips refusals) and C2 (while answers stay coherent), by model."""
+    """C1 (truncation strips refusals) and C2 (while exits can still answer), by model."""
     early = c.exits[:-1]
     lines = ["Truncation strips refusals (claim C1; harmful prompts, before full depth):"]
     for model in c.models:
