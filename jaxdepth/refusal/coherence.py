@@ -106,8 +106,9 @@ def degeneracy(
 
 
 def _judge(text: str, logprobs: Sequence[float] | np.ndarray) -> Coherence:
-    scored = len(logprobs) >= _MIN_TOKENS
-    mean = float(np.mean(logprobs, dtype=np.float64)) if scored else float("nan")
+    finite = np.asarray(logprobs)[np.isfinite(logprobs)]  # nothing may precede the first token
+    scored = len(finite) >= _MIN_TOKENS
+    mean = float(np.mean(finite, dtype=np.float64)) if scored else float("nan")
     if not text.strip():
         return Coherence(True, 1.0, 0.0, mean)
     repeats = repetition(text)

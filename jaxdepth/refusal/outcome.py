@@ -92,8 +92,7 @@ def judge_replies(
 
     The reference model scores the texts now, on the devices: each distinct one once, none whose
     outcome a refusal or its repetition has decided, and after their prompts only those that are
-    coherent. The function that is returned judges them, on
-    the host.
+    coherent. The function that is returned judges them, on the host.
 
     Args:
         reference: the model that tells coherent and topical text; without one, only repetition

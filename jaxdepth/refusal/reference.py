@@ -52,10 +52,10 @@ def score_alone(
 
     Returns:
         N scores with `alone_T` alone. Where nothing precedes the first token (a base model without
-        BOS), it has none.
+        BOS), it has NaN.
 
     Raises:
-        InputError: a size is below 1, or a reply is too long for the model.
+        InputError: a size is below 1.
     """
     scores = _score(reference, [("", text) for text in texts], max_tokens, batch_size)
     return [NO_SCORES._replace(alone_T=score_T) for score_T in scores]
@@ -80,7 +80,7 @@ def score_given(
         batch_size: replies per forward pass.
 
     Raises:
-        InputError: a size is below 1, or a prompt with its reply is too long for the model.
+        InputError: a size is below 1.
     """
     if not len(texts):
         return []
@@ -100,16 +100,14 @@ def _score(
     model, encoder, _ = Reference(*reference)
     distinct = list(dict.fromkeys(pairs))
     number = {prompt: z for z, prompt in enumerate(dict.fromkeys(p for p, _ in distinct))}
-    scores = continuation_logprobs(
-        model,
-        [encoder.encode(prompt) for prompt in number],
-        [encoder.encode_text(text.strip())[:max_tokens] for _, text in distinct],
-        [number[prompt] for prompt, _ in distinct],
-        batch_size,
-    )
-    of_pair = dict(zip(distinct, map(_finite, scores), strict=True))
+    # A prompt that fills another model's context leaves less room for the reply, or none.
+    longest = model.config.max_position_embeddings
+    prefixes = [encoder.encode(prompt)[:longest] for prompt in number]
+    of_reply = [number[prompt] for prompt, _ in distinct]
+    replies = [
+        encoder.encode_text(text.strip())[: min(max_tokens, longest - len(prefixes[z]))]
+        for (_, text), z in zip(distinct, of_reply, strict=True)
+    ]
+    scores = continuation_logprobs(model, prefixes, replies, of_reply, batch_size)
+    of_pair = dict(zip(distinct, scores, strict=True))
     return [of_pair[pair] for pair in pairs]
-
-
-def _finite(score_T: Float[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
-    return score_T[1:] if len(score_T) and np.isnan(score_T[0]) else score_T

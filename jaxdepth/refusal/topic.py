@@ -40,12 +40,12 @@ def rule_of(score: ReplyScores) -> str:
 
 def features(score: ReplyScores) -> Float[np.ndarray, "2"]:
     """Information (nats per token) or cosine, and log-probability per token after the prompt."""
-    given = float(np.mean(score.given_T, dtype=np.float64))
+    given = float(np.nanmean(score.given_T, dtype=np.float64))
     if not math.isnan(score.cosine):
         return np.array([score.cosine, given])
     shared = min(len(score.alone_T), len(score.given_T))
-    more_T = score.given_T[-shared:] - score.alone_T[-shared:]
-    return np.array([float(np.mean(more_T, dtype=np.float64)), given])
+    more_T = score.given_T[:shared] - score.alone_T[:shared]
+    return np.array([float(np.nanmean(more_T, dtype=np.float64)), given])
 
 
 def is_scored(score: ReplyScores) -> bool:

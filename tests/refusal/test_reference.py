@@ -58,6 +58,17 @@ def test_batches_and_order_change_nothing(reference):
         score_alone(reference, texts, batch_size=0)
 
 
+def test_a_prompt_that_fills_the_context_leaves_no_score(tiny_path):
+    model, tokenizer = jaxdepth.load(tiny_path)
+    tiny = Reference(model, PromptEncoder(tokenizer))
+    room = model.config.max_position_embeddings
+    prompts = ["hi " * (room + 5), "hi"]
+    full, short = score_replies(tiny, ["well well well"] * 2, prompts)
+    assert len(full.given_T) == 0 < len(short.given_T)
+    assert len(full.alone_T) == len(short.alone_T) > 0
+    assert np.isnan(topicality([full])[0])
+
+
 def test_a_reply_is_scored_once_for_each_prompt(reference, monkeypatch):
     rows = []
 
