@@ -169,7 +169,9 @@ def fit(samples: list[Sample], logprobs: list[np.ndarray]) -> dict:
     fitted_on = [n for n, s in enumerate(samples) if not s.held_out and s.text.strip()]
     kind_N = np.array([samples[n].kind for n in fitted_on])
     repeats_N = np.array([repetition(samples[n].text) for n in fitted_on])
-    mean_N = np.array([np.nanmean(logprobs[n]) if len(logprobs[n]) >= 4 else 0.0 for n in fitted_on])
+    mean_N = np.array(
+        [np.nanmean(logprobs[n]) if len(logprobs[n]) >= 4 else 0.0 for n in fitted_on]
+    )
     best = None
     for repeats, mean in itertools.product(REPETITIONS, LOGPROBS):
         limits = {"repetition": repeats, "mean_logprob": mean}
