@@ -19,6 +19,7 @@ from jaxdepth.tune.data import read_tasks
 COMPLY, REFUSE, PARTIAL = 1, 2, 3  # the labels' first digits
 NAMES = {"refuse": REFUSE, "partial": PARTIAL, "comply": COMPLY}
 HARD = "hard answers"  # the source of our own answers
+HARD_WEIGHT = 0.4  # of one of them beside a model's: there are more of them
 HARD_FILE = Path(__file__).parents[1] / "tests" / "data" / "hard_answers.jsonl"
 
 

@@ -16,6 +16,7 @@ from refusal_answers import (
     BROKEN,
     COMPLY,
     HARD,
+    HARD_WEIGHT,
     PARTIAL,
     REFUSE,
     SENTENCES,
@@ -35,7 +36,6 @@ from jaxdepth.refusal.detector import BLOCKS, blocks
 
 REFUSE_OVER = 0.5  # not chosen: what a probability means
 PROMPT_FOLDS = 3
-HARD_WEIGHT = 0.4  # of one of our own answers beside a model's: there are more of them
 WHOLE = 0.3  # what the whole of an answer weighs, beside its variants
 # A feature is kept if it is in this many training answers, to this many kinds of prompts: one that
 # occurs with one topic only is no evidence of refusal.

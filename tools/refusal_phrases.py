@@ -9,13 +9,12 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from refusal_answers import COMPLY, HARD, PARTIAL, REFUSE, Answer, truncate, variant
+from refusal_answers import COMPLY, HARD, HARD_WEIGHT, PARTIAL, REFUSE, Answer, truncate, variant
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
 from jaxdepth.refusal.detector import phrases
 
-HARD_WEIGHT = 0.4  # of one of our own answers beside a model's
 PARTIAL_WEIGHT = 0.5
 TEXTS = 3  # a phrase is known if it is in so many training texts
 KEPT = 6000

@@ -1,5 +1,6 @@
 """What a judge says of one answer, and the base of all judges that are opened by name."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ class Verdict(NamedTuple):
 ABSTAINS = Verdict(None, None, None)
 
 
-class NamedJudge:
+class NamedJudge(ABC):
     """A judge that `--judge` opens; it is also a `Judge` for `classify_texts`.
 
     A subclass answers distinct pairs of prompt and text in `ask_pairs`.
@@ -57,9 +58,9 @@ class NamedJudge:
         """The verdict on a text that was judged; one without a word where it was not."""
         return self._known.get((prompt, text), ABSTAINS)
 
+    @abstractmethod
     def ask_pairs(self, pairs: Sequence[Pair]) -> list[Verdict]:
         """The verdicts on distinct pairs of prompt and text."""
-        raise NotImplementedError
 
     def warning(self) -> str:
         """One line on answers that got no verdict, and why; empty if all got one."""

@@ -87,7 +87,7 @@ class Answerer:
         # A template that opens a thought leaves its tag out of the reply.
         opening = "<think>\n" if opens_thought(self.subject.encoder.reply_opening) else ""
         replies = [opening + text for text in texts]
-        judge = judge_texts(self.reference, replies, prompts, self.judge)
+        judge = judge_replies(self.reference, replies, prompts, judge=self.judge)
         return lambda: self._with_outcomes(rows, texts, judge())
 
     def _with_outcomes(
@@ -119,20 +119,6 @@ def decode_reply(tokenizer: FastTokenizer, tokens: Ints) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True)
     hidden = set(tokenizer.all_special_ids) - markers
     return tokenizer.decode([i for i in ids if i not in hidden])
-
-
-def judge_texts(
-    reference: Reference,
-    texts: Sequence[str],
-    prompts: Sequence[str],
-    judge: Judge | None = None,
-) -> Callable[[], list[TextOutcome]]:
-    """Judge the outcomes of answers under a reference model.
-
-    The reference model scores the answers now, on the devices; the function that is returned
-    judges them, on the host.
-    """
-    return judge_replies(reference, texts, prompts, judge=judge)
 
 
 def _or_null(number: float) -> float | None:

@@ -27,7 +27,6 @@ from jaxdepth.refusal.reference import Reference
 from jaxdepth.refusal.thought import answer_after_thought
 from jaxdepth.runtime import preemption
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.study.answers import judge_texts
 from jaxdepth.study.judging.agreement import RUN, agreement_rows, confusion_rows
 from jaxdepth.study.judging.kept import LANE, read_answers, read_prompts_of
 from jaxdepth.study.judging.reference import Readers, readers_of
@@ -72,7 +71,7 @@ class Panel:
         prompts, texts = ([pair[n] for pair in pairs] for n in (0, 1))
         if judge is not None and not judge.needs_reference:
             return classify_texts(texts, prompts, judge=judge)
-        return judge_texts(self.reference, texts, prompts, judge)()
+        return classify_texts(texts, prompts, reference=self.reference, judge=judge)
 
 
 def judge_run(settings: Rejudge, bar: ProgressBar = silent, functions: Sequence[Judge] = ()) -> Run:

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.refusal.decide import shown
 from jaxdepth.refusal.deliberate import ClosedBy, Rule, margin
+from jaxdepth.refusal.outcome import judge_replies
 from jaxdepth.refusal.protocol import VERDICTS, Verdict
-from jaxdepth.study.answers import judge_texts
 from jaxdepth.study.batched import OnHost
 from jaxdepth.study.tables import Table
 from jaxdepth.study.verdicts.decider import Decider
@@ -160,7 +160,7 @@ def judge_answers(decider: Decider, rows: list[Row], answers: list[str]) -> Call
         return lambda: rows
     text_of = {p.prompt_id: p.text for p in decider.subject.prompts}
     prompts = [text_of[row["prompt_id"]] for row in rows]
-    judge = judge_texts(decider.reference, answers, prompts, decider.judge)
+    judge = judge_replies(decider.reference, answers, prompts, judge=decider.judge)
 
     def with_outcomes() -> list[Row]:
         for row, judged in zip(rows, judge(), strict=True):
