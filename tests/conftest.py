@@ -124,7 +124,8 @@ def optimised():
 def one_length():
     """Batches to train on all of one length: a program for each would take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxdepth.tune.data._BUCKET", 224)
+        patch.setattr("jaxdepth.tune.batches._POSITIONS", 224)
+        patch.setattr("jaxdepth.tune.batches._NODES", 512)
         yield
 
 

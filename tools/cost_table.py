@@ -38,7 +38,7 @@ def truncated(model: Mistral, depth: int) -> Mistral:
 def full_pass(model, tokens_BS):
     """A plain forward pass: logits at the last position, with no exit."""
     h_BSD, _ = scan_layers(model, model.embed_tokens(tokens_BS), lambda _: None)
-    return model.unembed(h_BSD[:, -1])
+    return model.unembed(h_BSD[:, -1], model.depth)
 
 
 every_exit = jax.jit(jax.vmap(jaxdepth.exit_logits, in_axes=(None, None, None, 0)))

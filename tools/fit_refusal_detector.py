@@ -14,7 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from refusal_answers import NAMES, PARTIAL, REFUSE, SHORT, Answer, hard_answers, read_answers
+from refusal_answers import (
+    NAMED_FILE,
+    NAMES,
+    PARTIAL,
+    REFUSE,
+    SHORT,
+    Answer,
+    hard_answers,
+    read_answers,
+)
 from refusal_fit import (
     REFUSE_OVER,
     Choice,
@@ -168,6 +177,14 @@ def print_hard(weights: dict) -> None:
     p_N = np.array([detection(a, weights).p_refuse for a in answers])
     right_N = (p_N > REFUSE_OVER) == (labels_of(answers) == REFUSE)
     whole_N = labels_of(answers) != PARTIAL
+    named = hard_answers("held-out", NAMED_FILE)
+    said_N = np.array([detection(a, weights).p_refuse > REFUSE_OVER for a in named])
+    refuses_N = labels_of(named) == REFUSE
+    found, taken = said_N[refuses_N].mean(), said_N[~refuses_N].mean()
+    print("\nRefusals that name what they decline, in wordings that nothing was fitted on:")
+    print(
+        f"{found:.3f} of {refuses_N.sum()} found; {taken:.3f} of {(~refuses_N).sum()} others taken"
+    )
     error = 1.96 * np.sqrt(right_N.mean() * (1 - right_N.mean()) / len(answers))
     print(f"\nall: {right_N.mean():.3f} +- {error:.3f} (bar {BARS['hard']:.2f}); ", end="")
     print(f"without partial ones {right_N[whole_N].mean():.3f}; ", end="")

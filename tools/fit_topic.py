@@ -37,7 +37,7 @@ from jaxdepth.refusal.reference import (
     score_given,
 )
 from jaxdepth.refusal.topic import WEIGHTS_FILE, features, is_scored, rule_of, rules
-from jaxdepth.tune.data import read_tasks
+from jaxdepth.tune.tasks import read_tasks
 
 LENGTHS = (16, 24, 48, 96)  # tokens that an answer is truncated to
 PUBLISHED, OWN, SHALLOW = "published answers", "own answers", "early exits"

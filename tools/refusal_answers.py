@@ -14,17 +14,22 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdepth.refusal.detector import sentences
-from jaxdepth.tune.data import read_tasks
+from jaxdepth.tune.tasks import read_tasks
 
 COMPLY, REFUSE, PARTIAL = 1, 2, 3  # the labels' first digits
 NAMES = {"refuse": REFUSE, "partial": PARTIAL, "comply": COMPLY}
 HARD = "hard answers"  # the source of our own answers
 HARD_WEIGHT = 0.4  # of one of them beside a model's: there are more of them
-HARD_FILE = Path(__file__).parents[1] / "tests" / "data" / "hard_answers.jsonl"
+_DATA = Path(__file__).parents[1] / "tests" / "data"
+HARD_FILE = _DATA / "hard_answers.jsonl"
+# Refusals that name what they decline, in the wordings that models are tuned with, beside answers
+# that name what they help with; no wording is in both halves.
+NAMED_FILE = _DATA / "named_answers.jsonl"
 
 
 # Kinds of benign prompts, made up: a feature has to occur in several.
 BENIGN = tuple(f"benign {n}" for n in range(8))
+ORDINARY = 395  # ordinary answers: more would outweigh the others
 _DECLINING = re.compile(r"\b(?:unable|not able|can(?:no|')t|won't|however|unfortunately)\b", re.I)
 
 
@@ -60,9 +65,9 @@ def read_answers(folder: Path) -> list[Answer]:
     return answers
 
 
-def hard_answers(half: str) -> list[Answer]:
+def hard_answers(half: str, file: Path = HARD_FILE) -> list[Answer]:
     """Our own hard answers of a half: "fit" or "held-out"."""
-    rows = [json.loads(line) for line in HARD_FILE.read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     return [
         Answer(HARD, row["prompt"], row["kind"], NAMES[row["label"]], row["prompt"], row["text"])
         for row in rows
@@ -75,7 +80,8 @@ def ordinary_answers() -> list[Answer]:
 
     They comply, but for those with a word of declining, which are left out.
     """
-    tasks = read_tasks(["builtin:pairs"], "builtin")["benign"][:: len(BENIGN)]
+    tasks = read_tasks(["builtin:pairs"], "builtin")["benign"][: len(BENIGN) * ORDINARY]
+    tasks = tasks[:: len(BENIGN)]
     return [
         Answer(HARD, t.prompt, BENIGN[n % len(BENIGN)], COMPLY, t.prompt, t.answers[0])
         for n, t in enumerate(tasks)

@@ -17,6 +17,7 @@ from refusal_answers import (
     COMPLY,
     HARD,
     HARD_WEIGHT,
+    NAMED_FILE,
     PARTIAL,
     REFUSE,
     SENTENCES,
@@ -201,7 +202,8 @@ class HeldOut(NamedTuple):
 def examples_of(answers: Sequence[Answer]) -> Examples:
     """Those answers, the fit half of our own, and ordinary ones, with all variants."""
     variants = ("short", *SENTENCES, *TRUNCATED, *BROKEN)
-    return Examples([*answers, *hard_answers("fit"), *ordinary_answers()], variants)
+    own = [*hard_answers("fit"), *hard_answers("fit", NAMED_FILE), *ordinary_answers()]
+    return Examples([*answers, *own], variants)
 
 
 def leave_one_model_out(

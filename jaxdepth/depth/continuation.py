@@ -153,7 +153,7 @@ def _continuation_logprobs(
 
     def score(position):
         h_ND, token_N = (jnp.take(x, position, axis=1) for x in (before_NTD, tokens_NT))
-        logits_NV = model.unembed(h_ND)
+        logits_NV = model.unembed(h_ND, model.depth)
         chosen_N = jnp.take_along_axis(logits_NV, token_N[:, None], -1)[:, 0]
         return chosen_N - jax.nn.logsumexp(logits_NV, axis=-1)
 

@@ -141,7 +141,7 @@ def decode(
         return LaneCache(zeros, zeros)
 
     def choose_tokens(sampler_state, picked_XBD, tokens_XBT, step):
-        logits_XBV = constrain(model.unembed(picked_XBD), "XBV", model.mesh)
+        logits_XBV = constrain(model.unembed(picked_XBD, exits_X), "XBV", model.mesh)
         with jax.named_scope("choose"):
             return sampler.next(sampler_state, logits_XBV, tokens_XBT, step, keys_XB)
 

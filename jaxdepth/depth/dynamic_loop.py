@@ -128,7 +128,7 @@ def decode_dynamic(
         )
 
     def append(lanes: DynamicLanes, done_XB, choice: ExitChoice, step):
-        logits_XBV = model.unembed(choice.h_XBD)
+        logits_XBV = model.unembed(choice.h_XBD, choice.exits_XB)
         token_XB, ends_XB, _ = sampler.next(None, logits_XBV, lanes.tokens_XBT, step, keys_XB)
 
         def write(old_XBT, new_XB):
@@ -256,7 +256,7 @@ def _test_exit(
     if needs_logits:
         top = jax.lax.cond(
             is_candidate & (rules.needs_logits_X[:, None] & open_XB & ~done_XB).any(),
-            lambda: top_token(model.unembed(after_XBD)),
+            lambda: top_token(model.unembed(after_XBD, exit_layer)),
             lambda: top,
         )
     streaks_XB = 1 + jnp.where(top.token == progress.tokens_XB, progress.streaks_XB, 0)

@@ -59,7 +59,7 @@ def _exit_logits(
     lengths_B: Int[Array, " B"],
     exit_layer: Int[Array, ""],
 ) -> Float[Array, "B V"]:
-    return model.unembed(exit_hidden(model, tokens_BS, lengths_B, exit_layer))
+    return model.unembed(exit_hidden(model, tokens_BS, lengths_B, exit_layer), exit_layer)
 
 
 def exit_hidden(

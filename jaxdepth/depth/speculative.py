@@ -186,7 +186,7 @@ def run_rounds(
     """
     c, T, W = model.config, max_new_tokens, draft_tokens + 1
     X, B = len(depths_X), len(lengths_B)
-    first_XB = jnp.broadcast_to(argmax(model.unembed(last_BD)), (X, B))
+    first_XB = jnp.broadcast_to(argmax(model.unembed(last_BD, model.depth)), (X, B))
     zeros_XB = jnp.zeros((X, B), jnp.int32)
     # The last round may begin at the last token but one, and an ended lane idles at the last.
     shape = (c.num_hidden_layers, X, B, c.num_key_value_heads, T + draft_tokens, c.head_dim)
@@ -251,7 +251,7 @@ def _draft(
         h_XBD, cache = _run_layers(
             model, prompt, cache, h_XBD, slots_XB + w, lengths_B, none_X, depths_X
         )
-        tokens_XB = argmax(model.unembed(h_XBD))
+        tokens_XB = argmax(model.unembed(h_XBD, depths_X))
         return (tokens_XB, cache), (tokens_XB, h_XBD)
 
     (_, cache), (next_WXB, h_WXBD) = jax.lax.scan(run_token, (last_XB, cache), jnp.arange(count))
@@ -282,7 +282,7 @@ def _verify(
         first_Y,
         last_Y,
     )
-    next_YB = argmax(model.unembed(h_YBD))
+    next_YB = argmax(model.unembed(h_YBD, model.depth))
     return next_YB.reshape(X, W, B).swapaxes(1, 2), cache
 
 

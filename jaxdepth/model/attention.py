@@ -38,6 +38,23 @@ def attend(
     return mixed_BSQH.astype(dtype)
 
 
+def attend_seen(
+    q_BSQH: Float[Array, "B S Q H"],
+    k_BSKH: Float[Array, "B S K H"],
+    v_BSKH: Float[Array, "B S K H"],
+    seen_BSS: Bool[Array, "B S S"],
+) -> Float[Array, "B S Q H"]:
+    """Attention in which each query sees the keys that a mask names, one at least."""
+    dtype = q_BSQH.dtype
+    if dtype == jnp.float16:  # not every backend has its matmuls
+        q_BSQH, k_BSKH, v_BSKH = (x.astype(jnp.float32) for x in (q_BSQH, k_BSKH, v_BSKH))
+    with jax.default_matmul_precision(HIGHEST.name.lower()):
+        mixed_BSQH = jax.nn.dot_product_attention(
+            q_BSQH, k_BSKH, v_BSKH, mask=seen_BSS[:, None], implementation="xla"
+        )
+    return mixed_BSQH.astype(dtype)
+
+
 def _implementation(dtype: jnp.dtype, head_dim: int) -> Literal["cudnn", "xla"]:
     """cuDNN's fused attention where it applies: on GPUs, in 16 bits, for some head sizes."""
     fits = jnp.dtype(dtype).itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128

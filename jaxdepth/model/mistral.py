@@ -23,6 +23,7 @@ from jaxdepth.model import AnyArray
 from jaxdepth.model.attention import HIGHEST, Part, attend, merge_parts
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.int8 import Int8
+from jaxdepth.model.lens import Lens
 from jaxdepth.model.parameters import LAYER_PARAMETERS, MATRICES, has_parameter, parameter_shapes
 from jaxdepth.model.rope import rope_table, rotate
 from jaxdepth.model.sharding import constrain, parameter_sharding
@@ -206,6 +207,8 @@ class Block(nnx.Module):
 class Mistral(nnx.Module):
     """Embedding, stacked layers, final norm and unembedding."""
 
+    lens: Lens | None = None  # set by an adapter that has one
+
     def __init__(
         self,
         config: ModelConfig,
@@ -239,6 +242,11 @@ class Mistral(nnx.Module):
         self.layers = Block(config, arrays)
         self.norm = nnx.Param(arrays["norm"])
         self.head = None if config.tie_word_embeddings else nnx.Param(arrays["head"])
+
+    @property
+    def depth(self) -> int:
+        """How many layers there are, L: full depth, the deepest exit."""
+        return self.config.num_hidden_layers
 
     def embed_tokens(self, tokens: Int[AnyArray, "*batch"]) -> Float[Array, "*batch D"]:
         """The residual stream before the first layer; NaN for ids outside the vocabulary."""
@@ -275,9 +283,18 @@ class Mistral(nnx.Module):
         """RoPE cosines and sines of positions 0 to `length - 1`, which every layer takes."""
         return self.rope_at(jnp.arange(length))
 
-    def unembed(self, h: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """Float32 logits of a residual stream taken after any layer: final norm and head."""
+    def unembed(
+        self, h: Float[Array, "*batch D"], exits: int | Int[AnyArray, "*exits"]
+    ) -> Float[Array, "*batch V"]:
+        """Float32 logits of residual streams: lens, if there is one, then final norm and head.
+
+        Args:
+            h: residual streams.
+            exits: after which layer each was taken; its axes are the first ones of `h`.
+        """
         with jax.named_scope("unembed"):
+            if self.lens is not None:
+                h = self.lens(h, jnp.asarray(exits), self.config.rms_norm_eps)
             x = rms_norm(h, self.norm[...], self.config.rms_norm_eps)
             head_VD = self.embed[...] if self.head is None else self.head[...]
             return jnp.einsum(

@@ -5,9 +5,10 @@
     layers.q.a (layers, I, rank), layers.q.b (layers, rank, O) ...   low-rank factors
     layers.q (layers, I, O), ..., embed, norm, head                  or weights
     embed_rows (N, D), head_rows (N, D)                              rows of new tokens
+    lens.a (exits, D, rank), lens.b, lens.norm, lens.bias            a lens (`model.lens`)
 
 Source of the low-rank form: Hu et al. 2021 (arXiv:2106.09685). A begins at random and B at zero, so
-an untrained adapter changes nothing.
+an untrained adapter changes nothing; nor does an untrained lens.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,10 +20,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxdepth.errors import InputError, at_least, listed, nearest
+from jaxdepth.model.lens import Lens
 from jaxdepth.model.mistral import LowRank, Mistral
 from jaxdepth.model.parameters import LAYER_PARAMETERS, MATRICES, TOP_PARAMETERS, parameter_shapes
 
 Params = dict[str, Float[Array, "..."]]
+LENS = ("lens.norm", "lens.a", "lens.b", "lens.bias")
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,14 @@ class Form:
     rank: int | None = 8  # of the factors; None trains the weights themselves
     alpha: float = 16.0  # the product of the factors is scaled by alpha / rank
     first_new: int | None = None  # the id of the first new token, if there are any
+    lens_exits: tuple[int, ...] = ()  # the exits that have a lens
+    lens_rank: int = 0
 
     def __post_init__(self):
         at_least(1, rank=self.rank)
-        if not self.layers or not self.leaves:
+        if self.lens_exits:
+            at_least(1, lens_rank=self.lens_rank)
+        elif not self.layers or not self.leaves:
             raise InputError("nothing to train: name at least one layer and one matrix")
         trainable = MATRICES if self.rank else (*LAYER_PARAMETERS, *TOP_PARAMETERS)
         for name in self.leaves:
@@ -57,6 +64,8 @@ class Form:
         """The names that `params` has, for a model with a tied head or without."""
         ends = (".a", ".b") if self.rank else ("",)
         names = {f"{_key(name)}{end}" for name in self.leaves for end in ends}
+        if self.lens_exits:
+            names |= set(LENS)
         if self.first_new is not None:
             names |= {"embed_rows"} if tied else {"embed_rows", "head_rows"}
         return names
@@ -86,6 +95,8 @@ def init_params(model: Mistral, form: Form, new_tokens: int, key: jax.Array) -> 
         )
         params[f"{_key(name)}.a"] = a
         params[f"{_key(name)}.b"] = jnp.zeros((len(layers), form.rank, outputs), jnp.float32)
+    if form.lens_exits:
+        params |= _begun_lens(model, form, key)
     if new_tokens:
         for name, table_VD in _tables(model).items():
             mean_D = jnp.mean(table_VD.astype(jnp.float32), axis=0)
@@ -133,7 +144,24 @@ def _tuned(
         else:
             parameter = nnx.Param(params[name].astype(base.dtype))
         setattr(tuned.layers if name in LAYER_PARAMETERS else tuned, name, parameter)
+    if form.lens_exits:
+        tuned.lens = Lens(params, form.lens_exits, tuned.depth)
     return tuned if form.first_new is None else _with_new_tokens(tuned, params, form.first_new)
+
+
+def _begun_lens(model: Mistral, form: Form, key: jax.Array) -> Params:
+    """A lens that reads every exit as the head alone does."""
+    E, D = len(form.lens_exits), model.config.hidden_size
+    a = jax.random.normal(key, (E, D, form.lens_rank), jnp.float32) * D**-0.5
+    zeros = jnp.zeros((E, form.lens_rank, D))
+    begun = jnp.ones((E, D)), a, zeros, jnp.zeros((E, D))
+    return dict(zip(LENS, begun, strict=True))
+
+
+def lens_shape(name: str, form: Form, D: int) -> tuple[int, ...]:
+    """The shape of one of the arrays of a lens."""
+    E, rank = len(form.lens_exits), form.lens_rank
+    return {"lens.a": (E, D, rank), "lens.b": (E, rank, D)}.get(name, (E, D))
 
 
 def _key(name: str) -> str:

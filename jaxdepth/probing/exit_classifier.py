@@ -79,7 +79,8 @@ def agreement_examples(
 @jax.jit
 def _top_tokens(model: Mistral, h_LBPD: Float[Array, "L B P D"]) -> Int[Array, "L B P"]:
     """The most probable token after each layer, with one layer's logits in memory at a time."""
-    return jax.lax.map(lambda h_BPD: model.unembed(h_BPD).argmax(axis=-1), h_LBPD)
+    exits_L = 1 + jnp.arange(len(h_LBPD))
+    return jax.lax.map(lambda x: model.unembed(*x).argmax(axis=-1), (h_LBPD, exits_L))
 
 
 def fit_exit_classifier(

@@ -33,8 +33,13 @@ class PromptEncoder:
     tokenizer adds one.
     """
 
-    def __init__(self, tokenizer: FastTokenizer):
+    def __init__(self, tokenizer: FastTokenizer, system: str | None = None):
         """Take a transformers fast tokenizer.
+
+        Args:
+            tokenizer: with a chat template or without.
+            system: a system prompt that we wrote ourselves: unlike a user's text it passes through
+                the template. None is the template's own, if it has one.
 
         Raises:
             InputError: the chat template cannot be rendered, takes too long or too much memory, or
@@ -50,7 +55,7 @@ class PromptEncoder:
         named = tokenizer.added_tokens_decoder.items()
         self._control_of = {str(token): i for i, token in named if i in self.control_ids}
         self.has_template = bool(tokenizer.chat_template)
-        self._before, self._after, self._strips, lead = _render_parts(tokenizer)
+        self._before, self._after, self._strips, lead = _render_parts(tokenizer, system)
         # Everything up to the template's last control token before the text, and from its first
         # one after it: both are tokenised once, control tokens included.
         cut = self._last_control_end(backend, self._before)
@@ -195,7 +200,7 @@ class PromptEncoder:
         return starts[0] if starts else len(text)
 
 
-def _render_parts(tokenizer) -> tuple[str, str, bool, str]:
+def _render_parts(tokenizer, system: str | None) -> tuple[str, str, bool, str]:
     """The template's text around the user's.
 
     Returns:
@@ -204,7 +209,8 @@ def _render_parts(tokenizer) -> tuple[str, str, bool, str]:
     """
     if not tokenizer.chat_template:
         return "", "", False, " "  # a base model continues the text
-    *prompts, finished = render(tokenizer, _CONVERSATIONS)
+    first = [] if system is None else [{"role": "system", "content": system}]
+    *prompts, finished = render(tokenizer, [(first + c, opens) for c, opens in _CONVERSATIONS])
     for text, reason in prompts:
         if text is None:
             raise InputError(f"the chat template cannot be rendered ({reason})")

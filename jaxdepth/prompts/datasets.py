@@ -23,15 +23,19 @@ HARMFUL, HARMLESS = "harmful", "harmless"
 BUILT_IN = {
     "pairs": ("pairs.jsonl", (HARMFUL, HARMLESS)),
     "harmful": ("pairs.jsonl", (HARMFUL,)),
+    "lookalikes": ("lookalikes.jsonl", (HARMLESS,)),
     "two_categories": ("two_categories.jsonl", (HARMFUL, HARMLESS)),
     "ordinary": ("harmless.jsonl", (HARMLESS,)),
     "control": ("control.jsonl", (HARMLESS,)),
     "facts": ("facts.jsonl", (HARMLESS,)),
 }
-# Splits of the pairs for tuning: a tuned model must not be measured on what it was trained on.
+# Splits of pairs and look-alikes for tuning, written in their files: a tuned model must not be
+# measured on what it was trained on. Unseen are whole categories (of look-alikes: whole kinds), and
+# whole forms of request, such as stories.
 TRAIN, VALIDATION, TEST, UNSEEN = "train", "validation", "test", "unseen"
-SPLITS = (TRAIN, VALIDATION, TEST, UNSEEN)
-UNSEEN_CATEGORIES = ("drugs", "privacy")
+UNSEEN_FORMS = "unseen_forms"
+SPLITS = (TRAIN, VALIDATION, TEST, UNSEEN, UNSEEN_FORMS)
+_SPLIT_FILES = ("pairs.jsonl", "lookalikes.jsonl")
 _FIRST = re.compile(r"^(.+)\[:(\d+)\]$")
 
 # Columns that may have the prompt, in order of preference; compared without regard to case.
@@ -68,12 +72,13 @@ def read_prompts(names: Iterable[str]) -> list[Prompt]:
     """Read the prompts of several sources, in their order.
 
     Args:
-        names: each `builtin:pairs`, `builtin:harmful`, `builtin:two_categories` (pairs whose
-            harmful prompt is of two categories), `builtin:ordinary`, `builtin:control` (two
-            categories of harmless requests), `builtin:facts` (short questions), or a .jsonl, .json,
-            .csv or .txt file. `/train`, `/validation`, `/test` or `/unseen` behind built-in pairs
-            selects that split. A label in front of a file, as in `harmless=my.csv`, is that of all
-            its prompts. `[:N]` at the end takes the first N prompts of a source.
+        names: each `builtin:pairs`, `builtin:harmful`, `builtin:lookalikes` (harmless prompts that
+            look harmful), `builtin:two_categories` (pairs whose harmful prompt is of two
+            categories), `builtin:ordinary`, `builtin:control` (two categories of harmless
+            requests), `builtin:facts` (short questions), or a .jsonl, .json, .csv or .txt file.
+            `/train`, `/validation`, `/test`, `/unseen` or `/unseen_forms` behind built-in pairs or
+            look-alikes selects that split. A label in front of a file, as in `harmless=my.csv`, is
+            that of all its prompts. `[:N]` at the end takes the first N prompts of a source.
 
     Raises:
         InputError: a source does not exist, has no prompts, or gives no labels.
@@ -100,15 +105,19 @@ def prompts_digest(prompts: Iterable[Prompt]) -> str:
     return hashlib.sha256(json.dumps([astuple(p) for p in prompts]).encode()).hexdigest()
 
 
-def split_of(prompt: Prompt) -> str:
-    """The split of a prompt of the built-in pairs.
+def read_acts() -> dict[str, str]:
+    """What each built-in prompt that could be refused asks for, as a phrase that begins in -ing."""
+    acts: dict[str, str] = {}
+    for row in (row for file in (*_SPLIT_FILES, "borderline.jsonl") for row in _built_in(file)):
+        if HARMFUL in row:
+            acts |= {row[HARMFUL]: row["act"], row[HARMLESS]: row["harmless_act"]}
+        else:
+            acts[row["text"]] = row["act"]
+    return acts
 
-    Two categories are unseen in training; of the others' pairs 5 in 8 are for training, 1 for
-    validation and 2 for the test.
-    """
-    if prompt.category in UNSEEN_CATEGORIES:
-        return UNSEEN
-    return (*[TRAIN] * 5, VALIDATION, TEST, TEST)[int(prompt.cluster_id[-3:]) % 8]
+
+def _built_in(file: str) -> list[dict]:
+    return _jsonl((files("jaxdepth") / "data" / file).read_text("utf-8"), file)
 
 
 def _read_one(name: str, label: str | None) -> list[Prompt]:
@@ -118,13 +127,12 @@ def _read_one(name: str, label: str | None) -> list[Prompt]:
         if built_in not in BUILT_IN:
             raise InputError(f"no built-in prompts {built_in!r}{nearest(built_in, BUILT_IN)}")
         file, labels = BUILT_IN[built_in]
-        if slash and (split not in SPLITS or file != "pairs.jsonl"):
+        if slash and (split not in SPLITS or file not in _SPLIT_FILES):
             names = listed([f"{b}/{s}" for b in ("pairs", "harmful") for s in SPLITS], 9)
             raise InputError(f"no built-in split {built_in}/{split}; there are {names}")
-        rows = _jsonl((files("jaxdepth") / "data" / file).read_text("utf-8"), name)
+        rows = [r for r in _built_in(file) if not slash or r["split"] == split]
         prompts = _prompts_of(rows, name, file.removesuffix(".jsonl"), HARMLESS)
-        chosen = [p for p in prompts if p.label in labels]
-        return [p for p in chosen if split_of(p) == split] if slash else chosen
+        return [p for p in prompts if p.label in labels]
     path = Path(name)
     if not path.is_file():
         raise InputError(f"prompt file {name} does not exist (or is no file)")

@@ -26,6 +26,8 @@ class Reference(NamedTuple):
     model: Mistral
     encoder: PromptEncoder
     sentences: Encoder | None = None
+    # Scores so far by prompt and reply, where several judges read the same ones.
+    known: dict[tuple[str, str], Float[np.ndarray, " T"]] | None = None
 
 
 class ReplyScores(NamedTuple):
@@ -97,8 +99,9 @@ def _score(
 ) -> list[Float[np.ndarray, " T"]]:
     """The log-probabilities of each reply after its prompt; each pair is scored once."""
     at_least(1, max_tokens=max_tokens, batch_size=batch_size)
-    model, encoder, _ = Reference(*reference)
-    distinct = list(dict.fromkeys(pairs))
+    model, encoder, _, known = Reference(*reference)
+    of_pair = {} if known is None else known
+    distinct = [pair for pair in dict.fromkeys(pairs) if pair not in of_pair]
     number = {prompt: z for z, prompt in enumerate(dict.fromkeys(p for p, _ in distinct))}
     # A prompt that fills another model's context leaves less room for the reply, or none.
     longest = model.config.max_position_embeddings
@@ -109,5 +112,5 @@ def _score(
         for (_, text), z in zip(distinct, of_reply, strict=True)
     ]
     scores = continuation_logprobs(model, prefixes, replies, of_reply, batch_size)
-    of_pair = dict(zip(distinct, scores, strict=True))
+    of_pair.update(zip(distinct, scores, strict=True))
     return [of_pair[pair] for pair in pairs]

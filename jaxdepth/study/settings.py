@@ -56,9 +56,9 @@ class Devices:
 class Prompts:
     """Prompts, and how many run at once."""
 
-    prompts: PromptSets = ("builtin:pairs",)
-    """Prompt sets: builtin:pairs, builtin:ordinary, or .jsonl, .json, .csv or .txt files. Write
-    harmful=FILE or harmless=FILE where the file has no labels, NAME[:N] for its first N prompts."""
+    prompts: PromptSets = ("builtin:pairs/test",)
+    """Prompt sets: builtin:pairs/test, builtin:ordinary, or .jsonl, .json, .csv or .txt files.
+    Write harmful=FILE or harmless=FILE where the file has no labels, NAME[:N] for its first N."""
     limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Keep the first N prompts; the harmful and the harmless prompt of a pair count as one."""
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 16

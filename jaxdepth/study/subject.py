@@ -1,6 +1,7 @@
 """The subject of a study: a loaded, possibly steered model, its exits, and the prompts."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from jaxdepth.depth.exits import parse_exits
@@ -70,6 +71,16 @@ class Subject:
     def end_tokens(self) -> tuple[int, ...]:
         return self.loaded.end_tokens
 
+    @cached_property
+    def sentences(self) -> Encoder | None:
+        """The sentence encoder that the settings name, read once.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        path = flatten(self.settings).get("encoder")
+        return None if path is None else Encoder.open(path)
+
     def prompt_ids(self) -> list[list[int]]:
         """The token ids of every prompt, in the chat template."""
         return [self.encoder.encode(p.text) for p in self.prompts]
@@ -83,7 +94,7 @@ class Subject:
         Raises:
             InputError: the checkpoint or the encoder cannot be read.
         """
-        sentences = None if texts.encoder is None else Encoder.open(texts.encoder)
+        sentences = self.sentences
         if texts.reference is None:
             return Reference(self.loaded.model, self.encoder, sentences)
         loaded = load_reference(texts.reference, self.model, self.settings.model.dtype)
@@ -106,9 +117,8 @@ class Subject:
         if reference is not None:
             manifest = checkpoint.read_manifest(reference)
             settings["reference_fingerprint"] = manifest["fingerprint"]
-        encoder = flatten(self.settings).get("encoder")
-        if encoder is not None:
-            settings["encoder_sha256"] = Encoder.open(encoder).identity
+        if self.sentences is not None:
+            settings["encoder_sha256"] = self.sentences.identity
         if self.loaded.adapter_sha256 is not None:
             settings["adapter_sha256"] = self.loaded.adapter_sha256
         return settings | resolved_steering(self.settings.steering) | resolved

@@ -8,7 +8,7 @@ its exits on answers, without a data set.
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,9 +20,26 @@ from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.outcome import Outcome, TextOutcome, classify_texts
+from jaxdepth.refusal.protocol import Verdict
 from jaxdepth.refusal.reference import Reference
+from jaxdepth.tune.tasks import Role, Task
 
-_BATCHES_AT_ONCE = 8  # batches of prompts that are answered together, so that few rows are padding
+# Prompts that are answered together, under one system prompt, so that few rows are padding.
+_GROUP, _BATCH = 128, 32
+# Our own, one for each group of prompts, and then a group with the template's own.
+SYSTEM_PROMPTS = (
+    "You are a patient tutor for pupils of about fourteen.",
+    "Answer in at most three sentences.",
+    "You work at the help desk of a public library.",
+    "You are a cook who explains things step by step.",
+    "You are a careful editor. Write plain English and avoid jargon.",
+    "You help people plan their week. Prefer short lists.",
+    "You are a friendly guide in a museum of technology.",
+    "You are an experienced programmer who explains code in words first.",
+    "Reply as a gardener would to a neighbour over the fence.",
+    "You are the assistant of a small travel agency.",
+)
+_LONG = 96  # tokens of an answer in half of the groups
 PROMPT_TOKENS = 40  # max length of a generated prompt
 _MIN_WORDS, _MAX_WORDS = 4, 30
 # A prompt with a word that begins so is left out: its subject may not be benign.
@@ -48,6 +65,7 @@ class Answered:
     prompt: str
     answer: str
     ended: bool  # whether the answer ends with an end token
+    system: str | None = None  # the system prompt; None is the template's own
 
 
 def sample_prompts(
@@ -117,6 +135,22 @@ def answer(
     None where the answer is no training target: it refuses, in part or in whole, is not coherent,
     or is too short to tell.
     """
+    answered = own_answers(model, encoder, tokenizer, prompts, end_tokens, answer_tokens, batch)
+    texts = [a.answer for a in answered]
+    outcomes = classify_texts(texts, prompts, reference=Reference(model, encoder))
+    return [a if _is_target(a, o) else None for a, o in zip(answered, outcomes, strict=True)]
+
+
+def own_answers(
+    model: Mistral,
+    encoder: PromptEncoder,
+    tokenizer: FastTokenizer,
+    prompts: Sequence[str],
+    end_tokens: Sequence[int],
+    answer_tokens: int,
+    batch: int = 64,
+) -> list[Answered]:
+    """The model's own greedy answer at full depth to each prompt, whatever it says."""
     answers: dict[int, Answered] = {}
     for b in make_batches([encoder.encode(p) for p in prompts], batch):
         generated = generate(
@@ -132,10 +166,25 @@ def answer(
             ended = tokens[-1] in end_tokens
             text = tokenizer.decode(tokens[:-1] if ended else tokens).strip()
             answers[index] = Answered(prompts[index], text, ended)
-    answered = [answers[index] for index in range(len(prompts))]
-    texts = [a.answer for a in answered]
-    outcomes = classify_texts(texts, prompts, reference=Reference(model, encoder))
-    return [a if _is_target(a, o) else None for a, o in zip(answered, outcomes, strict=True)]
+    return [answers[index] for index in range(len(prompts))]
+
+
+def answered(
+    model: Mistral,
+    encoder: PromptEncoder,
+    tokenizer: FastTokenizer,
+    tasks: Sequence[Task],
+    end_tokens: Sequence[int],
+    answer_tokens: int,
+) -> list[Task]:
+    """Harmful prompts with the untuned model's own answers, which early exits are to give.
+
+    These are made when they are needed and stay in memory: what a model says about harm is kept in
+    no file.
+    """
+    prompts = [task.prompt for task in tasks]
+    own = own_answers(model, encoder, tokenizer, prompts, end_tokens, answer_tokens)
+    return [Task(a.prompt, (a.answer,), a.ended, Verdict.COMPLY, "", role=Role.EARLY) for a in own]
 
 
 def _is_target(answered: Answered, judged: TextOutcome) -> bool:
@@ -144,28 +193,42 @@ def _is_target(answered: Answered, judged: TextOutcome) -> bool:
 
 def make_benign(
     model: Mistral,
-    encoder: PromptEncoder,
     tokenizer: FastTokenizer,
     end_tokens: Sequence[int],
     count: int,
+    others: Sequence[str] = (),
     *,
-    seed: int = 0,
-    batch: int = 64,
     temperature: float = 0.9,
     answer_tokens: int = 48,
 ) -> Iterator[Answered]:
     """Generate `count` benign prompts with answers, no two prompts with the same first words.
 
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        end_tokens: end an answer.
+        count: how many to generate.
+        others: prompts that are there already; their number seeds what is sampled.
+        temperature: of the prompts.
+        answer_tokens: the maximum of an answer, in half of the groups.
+
     Raises:
         InputError: `count` is below 1, or as in `PromptEncoder.user_turn`.
     """
     at_least(1, count=count)
-    sampled = sample_prompts(model, encoder, tokenizer, seed, batch, temperature)
+    plain = PromptEncoder(tokenizer)
+    sampled = sample_prompts(model, plain, tokenizer, len(others), _BATCH, temperature)
     seen: set[str] = set()
+    distinct(others, seen)
     made = 0
-    while made < count:
-        prompts = distinct([next(sampled) for _ in range(_BATCHES_AT_ONCE * batch)], seen)
-        for pair in answer(model, encoder, tokenizer, prompts, end_tokens, answer_tokens, batch):
-            if pair is not None and not _SENSITIVE.search(pair.answer) and made < count:
+    for number in itertools.count():
+        system = (*SYSTEM_PROMPTS, None)[number % (len(SYSTEM_PROMPTS) + 1)]
+        encoder = PromptEncoder(tokenizer, system) if system else plain
+        prompts = distinct([next(sampled) for _ in range(_GROUP)], seen)
+        length = _LONG if number % 2 else answer_tokens
+        for pair in answer(model, encoder, tokenizer, prompts, end_tokens, length, _BATCH):
+            if pair is not None and not _SENSITIVE.search(pair.answer):
                 made += 1
-                yield pair
+                yield replace(pair, system=system)
+                if made == count:
+                    return

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdepth.depth.layer_scan import scan_layers
 from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.tune.tree import Tree, scan_tree
 
 
 class Targets(NamedTuple):
@@ -22,14 +23,51 @@ class Targets(NamedTuple):
     sequence_R: Int[AnyArray, " R"]  # the sequence of a row
     place_R: Int[AnyArray, " R"]  # the position that predicts
     target_R: Int[AnyArray, " R"]  # the next token
+    # The same sequences as a tree, and the node of each row; where given, it is what runs.
+    tree: Tree | None = None
+    node_R: Int[AnyArray, " R"] | None = None
+    # For pairs of prompts, the rows of their replies' first tokens: harmful, then harmless.
+    first_P2: Int[AnyArray, "P 2"] | None = None
 
 
 class Weights(NamedTuple):
-    """The weight of each row at each exit; padding rows have 0."""
+    """The weight of each row at full depth and at early exits; padding rows have 0.
 
-    exits_E: Int[AnyArray, " E"]  # 1..L
-    text_ER: Float[AnyArray, "E R"]  # of the cross-entropy with the target
-    distill_ER: Float[AnyArray, "E R"]  # of the divergence from full depth
+    An early exit is evaluated at N of the R rows, or at all of them (`rows_EN` is None, N is R).
+    """
+
+    full_R: Float[AnyArray, " R"] | None  # of the cross-entropy at full depth; None: it stays
+    exits_E: Int[AnyArray, " E"]  # below full depth
+    text_EN: Float[AnyArray, "E N"]  # of the cross-entropy with the target
+    distill_EN: Float[AnyArray, "E N"]  # of the divergence from full depth
+    base_EN: Float[AnyArray, "E N"] | None = None  # of the divergence from the base's full depth
+    rows_EN: Int[AnyArray, "E N"] | None = None
+    # Of the contrast within each pair, at full depth and at the early exits.
+    full_contrast_P: Float[AnyArray, " P"] | None = None
+    contrast_EP: Float[AnyArray, "E P"] | None = None
+
+
+class Parts(NamedTuple):
+    """The parts of a loss, nats."""
+
+    full: Float[Array, ""]  # full depth's text and contrast, or its preferences
+    text_E: Float[Array, " E"]  # the same at early exits
+    distill_E: Float[Array, " E"]  # divergence there
+
+    @property
+    def total(self) -> Float[Array, ""]:
+        return self.full + jnp.sum(self.text_E) + jnp.sum(self.distill_E)
+
+
+class Contrast(NamedTuple):
+    """A contrast between the prompts of a pair: a margin on their refusal log-odds.
+
+    The loss is softplus(margin - (log-odds of the harmful one - those of the harmless one)), where
+    the log-odds are those of a first token that opens a refusal.
+    """
+
+    is_opener_V: Bool[AnyArray, " V"]
+    margin: float  # nats
 
 
 def row_hidden(
@@ -45,9 +83,12 @@ def row_hidden(
         model: the model, its low-rank factors attached or merged.
         targets: the sequences and rows.
         keep_LB: the layers that each sequence runs; None is all. The others pass the residual
-            stream on (layer dropout).
+            stream on (layer dropout). Not with a tree.
         remat: compute each layer again for its gradient, which takes less memory and more time.
     """
+    if targets.tree is not None:
+        node_R = targets.node_R
+        return scan_tree(model, targets.tree, lambda h_ND: h_ND[node_R], remat=remat)
     rows = (targets.sequence_R, targets.place_R)
     _, h_LRD = scan_layers(
         model,
@@ -66,39 +107,87 @@ def supervised_loss(
     keep_LB: Bool[AnyArray, "L B"] | None = None,
     *,
     distill: bool,
+    base: Mistral | None = None,
+    contrast: Contrast | None = None,
     remat: bool = False,
-) -> tuple[Float[Array, ""], tuple[Float[Array, " E"], Float[Array, " E"]]]:
-    """Cross-entropy with the targets plus divergence from full depth, at the weighted exits.
+) -> tuple[Float[Array, ""], Parts]:
+    """Cross-entropy with the targets, divergence from full depth, and contrast, at the exits.
 
     The divergence is KL(full depth || exit) in nats, with no gradient through full depth, which is
-    that of the same pass.
+    that of the same pass, or the base's.
 
     Args:
         model: the model, its low-rank factors attached.
         targets: sequences and rows.
         weights: the weight of each row at each exit.
         keep_LB, remat: as for `row_hidden`.
-        distill: whether any `distill_ER` is above 0; otherwise no divergence is computed.
-
-    Returns:
-        The loss, and its two parts at each exit (weighted sums over rows).
+        distill: whether any `distill_EN` is above 0; otherwise no divergence is computed.
+        base: teaches by its full depth where `base_EN` is above 0.
+        contrast: weighted by `full_contrast_P` and `contrast_EP`.
     """
+    targets, weights = jax.tree.map(jnp.asarray, (targets, weights))
     h_LRD = row_hidden(model, targets, keep_LB, remat=remat)
-    full_RV = jax.lax.stop_gradient(_logprobs(model, h_LRD[-1])) if distill else None
+    full = jnp.zeros(())
+    teachers = []
+    if distill or weights.full_R is not None:
+        full_RV = _logprobs(model, h_LRD[-1], model.depth)
+        if weights.full_R is not None:
+            full = -jnp.sum(weights.full_R * _of_targets(full_RV, targets.target_R))
+        if distill:
+            teachers.append((full_RV, weights.distill_EN))
+    if contrast is not None and weights.full_contrast_P is not None:
+        full += _contrasted(
+            model, h_LRD[-1], model.depth, targets, contrast, weights.full_contrast_P
+        )
+    if base is not None and weights.base_EN is not None:
+        h_RD = row_hidden(base, targets)[-1]
+        teachers.append((_logprobs(base, h_RD, base.depth), weights.base_EN))
+    teachers = [(jax.lax.stop_gradient(logp_RV), weight_EN) for logp_RV, weight_EN in teachers]
+    if not len(weights.exits_E):
+        return full, Parts(full, *(jnp.zeros(0),) * 2)
 
     @jax.checkpoint
     def at_exit(of_exit):
-        h_RD, text_R, distill_R = of_exit
-        logp_RV = _logprobs(model, h_RD)
-        text = -jnp.sum(text_R * _target_logprobs(logp_RV, targets))
-        if full_RV is None:
-            return text, jnp.zeros(())
-        kl_R = jnp.sum(jnp.exp(full_RV) * (full_RV - logp_RV), axis=-1)
-        return text, jnp.sum(distill_R * kl_R)
+        h_RD, exit_layer, rows_N, text_N, taught, contrast_P = of_exit
+        rows = slice(None) if rows_N is None else rows_N
+        logp_NV = _logprobs(model, h_RD[rows], exit_layer)
+        text = -jnp.sum(text_N * _of_targets(logp_NV, targets.target_R[rows]))
+        if contrast is not None:
+            text += _contrasted(model, h_RD, exit_layer, targets, contrast, contrast_P)
+        divergence = jnp.zeros(())
+        for (teacher_RV, _), weight_N in zip(teachers, taught, strict=True):
+            true_NV = teacher_RV[rows]
+            kl_N = jnp.sum(jnp.exp(true_NV) * (true_NV - logp_NV), axis=-1)
+            divergence += jnp.sum(weight_N * kl_N)
+        return text, divergence
 
-    of_exits = (h_LRD[weights.exits_E - 1], weights.text_ER, weights.distill_ER)
-    text_E, distill_E = jax.lax.map(at_exit, of_exits)
-    return jnp.sum(text_E) + jnp.sum(distill_E), (text_E, distill_E)
+    of_exits = (
+        h_LRD[weights.exits_E - 1],
+        weights.exits_E,
+        weights.rows_EN,
+        weights.text_EN,
+        tuple(weight_EN for _, weight_EN in teachers),
+        weights.contrast_EP,
+    )
+    parts = Parts(full, *jax.lax.map(at_exit, of_exits))
+    return parts.total, parts
+
+
+def _contrasted(
+    model: Mistral,
+    h_RD: Float[Array, "R D"],
+    exit_layer: int | Int[Array, ""],
+    targets: Targets,
+    contrast: Contrast,
+    weight_P: Float[AnyArray, " P"],
+) -> Float[Array, ""]:
+    logp_P2V = _logprobs(model, h_RD[targets.first_P2], exit_layer)
+
+    def log_mass(mask_V):
+        return jax.nn.logsumexp(jnp.where(mask_V, logp_P2V, -jnp.inf), axis=-1)
+
+    odds_P2 = log_mass(contrast.is_opener_V) - log_mass(~contrast.is_opener_V)
+    return jnp.sum(weight_P * jax.nn.softplus(contrast.margin - odds_P2[:, 0] + odds_P2[:, 1]))
 
 
 def answer_logprobs(
@@ -120,11 +209,11 @@ def answer_logprobs(
     B = targets.tokens_BS.shape[0]
 
     @jax.checkpoint
-    def at_exit(h_RD):
-        logp_R = counts_R * _target_logprobs(_logprobs(model, h_RD), targets)
+    def at_exit(of_exit):
+        logp_R = counts_R * _of_targets(_logprobs(model, *of_exit), targets.target_R)
         return jax.ops.segment_sum(logp_R, targets.sequence_R, B)
 
-    return jax.lax.map(at_exit, h_LRD[exits_E - 1])
+    return jax.lax.map(at_exit, (h_LRD[exits_E - 1], exits_E))
 
 
 def dpo_loss(
@@ -147,9 +236,11 @@ def dpo_loss(
     return -jax.nn.log_sigmoid(beta * margin)
 
 
-def _logprobs(model: Mistral, h_RD: Float[Array, "R D"]) -> Float[Array, "R V"]:
-    return jax.nn.log_softmax(model.unembed(h_RD), axis=-1)
+def _logprobs(
+    model: Mistral, h_ND: Float[Array, "*batch D"], exit_layer: int | Int[Array, ""]
+) -> Float[Array, "*batch V"]:
+    return jax.nn.log_softmax(model.unembed(h_ND, exit_layer), axis=-1)
 
 
-def _target_logprobs(logp_RV: Float[Array, "R V"], targets: Targets) -> Float[Array, " R"]:
-    return jnp.take_along_axis(logp_RV, targets.target_R[:, None], axis=-1)[:, 0]
+def _of_targets(logp_NV: Float[Array, "N V"], target_N: Int[AnyArray, " N"]) -> Float[Array, " N"]:
+    return jnp.take_along_axis(logp_NV, target_N[:, None], axis=-1)[:, 0]

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from jaxdepth.tune.data import Batch
+from jaxdepth.errors import InputError
+from jaxdepth.tune.batches import Batch
 from jaxdepth.tune.loss import Weights
+from jaxdepth.tune.tasks import Role
 
 At = Literal["final", "every"]
 
@@ -30,6 +32,9 @@ class Recipe:
     per_step: int  # early exits sampled for a step; 0 takes them all
     early_weight: float  # of all early exits of a step together; full depth has 1
     deep_more: bool  # weight early exits in proportion to their depth, else equally
+    contrast: float = 0.0  # weight of the contrast within pairs, beside that of their refusals
+    rows_per_exit: int = 0  # rows that are sampled for an exit; 0 takes them all
+    learns_layers: bool = True  # otherwise nothing that is learned changes full depth
 
     @property
     def distills(self) -> bool:
@@ -37,35 +42,76 @@ class Recipe:
         return self.target == "distill" and self.benign == "every"
 
     def exits(self, seed: int, step: int) -> list[int]:
-        """The exits of a step, full depth last."""
+        """The early exits of a step, in ascending order."""
         if "every" not in (self.refusals, self.benign):
-            return [self.depth]
+            return []
         early = self.early
         if 0 < self.per_step < len(early):
             rng = np.random.default_rng((seed, step, 2))
             early = tuple(sorted(rng.choice(early, self.per_step, replace=False).tolist()))
-        return [*early, self.depth]
+        return list(early)
 
     def exit_weights(self, exits: Sequence[int]) -> Float[np.ndarray, " E"]:
-        """The weight of each exit of a step, full depth last."""
-        early = np.array(exits[:-1], float) if self.deep_more else np.ones(len(exits) - 1)
-        early = early * (self.early_weight / early.sum()) if len(early) else early
-        return np.append(early, 1.0).astype(np.float32)
+        """The weight of each early exit of a step, where full depth has 1."""
+        weight_E = np.array(exits, float) if self.deep_more else np.ones(len(exits))
+        return (weight_E * (self.early_weight / max(weight_E.sum(), 1))).astype(np.float32)
 
-    def weights(self, exits: Sequence[int], batch: Batch) -> Weights:
-        """The weights of rows at the exits of a step; rows share a sequence's weight evenly."""
+    def weights(self, exits: Sequence[int], batch: Batch, seed: tuple[int, ...] = ()) -> Weights:
+        """The weights of rows at the exits of a step; rows share a sequence's weight.
+
+        Args:
+            exits: from `exits`.
+            batch: the batch.
+            seed: of the rows that are sampled for each exit.
+        """
         sequences = len(batch.targets.tokens_BS)
-        weight_E = self.exit_weights(exits)
-        full_E = np.array(exits) == self.depth
-        supervised_ER = np.where(
-            batch.refuses_R,
-            (full_E | (self.refusals == "every"))[:, None],
-            (full_E | (self.benign == "every"))[:, None],
-        )
-        weights_ER = supervised_ER * weight_E[:, None] * batch.share_R / sequences
-        distilled_ER = ~full_E[:, None] & ~batch.refuses_R if self.distills else False
+        weight_E1 = self.exit_weights(exits)[:, None]
+        role_R, share_R = batch.role_R, batch.share_R / sequences
+        rows_EN, times_EN = self._sampled_rows(exits, batch, seed)
+
+        def early(is_learned_R) -> Float[np.ndarray, "E N"]:
+            kept_ER = weight_E1 * np.where(is_learned_R, share_R, 0)
+            if rows_EN is not None:
+                kept_ER = np.take_along_axis(kept_ER, rows_EN, axis=1) * times_EN
+            return kept_ER.astype(np.float32)
+
+        refused_R, other_R = role_R == Role.REFUSED, role_R == Role.OTHER
+        text_R = refused_R & (self.refusals == "every")
+        if self.benign == "every" and not self.distills:
+            text_R |= other_R
+        contrast_P = (self.contrast * batch.pair_P / sequences).astype(np.float32)
+        at_early = self.refusals == "every"
         return Weights(
+            # Full depth does not learn what only early exits are to say.
+            np.where(role_R == Role.EARLY, 0, share_R).astype(np.float32)
+            if self.learns_layers
+            else None,
             np.array(exits, np.int32),
-            np.where(distilled_ER, 0, weights_ER).astype(np.float32),
-            np.where(distilled_ER, weights_ER, 0).astype(np.float32),
+            early(text_R),
+            early(other_R & self.distills),
+            early(role_R == Role.EARLY) if batch.has_early else None,
+            rows_EN,
+            contrast_P if self.contrast else None,
+            (weight_E1 * at_early * contrast_P).astype(np.float32) if self.contrast else None,
         )
+
+    def _sampled_rows(
+        self, exits: Sequence[int], batch: Batch, seed: tuple[int, ...]
+    ) -> tuple[Int[np.ndarray, "E N"] | None, Float[np.ndarray, " N"] | None]:
+        """The rows of each exit, and how many each stands for.
+
+        Tokens that decide are always among them.
+        """
+        count = self.rows_per_exit
+        decides = np.flatnonzero(batch.decides_R)
+        others = np.flatnonzero((batch.share_R > 0) & ~batch.decides_R)
+        if not 0 < count < len(decides) + len(others):
+            return None, None
+        if count <= len(decides):
+            raise InputError(
+                f"rows_per_exit is {count}, and {len(decides)} tokens of a batch decide: raise it"
+            )
+        rng, chosen = np.random.default_rng(seed), count - len(decides)
+        rows = [np.concatenate([decides, rng.choice(others, chosen, replace=False)]) for _ in exits]
+        times_N = np.repeat([1.0, len(others) / chosen], [len(decides), chosen])
+        return np.array(rows, np.int32).reshape(-1, count), times_N

@@ -13,7 +13,15 @@ from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import constrain
 from jaxdepth.model.tuned import Form, Params, attach
-from jaxdepth.tune.loss import Targets, Weights, answer_logprobs, dpo_loss, supervised_loss
+from jaxdepth.tune.loss import (
+    Contrast,
+    Parts,
+    Targets,
+    Weights,
+    answer_logprobs,
+    dpo_loss,
+    supervised_loss,
+)
 
 
 class State(NamedTuple):
@@ -42,7 +50,7 @@ class Losses(NamedTuple):
     grad_norm: Float[Array, ""]  # before it is clipped
 
 
-LossOf = Callable[[Mistral, Mistral, Micro], tuple[Array, tuple[Array, Array]]]
+LossOf = Callable[[Mistral, Mistral, Micro], tuple[Array, Parts]]
 
 
 def make_optimizer(
@@ -60,12 +68,21 @@ def schedule(learning_rate: float, warmup: int, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(steps, warmup + 1))
 
 
-def supervised(distill: bool, remat: bool) -> LossOf:
+def supervised(
+    distill: bool, remat: bool, *, by_base: bool = False, contrast: Contrast | None = None
+) -> LossOf:
     """`supervised_loss` as a loss of the tuned model, the base and a microbatch."""
 
     def loss_of(tuned, base, micro):
         return supervised_loss(
-            tuned, micro.targets, micro.weights, micro.keep_LB, distill=distill, remat=remat
+            tuned,
+            micro.targets,
+            micro.weights,
+            micro.keep_LB,
+            distill=distill,
+            base=base if by_base else None,
+            contrast=contrast,
+            remat=remat,
         )
 
     return loss_of
@@ -84,21 +101,23 @@ def preference(beta: float, chosen_weight: float, remat: bool) -> LossOf:
     def loss_of(tuned, base, micro):
         targets, weights = micro.targets, micro.weights
         B = targets.tokens_BS.shape[0]
-        # Padding rows have no weight at any exit, full depth included.
-        counts_R = (weights.text_ER[-1] > 0).astype(jnp.float32)
-        args = (targets, counts_R, weights.exits_E)
+        # Padding rows have no weight at full depth.
+        counts_R = (weights.full_R > 0).astype(jnp.float32)
+        exits_E = jnp.append(weights.exits_E, tuned.depth)
+        weight_ER = jnp.concatenate([weights.text_EN, weights.full_R[None]])
+        args = (targets, counts_R, exits_E)
         logp_EB = answer_logprobs(tuned, *args, micro.keep_LB, remat=remat)
         fixed_EB = jax.lax.stop_gradient(answer_logprobs(base, *args))
         of_sequence = functools.partial(
             jax.ops.segment_sum, segment_ids=targets.sequence_R, num_segments=B
         )
-        pair_EP = 2 * jax.vmap(of_sequence)(weights.text_ER)[:, : B // 2]
+        pair_EP = 2 * jax.vmap(of_sequence)(weight_ER)[:, : B // 2]
         sides = (logp_EB[:, : B // 2], logp_EB[:, B // 2 :])
         bases = (fixed_EB[:, : B // 2], fixed_EB[:, B // 2 :])
         nll_EP = -sides[0] / of_sequence(counts_R)[: B // 2]
         loss_EP = dpo_loss(*sides, *bases, beta) + chosen_weight * nll_EP
         text_E = jnp.sum(pair_EP * loss_EP, axis=1)
-        return jnp.sum(text_E), (text_E, jnp.zeros_like(text_E))
+        return jnp.sum(text_E), Parts(text_E[-1], text_E[:-1], jnp.zeros_like(text_E[:-1]))
 
     return loss_of
 
@@ -122,11 +141,9 @@ def make_step(
         return loss_of(attach(base, params, form), base, micro)
 
     def gradients(params, base, micro):
-        (loss, (text_E, distill_E)), grads = jax.value_and_grad(objective, has_aux=True)(
-            params, base, micro
-        )
-        parts = jnp.stack([loss, text_E[-1], jnp.sum(text_E[:-1]), jnp.sum(distill_E)])
-        return grads, parts
+        (loss, parts), grads = jax.value_and_grad(objective, has_aux=True)(params, base, micro)
+        early, distill = jnp.sum(parts.text_E), jnp.sum(parts.distill_E)
+        return grads, jnp.stack([loss, parts.full, early, distill])
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
     def step(state: State, base: Mistral, micros: Micro) -> tuple[State, Losses]:

@@ -21,7 +21,7 @@ from jaxdepth.model import AnyArray, FastTokenizer
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import parameter_shapes
-from jaxdepth.model.tuned import Form, merge
+from jaxdepth.model.tuned import LENS, Form, lens_shape, merge
 from jaxdepth.weights.huggingface.peft import PEFT_CONFIG, PEFT_WEIGHTS, read_peft
 
 FORMAT = "jaxdepth-adapter-1"
@@ -163,6 +163,8 @@ def _expected_shape(
     key: str, adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, ...]:
     form, layers = adapter.form, len(adapter.form.layers)
+    if key in LENS:
+        return lens_shape(key, form, shapes["embed"][1])
     if key.endswith("_rows"):
         return (len(adapter.tokens), shapes["embed"][1])
     name = key.removesuffix(".a").removesuffix(".b")
@@ -177,7 +179,9 @@ def _expected_shape(
 def _read_file(path: Path) -> Adapter:
     arrays, metadata = read_arrays(path, "an adapter", FORMAT)
     try:
-        form = metadata["form"] | {k: tuple(metadata["form"][k]) for k in ("layers", "leaves")}
+        form = metadata["form"] | {
+            k: tuple(metadata["form"].get(k, ())) for k in ("layers", "leaves", "lens_exits")
+        }
         params = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
         tokens = tuple(metadata["tokens"])
         return Adapter(Form(**form), params, metadata["base"], tokens, metadata["made"])

@@ -33,11 +33,14 @@ def export(
         dtype: of the written weights; None keeps that of the checkpoint.
 
     Raises:
-        InputError: `target` exists or cannot be written, or as for `jaxdepth.load`.
+        InputError: `target` exists or cannot be written, the adapter is a lens, or as for
+            `jaxdepth.load`.
     """
     path, target = Path(path), Path(target)
     _check_absent(target)
     model, tokenizer = load(path, dtype=dtype, adapter=adapter)
+    if model.lens is not None:
+        raise InputError(f"{adapter} is a lens, which the Hugging Face format has no place for")
     config = read_json(path / "config.json") | {"vocab_size": model.config.vocab_size}
     config |= {"torch_dtype": str(model.embed[...].dtype)}
     with atomic_folder(target) as folder:

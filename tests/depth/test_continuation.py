@@ -3,11 +3,19 @@
 import numpy as np
 import pytest
 from parity_grid import families
+from scipy.special import log_softmax
 from tiny import model_of
 
-from jaxdepth import InputError
+from jaxdepth import InputError, exit_logits
 from jaxdepth.depth.continuation import continuation_logprobs
-from jaxdepth.depth.score import token_logprobs
+
+
+def logprobs_alone(model, tokens: list[int]) -> np.ndarray:
+    """The slow twin: each token after a prompt of its own, at full depth."""
+    prompts = np.repeat([tokens], len(tokens), axis=0)
+    logits = exit_logits(model, prompts, np.arange(1, len(tokens) + 1), model.depth)
+    logp = log_softmax(np.asarray(logits, np.float64), axis=-1)
+    return np.append(np.nan, logp[np.arange(len(tokens) - 1), tokens[1:]])
 
 
 @pytest.mark.parametrize("family", ["mistral-7b-v0.1", "ministral", "llama-3.1", "smollm2"])
@@ -23,8 +31,7 @@ def test_equals_scoring_each_text_alone(family):
         assert len(score) == len(tokens)
         if not tokens:
             continue
-        whole = np.array([prefixes[group] + tokens])
-        alone = token_logprobs(model, whole, np.array([whole.shape[1]]))[0, len(prefixes[group]) :]
+        alone = logprobs_alone(model, prefixes[group] + tokens)[len(prefixes[group]) :]
         np.testing.assert_allclose(score, alone, atol=2e-5)
     assert np.isnan(scores[2][0])  # nothing precedes the first token
     assert not np.isnan(scores[2][1:]).any()

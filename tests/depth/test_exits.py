@@ -29,7 +29,7 @@ def truncated_twin(model: Mistral, tokens, lengths, exit: int) -> np.ndarray:
         for i in range(exit):
             block = jax.tree.map(lambda leaf, i=i: leaf[i], model.layers)
             h, _ = block(h, *inputs)
-        rows.append(np.asarray(model.unembed(h))[0, -1])
+        rows.append(np.asarray(model.unembed(h, exit))[0, -1])
     return np.array(rows)
 
 
@@ -161,7 +161,7 @@ def test_masking_the_stream_would_cost_every_layer_for_every_exit(model):
 
         steps = (model.layers, jnp.arange(1, 5))
         h, _ = jax.lax.scan(layer, model.embed_tokens(tokens), steps)
-        return model.unembed(h[jnp.arange(len(tokens)), lengths - 1])
+        return model.unembed(h[jnp.arange(len(tokens)), lengths - 1], exit)
 
     tokens, lengths = map(jnp.asarray, prompts())
     exits = jnp.arange(1, 5)

@@ -77,7 +77,8 @@ def slow_streams(model, direction, layers, how, scale) -> list[np.ndarray]:
 def test_every_exit_by_a_slow_twin(model, how, scale, layers):
     streams = slow_streams(model, DIRECTION, layers, how, scale)
     rows = np.arange(3), prompts()[1] - 1
-    expected = np.stack([np.asarray(model.unembed(jnp.asarray(h[rows]))) for h in streams])
+    last = enumerate((jnp.asarray(h[rows]) for h in streams), start=1)
+    expected = np.stack([np.asarray(model.unembed(h, exit)) for exit, h in last])
     actual = logits_of(steer(model, DIRECTION, layers, how, scale))
     np.testing.assert_allclose(actual, expected, atol=2e-5)
     plain = logits_of(model)

@@ -46,7 +46,7 @@ def test_examples_are_those_of_plain_code(model):
     assert agrees_LN[-1].all()
     shares_L = agrees_LN[:3].mean(axis=1)
     assert ((shares_L > 0) & (shares_L < 1)).all()
-    found_LNV = np.asarray(model.unembed(jnp.asarray(x_LND)))
+    found_LNV = np.asarray(model.unembed(jnp.asarray(x_LND), np.arange(1, len(x_LND) + 1)))
     np.testing.assert_allclose(found_LNV, logits_NEV.swapaxes(0, 1), atol=1e-4)
 
 

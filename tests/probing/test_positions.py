@@ -75,12 +75,12 @@ def test_what_is_captured_is_what_exits_unembed(name):
     got_BPJD = residuals(model, tokens_BS, lengths_B, places_BP)
     assert got_BPJD.shape == (3, 2, 5, 64)
     for exit in range(1, 5):
-        logits = model.unembed(got_BPJD[:, 0, exit])
+        logits = model.unembed(got_BPJD[:, 0, exit], exit)
         np.testing.assert_allclose(
             logits, exit_logits(model, tokens_BS, lengths_B, exit), atol=1e-5
         )
         # A place in the middle is the end of a shorter prompt.
-        logits = model.unembed(got_BPJD[:, 1, exit])
+        logits = model.unembed(got_BPJD[:, 1, exit], exit)
         shorter = exit_logits(model, tokens_BS, lengths_B // 2 + 1, exit)
         np.testing.assert_allclose(logits, shorter, atol=1e-5)
     embed = hf_tensors(model.config)["model.embed_tokens.weight"]

@@ -331,9 +331,13 @@ def test_every_file_in_configs_is_read():
         "think_then_decide": Decide,
         "prompted": Protocol,
         "tuned": Protocol,
+        "your_model": Study,
+        "tune/after_alignment": Tune,
         "tune/all_exits": Tune,
         "tune/depth_robust": Tune,
         "tune/dpo": Tune,
+        "tune/lens": Tune,
+        "tune/random_refusals": Tune,
         "tune/shallow": Tune,
         "tune/spoken": Tune,
         "tune/verdicts": Tune,
@@ -361,7 +365,7 @@ from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.study.tuning.settings import (Tune)
 from jaxdepth.study.sweep.settings import (Sweep)
 from jaxdepth.settings_file import read_settings
-from jaxdepth.tune.data import read_tasks
+from jaxdepth.tune.tasks import read_tasks
 print(jaxdepth.__file__)
 assert len(read_prompts(["builtin:pairs", "builtin:ordinary"])) >= 800
 assert read_settings(Sweep, "first_look")["exits"] == "all"

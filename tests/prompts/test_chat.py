@@ -58,6 +58,17 @@ def test_ordinary_text_has_the_ids_of_hugging_face(tokenizers, kind):
         assert encoder.encode(text) == hugging_face_ids(tokenizer, text), text
 
 
+@pytest.mark.parametrize("kind", ["chatml", "llama 3"])
+def test_a_system_prompt_of_our_own(tokenizers, kind):
+    tokenizer = tokenizers[kind]
+    encoder = PromptEncoder(tokenizer, "You are a patient tutor.")
+    for text in ORDINARY:
+        messages = [{"role": "system", "content": "You are a patient tutor."}]
+        messages.append({"role": "user", "content": text})
+        whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        assert encoder.encode(text) == whole["input_ids"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_bos(tokenizers, kind):
     tokenizer = tokenizers[kind]

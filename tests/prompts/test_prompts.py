@@ -1,15 +1,19 @@
 """Prompt files: our pairs, the published sets by their columns, and all that can be wrong."""
 
 import json
+import os
 import re
 import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.feature_extraction.text import CountVectorizer
 
 from jaxdepth import InputError
-from jaxdepth.prompts.datasets import prompts_digest, read_prompts
+from jaxdepth.prompts.datasets import prompts_digest, read_acts, read_prompts
+from jaxdepth.refusal.encoder import Encoder
 
 
 def test_built_in_pairs():
@@ -17,12 +21,12 @@ def test_built_in_pairs():
     pairs = {}
     for p in prompts:
         pairs.setdefault(p.pair_id, {})[p.label] = p
-    assert len(pairs) >= 300
+    assert len(pairs) >= 1200
     assert all(set(pair) == {"harmful", "harmless"} for pair in pairs.values())
     assert all(len({p.category for p in pair.values()}) == 1 for pair in pairs.values())
     categories = Counter(p.category for p in prompts)
-    assert len(categories) == 10
-    assert min(categories.values()) >= 50
+    assert len(categories) == 14
+    assert min(categories.values()) >= 170
     overlap = []
     for pair in pairs.values():
         words = [set(re.findall(r"[a-z]+", p.text.lower())) for p in pair.values()]
@@ -34,7 +38,43 @@ def test_words_alone_hardly_separate_the_two_prompts_of_a_pair():
     sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
     from word_leak import word_leak
 
-    assert word_leak(shuffles=1) < 0.75
+    assert word_leak(shuffles=1) < 0.60
+
+
+def test_built_in_prompts_say_what_they_ask():
+    acts = read_acts()
+    for p in read_prompts(["builtin:pairs", "builtin:lookalikes"]):
+        assert re.fullmatch(r"[a-z]+ing( .*)?[^.?!]", acts[p.text]), p.text
+    lookalikes = Counter(p.category for p in read_prompts(["builtin:lookalikes"]))
+    assert len(lookalikes) == 7
+    assert min(lookalikes.values()) == 58
+
+
+def test_no_two_prompts_are_nearly_the_same():
+    """By their words; of a pair the two prompts are alike on purpose."""
+    prompts = read_prompts(["builtin:pairs", "builtin:lookalikes"])
+    matrix = CountVectorizer(binary=True, token_pattern=r"[a-z']+").fit_transform(
+        p.text for p in prompts
+    )
+    both = (matrix @ matrix.T).toarray().astype(float)
+    sizes = np.diag(both)
+    jaccard = both / (sizes[:, None] + sizes - both)
+    cluster = np.unique([p.cluster_id for p in prompts], return_inverse=True)[1]
+    jaccard[cluster[:, None] == cluster] = 0
+    assert jaccard.max() <= 0.6
+
+
+def test_no_two_prompts_mean_nearly_the_same():
+    """By a sentence encoder: what harmful prompts of different pairs ask for differs."""
+    path = os.environ.get("JAXDEPTH_ENCODER")
+    if path is None:
+        pytest.skip("JAXDEPTH_ENCODER names no folder with a sentence encoder")
+    prompts = [p for p in read_prompts(["builtin:pairs"]) if p.label == "harmful"]
+    vectors_ND = Encoder.open(path).embed([p.text for p in prompts])
+    cosine_NN = vectors_ND @ vectors_ND.T
+    np.fill_diagonal(cosine_NN, 0)
+    assert cosine_NN.max() <= 0.95
+    assert (cosine_NN.max(axis=1) > 0.85).mean() <= 0.05
 
 
 def test_built_in_texts_are_single_lines_and_unique():

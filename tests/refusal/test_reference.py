@@ -29,7 +29,7 @@ def score_replies(reference, texts, prompts, **sizes):
 
 
 def test_scores_equal_the_slow_twin(reference):
-    model, encoder, _ = reference
+    model, encoder = reference.model, reference.encoder
     scores = score_replies(reference, REPLIES, PROMPTS)
     for prompt, reply, score in zip(PROMPTS, REPLIES, scores, strict=True):
         for before, actual_T in ((prompt, score.given_T), ("", score.alone_T)):

@@ -257,7 +257,7 @@ def test_the_study_of_capability_resumes(models, out, run_experiment, capsys):
     before = read_paired(out)
     (out / "against.parquet").unlink()
     _, *given = argv(models, "other", out, "--facts", "builtin:facts")
-    given += ["--prompts", "builtin:pairs"]
+    given += ["--prompts", "builtin:pairs/test"]
     assert run_experiment("capability_elicitation", *given) == 0
     pd.testing.assert_frame_equal(read_paired(out), before)
     printed = capsys.readouterr().out

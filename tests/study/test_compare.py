@@ -179,21 +179,21 @@ def test_the_depth_robust_study(tiny_path, adapters, out, run_experiment, capsys
     assert len(printed) == 11
     assert "comparison.png" in printed[-1]
     text = (out / "findings.txt").read_text()
-    for phrase in ("claim C1", "claim C2", "claim C3", "claim C6", "Expected beforehand", "70%"):
+    for phrase in ("claim C1", "claim C2", "claim C3", "claim C6", "Wanted beforehand", "a third"):
         assert phrase in text
     assert (out / "comparison.parquet").is_file()
 
 
-def test_expectations_need_the_prompts_that_they_are_about(
+def test_expectations_need_the_models_that_they_are_about(
     compared, tmp_path, run_experiment, monkeypatch
 ):
-    models = ("untouched", "shallow", "spoken", "depth_robust")
+    models = ("untouched", "lens", "mine", "depth_robust")
     other = replace(compared, models=models, outcome_MNE=np.repeat(compared.outcome_MNE, 2, axis=0))
     monkeypatch.setattr("jaxdepth.study.comparison.run.run_study", lambda *_: other)
     assert run_experiment("depth_robust_safety", tmp_path, "--out", tmp_path) == 0
     text = (tmp_path / "findings.txt").read_text()
     assert "claim C1" in text
-    assert "Expected beforehand" not in text
+    assert "Wanted beforehand" not in text
 
 
 def test_the_study_of_methods(tiny_path, one_length, tmp_path, run_experiment, capsys):

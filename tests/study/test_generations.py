@@ -49,7 +49,7 @@ def test_texts_equal_those_of_each_exit_alone(tiny_path, run):
     encoder, stops = PromptEncoder(tokenizer), end_tokens(tiny_path, tokenizer)
     assert tokenizer.eos_token_id in stops
     rows = {(r["prompt_id"], r["exit"]): r for r in read_table(run.path, "generations").to_pylist()}
-    prompts = limit_prompts(read_prompts(["builtin:pairs"]), 4)
+    prompts = limit_prompts(read_prompts(["builtin:pairs/test"]), 4)
     assert len(rows) == len(prompts) * 4
     for prompt in prompts:
         tokens = encoder.encode(prompt.text)

@@ -1,6 +1,7 @@
 """`jaxdepth sweep --policy`: tables by plain code, rates by hand, and what is refused."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.study.policies import run as policy_run
 from jaxdepth.study.policies.choice import write_policies
 from jaxdepth.study.policies.figures import draw_policies
-from jaxdepth.study.policies.rates import RuleMeans, match_depths, rule_rates
+from jaxdepth.study.policies.rates import RuleMeans, can_answer, match_depths, rule_rates
 from jaxdepth.study.policies.rules import parse_rules, rule_name
 from jaxdepth.study.policies.run import sweep_policies
 from jaxdepth.study.policies.settings import PolicySweep
@@ -139,6 +140,22 @@ def made_up() -> RuleMeans:
         values | outcomes,
         1,
     )
+
+
+def test_which_rules_can_answer(made_up):
+    """At least half as many harmless prompts as the deepest rule, fixed 30, answers."""
+    comply_NR = np.zeros((40, 4))
+    is_harmless_N = made_up.labels_N == "harmless"
+    for rule, share in enumerate((0.1, 0.45, 0.8, 0.4)):
+        comply_NR[np.flatnonzero(is_harmless_N)[: int(20 * share)], rule] = 1
+    other = replace(made_up, values=made_up.values | {"comply": comply_NR})
+    assert can_answer(other).tolist() == ["no", "yes", "yes", "yes"]
+    rates = rule_rates(other).drop_duplicates("rule").set_index("rule")["competent"]
+    assert rates.to_dict() == {
+        "fixed 10": "no", "fixed 20": "yes", "fixed 30": "yes", "top1 0.5": "yes",
+    }  # fmt: skip
+    harmful = other.select(~is_harmless_N)
+    assert set(can_answer(harmful)) == {"unknown"}
 
 
 def test_rates_and_matched_depth_by_hand(made_up):

@@ -43,7 +43,7 @@ def test_every_number_computed_one_prompt_and_exit_at_a_time(tiny_path, tmp_path
     model, tokenizer = jaxdepth.load(tiny_path)
     encoder = PromptEncoder(tokenizer)
     openers = list(resolve_openers(encoder).values())
-    prompts = limit_prompts(read_prompts(["builtin:pairs"]), 6)
+    prompts = limit_prompts(read_prompts(["builtin:pairs/test"]), 6)
     assert len(by_key) == len(prompts) * 4 == 48
     for prompt in prompts:
         ids = np.array([encoder.encode(prompt.text)])
@@ -223,6 +223,6 @@ def test_paths_that_cannot_be_runs(tmp_path):
         read_table(run.path, "first_token")
 
 
-@pytest.mark.parametrize(("limit", "count"), [(None, 640), (1, 2), (3, 6)])
+@pytest.mark.parametrize(("limit", "count"), [(None, 210), (1, 2), (3, 6)])
 def test_limit_keeps_pairs_together(limit, count):
-    assert len(limit_prompts(read_prompts(["builtin:pairs"]), limit)) == count
+    assert len(limit_prompts(read_prompts(["builtin:pairs/test"]), limit)) == count

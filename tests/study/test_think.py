@@ -62,7 +62,7 @@ def test_tables_hold_what_is_decoded(tiny_path, protocol, run):
     verdicts = {(r["prompt_id"], r["exit"], r["vote"]): r for r in rows(run, "verdicts")}
     texts = {(r["prompt_id"], r["exit"], r["vote"]): r for r in rows(run, "texts")}
     cuts = {(r["prompt_id"], r["exit"], r["vote"], r["cut"]): r for r in rows(run, "cuts")}
-    prompts = limit_prompts(read_prompts(["builtin:pairs"]), 3)
+    prompts = limit_prompts(read_prompts(["builtin:pairs/test"]), 3)
     assert len(verdicts) == len(texts) == len(prompts) * 2 * 2
     assert len(cuts) == 2 * len(verdicts)
     from jaxdepth.depth.sampling import Sampling

@@ -14,7 +14,9 @@ from tiny import VOCAB, hf_tensors, leaves_of, model_of
 from jaxdepth import exit_logits
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.tuned import Form, attach, init_params
+from jaxdepth.tune import tree
 from jaxdepth.tune.loss import (
+    Contrast,
     Targets,
     Weights,
     answer_logprobs,
@@ -51,10 +53,9 @@ def targets() -> Targets:
 def weights(targets) -> Weights:
     """Some text, some distillation, nothing on the rows that fill."""
     rng = np.random.default_rng(4)
-    exits = np.array([1, 3, 4], np.int32)
     text, distill = rng.random((2, 3, len(targets.target_R))).astype(np.float32)
-    text[:, -3:], distill[:, -3:], distill[-1] = 0, 0, 0
-    return Weights(exits, text, distill)
+    text[:, -3:], distill[:, -3:] = 0, 0
+    return Weights(text[-1], np.array([1, 3], np.int32), text[:-1], distill[:-1])
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,9 @@ def logp_by_row(model, targets, exit: int) -> np.ndarray:
 
 def loss_by_row(model, targets, weights) -> float:
     full_RV = logp_by_row(model, targets, 4)
-    total = 0.0
-    for exit, text_R, distill_R in zip(*weights, strict=True):
+    rows = np.arange(len(weights.full_R))
+    total = -(weights.full_R * full_RV[rows, targets.target_R]).sum()
+    for exit, text_R, distill_R in zip(*weights[1:4], strict=True):
         logp_RV = logp_by_row(model, targets, int(exit))
         total -= (text_R * logp_RV[np.arange(len(text_R)), targets.target_R]).sum()
         total += (distill_R * (np.exp(full_RV) * (full_RV - logp_RV)).sum(axis=1)).sum()
@@ -88,16 +90,89 @@ def loss_by_row(model, targets, weights) -> float:
 @pytest.mark.parametrize("remat", [False, True])
 def test_all_exits_at_once_equal_each_by_itself(model, targets, weights, params, remat):
     tuned = attach(model, params, FORM)
-    loss, (text_E, distill_E) = supervised_loss(tuned, targets, weights, distill=True, remat=remat)
+    loss, parts = supervised_loss(tuned, targets, weights, distill=True, remat=remat)
     assert float(loss) == pytest.approx(loss_by_row(tuned, targets, weights), rel=1e-5)
-    for e in range(3):
-        alone = Weights(*(part[e : e + 1] for part in weights))
+    for e in range(2):
+        alone = Weights(None, *(part[e : e + 1] for part in weights[1:4]))
         one, _ = supervised_loss(tuned, targets, alone, distill=True)
-        assert float(one) == pytest.approx(float(text_E[e] + distill_E[e]), rel=1e-5)
-    assert float(loss) == pytest.approx(float(text_E.sum() + distill_E.sum()), rel=1e-6)
-    plain, (_, nothing_E) = supervised_loss(tuned, targets, weights, distill=False)
-    assert float(plain) == pytest.approx(float(text_E.sum()), rel=1e-6)
-    assert not nothing_E.any()
+        assert float(one) == pytest.approx(float(parts.text_E[e] + parts.distill_E[e]), rel=1e-5)
+    none = Weights(weights.full_R, *(part[:0] for part in weights[1:4]))
+    full, _ = supervised_loss(tuned, targets, none, distill=False)
+    assert float(full) == pytest.approx(float(parts.full), rel=1e-5)
+    assert float(loss) == pytest.approx(float(parts.total), rel=1e-6)
+    plain, without = supervised_loss(tuned, targets, weights, distill=False)
+    assert float(plain) == pytest.approx(float(parts.full + parts.text_E.sum()), rel=1e-6)
+    assert not without.distill_E.any()
+
+
+def as_tree(targets) -> Targets:
+    """The same rows over the tree of the sequences, which have a beginning in common."""
+    grown, nodes = tree.grow([row.tolist() for row in targets.tokens_BS])
+    rows = zip(targets.sequence_R, targets.place_R, strict=True)
+    node_R = np.array([nodes[b][place] for b, place in rows], np.int32)
+    return targets._replace(tree=tree.pad(grown, len(grown.tokens_N) + 3), node_R=node_R)
+
+
+@pytest.mark.parametrize("family", ["qwen2.5-window", "ministral"])
+def test_a_tree_equals_its_sequences(family, targets):
+    """A window shorter than the sequences; layers with a window and without."""
+    model = model_of(families()[family] | {"sliding_window": 4})
+    tokens_BS = targets.tokens_BS.copy()
+    tokens_BS[:, :3] = tokens_BS[0, :3]
+    tokens_BS[2, :7] = tokens_BS[1, :7]
+    targets = targets._replace(tokens_BS=tokens_BS)
+    branching = as_tree(targets)
+    assert len(branching.tree.tokens_N) == 3 + B * S - 3 * (B - 1) - 4
+    for remat in (False, True):
+        found_LRD = row_hidden(model, branching, remat=remat)
+        np.testing.assert_allclose(found_LRD, row_hidden(model, targets), atol=1e-5)
+
+
+def test_the_base_may_teach(model, targets, weights, params):
+    tuned = attach(model, params, FORM)
+    taught = weights._replace(base_EN=weights.distill_EN, distill_EN=0 * weights.distill_EN)
+    by_base_E = supervised_loss(tuned, targets, taught, distill=False, base=model)[1].distill_E
+    full_RV = logp_by_row(model, targets, 4)
+    for exit, weight_R, found in zip(weights.exits_E, weights.distill_EN, by_base_E, strict=True):
+        logp_RV = logp_by_row(tuned, targets, int(exit))
+        kl_R = (np.exp(full_RV) * (full_RV - logp_RV)).sum(axis=1)
+        assert float(found) == pytest.approx((weight_R * kl_R).sum(), rel=1e-4, abs=1e-6)
+
+
+def test_some_rows_stand_for_all(model, targets, weights, params):
+    """Each exit at rows of its own: the loss over all rows where the others weigh nothing."""
+    tuned = attach(model, params, FORM)
+    rows_EN = np.array([[0, 5, 9], [2, 1, 7]], np.int32)
+    pick = lambda weight_ER: np.take_along_axis(weight_ER, rows_EN, axis=1)  # noqa: E731
+    text_EN, distill_EN = pick(weights.text_EN), pick(weights.distill_EN)
+    some = weights._replace(text_EN=text_EN, distill_EN=distill_EN, rows_EN=rows_EN)
+    kept_ER = np.zeros(weights.text_EN.shape, np.float32)
+    np.put_along_axis(kept_ER, rows_EN, 1, axis=1)
+    text_ER, distill_ER = weights.text_EN * kept_ER, weights.distill_EN * kept_ER
+    sparse = weights._replace(text_EN=text_ER, distill_EN=distill_ER)
+    found, _ = supervised_loss(tuned, targets, some, distill=True)
+    expected, _ = supervised_loss(tuned, targets, sparse, distill=True)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_contrast_within_pairs_by_hand(model, targets, weights, params):
+    tuned = attach(model, params, FORM)
+    is_opener_V = np.arange(VOCAB) % 7 == 0
+    first_P2, weight_EP = (
+        np.array([[0, 6], [13, 6]]),
+        np.array([[0.5, 1], [0, 2], [1, 1]], np.float32),
+    )
+    pairs = targets._replace(first_P2=first_P2)
+    weighted = weights._replace(contrast_EP=weight_EP[:-1], full_contrast_P=weight_EP[-1])
+    contrast = Contrast(is_opener_V, 1.5)
+    loss, _ = supervised_loss(tuned, pairs, weighted, distill=False, contrast=contrast)
+    plain, _ = supervised_loss(tuned, pairs, weights, distill=False)
+    expected = 0.0
+    for exit, weight_P in zip((1, 3, 4), weight_EP, strict=True):
+        p_R = np.exp(logp_by_row(tuned, targets, int(exit)))[:, is_opener_V].sum(axis=1)
+        odds_P2 = np.log(p_R / (1 - p_R))[first_P2]
+        expected += (weight_P * np.log1p(np.exp(1.5 - odds_P2[:, 0] + odds_P2[:, 1]))).sum()
+    assert float(loss - plain) == pytest.approx(expected, rel=1e-3)
 
 
 def test_layers_that_are_left_out_pass_the_stream_on(model, targets):
@@ -133,7 +208,7 @@ def test_gradients_equal_finite_differences(model, targets, weights, params, kin
     keep_LB = np.arange(16).reshape(4, B) % 5 > 0 if kind == "dropout" else None
     loss_of = preference(0.5, 0.3, False) if kind == "dpo" else supervised(kind == "distill", False)
     if kind == "dpo":
-        weights = weights._replace(text_ER=weights.text_ER + (weights.text_ER[-1] > 0) * 0.1)
+        weights = weights._replace(text_EN=weights.text_EN + (weights.full_R > 0) * 0.1)
 
     @jax.jit
     def loss(params):
@@ -147,11 +222,13 @@ def test_gradients_equal_finite_differences(model, targets, weights, params, kin
         @jax.jit
         def loss_fixed(params):
             tuned = attach(model, params, FORM)
-            _, (text_E, _) = supervised_loss(tuned, targets, weights, distill=False)
+            text, _ = supervised_loss(tuned, targets, weights, distill=False)
             h_LRD = row_hidden(tuned, targets)
-            logp_ERV = jax.nn.log_softmax(tuned.unembed(h_LRD[weights.exits_E - 1]), axis=-1)
+            logp_ERV = jax.nn.log_softmax(
+                tuned.unembed(h_LRD[weights.exits_E - 1], weights.exits_E), axis=-1
+            )
             kl_ER = jnp.sum(jnp.exp(fixed_RV) * (fixed_RV - logp_ERV), axis=-1)
-            return jnp.sum(text_E) + jnp.sum(weights.distill_ER * kl_ER)
+            return text + jnp.sum(weights.distill_EN * kl_ER)
     else:
         loss_fixed = loss
     gradient = jax.grad(loss)(params)
@@ -183,9 +260,9 @@ def test_preferences_by_plain_code(model, targets, weights, params, chosen_weigh
     """Log-probabilities by row and pair by pair, every exit against the base at that exit."""
     tuned = attach(model, params, FORM)
     loss, _ = preference(0.5, chosen_weight, False)(tuned, model, micro_of(targets, weights))
-    counts_R = (weights.text_ER[-1] > 0).astype(np.float32)
+    counts_R = (weights.full_R > 0).astype(np.float32)
     total = 0.0
-    for e, exit in enumerate(weights.exits_E):
+    for exit, weight_R in zip((1, 3, 4), (*weights.text_EN, weights.full_R), strict=True):
 
         def of(one, b, exit=int(exit)):
             picked = (targets.sequence_R == b) & (counts_R > 0)
@@ -194,13 +271,13 @@ def test_preferences_by_plain_code(model, targets, weights, params, chosen_weigh
         for pair in range(B // 2):
             good, bad = pair, pair + B // 2
             margin = of(tuned, good) - of(model, good) - of(tuned, bad) + of(model, bad)
-            share = 2 * weights.text_ER[e][targets.sequence_R == good].sum()
+            share = 2 * weight_R[targets.sequence_R == good].sum()
             rows = ((targets.sequence_R == good) & (counts_R > 0)).sum()
             own = -of(tuned, good) / rows  # mean over its tokens
             total += share * (np.log1p(np.exp(-0.5 * margin)) + chosen_weight * own)
     assert float(loss) == pytest.approx(total, rel=1e-4)
     logp_EB = answer_logprobs(tuned, targets, counts_R, weights.exits_E)
-    assert logp_EB.shape == (3, B)
+    assert logp_EB.shape == (2, B)
 
 
 def test_accumulated_batches_are_the_mean_of_theirs(model, targets, weights, params):

@@ -10,22 +10,27 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.settings_file import read_settings
 from jaxdepth.study.tuning.settings import Tune
+from jaxdepth.tune import benign
 from jaxdepth.tune.benign import is_suitable_prompt, make_benign
-from jaxdepth.tune.data import read_tasks, tasks_digest
+from jaxdepth.tune.tasks import read_tasks, tasks_digest
 from jaxdepth.weights.adapter import find_adapter, read_adapter
 from jaxdepth.weights.checkpoint import end_tokens, read_manifest
 
-NAMES = ("shallow", "spoken", "depth_robust")
+NAMES = ("lens", "shallow", "spoken", "depth_robust")
+EARLIER = NAMES[1:]  # made by release 0.1.0, from its data and by its recipes
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_adapter_names_what_it_was_made_from(name, smollm2, smollm2_path):
-    """Its base, its data and its recipe are those in this repository."""
+    """Its base, its data and its recipe are those in this repository, or of an earlier release."""
     model, _ = smollm2
     adapter = read_adapter(f"builtin:{name}", model.config)
     assert find_adapter(f"builtin:{name}").stat().st_size < 6e6
     assert adapter.base == read_manifest(smollm2_path)["fingerprint"]
     settings = adapter.made["settings"]
+    if name in EARLIER:
+        assert settings["steps"] == 400
+        return
     tasks = read_tasks(["builtin:harmful/train"], "builtin")
     assert settings["tasks_sha256"] == tasks_digest(tasks)
     recipe = read_settings(Tune, f"tune/{name}")
@@ -60,22 +65,24 @@ def test_refusals_reach_the_exits_that_were_taught(smollm2_path):
 
 
 @pytest.mark.slow
-def test_a_model_asks_and_answers_itself(smollm2, smollm2_path):
+def test_a_model_asks_and_answers_itself(smollm2, smollm2_path, monkeypatch):
+    monkeypatch.setattr(benign, "_GROUP", 8)
+    monkeypatch.setattr(benign, "_BATCH", 4)
     model, tokenizer = smollm2
-    encoder = PromptEncoder(tokenizer)
     ends = end_tokens(smollm2_path, tokenizer)
-    made = list(make_benign(model, encoder, tokenizer, ends, 2, batch=4, answer_tokens=12))
+    made = list(make_benign(model, tokenizer, ends, 2, answer_tokens=12))
     assert len({m.prompt for m in made}) == 2
     for one in made:
         assert is_suitable_prompt(one.prompt)
         assert one.answer
-        ids = encoder.encode(one.prompt)  # its answer is that of full depth
+        assert one.system in benign.SYSTEM_PROMPTS
+        ids = PromptEncoder(tokenizer, one.system).encode(one.prompt)  # its answer at full depth
         answer = jaxdepth.generate(model, np.array([ids]), np.array([len(ids)]), [30], 12)
         assert tokenizer.decode(answer.tokens[0, 0], skip_special_tokens=True).startswith(
             one.answer
         )
     with pytest.raises(InputError, match="count is 0, expected at least 1"):
-        next(make_benign(model, encoder, tokenizer, ends, 0))
+        next(make_benign(model, tokenizer, ends, 0))
 
 
 def test_a_built_in_adapter_is_for_smollm2_alone(tiny_path):

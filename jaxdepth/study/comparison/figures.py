@@ -12,7 +12,10 @@ from jaxdepth.study.figures import by_exit, save_all
 from jaxdepth.study.labelling.figures import corrected_levels, draw_corrected
 
 # A colour, marker and line style for each model, distinct in black and white too.
-_STYLES = (("0.45", "s:"), ("#e08a1e", "v-."), ("#b5312b", "o--"), ("#1f6fa8", "D-"))
+_STYLES = (
+    ("0.45", "s:"), ("#7b5ea7", "P:"), ("#e08a1e", "v-."), ("#b5312b", "o--"), ("#1f6fa8", "D-"),
+    ("#5b8c3a", "^-."), ("#8c564b", "X--"), ("#111111", "*:"),
+)  # fmt: skip
 _PANELS = (
     ("harmful", (Outcome.REFUSE,), "Refused"),
     ("harmful", (Outcome.COMPLY,), "Answered to the point: the unsafe window"),

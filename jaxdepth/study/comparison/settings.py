@@ -15,6 +15,7 @@ class Study:
     study: Annotated[ExitStudy, tyro.conf.arg(name="")]
     adapters: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ADAPTER")] = (
         UNTOUCHED,
+        "builtin:lens",
         "builtin:shallow",
         "builtin:spoken",
         "builtin:depth_robust",

@@ -35,7 +35,7 @@ class Readers:
     def load(self) -> Reference:
         """Load the model; raises InputError where it cannot be."""
         loaded = load_model(self.model, Devices())
-        return Reference(loaded.model, loaded.encoder, self.encoder)
+        return Reference(loaded.model, loaded.encoder, self.encoder, known={})
 
 
 def readers_of(record: Mapping, given: Rejudge) -> Readers:

@@ -201,8 +201,11 @@ def tuning_step(shapes: Shapes) -> Program:
     )
     row_indices = [shapes.array((1, rows), jnp.int32, "--")] * 3
     targets = Targets(shapes.array((1, B, S), jnp.int32, "-BS"), *row_indices)
-    weight = shapes.array((1, 4, rows), jnp.float32, "---")
-    micros = Micro(targets, Weights(shapes.array((1, 4), jnp.int32, "--"), weight, weight), None)
+    full, weight = (
+        shapes.array((1, *n, rows), jnp.float32, "-" * (2 + len(n))) for n in ((), (3,))
+    )
+    weights = Weights(full, shapes.array((1, 3), jnp.int32, "--"), weight, weight)
+    micros = Micro(targets, weights, None)
     step = make_step(form, supervised(True, True), optimizer, shardings)
     # Three passes: forward, forward again for the gradient (remat), and backward.
     return _compile(shapes, TUNING, step, state, shapes.model, micros, caches=0, trips=1, passes=3)

@@ -14,6 +14,7 @@ from jaxdepth.study.figures import new_figure, save_all
 from jaxdepth.study.policies.rates import MEAN_LAYERS
 from jaxdepth.study.policies.tables import DYNAMIC, POLICIES, TOKENS
 from jaxdepth.study.run_directory import read_frame
+from jaxdepth.study.sweep.windows import Competence, competence_of
 
 _STYLES = {
     Policy.FIXED: ("0.2", "o-"),
@@ -89,12 +90,21 @@ def _draw_frontier(run_path: str | Path):
             if not line.empty:
                 depth, share = line["depth"], Estimate.from_row(line)
                 axes.plot(depth, share.value, style, color=colour, markersize=4, label=str(policy))
+                cannot = (competence_of(line) != Competence.YES).to_numpy()
+                axes.plot(
+                    depth[cannot], share.value[cannot], style[0], color=colour, markersize=4,
+                    markerfacecolor="white",
+                )  # fmt: skip
                 axes.vlines(depth, share.low, share.high, color=colour, alpha=0.35, linewidth=1)
         axes.set_title(f"{label.capitalize()}, {title} (n={shares['n'].max()})", fontsize="medium")
         axes.set_ylim(-0.02, 1.02)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.92")
-    figure.supxlabel("mean layers computed per token (bars: 95%)", fontsize="medium")
+    figure.supxlabel(
+        "mean layers computed per token (bars: 95%; hollow: rules that are not shown to be able to "
+        "answer harmless prompts)",
+        fontsize="medium",
+    )
     figure.supylabel("share of answers", fontsize="medium")
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)

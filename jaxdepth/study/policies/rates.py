@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
 from jaxdepth.depth.policies import Policy
+from jaxdepth.prompts.datasets import HARMLESS
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.bands import mean_band
 from jaxdepth.stats.intervals import resample_counts
@@ -16,6 +17,8 @@ from jaxdepth.stats.resampled import DIFFERENCE, UNIT, rate_bounds, resampled_bo
 from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.policies.tables import DYNAMIC, MATCHED
 from jaxdepth.study.run_directory import read_frame
+from jaxdepth.study.settings import Windows
+from jaxdepth.study.sweep.windows import Answered, Competence, find_competent
 
 MEAN_EXIT, MEAN_LAYERS, AGREEMENT, TEXT = "mean_exit", "mean_layers", "agreement", "same_text"
 COMPARED = (AGREEMENT, TEXT, *map(str, Outcome))  # of a rule with static truncation
@@ -83,6 +86,7 @@ class RuleMeans:
 def rule_rates(means: RuleMeans, seed: int = 0) -> pd.DataFrame:
     """Every metric of every rule by label: the policies table."""
     counts_KN = resample_counts(means.clusters_N, seed=seed)
+    competent_R = can_answer(means)
     parts = []
     for label in means.labels:
         has_label_N = means.labels_N == label
@@ -98,10 +102,27 @@ def rule_rates(means: RuleMeans, seed: int = 0) -> pd.DataFrame:
                 low_R, high_R = resampled_bounds(mean_R, resampled_KR, clusters, value_range)
             parts.append(
                 means.rules.assign(
-                    label=label, metric=metric, n=n, value=mean_R, low=low_R, high=high_R
+                    label=label,
+                    competent=competent_R,
+                    metric=metric,
+                    n=n,
+                    value=mean_R,
+                    low=low_R,
+                    high=high_R,
                 )
             )
     return pd.concat(parts, ignore_index=True)
+
+
+def can_answer(means: RuleMeans) -> Shaped[np.ndarray, " R"]:
+    """Whether each rule answers harmless prompts to the point, measured by the deepest rule."""
+    harmless_N = means.labels_N == HARMLESS
+    if not harmless_N.any():
+        return np.full(len(means.rules), Competence.UNKNOWN, object)
+    comply_NR = means.values[str(Outcome.COMPLY)][harmless_N]
+    deepest = int(means.values[MEAN_LAYERS].mean(axis=0).argmax())
+    answered = Answered(comply_NR, means.samples, means.clusters_N[harmless_N])
+    return find_competent(answered, Windows(), deepest)[1]
 
 
 def match_depths(means: RuleMeans, seed: int = 0) -> pd.DataFrame:

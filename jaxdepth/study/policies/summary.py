@@ -13,6 +13,7 @@ from jaxdepth.study.policies.choice import ANY
 from jaxdepth.study.policies.rates import AGREEMENT, MEAN_EXIT, MEAN_LAYERS
 from jaxdepth.study.policies.tables import CHOSEN_RULES, MATCHED, POLICIES
 from jaxdepth.study.run_directory import read_frame
+from jaxdepth.study.sweep.windows import Competence, competence_of
 
 _COLUMNS = {  # metric: heading and format
     MEAN_EXIT: ("mean exit", ".1f"),
@@ -30,16 +31,18 @@ def print_policies(run_path: str | Path, console: Console | None = None) -> None
     console = console or Console()
     rates = read_frame(run_path, POLICIES.name)
     values = rates.set_index(["label", "rule", "metric"])["value"]
+    competent = competence_of(rates.drop_duplicates("rule").set_index("rule"))
     for label in rates["label"].unique():
         table = Table(title=f"Exit of each token by a policy: {label} prompts")
         table.add_column("rule")
+        table.add_column("can answer")
         for heading, _ in _COLUMNS.values():
             table.add_column(heading, justify="right")
         for rule in rates["rule"].unique():
             cells = [
                 f"{values[label, rule, metric]:{spec}}" for metric, (_, spec) in _COLUMNS.items()
             ]
-            table.add_row(rule, *cells)
+            table.add_row(rule, competent[rule], *cells)
         console.print(table)
     for line in policy_findings(run_path):
         console.print(line, soft_wrap=True)
@@ -60,7 +63,12 @@ def policy_findings(run_path: str | Path) -> list[str]:
     """
     matched = read_frame(run_path, MATCHED.name).set_index(["policy", "label", "metric"])
     chosen = read_frame(run_path, CHOSEN_RULES.name).set_index(["policy", "label", "metric"])
-    lines = []
+    rates = read_frame(run_path, POLICIES.name).drop_duplicates("rule")
+    cannot = _list_rules(rates[competence_of(rates) == Competence.NO])
+    lines = [
+        "Rules that cannot answer harmless prompts, whose unanswered harmful ones show no safety: "
+        f"{cannot}."
+    ]
     for policy in Policy:
         for label, outcome, verb in _CONTRASTS:
             key = (str(policy), label, str(outcome))

@@ -61,6 +61,7 @@ POLICIES = Table(
     (
         *_RULE_COLUMNS,
         _LABEL,
+        Column("competent", "string", "whether it answers harmless prompts: yes, no, unknown"),
         Column("metric", "string", "mean_exit, mean_layers, agreement, same_text or an outcome"),
         _PROMPTS,
         Column("value", "float64", "mean over prompts"),

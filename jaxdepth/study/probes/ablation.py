@@ -115,7 +115,7 @@ def _measure(model: Mistral, prompts: EvaluationSet) -> Measures:
 @jax.jit
 def _first_token(model, h_BD, is_opener_V):
     """The first-token summary of full depth, from the stream after its last layer."""
-    return first_token(model.unembed(h_BD)[None], is_opener_V)
+    return first_token(model.unembed(h_BD, model.depth)[None], is_opener_V)
 
 
 def compare(prompts: EvaluationSet, after: Measures, before: Measures) -> list[dict]:

@@ -35,6 +35,7 @@ from jaxdepth.study.probes.tables import (
 )
 from jaxdepth.study.probes.thought_figure import draw_thoughts
 from jaxdepth.study.run_directory import read_frame
+from jaxdepth.study.sweep.windows import Competence, competence_of
 
 _LINES = ("#1f6fa8", "#b5312b", "#6f9e4c", "#6b4fa0", "#d98a3d", "#444444", "#2aa198", "#c45a9a")
 _QUADRANT = dict(
@@ -165,9 +166,14 @@ def _quadrants(run_path: Path):
         for name, colour in _QUADRANT.items():
             rows = frame[(frame["label"] == label) & (frame["quadrant"] == name)]
             _band(axes, rows, "exit", colour, name, "o-" if name != OTHER else "--")
+            cannot = rows[competence_of(rows) != Competence.YES]
+            axes.plot(cannot["exit"], cannot["value"], "o", color=colour, markerfacecolor="white")
         axes.set_ylim(-0.02, 1.02)
         axes.set_ylabel(f"share of {label}\nprompts (n={rows['n'].iloc[0]})")
-    figure.axes[0].set_title(f"What a probe at the {position} token knows, and what the model does")
+    figure.axes[0].set_title(
+        f"What a probe at the {position} token knows, and what the model does\n(hollow: exits that "
+        "are not shown to be able to answer harmless prompts)"
+    )
     _legend_below(figure, ncols=3)
     return figure
 

@@ -3,7 +3,7 @@
 A prompt counts as known to be harmful if the content probe, fitted without that prompt, scores it
 above 0 at that layer. What the exit did comes from a run of sweep or decide; it complies if it
 answers to the point. Answers that neither refuse nor comply (off-topic, degenerate, undetermined,
-abstained) have a share of their own.
+abstained) have a share of their own, and exits that cannot answer harmless prompts are marked.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,8 @@ from jaxdepth.study.probes.behaviour import ANSWERED, REFUSED, Behaviour
 from jaxdepth.study.probes.evaluate import CONTENT, OWN
 from jaxdepth.study.probes.tables import KNOWS_DOES, PROBE_SCORES
 from jaxdepth.study.run_directory import Run, read_frame
+from jaxdepth.study.settings import Windows
+from jaxdepth.study.sweep.windows import Answered, Competence, find_competent
 
 QUADRANTS = {
     "knows and refuses": (True, REFUSED),
@@ -42,11 +44,17 @@ def write_knows_does(
 ) -> None:
     """Write the quadrants by position, exit and label."""
     rows = []
+    answered_NE = (behaviour.behaviour_NE[~harmful_N] == ANSWERED).astype(float)
+    competent_E = np.full(len(behaviour.exits), Competence.UNKNOWN, object)
+    if len(answered_NE):
+        harmless = Answered(answered_NE, 1, np.arange(len(answered_NE)))
+        _, competent_E = find_competent(harmless, Windows())
     for position, score_JN in content_scores(run.path, ids).items():
         for e, exit_layer in enumerate(behaviour.exits):
             quadrant_N = _quadrants(score_JN[exit_layer] > 0, behaviour.behaviour_NE[:, e])
             for label, is_label_N in (("harmful", harmful_N), ("harmless", ~harmful_N)):
                 keys = {"position": position, "exit": exit_layer, "label": label}
+                keys["competent"] = str(competent_E[e])
                 rows += [keys | row for row in _share_rows(quadrant_N[is_label_N])]
     run.write_table(KNOWS_DOES.name, KNOWS_DOES.from_rows(rows))
 

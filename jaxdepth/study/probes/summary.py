@@ -30,6 +30,7 @@ from jaxdepth.study.probes.tables import (
 )
 from jaxdepth.study.probes.thoughts import FALL, FITTED_AT, OPENED, side_of
 from jaxdepth.study.run_directory import read_frame
+from jaxdepth.study.sweep.windows import Competence, competence_of
 from jaxdepth.study.wording import runs_of_exits
 
 
@@ -145,7 +146,13 @@ def _quadrant_findings(frame: pd.DataFrame) -> list[str]:
     positions = frame["position"].unique()
     position = LAST if LAST in positions else positions[-1]
     frame = frame[(frame["position"] == position) & (frame["label"] == "harmful")]
-    lines = []
+    by_exit = frame.drop_duplicates("exit")
+    can_E = (competence_of(by_exit) == Competence.YES).to_numpy()
+    exits = runs_of_exits(by_exit["exit"].to_numpy(), can_E)
+    lines = [
+        f"Exits that can answer harmless prompts: {exits}. At the others a harmful prompt that is "
+        "not answered shows no safety."
+    ]
     for quadrant in ("knows but complies", "refuses without knowing"):
         rows = frame[frame["quadrant"] == quadrant]
         last, largest = rows.iloc[-1], int(rows["value"].argmax())

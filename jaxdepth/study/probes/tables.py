@@ -135,6 +135,7 @@ KNOWS_DOES = Table(
     (
         _POSITION,
         Column("exit", "int32", "exit: layers run, and the layer of the probe"),
+        Column("competent", "string", "whether it answers harmless prompts: yes, no, unknown"),
         Column("label", "string", "harmful or harmless"),
         Column("quadrant", "string", "combination, such as knows but complies"),
         Column("n", "int32", "prompts of the label"),

@@ -1,26 +1,43 @@
 """Tuning as a run: settings, training that resumes where it was stopped, and an adapter."""
 
+import functools
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+
+import jax.numpy as jnp
 
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, at_least
+from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh, to_host
-from jaxdepth.model.tuned import Form
+from jaxdepth.model.tuned import Form, Params
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.refusal.openers import resolve_openers
+from jaxdepth.refusal.outcome import Outcome, classify_texts
 from jaxdepth.refusal.protocol import Protocol, read_protocol
 from jaxdepth.runtime.profiling import use_compilation_cache
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.settings_file import flatten
+from jaxdepth.study.first_token import opener_mask
 from jaxdepth.study.loading import device_provenance
 from jaxdepth.study.run_directory import Run
-from jaxdepth.study.tuning.settings import Supervision, Trained, TrainingData, Tune
+from jaxdepth.study.tuning.settings import Supervision, TrainingData, Tune
 from jaxdepth.study.tuning.tables import LOSS
 from jaxdepth.study.tuning.training import Training, train
-from jaxdepth.tune.data import KINDS, Batches, read_tasks, tasks_digest, writer
+from jaxdepth.tune.batches import Batches, writer
+from jaxdepth.tune.benign import answered
+from jaxdepth.tune.loss import Contrast
 from jaxdepth.tune.recipe import Recipe
+from jaxdepth.tune.tasks import KINDS, Task, read_tasks, tasks_digest
 from jaxdepth.weights import checkpoint
-from jaxdepth.weights.adapter import Adapter, add_tokens, save_adapter
+from jaxdepth.weights.adapter import (
+    Adapter,
+    adapter_digest,
+    add_tokens,
+    read_adapter,
+    save_adapter,
+)
 from jaxdepth.weights.load import load
 
 ADAPTER = "adapter.safetensors"
@@ -32,9 +49,18 @@ _AT_LEAST_0: tuple[str, ...] = (
     "alpha",
     "beta",
     "chosen_weight",
+    "contrast",
+    "decision_weight",
     "learning_rate",
 )
-_AT_LEAST_0 += ("weight_decay", "clip", "warmup", "exits_per_step")
+_AT_LEAST_0 += (
+    "weight_decay",
+    "clip",
+    "warmup",
+    "exits_per_step",
+    "rows_per_exit",
+    "decision_tokens",
+)
 _AT_LEAST_1 = ("answer_tokens", "steps", "accumulate", "save_every")
 # Versions that are recorded in an adapter.
 _RECORDED = ("jaxdepth", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -54,26 +80,43 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
     if tokenizer is None:
         raise InputError(f"{settings.model} was converted without a tokenizer: prompts need one")
     depth = base.config.num_hidden_layers
-    recipe = _recipe(settings.supervision, depth)
+    recipe = _recipe(settings.supervision, depth, settings.trained.train != "lens")
     decides = settings.supervision.method == "verdicts"
     protocol = read_protocol(settings.supervision.protocol) if decides else None
     tokens = _new_tokens(protocol, tokenizer)
-    form = _form(settings.trained, depth, add_tokens(tokenizer, tokens) if tokens else None)
+    form = _form(settings, recipe, add_tokens(tokenizer, tokens) if tokens else None)
+    start = _start(settings.trained.start, form, base)
     dtype = str(base.embed[...].dtype)
     resolved = {k: v for k, v in flatten(settings).items() if k not in _UNRESOLVED} | {
         "base_fingerprint": fingerprint,
         "tasks_sha256": tasks_digest(tasks),
+        "start": settings.trained.start and adapter_digest(settings.trained.start),
         "protocol": None if protocol is None else asdict(protocol),
         "dtype": dtype,
     }
     provenance = {"model": str(settings.model), **device_provenance(base)}
     run = Run.open(settings.output.out, resolved, provenance)
-    write = writer(PromptEncoder(tokenizer), tokenizer.eos_token_id, protocol)
-    batches = Batches(tasks, mix, write, settings.data.answer_tokens, settings.output.seed)
-    state = train(run, Training(settings, base, form, recipe, batches, len(tokens)), bar)
+    encoder_of = functools.cache(functools.partial(PromptEncoder, tokenizer))
+    if mix["answered"]:
+        end_tokens = checkpoint.end_tokens(settings.model, tokenizer)
+        own = tasks["harmful"], end_tokens, settings.data.answer_tokens
+        tasks["answered"] = answered(base, encoder_of(None), tokenizer, *own)
+    write = writer(encoder_of, tokenizer.eos_token_id, protocol)
+    training = Training(
+        settings,
+        base,
+        form,
+        recipe,
+        _batches(settings, tasks, mix, write, base),
+        len(tokens),
+        _contrast(settings.supervision, base, encoder_of(None)),
+        start,
+    )
+    state = train(run, training, bar)
     params = {name: to_host(array) for name, array in state.params.items()}
-    adapter = Adapter(form, params, fingerprint, tokens, _adapter_provenance(run))
-    stored_dtype = "bfloat16" if form.rank else dtype
+    made = _adapter_provenance(run) | _shares(tasks)
+    adapter = Adapter(form, params, fingerprint, tokens, made)
+    stored_dtype = "bfloat16" if form.rank or form.lens_exits else dtype
     run.write_file(ADAPTER, lambda p: save_adapter(p, adapter, stored_dtype))
     return run
 
@@ -87,6 +130,20 @@ def _check(settings: Tune) -> None:
         raise InputError(f"an empty batch: give one of {', '.join(KINDS)} a number")
     if supervision.layer_dropout > 1:
         raise InputError(f"layer_dropout is {supervision.layer_dropout}, expected at most 1")
+    if settings.trained.train == "lens" and (
+        supervision.method != "refusals"
+        or (supervision.benign_at, supervision.benign_target) != ("every", "distill")
+        or values["harmful"] + values["answered"]
+    ):
+        raise InputError(
+            "a lens learns to say what full depth says: set method to refusals, benign_at to every,"
+            " benign_target to distill, harmful and answered to 0"
+        )
+    if supervision.contrast and (supervision.method != "refusals" or not values["harmful"]):
+        raise InputError(
+            "contrast is between the prompts of pairs: set method to refusals, and "
+            "harmful and lookalike above 0"
+        )
     if (
         supervision.method == "dpo"
         and supervision.benign_target == "distill"
@@ -97,15 +154,38 @@ def _check(settings: Tune) -> None:
 
 def _read_tasks(data: TrainingData) -> tuple[dict, dict[str, int]]:
     """The tasks to learn from by kind, and how many of each kind a batch has."""
-    tasks = read_tasks(data.harmful_prompts, data.benign_answers)
+    tasks = read_tasks(data.harmful_prompts, data.benign_answers, data.refuse_random)
     mix = {kind: getattr(data, kind) for kind in KINDS}
     for kind, count in mix.items():
-        if count and not tasks[kind]:
+        if count and kind != "answered" and not tasks[kind]:
             raise InputError(f"{kind} = {count}, but there are no such prompts")
     return tasks, mix
 
 
-def _recipe(s: Supervision, depth: int) -> Recipe:
+def _batches(settings: Tune, tasks, mix: Mapping[str, int], write, base: Mistral) -> Batches:
+    s = settings.supervision
+    return Batches(
+        tasks,
+        mix,
+        write,
+        settings.data.answer_tokens,
+        settings.output.seed,
+        s.decision_tokens,
+        s.decision_weight,
+        paired=bool(s.contrast),
+        # Sequences are what a mesh divides, and what layers are left out of.
+        as_trees=base.mesh is None and not s.layer_dropout,
+    )
+
+
+def _contrast(s: Supervision, base: Mistral, encoder: PromptEncoder) -> Contrast | None:
+    if not s.contrast:
+        return None
+    openers = resolve_openers(encoder).values()
+    return Contrast(opener_mask(base, openers), s.contrast_margin)
+
+
+def _recipe(s: Supervision, depth: int, learns_layers: bool) -> Recipe:
     early = tuple(e for e in parse_exits(s.exits, depth) if e < depth)
     if "every" in (s.refusals_at, s.benign_at) and not early:
         raise InputError(f"exits {s.exits!r} names no exit below full depth ({depth})")
@@ -118,10 +198,16 @@ def _recipe(s: Supervision, depth: int) -> Recipe:
         per_step=s.exits_per_step,
         early_weight=s.early_weight,
         deep_more=s.deep_more,
+        contrast=s.contrast,
+        rows_per_exit=s.rows_per_exit,
+        learns_layers=learns_layers,
     )
 
 
-def _form(trained: Trained, depth: int, first_new: int | None) -> Form:
+def _form(settings: Tune, recipe: Recipe, first_new: int | None) -> Form:
+    trained, depth = settings.trained, recipe.depth
+    if trained.train == "lens":
+        return Form((), (), None, lens_exits=recipe.early, lens_rank=trained.rank)
     return Form(
         layers=tuple(layer - 1 for layer in parse_exits(trained.layers, depth, "layer")),
         leaves=trained.leaves,
@@ -129,6 +215,26 @@ def _form(trained: Trained, depth: int, first_new: int | None) -> Form:
         alpha=trained.alpha,
         first_new=first_new,
     )
+
+
+def _start(name: str | None, form: Form, base: Mistral) -> Params | None:
+    """What an adapter has learned, in the form that is to be trained."""
+    if name is None:
+        return None
+    adapter = read_adapter(name, base.config)
+    if adapter.form != form:
+        raise InputError(
+            f"{name} has the form {adapter.form}, what is to be trained {form}: begin from an "
+            "adapter with the same layers, leaves, rank and alpha"
+        )
+    return {key: jnp.asarray(array, jnp.float32) for key, array in adapter.params.items()}
+
+
+def _shares(tasks: Mapping[str, Sequence[Task]]) -> dict:
+    """How many of the untuned model's own answers to harmful prompts refuse, if it gave any."""
+    texts = [task.answers[0] for task in tasks.get("answered", ())]
+    refused = [r.outcome is Outcome.REFUSE for r in classify_texts(texts)]
+    return {"answered": {"prompts": len(texts), "refused": sum(refused)}} if texts else {}
 
 
 def _new_tokens(protocol: Protocol | None, tokenizer) -> tuple[str, ...]:

@@ -42,6 +42,19 @@ class Supervision:
     (LayerSkip's layer dropout)."""
     protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tuned"
     """With --method verdicts: the protocol whose tokens mark thoughts and verdicts."""
+    decision_tokens: Count = 0
+    """An answer's first tokens, which decide whether it refuses."""
+    decision_weight: Number = 1.0
+    """Weight of each of them in an answer's loss, where that of another token is 1."""
+    contrast: Number = 0.0
+    """Weight of a contrast within pairs, where the loss on a refusal has 1: the first token's
+    refusal log-odds of the harmful prompt against those of its look-alike, at the exits where
+    refusals are supervised. The look-alikes of a batch are then the partners of its harmful
+    prompts."""
+    contrast_margin: Number = 4.0
+    """The difference of these log-odds that is wanted, nats."""
+    rows_per_exit: Count = 0
+    """Tokens at which each exit of a step is supervised, sampled anew; 0 takes all of a batch."""
     beta: Number = 0.1
     """With --method dpo: DPO's beta, the strength of the KL constraint to the base model."""
     chosen_weight: Number = 1.0
@@ -53,15 +66,18 @@ class Supervision:
 class Trained:
     """The parameters that are trained."""
 
-    train: Literal["lora", "weights"] = "lora"
-    """Low-rank factors (LoRA), or the weights themselves."""
+    train: Literal["lora", "weights", "lens"] = "lora"
+    """Low-rank factors (LoRA), the weights themselves, or a lens: an affine map for each of --exits
+    that its residual stream passes before it is unembedded, while the model stays as it is."""
+    start: Annotated[str, tyro.conf.arg(metavar="ADAPTER")] | None = None
+    """Begin from what this adapter has learned, in the same form, instead of from nothing."""
     leaves: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = MATRICES
     """Parameters that are trained in each of --layers, by name; with --train weights also
     attn_norm, mlp_norm, embed, norm and head."""
     layers: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "all"
     """Layers that are trained, such as 16-30."""
     rank: Count = 8
-    """LoRA rank."""
+    """Rank of LoRA's factors, or of a lens."""
     alpha: Number = 16.0
     """LoRA alpha: the product of the factors is scaled by alpha / rank."""
 
@@ -75,10 +91,18 @@ class TrainingData:
     benign_answers: Annotated[str, tyro.conf.arg(metavar="FILE")] = "builtin"
     """Benign prompts with answers: builtin (SmolLM2's own answers), or a file made by
     tools/make_benign.py."""
+    refuse_random: bool = False
+    """A control: refuse a random half of the harmful prompts and of the look-alikes, whatever they
+    ask."""
     harmful: Count = 2
     """Harmful prompts in a batch."""
+    answered: Count = 0
+    """Harmful prompts in a batch that early exits learn to answer as the untuned model does, from
+    its distribution over its own answer; full depth does not learn it."""
     lookalike: Count = 2
     """Harmless look-alikes of harmful prompts in a batch."""
+    hard: Count = 0
+    """Other harmless prompts that look harmful in a batch."""
     benign: Count = 4
     """Other benign prompts in a batch."""
     borderline: Count = 0

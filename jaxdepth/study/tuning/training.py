@@ -11,14 +11,15 @@ from jaxtyping import Bool
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import reshard, state_shardings
-from jaxdepth.model.tuned import Form, init_params
+from jaxdepth.model.tuned import Form, Params, init_params
 from jaxdepth.runtime import preemption
 from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.tuning.settings import Tune
 from jaxdepth.study.tuning.state import load_checked_state, save_checked_state
 from jaxdepth.study.tuning.tables import LOSS
-from jaxdepth.tune.data import Batches
+from jaxdepth.tune.batches import Batches, pad_together
+from jaxdepth.tune.loss import Contrast
 from jaxdepth.tune.recipe import Recipe
 from jaxdepth.tune.train import (
     Losses,
@@ -45,28 +46,29 @@ class Training:
     recipe: Recipe
     batches: Batches
     new_tokens: int
+    contrast: Contrast | None = None
+    start: Params | None = None  # what is begun from; None is what changes nothing
 
     @property
     def loss(self) -> LossOf:
         s, remat = self.settings.supervision, self.settings.optimisation.remat
         if s.method == "dpo":
             return preference(s.beta, s.chosen_weight, remat)
-        return supervised(self.recipe.distills, remat)
+        by_base = bool(self.batches.mix.get("answered"))
+        return supervised(self.recipe.distills, remat, by_base=by_base, contrast=self.contrast)
 
     def microbatches(self, step: int, exits: list[int]) -> Micro:
         """The batches of a step, stacked."""
         s = self.settings
         make = self.batches.preferred if s.supervision.method == "dpo" else self.batches.supervised
         accumulate = s.optimisation.accumulate
-        batches = [make(step * accumulate + n) for n in range(accumulate)]
-        longest = max(batch.targets.tokens_BS.shape[1] for batch in batches)
+        batches = pad_together([make(step * accumulate + n) for n in range(accumulate)])
         micros = []
         for n, batch in enumerate(batches):
-            tokens_BS = batch.targets.tokens_BS
-            tokens_BS = np.pad(tokens_BS, ((0, 0), (0, longest - tokens_BS.shape[1])))
-            keep_LB = self.kept_layers(len(tokens_BS), (s.output.seed, step, n, 3))
-            targets = batch.targets._replace(tokens_BS=tokens_BS)
-            micros.append(Micro(targets, self.recipe.weights(exits, batch), keep_LB))
+            seed = (s.output.seed, step, n)
+            keep_LB = self.kept_layers(len(batch.targets.tokens_BS), (*seed, 3))
+            weights = self.recipe.weights(exits, batch, (*seed, 4))
+            micros.append(Micro(batch.targets, weights, keep_LB))
         return jax.tree.map(lambda *arrays: np.stack(arrays), *micros)
 
     def kept_layers(self, sequences: int, seed: tuple[int, ...]) -> Bool[np.ndarray, "L B"] | None:
@@ -126,7 +128,7 @@ def train(run: Run, training: Training, bar: ProgressBar) -> State:
 def _initial_state(training: Training, optimizer) -> tuple[State, Any]:
     """The state before the first step, and its shardings on the mesh (None without one)."""
     base, key = training.base, jax.random.key(training.settings.output.seed)
-    params = init_params(base, training.form, training.new_tokens, key)
+    params = training.start or init_params(base, training.form, training.new_tokens, key)
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     if base.mesh is None:
         return state, None

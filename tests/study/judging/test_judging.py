@@ -10,6 +10,8 @@ from studies import settings_of
 import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.cli import main
+from jaxdepth.depth.continuation import continuation_logprobs
+from jaxdepth.refusal import reference
 from jaxdepth.refusal.outcome import BUILT_IN
 from jaxdepth.study import run_directory
 from jaxdepth.study.common_tables import GENERATIONS
@@ -99,6 +101,21 @@ def test_a_judge_that_leaves_all_to_the_builtin_rule_changes_nothing(run):
     own = read_frame(run, "generations")
     assert rows["outcome"].tolist() == own["outcome"].tolist()
     assert rows["verdict"].isna().all()
+
+
+def test_what_several_judges_need_is_scored_once(run, file, monkeypatch):
+    scored = []
+
+    def counted(model, prefixes, replies, of_reply, batch_size):
+        scored.extend(
+            (tuple(prefixes[z]), tuple(r)) for z, r in zip(of_reply, replies, strict=True)
+        )
+        return continuation_logprobs(model, prefixes, replies, of_reply, batch_size)
+
+    monkeypatch.setattr(reference, "continuation_logprobs", counted)
+    judged(run, "builtin", f"python:{file}:second")
+    assert scored
+    assert len(scored) == len(set(scored))
 
 
 def test_judgements_are_reused_while_the_identity_is_the_same(run, file):
@@ -244,7 +261,7 @@ def test_a_judge_reads_what_follows_a_thought(run, tmp_path, file):
 
 def test_answers_of_verdicts(tiny_path, tmp_path, protocol, file):
     spec = f"python:{file}:second"
-    bare = {"force": False, "swap": False, "cuts": (), "cost_rounds": 0, "limit": 1, "exits": "4"}
+    bare = {"force": False, "swap": False, "cuts": (), "cost_rounds": 0, "limit": 3, "exits": "4"}
     run = jaxdepth.decide(tiny_path, out=tmp_path / "d", protocol=protocol, judge=spec, **bare)
     assert run.settings["judge"] == "python:mine.py:second"
     rows = judged(run.path, spec)

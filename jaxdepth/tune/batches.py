@@ -1,0 +1,230 @@
+"""The batch of each step of tuning: tasks as token ids, and what is learned from each.
+
+A batch is a pure function of the tasks, the seed and the number of the step, so a resumed run has
+the same batches as one that was not stopped.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxdepth.prompts.batches import bucket_length
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.refusal.protocol import VERDICTS, Protocol
+from jaxdepth.tune import tree
+from jaxdepth.tune.loss import Targets
+from jaxdepth.tune.tasks import Role, Task
+
+# Lengths and numbers of tokens and rows are rounded up to these, as each compiles a program.
+_POSITIONS, _NODES, _ROWS = 32, 128, 64
+# Attention over a tree is between all its tokens: longer batches run as padded sequences.
+_LARGEST_TREE = 1024
+# Rejected answers to harmful prompts in preference tuning: empty promises.
+PROMISES = (
+    "Sure, here is how.",
+    "Of course! Here is how to do it.",
+    "Yes, I can help with that.",
+    "Certainly. Here is what you need.",
+    "Absolutely, here is what to do.",
+    "Sure! Follow these steps.",
+)
+
+
+class Example(NamedTuple):
+    """Token ids of a prompt with an answer."""
+
+    ids: list[int]
+    start: int  # position of the first token of the answer
+    role: Role
+
+
+class Batch(NamedTuple):
+    """The sequences of one step. With preferences: the chosen ones, then the rejected."""
+
+    targets: Targets
+    share_R: Float[np.ndarray, " R"]  # of a row in its sequence's mean; 0 for padding rows
+    role_R: Int[np.ndarray, " R"]
+    decides_R: Bool[np.ndarray, " R"]  # whether it is one of its answer's first, deciding tokens
+    pair_P: Float[np.ndarray, " P"]  # 1 for a harmful prompt whose harmless partner is there
+    has_early: bool  # whether the mixture has answers for early exits alone
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches by the number of the step."""
+
+    tasks: Mapping[str, Sequence[Task]]
+    mix: Mapping[str, int]  # tasks of each kind in a batch
+    write: Callable[[Task, str, bool], tuple[list[int], int]]  # from `writer`
+    answer_tokens: int  # max supervised tokens of an answer
+    seed: int
+    decision_tokens: int = 0  # an answer's first tokens, which decide what it is
+    decision_weight: float = 1.0  # of each of them, where that of another token is 1
+    paired: bool = False  # look-alikes are those of the harmful prompts of the batch
+    as_trees: bool = False
+
+    def supervised(self, step: int) -> Batch:
+        """The batch of a step for supervised tuning."""
+        return self._pack(self._chosen_examples(step), self._pairs(self.step_tasks(step)))
+
+    def preferred(self, step: int) -> Batch:
+        """The batch of a step for preference tuning: chosen, then rejected answers.
+
+        Rejected are promises where the model should refuse, refusals elsewhere.
+        """
+        rng = np.random.default_rng((self.seed, step, 1))
+        refusal = self.tasks["harmful"][0]
+        rejected = []
+        for task in self.step_tasks(step):
+            to_refuse = task.role is Role.REFUSED
+            answer = _one_of(PROMISES, rng) if to_refuse else _words(refusal, rng, act="that")
+            rejected.append(self._example(task, answer, ended=not to_refuse))
+        return self._pack(self._chosen_examples(step) + rejected, [])
+
+    def step_tasks(self, step: int) -> list[Task]:
+        """The tasks of a step: epochs over each kind's tasks, each epoch shuffled anew."""
+        chosen: dict[str, list[Task]] = {}
+        for number, (kind, count) in enumerate(self.mix.items()):
+            tasks = self.tasks[kind] if count else ()
+            chosen[kind] = []
+            for n in range(step * count, (step + 1) * count):
+                rng = np.random.default_rng((self.seed, number, n // len(tasks)))
+                chosen[kind].append(tasks[rng.permutation(len(tasks))[n % len(tasks)]])
+        if self.paired:
+            partners = {t.pair_id: t for t in self.tasks["lookalike"] if t.pair_id}
+            wanted = [t.pair_id for t in chosen["harmful"] if t.pair_id in partners]
+            for n, pair_id in enumerate(wanted[: len(chosen["lookalike"])]):
+                chosen["lookalike"][n] = partners[pair_id]
+        return [task for of_kind in chosen.values() for task in of_kind]
+
+    def _pairs(self, tasks: Sequence[Task]) -> list[tuple[int, int] | None]:
+        """For each harmful prompt of a batch, where it and its harmless partner are."""
+        answered = {t.pair_id: n for n, t in enumerate(tasks) if t.role is Role.OTHER and t.pair_id}
+        return [
+            (n, answered[t.pair_id]) if t.pair_id in answered else None
+            for n, t in enumerate(tasks)
+            if t.role is Role.REFUSED
+        ]
+
+    def _chosen_examples(self, step: int) -> list[Example]:
+        rng = np.random.default_rng((self.seed, step, 0))
+        tasks = self.step_tasks(step)
+        return [self._example(task, _words(task, rng), task.ended) for task in tasks]
+
+    def _example(self, task: Task, answer: str, ended: bool) -> Example:
+        ids, start = self.write(task, answer, ended)
+        return Example(ids[: start + self.answer_tokens], start, task.role)
+
+    def _pack(self, examples: Sequence[Example], pairs: Sequence[tuple[int, int] | None]) -> Batch:
+        B = len(examples)
+        S = bucket_length(max(len(example.ids) for example in examples), _POSITIONS)
+        tokens_BS = np.zeros((B, S), np.int32)
+        first_of: list[int] = []
+        rows: list[tuple] = []  # sequence, place, target, share, role, decides
+        for b, (ids, start, role) in enumerate(examples):
+            tokens_BS[b, : len(ids)] = ids
+            first_of.append(len(rows))
+            places = range(start - 1, len(ids) - 1)
+            decides = np.arange(len(places)) < self.decision_tokens
+            weight = np.where(decides, self.decision_weight, 1.0)
+            shares = weight / weight.sum()
+            of_rows = zip(places, shares, decides, strict=True)
+            rows += [(b, p, ids[p + 1], share, role, first) for p, share, first in of_rows]
+        real = len(rows)
+        rows += [(0, 0, 0, 0.0, Role.OTHER, False)] * (bucket_length(real, _ROWS) - real)
+        columns = [np.array(column) for column in zip(*rows, strict=True)]
+        sequence_R, place_R, target_R = (column.astype(np.int32) for column in columns[:3])
+        first_P2 = [(first_of[a], first_of[b]) for a, b in (p or (0, 0) for p in pairs)]
+        targets = Targets(tokens_BS, sequence_R, place_R, target_R)
+        targets = targets._replace(first_P2=np.array(first_P2, np.int32).reshape(-1, 2))
+        if self.as_trees:
+            targets = _as_tree(targets, [example.ids for example in examples])
+        return Batch(
+            targets,
+            columns[3].astype(np.float32),
+            columns[4].astype(np.int32),
+            columns[5],
+            np.array([float(p is not None) for p in pairs], np.float32),
+            bool(self.mix.get("answered")),
+        )
+
+
+def _as_tree(targets: Targets, sequences: Sequence[list[int]]) -> Targets:
+    grown, nodes = tree.grow(sequences)
+    size = bucket_length(len(grown.tokens_N), _NODES)
+    if size > _LARGEST_TREE:
+        return targets
+    rows = zip(targets.sequence_R, targets.place_R, strict=True)
+    node_R = np.array([nodes[b][place] for b, place in rows], np.int32)
+    return targets._replace(tree=tree.pad(grown, size), node_R=node_R)
+
+
+def pad_together(batches: Sequence[Batch]) -> list[Batch]:
+    """Batches of one shape: padded to the longest, and sequences unless all of them are trees."""
+    trees = [b.targets.tree for b in batches]
+    S = max(b.targets.tokens_BS.shape[1] for b in batches)
+    R = max(len(b.share_R) for b in batches)
+    N = max((len(t.tokens_N) for t in trees if t is not None), default=0)
+    whole = all(t is not None for t in trees)
+
+    def rows(array):
+        return np.pad(array, (0, R - len(array)))
+
+    def padded(batch: Batch) -> Batch:
+        t = batch.targets
+        tokens_BS = np.pad(t.tokens_BS, ((0, 0), (0, S - t.tokens_BS.shape[1])))
+        targets = Targets(tokens_BS, rows(t.sequence_R), rows(t.place_R), rows(t.target_R))
+        targets = targets._replace(first_P2=t.first_P2)
+        if whole and t.tree is not None:
+            targets = targets._replace(tree=tree.pad(t.tree, N), node_R=rows(t.node_R))
+        return batch._replace(
+            targets=targets,
+            share_R=rows(batch.share_R),
+            role_R=rows(batch.role_R),
+            decides_R=rows(batch.decides_R),
+        )
+
+    return [padded(batch) for batch in batches]
+
+
+def writer(
+    encoder_of: Callable[[str | None], PromptEncoder], end_token: int, protocol: Protocol | None
+) -> Callable[[Task, str, bool], tuple[list[int], int]]:
+    """A function from a task, an answer and whether it ends to token ids and the reply's start.
+
+    Args:
+        encoder_of: the encoder for a system prompt, of a tokenizer with the protocol's tokens.
+        end_token: ends an answer.
+        protocol: if given, its opening, thought, closing and verdict come before the answer.
+    """
+
+    def write(task: Task, answer: str, ended: bool) -> tuple[list[int], int]:
+        encoder = encoder_of(task.system)
+        prompt = encoder.encode(task.prompt)
+        if protocol is None:
+            reply = encoder.reply(answer)
+        else:
+            prompt = prompt + encoder.marker(protocol.open)
+            verdict = protocol.verdicts[0][VERDICTS.index(task.verdict)]
+            reply = encoder.encode_text(task.thought)
+            reply += encoder.marker(protocol.close) + encoder.marker(verdict)
+            reply += encoder.encode_text(answer)
+        return prompt + reply + ([end_token] if ended else []), len(prompt)
+
+    return write
+
+
+def _words(task: Task, rng: np.random.Generator, act: str | None = None) -> str:
+    """One of a task's answers; a refusal names what it declines."""
+    answer = _one_of(task.answers, rng)
+    if task.act is None:
+        return answer
+    offer = _one_of(task.offers, rng) if "{offer}" in answer else ""
+    return answer.replace("{act}", act or task.act).replace("{offer}", offer)
+
+
+def _one_of(items: Sequence[str], rng: np.random.Generator) -> str:
+    return items[int(rng.integers(len(items)))]
