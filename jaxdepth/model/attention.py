@@ -22,20 +22,15 @@ def attend(
     A query attends to itself and the keys before it, at most `window` in all: as in transformers,
     to keys with `key > query - window`.
     """
-    dtype, implementation = q_BSQH.dtype, _implementation(q_BSQH.dtype, q_BSQH.shape[-1])
-    if implementation == "xla" and dtype == jnp.float16:  # not every backend has its matmuls
-        q_BSQH, k_BSKH, v_BSKH = (x.astype(jnp.float32) for x in (q_BSQH, k_BSKH, v_BSKH))
-    with jax.default_matmul_precision(HIGHEST.name.lower()):
-        mixed_BSQH = jax.nn.dot_product_attention(
-            q_BSQH,
-            k_BSKH,
-            v_BSKH,
-            # No mask: cuDNN skips masked blocks only if these two arguments describe the mask.
-            is_causal=True,
-            local_window_size=None if window is None else (window - 1, 0),
-            implementation=implementation,
-        )
-    return mixed_BSQH.astype(dtype)
+    # No mask: cuDNN skips masked blocks only if these two arguments describe the mask.
+    return _attend(
+        q_BSQH,
+        k_BSKH,
+        v_BSKH,
+        _implementation(q_BSQH.dtype, q_BSQH.shape[-1]),
+        is_causal=True,
+        local_window_size=None if window is None else (window - 1, 0),
+    )
 
 
 def attend_seen(
@@ -45,12 +40,17 @@ def attend_seen(
     seen_BSS: Bool[Array, "B S S"],
 ) -> Float[Array, "B S Q H"]:
     """Attention in which each query sees the keys that a mask names, one at least."""
+    return _attend(q_BSQH, k_BSKH, v_BSKH, "xla", mask=seen_BSS[:, None])
+
+
+def _attend(q_BSQH: Array, k_BSKH: Array, v_BSKH: Array, implementation, **seen) -> Array:
+    """Attention by one implementation; `seen` says which keys a query sees, as JAX takes it."""
     dtype = q_BSQH.dtype
-    if dtype == jnp.float16:  # not every backend has its matmuls
+    if implementation == "xla" and dtype == jnp.float16:  # not every backend has its matmuls
         q_BSQH, k_BSKH, v_BSKH = (x.astype(jnp.float32) for x in (q_BSQH, k_BSKH, v_BSKH))
     with jax.default_matmul_precision(HIGHEST.name.lower()):
         mixed_BSQH = jax.nn.dot_product_attention(
-            q_BSQH, k_BSKH, v_BSKH, mask=seen_BSS[:, None], implementation="xla"
+            q_BSQH, k_BSKH, v_BSKH, implementation=implementation, **seen
         )
     return mixed_BSQH.astype(dtype)
 

@@ -68,7 +68,8 @@ class Batches:
 
     def supervised(self, step: int) -> Batch:
         """The batch of a step for supervised tuning."""
-        return self._pack(self._chosen_examples(step), self._pairs(self.step_tasks(step)))
+        tasks = self.step_tasks(step)
+        return self._pack(self._chosen_examples(step, tasks), self._pairs(tasks))
 
     def preferred(self, step: int) -> Batch:
         """The batch of a step for preference tuning: chosen, then rejected answers.
@@ -77,12 +78,12 @@ class Batches:
         """
         rng = np.random.default_rng((self.seed, step, 1))
         refusal = self.tasks["harmful"][0]
-        rejected = []
-        for task in self.step_tasks(step):
+        tasks, rejected = self.step_tasks(step), []
+        for task in tasks:
             to_refuse = task.role is Role.REFUSED
             answer = _one_of(PROMISES, rng) if to_refuse else _words(refusal, rng, act="that")
             rejected.append(self._example(task, answer, ended=not to_refuse))
-        return self._pack(self._chosen_examples(step) + rejected, [])
+        return self._pack(self._chosen_examples(step, tasks) + rejected, [])
 
     def step_tasks(self, step: int) -> list[Task]:
         """The tasks of a step: epochs over each kind's tasks, each epoch shuffled anew."""
@@ -109,9 +110,8 @@ class Batches:
             if t.role is Role.REFUSED
         ]
 
-    def _chosen_examples(self, step: int) -> list[Example]:
+    def _chosen_examples(self, step: int, tasks: Sequence[Task]) -> list[Example]:
         rng = np.random.default_rng((self.seed, step, 0))
-        tasks = self.step_tasks(step)
         return [self._example(task, _words(task, rng), task.ended) for task in tasks]
 
     def _example(self, task: Task, answer: str, ended: bool) -> Example:

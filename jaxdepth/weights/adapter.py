@@ -131,11 +131,7 @@ def apply_adapter(
     Raises:
         InputError: the adapter was made for another base, or its tokens do not fit the tokenizer.
     """
-    if adapter.base is not None and adapter.base != fingerprint:
-        raise InputError(
-            f"{name} was made for the base {adapter.base[:12]}, this checkpoint is "
-            f"{fingerprint[:12]}: name that base, or another adapter"
-        )
+    check_base(adapter, fingerprint, name)
     if adapter.tokens:
         if tokenizer is None:
             raise InputError(f"{name} brings new tokens, and the checkpoint has no tokenizer")
@@ -143,6 +139,15 @@ def apply_adapter(
             raise InputError(f"{name}: its new tokens have other ids in this tokenizer")
     params = {name: jnp.asarray(array) for name, array in adapter.params.items()}
     return merge(model, params, adapter.form)
+
+
+def check_base(adapter: Adapter, fingerprint: str, name: str) -> None:
+    """Raise InputError if an adapter names another base than the one with this fingerprint."""
+    if adapter.base is not None and adapter.base != fingerprint:
+        raise InputError(
+            f"{name} was made for the base {adapter.base[:12]}, this checkpoint is "
+            f"{fingerprint[:12]}: name that base, or another adapter"
+        )
 
 
 def add_tokens(tokenizer: FastTokenizer, tokens: tuple[str, ...]) -> int:

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -59,6 +60,15 @@ def leaves_of(config: ModelConfig, tensors) -> dict[str, np.ndarray]:
         layers = [unstacked[f"layers.{i}.{name}"] for i in range(config.num_hidden_layers)]
         arrays[f"layers.{name}"] = np.stack(layers)
     return arrays
+
+
+def shaken(params: dict, size: float) -> dict:
+    """Begun parameters of tuning, each moved at random: none of them is zero any more."""
+    keys = jax.random.split(jax.random.key(1), len(params))
+    return {
+        name: value + size * jax.random.normal(key, value.shape)
+        for key, (name, value) in zip(keys, params.items(), strict=True)
+    }
 
 
 def model_of(raw: dict, seed: int = 0) -> Mistral:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from parity_grid import families
 from studies import settings_of
-from tiny import model_of
+from tiny import model_of, shaken
 
 import jaxdepth
 from jaxdepth import InputError
@@ -34,12 +34,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def params(model):
-    begun = init_params(model, FORM, 0, jax.random.key(0))
-    keys = jax.random.split(jax.random.key(1), len(begun))
-    return {
-        name: value + 0.3 * jax.random.normal(key, value.shape)
-        for key, (name, value) in zip(keys, begun.items(), strict=True)
-    }
+    return shaken(init_params(model, FORM, 0, jax.random.key(0)), 0.3)
 
 
 @pytest.fixture(scope="module")

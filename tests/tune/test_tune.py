@@ -23,7 +23,7 @@ from jaxdepth.study.tuning.settings import Tune
 from jaxdepth.tune.batches import PROMISES, _words
 from jaxdepth.tune.benign import distinct, is_suitable_prompt
 from jaxdepth.tune.tasks import read_tasks, tasks_digest
-from jaxdepth.weights.adapter import read_adapter
+from jaxdepth.weights.adapter import read_adapter, save_adapter
 
 pytestmark = pytest.mark.usefixtures("one_length", "quick_programs")
 DATA = Path(jaxdepth.__file__).parent / "data"
@@ -171,6 +171,22 @@ def test_training_lowers_the_loss_and_the_adapter_carries_it(tiny_path, run, tmp
     assert main(list(map(str, sweep))) == 2  # the same run without it
 
 
+def test_a_run_begins_from_an_adapter_of_the_same_base_and_form(tiny_path, run, tmp_path):
+    file = run.path / "adapter.safetensors"
+    base, _ = jaxdepth.load(tiny_path)
+    adapter = read_adapter(str(file), base.config)
+    kept = tune(settings(tiny_path, tmp_path / "kept", start=str(file), steps=1, learning_rate=0.0))
+    after = read_adapter(str(kept.path / "adapter.safetensors"), base.config)
+    for name, array in adapter.params.items():
+        np.testing.assert_array_equal(after.params[name], array)
+    other = tmp_path / "other.safetensors"
+    save_adapter(other, replace(adapter, base="0" * 64))
+    with pytest.raises(InputError, match="was made for the base 000000000000"):
+        tune(settings(tiny_path, tmp_path / "a", start=str(other)))
+    with pytest.raises(InputError, match="the same layers, leaves, rank and alpha"):
+        tune(settings(tiny_path, tmp_path / "b", start=str(file), alpha=3.0))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -206,6 +222,7 @@ def test_every_way_to_tune_runs_and_loads(tiny_path, tmp_path, changes):
     [
         ({"train": "lens"}, "a lens learns to say what full depth says"),
         ({"contrast": 1.0, "harmful": 0}, "contrast is between the prompts of pairs"),
+        ({"method": "dpo", "benign_target": "text", "answered": 1}, "answered is for method ref"),
         ({"start": "builtin:shallow"}, "the adapter is for another model"),
         ({"steps": 0}, "steps is 0, expected at least 1"),
         ({"harmful": 0, "lookalike": 0, "benign": 0}, "an empty batch"),

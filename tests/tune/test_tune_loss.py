@@ -9,7 +9,7 @@ import optax
 import pytest
 from parity_grid import families
 from scipy.special import log_softmax
-from tiny import VOCAB, hf_tensors, leaves_of, model_of
+from tiny import VOCAB, hf_tensors, leaves_of, model_of, shaken
 
 from jaxdepth import exit_logits
 from jaxdepth.model.mistral import Mistral
@@ -61,12 +61,7 @@ def weights(targets) -> Weights:
 @pytest.fixture(scope="module")
 def params(model):
     """Factors of which neither is zero."""
-    begun = init_params(model, FORM, 0, jax.random.key(0))
-    keys = jax.random.split(jax.random.key(1), len(begun))
-    return {
-        name: value + 0.1 * jax.random.normal(key, value.shape)
-        for key, (name, value) in zip(keys, begun.items(), strict=True)
-    }
+    return shaken(init_params(model, FORM, 0, jax.random.key(0)), 0.1)
 
 
 def logp_by_row(model, targets, exit: int) -> np.ndarray:

@@ -35,6 +35,7 @@ from jaxdepth.weights.adapter import (
     Adapter,
     adapter_digest,
     add_tokens,
+    check_base,
     read_adapter,
     save_adapter,
 )
@@ -85,7 +86,7 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
     protocol = read_protocol(settings.supervision.protocol) if decides else None
     tokens = _new_tokens(protocol, tokenizer)
     form = _form(settings, recipe, add_tokens(tokenizer, tokens) if tokens else None)
-    start = _start(settings.trained.start, form, base)
+    start = _start(settings.trained.start, form, base, fingerprint)
     dtype = str(base.embed[...].dtype)
     resolved = {k: v for k, v in flatten(settings).items() if k not in _UNRESOLVED} | {
         "base_fingerprint": fingerprint,
@@ -139,6 +140,8 @@ def _check(settings: Tune) -> None:
             "a lens learns to say what full depth says: set method to refusals, benign_at to every,"
             " benign_target to distill, harmful and answered to 0"
         )
+    if values["answered"] and supervision.method != "refusals":
+        raise InputError(f"answered is for method refusals, not {supervision.method}: set it to 0")
     if supervision.contrast and (supervision.method != "refusals" or not values["harmful"]):
         raise InputError(
             "contrast is between the prompts of pairs: set method to refusals, and "
@@ -217,11 +220,12 @@ def _form(settings: Tune, recipe: Recipe, first_new: int | None) -> Form:
     )
 
 
-def _start(name: str | None, form: Form, base: Mistral) -> Params | None:
+def _start(name: str | None, form: Form, base: Mistral, fingerprint: str) -> Params | None:
     """What an adapter has learned, in the form that is to be trained."""
     if name is None:
         return None
     adapter = read_adapter(name, base.config)
+    check_base(adapter, fingerprint, name)
     if adapter.form != form:
         raise InputError(
             f"{name} has the form {adapter.form}, what is to be trained {form}: begin from an "
