@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxdepth.prompts.batches import bucket_length
 from jaxdepth.prompts.chat import PromptEncoder
-from jaxdepth.refusal.protocol import VERDICTS, Protocol
+from jaxdepth.refusal.protocol import VERDICTS, Protocol, Verdict
 from jaxdepth.tune import tree
 from jaxdepth.tune.loss import Targets
 from jaxdepth.tune.tasks import Role, Task
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     """The sequences of one step. With preferences: the chosen ones, then the rejected."""
 
     targets: Targets
-    share_R: Float[np.ndarray, " R"]  # of a row in its sequence's mean; 0 for padding rows
+    share_R: Float[np.ndarray, " R"]  # of a row in its sequence's mean; 0 if it is not learned
     role_R: Int[np.ndarray, " R"]
     decides_R: Bool[np.ndarray, " R"]  # whether it is one of its answer's first, deciding tokens
     pair_P: Float[np.ndarray, " P"]  # 1 for a harmful prompt whose harmless partner is there
@@ -64,12 +64,17 @@ class Batches:
     decision_tokens: int = 0  # an answer's first tokens, which decide what it is
     decision_weight: float = 1.0  # of each of them, where that of another token is 1
     paired: bool = False  # look-alikes are those of the harmful prompts of the batch
+    more_pairs: int = 0  # further pairs, of which only the first token of a reply is contrasted
     as_trees: bool = False
 
     def supervised(self, step: int) -> Batch:
         """The batch of a step for supervised tuning."""
         tasks = self.step_tasks(step)
-        return self._pack(self._chosen_examples(step, tasks), self._pairs(tasks))
+        examples, pairs = self._chosen_examples(step, tasks), self._pairs(tasks)
+        for pair in self._more_pairs(step):
+            pairs.append((len(examples), len(examples) + 1))
+            examples += [self._contrasted(prompt) for prompt in pair]
+        return self._pack(examples, pairs)
 
     def preferred(self, step: int) -> Batch:
         """The batch of a step for preference tuning: chosen, then rejected answers.
@@ -89,17 +94,31 @@ class Batches:
         """The tasks of a step: epochs over each kind's tasks, each epoch shuffled anew."""
         chosen: dict[str, list[Task]] = {}
         for number, (kind, count) in enumerate(self.mix.items()):
-            tasks = self.tasks[kind] if count else ()
-            chosen[kind] = []
-            for n in range(step * count, (step + 1) * count):
-                rng = np.random.default_rng((self.seed, number, n // len(tasks)))
-                chosen[kind].append(tasks[rng.permutation(len(tasks))[n % len(tasks)]])
+            chosen[kind] = self._in_turn(self.tasks[kind] if count else (), number, step, count)
         if self.paired:
             partners = {t.pair_id: t for t in self.tasks["lookalike"] if t.pair_id}
             wanted = [t.pair_id for t in chosen["harmful"] if t.pair_id in partners]
             for n, pair_id in enumerate(wanted[: len(chosen["lookalike"])]):
                 chosen["lookalike"][n] = partners[pair_id]
         return [task for of_kind in chosen.values() for task in of_kind]
+
+    def _in_turn(self, items: Sequence, number: int, step: int, count: int) -> list:
+        """The items of a step: epochs over them, each shuffled anew by the seed and `number`."""
+        chosen = []
+        for n in range(step * count, (step + 1) * count):
+            rng = np.random.default_rng((self.seed, number, n // len(items)))
+            chosen.append(items[rng.permutation(len(items))[n % len(items)]])
+        return chosen
+
+    def _more_pairs(self, step: int) -> list[tuple[str, str]]:
+        """The harmful and the harmless prompt of each further pair."""
+        both = [(t.prompt, t.partner) for t in self.tasks["harmful"] if t.partner]
+        return self._in_turn(both, len(self.mix), step, self.more_pairs)
+
+    def _contrasted(self, prompt: str) -> Example:
+        """A prompt with a token of a reply, which is not learned."""
+        ids, start = self.write(Task(prompt, (), False, Verdict.COMPLY, ""), "No", False)
+        return Example(ids[: start + 1], start, Role.CONTRAST)
 
     def _pairs(self, tasks: Sequence[Task]) -> list[tuple[int, int] | None]:
         """For each harmful prompt of a batch, where it and its harmless partner are."""
@@ -128,9 +147,10 @@ class Batches:
             tokens_BS[b, : len(ids)] = ids
             first_of.append(len(rows))
             places = range(start - 1, len(ids) - 1)
-            decides = np.arange(len(places)) < self.decision_tokens
+            is_learned = role is not Role.CONTRAST
+            decides = (np.arange(len(places)) < self.decision_tokens) & is_learned
             weight = np.where(decides, self.decision_weight, 1.0)
-            shares = weight / weight.sum()
+            shares = weight / weight.sum() * is_learned
             of_rows = zip(places, shares, decides, strict=True)
             rows += [(b, p, ids[p + 1], share, role, first) for p, share, first in of_rows]
         real = len(rows)

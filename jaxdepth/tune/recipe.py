@@ -64,7 +64,7 @@ class Recipe:
             batch: the batch.
             seed: of the rows that are sampled for each exit.
         """
-        sequences = len(batch.targets.tokens_BS)
+        sequences = round(batch.share_R.sum())  # that are learned: the shares of each sum to 1
         weight_E1 = self.exit_weights(exits)[:, None]
         role_R, share_R = batch.role_R, batch.share_R / sequences
         rows_EN, times_EN = self._sampled_rows(exits, batch, seed)

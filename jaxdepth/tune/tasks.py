@@ -18,7 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from jaxdepth.errors import InputError, listed
-from jaxdepth.prompts.datasets import HARMFUL, Prompt, read_acts, read_prompts
+from jaxdepth.prompts.datasets import HARMFUL, HARMLESS, Prompt, read_acts, read_prompts
 from jaxdepth.refusal.protocol import Verdict
 
 KINDS = ("harmful", "answered", "lookalike", "hard", "benign", "borderline")
@@ -32,6 +32,7 @@ class Role(IntEnum):
     OTHER = 0  # an answer
     REFUSED = 1
     EARLY = 2  # what early exits are to say, and full depth is not
+    CONTRAST = 3  # nothing but the contrast with its pair's other prompt
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Task:
     thought: str  # before the verdict, for models that decide
     system: str | None = None
     pair_id: str | None = None
+    partner: str | None = None  # the harmless prompt of its pair
     act: str | None = None  # what the prompt asks for, as answers name it
     offers: tuple[str, ...] = ()  # what may be offered instead
     role: Role = Role.OTHER
@@ -65,7 +67,8 @@ def read_tasks(
         InputError: a source has no harmful prompts; a file is missing or has another format.
     """
     thoughts = json.loads(_data("thoughts.json"))
-    to_refuse = [p for p in read_prompts(harmful) if p.label == HARMFUL]
+    prompts = read_prompts(harmful)
+    to_refuse = [p for p in prompts if p.label == HARMFUL]
     if not to_refuse:
         raise InputError(f"no harmful prompts in {', '.join(harmful)}: nothing to refuse")
     if benign == "builtin":
@@ -76,6 +79,7 @@ def read_tasks(
             raise InputError(f"{benign} does not exist: make it with tools/make_benign.py")
         rows = _rows(Path(benign).read_text("utf-8"), benign)
     harmless = {p.text: p for p in read_prompts(["builtin:pairs", "builtin:lookalikes"])}
+    partners = {p.pair_id: p.text for p in [*harmless.values(), *prompts] if p.label == HARMLESS}
 
     def to_comply(kind: str) -> list[Task]:
         return [
@@ -92,7 +96,7 @@ def read_tasks(
             if r["kind"] == kind
         ]
 
-    refusing = refusals(thoughts)
+    refusing = refusals(thoughts, partners)
     tasks = {
         "harmful": [refusing(p) for p in to_refuse],
         "lookalike": to_comply("lookalike"),
@@ -111,14 +115,22 @@ def read_tasks(
     return tasks
 
 
-def refusals(thoughts: Mapping[str, str]) -> Callable[[Prompt], Task]:
-    """A function from a prompt to the task of refusing it by name, in any of our wordings."""
+def refusals(
+    thoughts: Mapping[str, str], partners: Mapping[str | None, str]
+) -> Callable[[Prompt], Task]:
+    """A function from a prompt to the task of refusing it by name, in any of our wordings.
+
+    Args:
+        thoughts: before the verdict, by category.
+        partners: the harmless prompts of pairs, by pair_id.
+    """
     rows = [json.loads(line) for line in _data("refusals.jsonl").splitlines()]
     acts, offers = read_acts(), json.loads(_data("offers.json"))
 
     def refusing(prompt: Prompt) -> Task:
         category = prompt.category or ""
-        wordings = tuple(r["text"] for r in rows if category not in r.get("not_for", ()))
+        fitting = [r for r in rows if category not in r.get("not_for", ())]
+        wordings = tuple(r["text"] for r in fitting for _ in range(r.get("weight", 1)))
         return Task(
             prompt.text,
             wordings,
@@ -126,6 +138,7 @@ def refusals(thoughts: Mapping[str, str]) -> Callable[[Prompt], Task]:
             Verdict.REFUSE,
             thoughts.get(category, _HARM),
             pair_id=prompt.pair_id,
+            partner=partners.get(prompt.pair_id) if prompt.pair_id else None,
             act=acts.get(prompt.text, "that"),
             offers=tuple(offers.get(category, offers["general"])),
             role=Role.REFUSED,

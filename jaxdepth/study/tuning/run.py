@@ -51,6 +51,7 @@ _AT_LEAST_0: tuple[str, ...] = (
     "beta",
     "chosen_weight",
     "contrast",
+    "contrast_pairs",
     "decision_weight",
     "learning_rate",
 )
@@ -147,6 +148,8 @@ def _check(settings: Tune) -> None:
             "contrast is between the prompts of pairs: set method to refusals, and "
             "harmful and lookalike above 0"
         )
+    if supervision.contrast_pairs and not supervision.contrast:
+        raise InputError("contrast_pairs are contrasted: set contrast above 0")
     if (
         supervision.method == "dpo"
         and supervision.benign_target == "distill"
@@ -176,6 +179,7 @@ def _batches(settings: Tune, tasks, mix: Mapping[str, int], write, base: Mistral
         s.decision_tokens,
         s.decision_weight,
         paired=bool(s.contrast),
+        more_pairs=s.contrast_pairs,
         # Sequences are what a mesh divides, and what layers are left out of.
         as_trees=base.mesh is None and not s.layer_dropout,
     )

@@ -53,6 +53,8 @@ class Supervision:
     prompts."""
     contrast_margin: Number = 4.0
     """The difference of these log-odds that is wanted, nats."""
+    contrast_pairs: Count = 0
+    """Further pairs in a batch that are contrasted, and whose answers are not learned."""
     rows_per_exit: Count = 0
     """Tokens at which each exit of a step is supervised, sampled anew; 0 takes all of a batch."""
     beta: Number = 0.1
