@@ -152,12 +152,26 @@ def _heads(text: str) -> bool:
     return hashlib.sha256(text.encode()).digest()[0] % 2 == 0
 
 
-def tasks_digest(tasks: Mapping[str, Sequence[Task]]) -> str:
-    """SHA-256 over every field of every task."""
+def tasks_digest(
+    tasks: Mapping[str, Sequence[Task]], mix: Mapping[str, int], *, thoughts: bool
+) -> str:
+    """SHA-256 over what tuning learns from: every field of every task that has a value.
+
+    Args:
+        tasks: by kind.
+        mix: how many of each kind a batch has; kinds of which it has none are left out.
+        thoughts: whether thoughts are learned; otherwise they are left out.
+    """
     digest = hashlib.sha256()
+    learned = {kind for kind, count in mix.items() if count}
+    if "answered" in learned:  # by the model, and made from these
+        learned.add("harmful")
     for kind, of_kind in tasks.items():
-        for task in of_kind:
-            digest.update(json.dumps([kind, asdict(task)], sort_keys=True).encode())
+        for task in of_kind if kind in learned else ():
+            values = {name: value for name, value in asdict(task).items() if value}
+            if not thoughts:
+                values.pop("thought", None)
+            digest.update(json.dumps([kind, values], sort_keys=True).encode())
     return digest.hexdigest()
 
 

@@ -211,6 +211,31 @@ def test_pairs_come_together_when_they_are_contrasted(batches):
     assert found > 6
 
 
+def test_further_pairs_are_only_contrasted(batches):
+    """They add no row that is learned, and change no weight of the others."""
+    mix = {"harmful": 2, "lookalike": 2}
+    plain = replace(batches, paired=True, mix=mix, decision_tokens=2)
+    more = replace(plain, more_pairs=3)
+    pair_of = {text: t.pair_id for t in batches.tasks["harmful"] for text in (t.prompt, t.partner)}
+    drawn = []
+    for step in range(5):
+        one, both = plain.supervised(step), more.supervised(step)
+        assert both.pair_P.tolist() == [*one.pair_P, 1, 1, 1]
+        assert both.share_R.sum() == pytest.approx(one.share_R.sum())
+        assert both.decides_R.sum() == one.decides_R.sum() == 8
+        for a, b in both.targets.first_P2[2:]:
+            assert both.role_R[a] == both.role_R[b] == Role.CONTRAST
+            assert both.targets.sequence_R[b] == both.targets.sequence_R[a] + 1
+        recipe = where(contrast=1.0)
+        (ours, theirs) = (recipe.weights([1], b) for b in (both, one))
+        assert ours.text_EN.sum() == pytest.approx(theirs.text_EN.sum())
+        assert ours.full_R.sum() == pytest.approx(theirs.full_R.sum())
+        np.testing.assert_allclose(ours.full_contrast_P[2:], 1 / 4)
+        drawn += more._more_pairs(step)
+    assert all(pair_of[harmful] == pair_of[harmless] for harmful, harmless in drawn)
+    assert len(set(drawn)) == min(len(drawn), len(batches.tasks["harmful"]))
+
+
 def test_a_control_refuses_whatever_is_asked():
     plain, control = (
         read_tasks(["builtin:harmful/train"], "builtin", refuse_random=r) for r in (False, True)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -71,8 +72,10 @@ def test_training_answers_have_their_outcome(tasks):
 
     An earlier detector chose these answers: today's differs on a few.
     """
-    wordings = tasks["harmful"][0].answers
-    assert len(set(wordings)) == len(wordings) >= 300
+    answers = tasks["harmful"][0].answers
+    assert set(Counter(answers).values()) == {1, 8}  # conventional ones are learned more often
+    wordings = list(dict.fromkeys(answers))
+    assert len(wordings) >= 300
     assert all(wording.count("{act}") == 1 for wording in wordings)
     assert sum("{offer}" in wording for wording in wordings) >= 0.4 * len(wordings)
     rng = np.random.default_rng(0)
@@ -196,7 +199,7 @@ def test_a_run_begins_from_an_adapter_of_the_same_base_and_form(tiny_path, run, 
         {"dtype": "bfloat16", "accumulate": 2, "layer_dropout": 0.5, "remat": True},
         {"refusals_at": "final", "benign_at": "final"},
         {"refusals_at": "final", "answered": 1, "rows_per_exit": 12},
-        {"contrast": 1.0, "decision_tokens": 2, "decision_weight": 2.0},
+        {"contrast": 1.0, "contrast_pairs": 2, "decision_tokens": 2, "decision_weight": 2.0},
     ],
     ids=["verdicts", "dpo", "weights", "bfloat16", "final", "answered", "contrast"],
 )
@@ -222,6 +225,7 @@ def test_every_way_to_tune_runs_and_loads(tiny_path, tmp_path, changes):
     [
         ({"train": "lens"}, "a lens learns to say what full depth says"),
         ({"contrast": 1.0, "harmful": 0}, "contrast is between the prompts of pairs"),
+        ({"contrast_pairs": 2}, "contrast_pairs are contrasted: set contrast above 0"),
         ({"method": "dpo", "benign_target": "text", "answered": 1}, "answered is for method ref"),
         ({"start": "builtin:shallow"}, "the adapter is for another model"),
         ({"steps": 0}, "steps is 0, expected at least 1"),
@@ -260,9 +264,21 @@ def test_bad_files_of_benign_answers(tiny_path, tmp_path, text, message):
 
 
 def test_the_tasks_have_a_digest(tasks):
-    other = {**tasks, "benign": tasks["benign"][1:]}
-    assert tasks_digest(tasks) != tasks_digest(other)
-    assert tasks_digest(tasks) == tasks_digest(read_tasks(["builtin:harmful/train"], "builtin"))
+    """It follows what is learned, and nothing else."""
+    mix = {"harmful": 1, "benign": 1, "borderline": 0}
+
+    def digest(tasks, mix=mix, thoughts=False):
+        return tasks_digest(tasks, mix, thoughts=thoughts)
+
+    assert digest(tasks) == digest(read_tasks(["builtin:harmful/train"], "builtin"))
+    assert digest(tasks) != digest({**tasks, "benign": tasks["benign"][1:]})
+    assert digest(tasks) == digest({**tasks, "borderline": []})
+    assert digest(tasks) != digest(tasks, mix | {"borderline": 1})
+    pensive = {**tasks, "benign": [replace(t, thought="Hm.") for t in tasks["benign"]]}
+    assert digest(tasks) == digest(pensive)
+    assert digest(tasks, thoughts=True) != digest(pensive, thoughts=True)
+    unrefused = {**tasks, "harmful": tasks["harmful"][1:]}
+    assert digest(tasks, {"answered": 1}) != digest(unrefused, {"answered": 1})
 
 
 def test_the_command(tiny_path, tmp_path, capsys):

@@ -91,7 +91,7 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
     dtype = str(base.embed[...].dtype)
     resolved = {k: v for k, v in flatten(settings).items() if k not in _UNRESOLVED} | {
         "base_fingerprint": fingerprint,
-        "tasks_sha256": tasks_digest(tasks),
+        "tasks_sha256": tasks_digest(tasks, mix, thoughts=decides),
         "start": settings.trained.start and adapter_digest(settings.trained.start),
         "protocol": None if protocol is None else asdict(protocol),
         "dtype": dtype,
