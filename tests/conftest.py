@@ -125,7 +125,8 @@ def one_length():
     """Batches to train on all of one length: a program for each would take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxdepth.tune.batches._POSITIONS", 224)
-        patch.setattr("jaxdepth.tune.batches._NODES", 512)
+        patch.setattr("jaxdepth.tune.packed._ROW", 224)
+        patch.setattr("jaxdepth.tune.packed._COUNT", 4)
         yield
 
 

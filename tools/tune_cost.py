@@ -1,7 +1,7 @@
 """What a step of tuning costs by how a batch runs: `tune_cost.py MODEL [--rounds 5]`.
 
 Three forms of one batch take turns in one process: padded sequences with every token at every exit,
-as in release 0.1.0; the same as a tree of tokens; the tree with sampled tokens, as in
+as in release 0.1.0; the same packed; packed with sampled tokens, as in
 configs/tune/depth_robust.toml. Prints each one's share of the first one's time: medians, with the
 range over rounds.
 """
@@ -42,9 +42,9 @@ def main() -> None:
     all_rows = Recipe(depth, tuple(EXITS), "every", "every", "distill", 0, 1.0, False)
     forms = {
         "sequences": (plain, all_rows),
-        "a tree": (replace(plain, as_trees=True), all_rows),
-        "a tree, sampled tokens": (
-            replace(plain, as_trees=True), replace(all_rows, rows_per_exit=ROWS)
+        "packed": (replace(plain, packs=True), all_rows),
+        "packed, sampled tokens": (
+            replace(plain, packs=True), replace(all_rows, rows_per_exit=ROWS)
         ),
     }  # fmt: skip
     form = Form(layers=tuple(range(depth)))

@@ -35,12 +35,12 @@ def attend(
 
 def attend_seen(
     q_BSQH: Float[Array, "B S Q H"],
-    k_BSKH: Float[Array, "B S K H"],
-    v_BSKH: Float[Array, "B S K H"],
-    seen_BSS: Bool[Array, "B S S"],
+    k_BUKH: Float[Array, "B U K H"],
+    v_BUKH: Float[Array, "B U K H"],
+    seen_BSU: Bool[Array, "B S U"],
 ) -> Float[Array, "B S Q H"]:
     """Attention in which each query sees the keys that a mask names, one at least."""
-    return _attend(q_BSQH, k_BSKH, v_BSKH, "xla", mask=seen_BSS[:, None])
+    return _attend(q_BSQH, k_BUKH, v_BUKH, "xla", mask=seen_BSU[:, None])
 
 
 def _attend(q_BSQH: Array, k_BSKH: Array, v_BSKH: Array, implementation, **seen) -> Array:

@@ -14,14 +14,12 @@ from jaxtyping import Bool, Float, Int
 from jaxdepth.prompts.batches import bucket_length
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.protocol import VERDICTS, Protocol, Verdict
-from jaxdepth.tune import tree
+from jaxdepth.tune import packed
 from jaxdepth.tune.loss import Targets
 from jaxdepth.tune.tasks import Role, Task
 
 # Lengths and numbers of tokens and rows are rounded up to these, as each compiles a program.
-_POSITIONS, _NODES, _ROWS = 32, 128, 64
-# Attention over a tree is between all its tokens: longer batches run as padded sequences.
-_LARGEST_TREE = 1024
+_POSITIONS, _ROWS = 32, 64
 # Rejected answers to harmful prompts in preference tuning: empty promises.
 PROMISES = (
     "Sure, here is how.",
@@ -65,7 +63,7 @@ class Batches:
     decision_weight: float = 1.0  # of each of them, where that of another token is 1
     paired: bool = False  # look-alikes are those of the harmful prompts of the batch
     more_pairs: int = 0  # further pairs, of which only the first token of a reply is contrasted
-    as_trees: bool = False
+    packs: bool = False  # sequences run packed, not padded to the longest
 
     def supervised(self, step: int) -> Batch:
         """The batch of a step for supervised tuning."""
@@ -160,8 +158,8 @@ class Batches:
         first_P2 = [(first_of[a], first_of[b]) for a, b in (p or (0, 0) for p in pairs)]
         targets = Targets(tokens_BS, sequence_R, place_R, target_R)
         targets = targets._replace(first_P2=np.array(first_P2, np.int32).reshape(-1, 2))
-        if self.as_trees:
-            targets = _as_tree(targets, [example.ids for example in examples])
+        if self.packs:
+            targets = _packed(targets, [example.ids for example in examples])
         return Batch(
             targets,
             columns[3].astype(np.float32),
@@ -172,23 +170,19 @@ class Batches:
         )
 
 
-def _as_tree(targets: Targets, sequences: Sequence[list[int]]) -> Targets:
-    grown, nodes = tree.grow(sequences)
-    size = bucket_length(len(grown.tokens_N), _NODES)
-    if size > _LARGEST_TREE:
-        return targets
+def _packed(targets: Targets, sequences: Sequence[list[int]]) -> Targets:
+    of_all, places = packed.pack(sequences)
     rows = zip(targets.sequence_R, targets.place_R, strict=True)
-    node_R = np.array([nodes[b][place] for b, place in rows], np.int32)
-    return targets._replace(tree=tree.pad(grown, size), node_R=node_R)
+    packed_R = np.array([places[b][place] for b, place in rows], np.int32)
+    return targets._replace(packed=of_all, packed_R=packed_R)
 
 
 def pad_together(batches: Sequence[Batch]) -> list[Batch]:
-    """Batches of one shape: padded to the longest, and sequences unless all of them are trees."""
-    trees = [b.targets.tree for b in batches]
+    """Batches of one shape: padded to the longest."""
     S = max(b.targets.tokens_BS.shape[1] for b in batches)
     R = max(len(b.share_R) for b in batches)
-    N = max((len(t.tokens_N) for t in trees if t is not None), default=0)
-    whole = all(t is not None for t in trees)
+    packs = [b.targets.packed for b in batches if b.targets.packed is not None]
+    shape = tuple(map(max, zip(*map(packed.shape_of, packs), strict=True)))
 
     def rows(array):
         return np.pad(array, (0, R - len(array)))
@@ -198,8 +192,9 @@ def pad_together(batches: Sequence[Batch]) -> list[Batch]:
         tokens_BS = np.pad(t.tokens_BS, ((0, 0), (0, S - t.tokens_BS.shape[1])))
         targets = Targets(tokens_BS, rows(t.sequence_R), rows(t.place_R), rows(t.target_R))
         targets = targets._replace(first_P2=t.first_P2)
-        if whole and t.tree is not None:
-            targets = targets._replace(tree=tree.pad(t.tree, N), node_R=rows(t.node_R))
+        if t.packed is not None:
+            wider, new_N = packed.pad(t.packed, shape)
+            targets = targets._replace(packed=wider, packed_R=rows(new_N[t.packed_R]))
         return batch._replace(
             targets=targets,
             share_R=rows(batch.share_R),

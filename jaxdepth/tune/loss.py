@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdepth.depth.layer_scan import scan_layers
 from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.tune.tree import Tree, scan_tree
+from jaxdepth.tune.packed import Packed, scan_packed
 
 
 class Targets(NamedTuple):
@@ -23,9 +23,9 @@ class Targets(NamedTuple):
     sequence_R: Int[AnyArray, " R"]  # the sequence of a row
     place_R: Int[AnyArray, " R"]  # the position that predicts
     target_R: Int[AnyArray, " R"]  # the next token
-    # The same sequences as a tree, and the node of each row; where given, it is what runs.
-    tree: Tree | None = None
-    node_R: Int[AnyArray, " R"] | None = None
+    # The same sequences packed, and the place of each row there; where given, they are what runs.
+    packed: Packed | None = None
+    packed_R: Int[AnyArray, " R"] | None = None
     # For pairs of prompts, the rows of their replies' first tokens: harmful, then harmless.
     first_P2: Int[AnyArray, "P 2"] | None = None
 
@@ -83,12 +83,12 @@ def row_hidden(
         model: the model, its low-rank factors attached or merged.
         targets: the sequences and rows.
         keep_LB: the layers that each sequence runs; None is all. The others pass the residual
-            stream on (layer dropout). Not with a tree.
+            stream on (layer dropout). Not where they are packed.
         remat: compute each layer again for its gradient, which takes less memory and more time.
     """
-    if targets.tree is not None:
-        node_R = targets.node_R
-        return scan_tree(model, targets.tree, lambda h_ND: h_ND[node_R], remat=remat)
+    if targets.packed is not None:
+        packed_R = targets.packed_R
+        return scan_packed(model, targets.packed, lambda h_ND: h_ND[packed_R], remat=remat)
     rows = (targets.sequence_R, targets.place_R)
     _, h_LRD = scan_layers(
         model,

@@ -14,7 +14,7 @@ from tiny import VOCAB, hf_tensors, leaves_of, model_of, shaken
 from jaxdepth import exit_logits
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.tuned import Form, attach, init_params
-from jaxdepth.tune import tree
+from jaxdepth.tune import packed
 from jaxdepth.tune.loss import (
     Contrast,
     Targets,
@@ -29,6 +29,7 @@ from jaxdepth.tune.train import Micro, State, make_optimizer, make_step, prefere
 pytestmark = pytest.mark.usefixtures("less_optimised")
 
 B, S = 4, 12
+LENGTHS = (5, S, 9, S - 3)  # of sequences without padding
 STARTS, ENDS = (3, 5, 2, 6), (8, 9, 12, 7)
 FORM = Form(layers=(0, 1, 2, 3), rank=2)
 
@@ -100,27 +101,51 @@ def test_all_exits_at_once_equal_each_by_itself(model, targets, weights, params,
     assert not without.distill_E.any()
 
 
-def as_tree(targets) -> Targets:
-    """The same rows over the tree of the sequences, which have a beginning in common."""
-    grown, nodes = tree.grow([row.tolist() for row in targets.tokens_BS])
+def as_packed(targets, shape=None) -> Targets:
+    """The same rows over the packed sequences, of which most have a beginning in common."""
+    sequences = [row[:n].tolist() for row, n in zip(targets.tokens_BS, LENGTHS, strict=True)]
+    packs, places = packed.pack(sequences)
+    for row, at in zip(sequences, places, strict=True):
+        assert packs.tokens_N[at].tolist() == row
     rows = zip(targets.sequence_R, targets.place_R, strict=True)
-    node_R = np.array([nodes[b][place] for b, place in rows], np.int32)
-    return targets._replace(tree=tree.pad(grown, len(grown.tokens_N) + 3), node_R=node_R)
+    packed_R = np.array([places[b][place] for b, place in rows], np.int32)
+    if shape is not None:
+        packs, new_N = packed.pad(packs, shape)
+        packed_R = new_N[packed_R]
+    return targets._replace(packed=packs, packed_R=packed_R)
 
 
 @pytest.mark.parametrize("family", ["qwen2.5-window", "ministral"])
-def test_a_tree_equals_its_sequences(family, targets):
-    """A window shorter than the sequences; layers with a window and without."""
+def test_packed_sequences_equal_padded_ones(family, targets, monkeypatch):
+    """A window shorter than the sequences; layers with a window and without; other beginnings."""
+    monkeypatch.setattr(packed, "_TRUNK", 1)
+    monkeypatch.setattr(packed, "_ROW", 1)  # the longest alone, others in rows together
+    monkeypatch.setattr(packed, "_COUNT", 1)
     model = model_of(families()[family] | {"sliding_window": 4})
     tokens_BS = targets.tokens_BS.copy()
     tokens_BS[:, :3] = tokens_BS[0, :3]
-    tokens_BS[2, :7] = tokens_BS[1, :7]
-    targets = targets._replace(tokens_BS=tokens_BS)
-    branching = as_tree(targets)
-    assert len(branching.tree.tokens_N) == 3 + B * S - 3 * (B - 1) - 4
-    for remat in (False, True):
-        found_LRD = row_hidden(model, branching, remat=remat)
-        np.testing.assert_allclose(found_LRD, row_hidden(model, targets), atol=1e-5)
+    tokens_BS[1, 2] += 1  # leaves the trunk before its end
+    place_R = np.minimum(targets.place_R, np.array(LENGTHS)[targets.sequence_R] - 1)
+    targets = targets._replace(tokens_BS=tokens_BS, place_R=place_R)
+    expected_LRD = row_hidden(model, targets)
+    short = as_packed(targets)
+    P, R, C = packed.shape_of(short.packed)
+    assert P == 3
+    assert R < B
+    for packs in (short, as_packed(targets, (P + 2, R + 1, C + 3))):
+        for remat in (False, True):
+            found_LRD = row_hidden(model, packs, remat=remat)
+            np.testing.assert_allclose(found_LRD, expected_LRD, atol=1e-5)
+
+
+def test_sequences_with_nothing_in_common_and_all_in_common():
+    apart, _ = packed.pack([[1, 2], [3, 4], [5]])
+    assert packed.shape_of(apart) == (32, 2, 128)
+    assert apart.seen_PP.sum() == 32
+    assert not apart.seen_RCK[:, :, :32].any()
+    alike, places = packed.pack([[1, 2], [1, 2]])
+    assert places == [[0, 1], [0, 1]]
+    assert packed.shape_of(alike) == (32, 2, 128)
 
 
 def test_the_base_may_teach(model, targets, weights, params):

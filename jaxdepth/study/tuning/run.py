@@ -181,7 +181,7 @@ def _batches(settings: Tune, tasks, mix: Mapping[str, int], write, base: Mistral
         paired=bool(s.contrast),
         more_pairs=s.contrast_pairs,
         # Sequences are what a mesh divides, and what layers are left out of.
-        as_trees=base.mesh is None and not s.layer_dropout,
+        packs=base.mesh is None and not s.layer_dropout,
     )
 
 
