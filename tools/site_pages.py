@@ -15,18 +15,25 @@ from pathlib import Path
 from textwrap import fill
 from unittest import mock
 
-MARKER = re.compile(r"<!-- (commands|notebook|tables)(?: (\S+))? -->")
+MARKER = re.compile(r"<!-- (cards|commands|notebook|tables)(?: (\S+))? -->")
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def on_page_markdown(markdown: str, **_) -> str:
     """Replace each marker of a page by what its function writes; mkdocs calls this."""
     writers = {
+        "cards": lambda _: cards_markdown(),
         "commands": lambda _: commands_markdown(),
         "notebook": notebook_markdown,
         "tables": lambda _: tables_markdown(),
     }
     return MARKER.sub(lambda match: writers[match[1]](match[2]), markdown)
+
+
+def cards_markdown() -> str:
+    """Write the card of each adapter in the package, its heading one level down."""
+    cards = sorted((DOCS.parent / "jaxdepth" / "data" / "adapters").glob("*.md"))
+    return "\n\n".join("#" + card.read_text(encoding="utf-8") for card in cards)
 
 
 def commands_markdown() -> str:

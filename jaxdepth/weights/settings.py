@@ -30,7 +30,8 @@ class Inspect:
     """Describe a checkpoint, a run, an adapter or a source of weights, and check it for damage."""
 
     path: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="PATH")]]
-    """A checkpoint, a run directory, an adapter, a Hugging Face folder or a .gguf file."""
+    """A checkpoint, a run directory, an adapter (also builtin:NAME), a Hugging Face folder or a
+    .gguf file."""
 
 
 @dataclass(frozen=True)

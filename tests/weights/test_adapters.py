@@ -20,6 +20,18 @@ NAMES = ("lens", "shallow", "spoken", "depth_robust")
 EARLIER = NAMES[1:]  # made by release 0.1.0, from its data and by its recipes
 
 
+def test_every_adapter_has_a_card_and_every_card_an_adapter():
+    folder = find_adapter("builtin:lens").parent
+    assert {f.stem for f in folder.glob("*.safetensors")} == set(NAMES)
+    assert {f.stem for f in folder.glob("*.md")} == set(NAMES)
+    for card in folder.glob("*.md"):
+        text = card.read_text()
+        assert text.startswith(f"# builtin:{card.stem}: ")
+        assert f"--config tune/{card.stem}`" in text
+        for part in ("Base", "Form", "Data", "Made by", "Intended use", "Known harm", "Measured"):
+            assert text.count(f"- **{part}.** ") == 1, (card.name, part)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_adapter_names_what_it_was_made_from(name, smollm2, smollm2_path):
     """Its base, its data and its recipe are those in this repository, or of an earlier release."""

@@ -145,6 +145,10 @@ def test_an_adapter(tmp_path, capsys):
         "made by jax 1.2",
     ):
         assert expected in output, expected
+    output = inspected(capsys, "builtin:lens")
+    assert "form a lens, rank 64" in output
+    assert "of exits 1-29" in output
+    assert "lens.md" in output
     file.write_bytes(file.read_bytes().replace(b'\\"layers\\": [1, 2]', b'\\"layers\\": {1: 2}'))
     assert "header is damaged" in refused(capsys, file)
 

@@ -11,6 +11,7 @@ from jaxdepth.study.inspection.description import Description
 from jaxdepth.study.inspection.models import describe_adapter, describe_checkpoint, describe_source
 from jaxdepth.study.inspection.runs import describe_run
 from jaxdepth.study.run_directory import RUN_FILE
+from jaxdepth.weights.adapter import find_adapter
 from jaxdepth.weights.checkpoint import MANIFEST
 
 _TEXT_WIDTH, _NAME_WIDTH = 84, 14
@@ -22,6 +23,8 @@ def inspect(path: str | Path) -> Description:
     Raises:
         InputError: it is none of these, or is damaged.
     """
+    if str(path).startswith("builtin:"):
+        return describe_adapter(find_adapter(str(path)))
     path = Path(path)
     if (path / MANIFEST).is_file():
         return describe_checkpoint(path)

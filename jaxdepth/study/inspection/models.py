@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401 (numpy then knows bfloat16)
@@ -108,14 +108,12 @@ def describe_adapter(path: Path) -> Description:
     arrays, metadata = read_arrays(path, "an adapter", FORMAT)
     try:
         form, made = metadata["form"], metadata["made"]
-        rank, tokens = form["rank"], [str(token) for token in metadata["tokens"]]
-        layers = np.array(form["layers"], int) + 1
-        where = f"{', '.join(form['leaves'])} of layers {runs_of_exits(layers, layers > 0)}"
+        tokens, (what, where) = [str(token) for token in metadata["tokens"]], _form_words(form)
         numbers = sum(array.size for array in arrays.values())
         size = format_bytes(sum(array.nbytes for array in arrays.values()))
         dtypes = ", ".join(dict.fromkeys(str(array.dtype) for array in arrays.values()))
         rows = [
-            ("form", "weights" if rank is None else f"LoRA, rank {rank}, alpha {form['alpha']}"),
+            ("form", what),
             ("of", where),
             ("arrays", f"{len(arrays)}, {numbers:,} numbers, {size} of {dtypes}"),
             ("base", str(metadata["base"] or "unknown")),
@@ -125,9 +123,23 @@ def describe_adapter(path: Path) -> Description:
             ("settings", format_values(made.get("settings") or {})),
             ("made by", format_values(made.get("versions") or {})),
         ]
+        card = path.with_suffix(".md")
+        rows += [("card", str(card))] if card.is_file() else []
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise damaged_header(path, error) from None
     return Description("an adapter of jaxdepth", rows)
+
+
+def _form_words(form: Mapping) -> tuple[str, str]:
+    """What was trained, and of which layers or exits."""
+    if form.get("lens_exits"):
+        exits = np.array(form["lens_exits"], int)
+        return f"a lens, rank {form['lens_rank']}", f"exits {runs_of_exits(exits, exits > 0)}"
+    layers = np.array(form["layers"], int) + 1
+    where = f"{', '.join(form['leaves'])} of layers {runs_of_exits(layers, layers > 0)}"
+    if form["rank"] is None:
+        return "weights", where
+    return f"LoRA, rank {form['rank']}, alpha {form['alpha']}", where
 
 
 def _model_rows(config: ModelConfig, family: str) -> Rows:
