@@ -126,8 +126,9 @@ sys.path.insert(0, sys.argv[3])
 from test_tune import settings
 from jaxdepth.study.tuning import training
 from jaxdepth.study.tuning.run import tune
-from jaxdepth.tune import batches
-batches._POSITIONS, batches._NODES, batches._ROWS = 224, 512, 64
+from jaxdepth.tune import batches, packed
+batches._POSITIONS, batches._ROWS = 224, 64
+packed._ROW, packed._COUNT = 224, 4
 left = [int(sys.argv[4])]
 def stop():
     if not left[0]:
