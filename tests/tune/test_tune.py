@@ -215,9 +215,11 @@ def test_every_way_to_tune_runs_and_loads(tiny_path, tmp_path, changes):
     assert np.abs(ours[..., : theirs.shape[-1]] - theirs).max() > 0
     assert np.isfinite(ours).all()
     if changes.get("method") == "verdicts":
-        args = ["decide", tiny_path, "--adapter", file, "--protocol", "tuned", "--limit", 1]
+        args = ["decide", tiny_path, "--adapter", file, "--limit", 1]  # it names its protocol
         args += ["--out", tmp_path / "decide", "--exits", "4", "--thought-tokens", 2]
         assert main(list(map(str, [*args, "--answer-tokens", 2, "--cost-rounds", 0]))) == 0
+        record = json.loads((tmp_path / "decide" / "run.json").read_text())
+        assert record["settings"]["protocol"]["close"] == "<|/think|>"
 
 
 @pytest.mark.parametrize(

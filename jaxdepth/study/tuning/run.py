@@ -3,7 +3,6 @@
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import jax.numpy as jnp
 
@@ -93,7 +92,7 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
         "base_fingerprint": fingerprint,
         "tasks_sha256": tasks_digest(tasks, mix, thoughts=decides),
         "start": settings.trained.start and adapter_digest(settings.trained.start),
-        "protocol": None if protocol is None else asdict(protocol),
+        "protocol": protocol and protocol.record(),
         "dtype": dtype,
     }
     provenance = {"model": str(settings.model), **device_provenance(base)}
