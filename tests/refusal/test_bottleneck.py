@@ -11,7 +11,7 @@ from jaxdepth import InputError, load
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.decide import decide
 from jaxdepth.refusal.protocol import Markers, read_protocol, resolve_markers
-from jaxdepth.tune.tree import Tree, pad, scan_tree
+from jaxdepth.tune.packed import Blind, pack, scan_packed
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 EXITS, N, A = [1, 2, 3], 6, 4
@@ -24,18 +24,15 @@ def model():
 
 
 @jax.jit
-def every_logits(model, tree):
-    h_LND = scan_tree(model, tree, lambda h_ND: h_ND)
+def every_logits(model, packs):
+    h_LND = scan_packed(model, packs, lambda h_ND: h_ND)
     return jax.numpy.stack([model.unembed(h_LND[e - 1], e) for e in EXITS])
 
 
 def masked_logits(model, ids, length: int, marker: int, exit_layer: int) -> np.ndarray:
     """The slow twin: logits after a whole sequence, of which one place sees no prompt."""
-    seen_NN = np.tril(np.ones((len(ids), len(ids)), bool))
-    seen_NN[marker, :length] = False
-    tree = Tree(np.array(ids, np.int32), np.arange(len(ids), dtype=np.int32), seen_NN)
-    logits_ENV = every_logits(model, pad(tree, 128))
-    return np.asarray(logits_ENV[EXITS.index(exit_layer), len(ids) - 1])
+    packs, ((*_, last),) = pack([ids], [Blind(0, marker, length)])
+    return np.asarray(every_logits(model, packs)[EXITS.index(exit_layer), last])
 
 
 def test_the_verdict_is_that_of_the_masked_sequence(model):
