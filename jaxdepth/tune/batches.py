@@ -33,6 +33,14 @@ PROMISES = (
 )
 
 
+class Written(NamedTuple):
+    """A task as token ids."""
+
+    ids: list[int]
+    start: int  # place of the reply's first token, the first that is learned
+    answer: int  # place of the answer's first token, after a thought and a verdict if there are any
+
+
 class Example(NamedTuple):
     """Token ids of a prompt with an answer."""
 
@@ -58,7 +66,7 @@ class Batches:
 
     tasks: Mapping[str, Sequence[Task]]
     mix: Mapping[str, int]  # tasks of each kind in a batch
-    write: Callable[[Task, str, bool, str], tuple[list[int], int]]  # from `writer`
+    write: Callable[[Task, str, bool, str], Written]  # from `writer`
     answer_tokens: int  # max supervised tokens of an answer
     seed: int
     decision_tokens: int = 0  # an answer's first tokens, which decide what it is
@@ -118,7 +126,7 @@ class Batches:
     def _contrasted(self, prompt: str) -> Example:
         """A prompt with a token of a reply, which is not learned."""
         task = Task(prompt, (), False, Verdict.COMPLY, ())
-        ids, start = self.write(task, "No", False, "")
+        ids, start, _ = self.write(task, "No", False, "")
         return Example(ids[: start + 1], start, Role.CONTRAST)
 
     def _pairs(self, tasks: Sequence[Task]) -> list[tuple[int, int] | None]:
@@ -143,8 +151,8 @@ class Batches:
         return [_one_of(task.thoughts, rng) if task.thoughts else "" for task in tasks]
 
     def _example(self, task: Task, answer: str, ended: bool, thought: str) -> Example:
-        ids, start = self.write(task, answer, ended, thought)
-        return Example(ids[: start + self.answer_tokens], start, task.role)
+        ids, start, first = self.write(task, answer, ended, thought)
+        return Example(ids[: first + self.answer_tokens], start, task.role)
 
     def _pack(self, examples: Sequence[Example], pairs: Sequence[tuple[int, int] | None]) -> Batch:
         B = len(examples)
@@ -221,10 +229,10 @@ def pad_together(batches: Sequence[Batch]) -> list[Batch]:
 
 def writer(
     encoder_of: Callable[[str | None], PromptEncoder], end_token: int, protocol: Protocol | None
-) -> Callable[[Task, str, bool, str], tuple[list[int], int]]:
-    """A function from a task, an answer, whether it ends and a thought to token ids.
+) -> Callable[[Task, str, bool, str], Written]:
+    """A function from a task, an answer, whether it ends, and a thought to token ids.
 
-    It returns the place of the reply's first token, too. The thought counts with a protocol alone.
+    Without a protocol the thought is not written.
 
     Args:
         encoder_of: the encoder for a system prompt, of a tokenizer with the protocol's tokens.
@@ -232,18 +240,20 @@ def writer(
         protocol: if given, its opening, thought, closing and verdict come before the answer.
     """
 
-    def write(task: Task, answer: str, ended: bool, thought: str) -> tuple[list[int], int]:
+    def write(task: Task, answer: str, ended: bool, thought: str) -> Written:
         encoder = encoder_of(task.system)
         prompt = encoder.encode(task.prompt)
+        before: list[int] = []
         if protocol is None:
-            reply = encoder.reply(answer)
+            words = encoder.reply(answer)
         else:
             prompt = prompt + encoder.marker(protocol.open)
             verdict = protocol.verdicts[0][VERDICTS.index(task.verdict)]
-            reply = encoder.encode_text(thought)
-            reply += encoder.marker(protocol.close) + encoder.marker(verdict)
-            reply += encoder.encode_text(answer)
-        return prompt + reply + ([end_token] if ended else []), len(prompt)
+            before = encoder.encode_text(thought)
+            before += encoder.marker(protocol.close) + encoder.marker(verdict)
+            words = encoder.encode_text(answer)
+        ids = prompt + before + words + ([end_token] if ended else [])
+        return Written(ids, len(prompt), len(prompt) + len(before))
 
     return write
 

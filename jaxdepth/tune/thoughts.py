@@ -17,6 +17,7 @@ from typing import NamedTuple
 from jaxdepth.tune.topics import MAX_PIECES, count_pieces, derive_topic, is_vague
 
 _LEAST, _MOST = 24, 53  # of the pieces of a thought, for 20 to 60 tokens
+_OTHERS = ("animals", "plants")  # kinds of parties; all other kinds are of people
 _TRIES = 12  # other choices of parts, for a thought of that length
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0))
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
@@ -86,8 +87,11 @@ def find_parties(text: str) -> list[tuple[str, str]]:
     """People, animals and plants that a text names, with their kind; people come first."""
     kinds = read_parts().kinds
     found = dict.fromkeys(word for word in _WORD.findall(text.lower()) if word in kinds)
-    order = ("people", "animals", "plants")
-    return sorted(((word, kinds[word]) for word in found), key=lambda party: order.index(party[1]))
+    return sorted(((word, kinds[word]) for word in found), key=lambda party: _rank(party[1]))
+
+
+def _rank(kind: str) -> int:
+    return 1 + _OTHERS.index(kind) if kind in _OTHERS else 0
 
 
 def find_topics(text: str) -> tuple[str, ...]:
@@ -117,9 +121,9 @@ class _Prompt(NamedTuple):
 def _read_prompt(text: str, act: str | None, category: str | None) -> _Prompt:
     topics = find_topics(text)
     if category in read_parts().stakes:
-        fitting = (category,) * (3 if category in topics else 1) + ("general",)
+        fitting = (category,) * 4 + ("general",) if category in topics else (category, "general")
     else:
-        fitting = (*topics[:1] * 3, "general")
+        fitting = (*topics[:1] * 4, "general")
     return _Prompt(_asked(text, act), find_parties(text), fitting)
 
 
@@ -180,11 +184,11 @@ def _who(parties: Sequence[tuple[str, str]], choose: _Choices) -> tuple[str, str
     """Whom it touches, and of which kind these are."""
     if not parties:
         return choose.of(read_parts().nearby), "people"
-    kind = parties[0][1]
-    names = [f"the {word}" for word, other in parties if other == kind][:3]
-    first = choose.of(names)
-    if len(names) > 1 and choose.of((True, False)):
-        return f"{first} and {names[(names.index(first) + 1) % len(names)]}", kind
+    alike = [party for party in parties if _rank(party[1]) == _rank(parties[0][1])][:3]
+    word, kind = choose.of(alike)
+    first = f"the {word}"
+    if len(alike) > 1 and choose.of((True, False)):
+        return f"{first} and the {alike[(alike.index((word, kind)) + 1) % len(alike)][0]}", kind
     return choose.of((first, f"{first} and the one who asks", f"{first} and others around")), kind
 
 

@@ -77,10 +77,11 @@ _EMPTY = set(
     correctly now today happen next using use better complete full details detail coming come
     respond responding briefly steps successful successfully you'd they'd focus ensure more less
     asap quickly thanks thank reply replying urgent resources again it's like off wanted advance
+    example examples sample samples
     """.split()
 )
 # Words for what another sentence names.
-_REFERS = re.compile(r"\b(?:it|this|these|those|them|him|her|his|he|she)\b", re.IGNORECASE)
+_REFERS = re.compile(r"\b(?:it|this|these|those|them|him|her|his|he|she)\b|(?:get|ing) one\b", re.IGNORECASE)
 _HANGING = set(
     "a an the of to for with and or but so that in on at by from as is are their its which who"
     " before while because into his her if when than not without".split()
@@ -264,10 +265,12 @@ def _wanted(words: str, any_verb: bool) -> str | None:
 
 def _statement(sentence: str) -> str | None:
     """What somebody who speaks of a plan or a need of their own wants."""
-    for pattern, phrase in _FIRST_PERSON:
-        found = pattern.fullmatch(_ASIDE.sub("", sentence))
-        if found:
-            return _fill(phrase, found.groups())
+    later = re.split(r",? (?:and|but|so) (?=i\b)", sentence, flags=re.IGNORECASE)[1:]
+    for clause in (_ASIDE.sub("", sentence), *later):
+        for pattern, phrase in _FIRST_PERSON:
+            found = pattern.fullmatch(clause)
+            if found:
+                return _fill(phrase, found.groups())
     return None
 
 
