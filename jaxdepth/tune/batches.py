@@ -31,6 +31,14 @@ PROMISES = (
 )
 
 
+class Written(NamedTuple):
+    """A task as token ids."""
+
+    ids: list[int]
+    start: int  # place of the reply's first token, the first that is learned
+    answer: int  # place of the answer's first token, after a thought and a verdict if there are any
+
+
 class Example(NamedTuple):
     """Token ids of a prompt with an answer."""
 
@@ -56,7 +64,7 @@ class Batches:
 
     tasks: Mapping[str, Sequence[Task]]
     mix: Mapping[str, int]  # tasks of each kind in a batch
-    write: Callable[[Task, str, bool], tuple[list[int], int]]  # from `writer`
+    write: Callable[[Task, str, bool, str], Written]  # from `writer`
     answer_tokens: int  # max supervised tokens of an answer
     seed: int
     decision_tokens: int = 0  # an answer's first tokens, which decide what it is
@@ -82,10 +90,10 @@ class Batches:
         rng = np.random.default_rng((self.seed, step, 1))
         refusal = self.tasks["harmful"][0]
         tasks, rejected = self.step_tasks(step), []
-        for task in tasks:
+        for task, thought in zip(tasks, self._thoughts(step, tasks), strict=True):
             to_refuse = task.role is Role.REFUSED
             answer = _one_of(PROMISES, rng) if to_refuse else _words(refusal, rng, act="that")
-            rejected.append(self._example(task, answer, ended=not to_refuse))
+            rejected.append(self._example(task, answer, not to_refuse, thought))
         return self._pack(self._chosen_examples(step, tasks) + rejected, [])
 
     def step_tasks(self, step: int) -> list[Task]:
@@ -115,7 +123,8 @@ class Batches:
 
     def _contrasted(self, prompt: str) -> Example:
         """A prompt with a token of a reply, which is not learned."""
-        ids, start = self.write(Task(prompt, (), False, Verdict.COMPLY, ""), "No", False)
+        task = Task(prompt, (), False, Verdict.COMPLY, ())
+        ids, start, _ = self.write(task, "No", False, "")
         return Example(ids[: start + 1], start, Role.CONTRAST)
 
     def _pairs(self, tasks: Sequence[Task]) -> list[tuple[int, int] | None]:
@@ -129,11 +138,19 @@ class Batches:
 
     def _chosen_examples(self, step: int, tasks: Sequence[Task]) -> list[Example]:
         rng = np.random.default_rng((self.seed, step, 0))
-        return [self._example(task, _words(task, rng), task.ended) for task in tasks]
+        return [
+            self._example(task, _words(task, rng), task.ended, thought)
+            for task, thought in zip(tasks, self._thoughts(step, tasks), strict=True)
+        ]
 
-    def _example(self, task: Task, answer: str, ended: bool) -> Example:
-        ids, start = self.write(task, answer, ended)
-        return Example(ids[: start + self.answer_tokens], start, task.role)
+    def _thoughts(self, step: int, tasks: Sequence[Task]) -> list[str]:
+        """One of each task's thoughts; answers are sampled alike whether or not there are any."""
+        rng = np.random.default_rng((self.seed, step, 2))
+        return [_one_of(task.thoughts, rng) if task.thoughts else "" for task in tasks]
+
+    def _example(self, task: Task, answer: str, ended: bool, thought: str) -> Example:
+        ids, start, first = self.write(task, answer, ended, thought)
+        return Example(ids[: first + self.answer_tokens], start, task.role)
 
     def _pack(self, examples: Sequence[Example], pairs: Sequence[tuple[int, int] | None]) -> Batch:
         B = len(examples)
@@ -207,8 +224,10 @@ def pad_together(batches: Sequence[Batch]) -> list[Batch]:
 
 def writer(
     encoder_of: Callable[[str | None], PromptEncoder], end_token: int, protocol: Protocol | None
-) -> Callable[[Task, str, bool], tuple[list[int], int]]:
-    """A function from a task, an answer and whether it ends to token ids and the reply's start.
+) -> Callable[[Task, str, bool, str], Written]:
+    """A function from a task, an answer, whether it ends, and a thought to token ids.
+
+    Without a protocol the thought is not written.
 
     Args:
         encoder_of: the encoder for a system prompt, of a tokenizer with the protocol's tokens.
@@ -216,18 +235,20 @@ def writer(
         protocol: if given, its opening, thought, closing and verdict come before the answer.
     """
 
-    def write(task: Task, answer: str, ended: bool) -> tuple[list[int], int]:
+    def write(task: Task, answer: str, ended: bool, thought: str) -> Written:
         encoder = encoder_of(task.system)
         prompt = encoder.encode(task.prompt)
+        before: list[int] = []
         if protocol is None:
-            reply = encoder.reply(answer)
+            words = encoder.reply(answer)
         else:
             prompt = prompt + encoder.marker(protocol.open)
             verdict = protocol.verdicts[0][VERDICTS.index(task.verdict)]
-            reply = encoder.encode_text(task.thought)
-            reply += encoder.marker(protocol.close) + encoder.marker(verdict)
-            reply += encoder.encode_text(answer)
-        return prompt + reply + ([end_token] if ended else []), len(prompt)
+            before = encoder.encode_text(thought)
+            before += encoder.marker(protocol.close) + encoder.marker(verdict)
+            words = encoder.encode_text(answer)
+        ids = prompt + before + words + ([end_token] if ended else [])
+        return Written(ids, len(prompt), len(prompt) + len(before))
 
     return write
 
