@@ -33,6 +33,7 @@ class Role(IntEnum):
     REFUSED = 1
     EARLY = 2  # what early exits are to say, and full depth is not
     CONTRAST = 3  # nothing but the contrast with its pair's other prompt
+    DECISION = 4  # a thought and a verdict, at every exit that learns to refuse
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def tasks_digest(
         for task in of_kind if kind in learned else ():
             values = {name: value for name, value in asdict(task).items() if value}
             if not thoughts:
-                values.pop("thought", None)
+                values.pop("thoughts", None)
             digest.update(json.dumps([kind, values], sort_keys=True).encode())
     return digest.hexdigest()
 

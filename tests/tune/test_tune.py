@@ -276,7 +276,7 @@ def test_the_tasks_have_a_digest(tasks):
     assert digest(tasks) != digest({**tasks, "benign": tasks["benign"][1:]})
     assert digest(tasks) == digest({**tasks, "borderline": []})
     assert digest(tasks) != digest(tasks, mix | {"borderline": 1})
-    pensive = {**tasks, "benign": [replace(t, thought="Hm.") for t in tasks["benign"]]}
+    pensive = {**tasks, "benign": [replace(t, thoughts=("Hm.",)) for t in tasks["benign"]]}
     assert digest(tasks) == digest(pensive)
     assert digest(tasks, thoughts=True) != digest(pensive, thoughts=True)
     unrefused = {**tasks, "harmful": tasks["harmful"][1:]}
