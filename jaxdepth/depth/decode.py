@@ -165,7 +165,17 @@ def decode(
         step, done_XB, tokens_XBT, lengths_XB, sampler_state, caches = state
         last_XB = jax.lax.dynamic_index_in_dim(tokens_XBT, step, axis=2, keepdims=False)
         picked_XBD, caches = forward(
-            model, cache, caches, last_XB, step, lengths_B, exits_X, plan, samples, prefix
+            model,
+            cache,
+            caches,
+            last_XB,
+            step,
+            lengths_B,
+            exits_X,
+            plan,
+            samples,
+            prefix,
+            sampler.reads_prompt(sampler_state),
         )
         next_XB, ends_XB, sampler_state = choose_tokens(
             sampler_state, picked_XBD, tokens_XBT, step + 1
@@ -194,8 +204,12 @@ def forward(
     plan: Plan,
     samples: int,
     prefix: SharedPrefix | None = None,
+    reads_XB: Bool[Array, "X B"] | None = None,
 ) -> tuple[Float[Array, "X B D"], tuple[LaneCache, ...]]:
-    """Run one new token of every lane: the residual stream after its exit, and the lane caches."""
+    """Run one new token of every lane: the residual stream after its exit, and the lane caches.
+
+    The token of a lane for which `reads_XB` is false does not attend to the prompt.
+    """
     h_XBD = constrain(model.embed_tokens(tokens_XB), "XBD", model.mesh)
     positions_XB = (lengths_B + step)[None]  # one row for all lanes, unless they are forks
     if prefix is not None:
@@ -215,6 +229,7 @@ def forward(
             positions_XB[:lanes],
             exits_X[:lanes],
             prefix and SharedPrefix((prefix.caches[n],), prefix.lengths_XB[:lanes]),
+            None if reads_XB is None else reads_XB[:lanes],
         )
         picked_XBD = jax.lax.dynamic_update_slice_in_dim(picked_XBD, picked_segment_XBD, 0, axis=0)
         new_caches.append(write_step(lane_cache, k_LXBKH, v_LXBKH, step))
@@ -232,6 +247,7 @@ def _run_segment(
     positions_XB: Int[Array, "#X B"],
     exits_X: Int[Array, " X"],
     prefix: SharedPrefix | None,
+    reads_XB: Bool[Array, "X B"] | None,
 ) -> tuple[
     tuple[Float[Array, "X B D"], Float[Array, "X B D"]],
     tuple[Float[Array, "segment X B K H"], Float[Array, "segment X B K H"]],
@@ -253,7 +269,7 @@ def _run_segment(
         q_XBKGH, k_XBKH, v_XBKH = block.project_step(h_XBD, *rotation)
         with jax.named_scope("attend_prompt"):
             prompt = CacheSlice(*cache, i)
-            parts = [attend_prompt(q_XBKGH, prompt, lengths_B, positions_XB, window)]
+            parts = [attend_prompt(q_XBKGH, prompt, lengths_B, positions_XB, window, reads_XB)]
         with jax.named_scope("attend_lane"):
             parts.append(attend_lane(q_XBKGH, CacheSlice(*lane_cache, of_segment), step, window))
             parts.append(attend_self(q_XBKGH, k_XBKH, v_XBKH))

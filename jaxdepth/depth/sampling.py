@@ -56,6 +56,9 @@ class Sampler(Protocol):
         ended.
         """
 
+    def reads_prompt(self, state: Any) -> Bool[Array, "X B"] | None:
+        """Whether the token that `next` chose last attends to the prompt; None: all tokens do."""
+
 
 # No check of its fields at run time: JAX also rebuilds a pytree with what is no array.
 @no_type_check
@@ -87,6 +90,9 @@ class TokenSampler:
     ) -> tuple[Int[Array, "X B"], Bool[Array, "X B"], None]:
         token_XB = choose(logits_XBV, keys_XB, step, self.sampling)
         return token_XB, is_any(token_XB, self.stop_tokens), None
+
+    def reads_prompt(self, state: None) -> None:
+        return None
 
 
 def lane_keys(seeds_B: Ints, exits: Ints, samples: Ints) -> Key[Array, "E M B"]:

@@ -48,13 +48,19 @@ def attend_prompt(
     lengths_B: Int[Array, " B"],
     positions_XB: Int[Array, "#X B"],
     window: int | Int[Array, ""] | None,
+    reads_XB: Bool[Array, "X B"] | None = None,
 ) -> Part:
-    """Attention of the lanes' queries, at some positions, over the prompt that lanes share."""
+    """Attention of the lanes' queries, at some positions, over the prompt that lanes share.
+
+    Lanes for which `reads_XB` is false attend to none of it; by default all do.
+    """
 
     def attend(k_BKSH, v_BKSH, slots_S):
         seen_XBS = slots_S < lengths_B[None, :, None]
         if window is not None:
             seen_XBS &= slots_S > positions_XB[..., None] - window
+        if reads_XB is not None:
+            seen_XBS &= reads_XB[..., None]
         return _attend_shared(q_XBKGH, k_BKSH[None], v_BKSH[None], seen_XBS)
 
     return _attend_cached(attend, prompt)

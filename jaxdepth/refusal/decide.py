@@ -117,6 +117,7 @@ def decide(
         stop_tokens=jnp.asarray(tuple(stop_tokens), jnp.int32),
         sampling=sampling,
         rule=rule,
+        hides_prompt=markers.verdict_reads == "thought",
     )
     for group in split(bytes_of, exits, B, votes, memory_budget, model.mesh):
         rows, columns = group.padded_rows, (np.array(group.exits), np.array(group.samples))

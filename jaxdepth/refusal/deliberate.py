@@ -96,7 +96,7 @@ class DeliberationState(NamedTuple):
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["close", "verdicts", "stop_tokens", "budgets", "forced", "script", "answer"],
-    meta_fields=["sampling", "rule"],
+    meta_fields=["sampling", "rule", "hides_prompt"],
 )
 @dataclass(frozen=True)
 class DeliberationSampler:
@@ -111,6 +111,8 @@ class DeliberationSampler:
     answer: Int[Array, ""]  # maximum length of an answer
     sampling: Sampling
     rule: Rule
+    # The closing marker, after which the verdict is read, does not attend to the prompt.
+    hides_prompt: bool = False
 
     def start(self, X: int, B: int) -> DeliberationState:
         zero = jnp.zeros((X, B), jnp.int32)
@@ -179,6 +181,12 @@ class DeliberationSampler:
         phase = jnp.where(closed, Phase.DECIDE, jnp.where(deciding, Phase.ANSWER, phase))
         place = jnp.where(closed | deciding, 0, place)
         return token, done, DeliberationState(phase, place, thought, closed_by, logp, verdict)
+
+    def reads_prompt(self, state: DeliberationState) -> Bool[Array, "X B"] | None:
+        if not self.hides_prompt:
+            return None
+        # The last token of the closing marker has just been chosen where a verdict comes next.
+        return state.phase != Phase.DECIDE
 
     def _read(
         self,

@@ -7,9 +7,9 @@ text can hold, or ordinary text, which a user can type: either way only generate
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxdepth.errors import InputError, listed
 from jaxdepth.prompts.chat import PromptEncoder
@@ -46,6 +46,9 @@ class Protocol:
     """Max tokens of a thought; 0 decides at once."""
     answer_tokens: int
     """Max tokens of an answer; 0 only decides."""
+    verdict_reads: Literal["all", "thought"] = "all"
+    """What the closing marker attends to, after which the verdict stands: with `thought` only the
+    thought and itself, so that what the prompt says reaches the verdict by way of the thought."""
 
     def __post_init__(self):
         for name in ("thought_tokens", "answer_tokens"):
@@ -53,6 +56,8 @@ class Protocol:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
         if not self.close:
             raise InputError("the protocol's close is empty: a thought must end with something")
+        if self.verdict_reads == "thought" and not self.thought_tokens:
+            raise InputError("verdict_reads is thought and thought_tokens is 0: no thought to read")
         if not self.verdicts:
             raise InputError("the protocol has no verdicts: give sets of three words")
         for words in self.verdicts:
@@ -62,6 +67,13 @@ class Protocol:
                     "for refuse, partial and comply"
                 )
 
+    def record(self) -> dict:
+        """The protocol as runs and adapters record it: `verdict_reads` only where it is set."""
+        values = asdict(self)
+        if self.verdict_reads == "all":
+            del values["verdict_reads"]
+        return values
+
 
 class Markers(NamedTuple):
     """The token ids of a protocol for one tokenizer."""
@@ -70,6 +82,7 @@ class Markers(NamedTuple):
     close: tuple[int, ...]
     verdicts: tuple[int, ...]  # refuse, partial, comply
     words: tuple[str, ...]  # the same
+    verdict_reads: Literal["all", "thought"] = "all"  # as `Protocol.verdict_reads`
 
 
 def resolve_markers(
@@ -86,10 +99,17 @@ def resolve_markers(
     for words in protocol.verdicts:
         ids = [encoder.word_after(protocol.close, word) for word in words]
         fault = _fault(words, ids, close, end_tokens)
+        if fault is None and protocol.verdict_reads == "thought" and len(close) > 1:
+            raise InputError(
+                f"verdict_reads is thought and the closing marker is {len(close)} tokens of this "
+                "model, of which the first ones attend to the prompt: give it a token of its own, "
+                "as configs/tuned.toml does"
+            )
         if fault is None:
             open_ids = encoder.marker(protocol.open) if protocol.open else []
             verdicts = tuple(token for token in ids if token is not None)  # all of them here
-            return Markers(tuple(open_ids), tuple(close), verdicts, tuple(words))
+            reads = protocol.verdict_reads
+            return Markers(tuple(open_ids), tuple(close), verdicts, tuple(words), reads)
         faults.append(fault)
     others = f" (and {len(faults) - 1} other sets fail)" if len(faults) > 1 else ""
     raise InputError(f"{faults[0]}{others}: choose other verdict words")
@@ -146,7 +166,7 @@ def read_protocol(name: str) -> Protocol:
         InputError: as `read_settings`; a key is missing; a value is out of range.
     """
     settings = read_settings(Protocol, name)
-    missing = [f.name for f in fields(Protocol) if f.name not in settings]
+    missing = [f.name for f in fields(Protocol) if f.default is MISSING and f.name not in settings]
     if missing:
         raise InputError(f"protocol {name} lacks {listed(missing)}")
     return Protocol(**settings)

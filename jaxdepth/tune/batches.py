@@ -6,7 +6,7 @@ the same batches as one that was not stopped.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -31,12 +31,28 @@ PROMISES = (
 )
 
 
-class Example(NamedTuple):
-    """Token ids of a prompt with an answer."""
+# Whose thoughts stand before a verdict: the prompt's own; those of another prompt with the same
+# verdict; those of any other prompt.
+ThoughtsOf = Literal["own", "same_verdict", "any"]
+
+
+class Written(NamedTuple):
+    """A task as token ids."""
 
     ids: list[int]
-    start: int  # position of the first token of the answer
+    start: int  # place of the reply's first token, the first that is learned
+    answer: int  # place of the answer's first token, after a thought and a verdict if there are any
+    blind: int | None = None  # place of a token that does not see the prompt
+
+
+class Example(NamedTuple):
+    """Token ids of a prompt with a reply."""
+
+    ids: list[int]
+    start: int  # position of the reply's first token
     role: Role
+    decides: int  # position of the token that decides what it is: a verdict, or the answer's first
+    blind: int | None  # position of a token that does not see the prompt
 
 
 class Batch(NamedTuple):
@@ -56,13 +72,14 @@ class Batches:
 
     tasks: Mapping[str, Sequence[Task]]
     mix: Mapping[str, int]  # tasks of each kind in a batch
-    write: Callable[[Task, str, bool], tuple[list[int], int]]  # from `writer`
+    write: Callable[[Task, str, bool, str], Written]  # from `writer`
     answer_tokens: int  # max supervised tokens of an answer
     seed: int
     decision_tokens: int = 0  # an answer's first tokens, which decide what it is
     decision_weight: float = 1.0  # of each of them, where that of another token is 1
     paired: bool = False  # look-alikes are those of the harmful prompts of the batch
     more_pairs: int = 0  # further pairs, of which only the first token of a reply is contrasted
+    thoughts_of: ThoughtsOf = "own"
     packs: bool = False  # sequences run packed, not padded to the longest
 
     def supervised(self, step: int) -> Batch:
@@ -82,10 +99,10 @@ class Batches:
         rng = np.random.default_rng((self.seed, step, 1))
         refusal = self.tasks["harmful"][0]
         tasks, rejected = self.step_tasks(step), []
-        for task in tasks:
+        for task, thought in zip(tasks, self._thoughts(step, tasks), strict=True):
             to_refuse = task.role is Role.REFUSED
             answer = _one_of(PROMISES, rng) if to_refuse else _words(refusal, rng, act="that")
-            rejected.append(self._example(task, answer, ended=not to_refuse))
+            rejected.append(self._example(task, answer, not to_refuse, thought))
         return self._pack(self._chosen_examples(step, tasks) + rejected, [])
 
     def step_tasks(self, step: int) -> list[Task]:
@@ -115,8 +132,9 @@ class Batches:
 
     def _contrasted(self, prompt: str) -> Example:
         """A prompt with a token of a reply, which is not learned."""
-        ids, start = self.write(Task(prompt, (), False, Verdict.COMPLY, ""), "No", False)
-        return Example(ids[: start + 1], start, Role.CONTRAST)
+        task = Task(prompt, (), False, Verdict.COMPLY, ())
+        ids, start, *_ = self.write(task, "No", False, "")
+        return Example(ids[: start + 1], start, Role.CONTRAST, start, None)
 
     def _pairs(self, tasks: Sequence[Task]) -> list[tuple[int, int] | None]:
         """For each harmful prompt of a batch, where it and its harmless partner are."""
@@ -129,11 +147,31 @@ class Batches:
 
     def _chosen_examples(self, step: int, tasks: Sequence[Task]) -> list[Example]:
         rng = np.random.default_rng((self.seed, step, 0))
-        return [self._example(task, _words(task, rng), task.ended) for task in tasks]
+        return [
+            self._example(task, _words(task, rng), task.ended, thought)
+            for task, thought in zip(tasks, self._thoughts(step, tasks), strict=True)
+        ]
 
-    def _example(self, task: Task, answer: str, ended: bool) -> Example:
-        ids, start = self.write(task, answer, ended)
-        return Example(ids[: start + self.answer_tokens], start, task.role)
+    def _thoughts(self, step: int, tasks: Sequence[Task]) -> list[str]:
+        """A thought for each task; answers are sampled alike whether or not there are any."""
+        rng = np.random.default_rng((self.seed, step, 2))
+        thinkers = [self._thinker(task, rng) for task in tasks]
+        return [_one_of(task.thoughts, rng) if task.thoughts else "" for task in thinkers]
+
+    def _thinker(self, task: Task, rng: np.random.Generator) -> Task:
+        """The task whose thought stands before the verdict of another."""
+        if self.thoughts_of == "own":
+            return task
+        learned = [t for kind, count in self.mix.items() if count for t in self.tasks[kind]]
+        if self.thoughts_of == "same_verdict":
+            learned = [t for t in learned if t.verdict == task.verdict]
+        others = [t for t in learned if t.prompt != task.prompt]
+        return others[int(rng.integers(len(others)))]
+
+    def _example(self, task: Task, answer: str, ended: bool, thought: str) -> Example:
+        ids, start, first, blind = self.write(task, answer, ended, thought)
+        decides = first if first == start else first - 1
+        return Example(ids[: first + self.answer_tokens], start, task.role, decides, blind)
 
     def _pack(self, examples: Sequence[Example], pairs: Sequence[tuple[int, int] | None]) -> Batch:
         B = len(examples)
@@ -141,16 +179,19 @@ class Batches:
         tokens_BS = np.zeros((B, S), np.int32)
         first_of: list[int] = []
         rows: list[tuple] = []  # sequence, place, target, share, role, decides
-        for b, (ids, start, role) in enumerate(examples):
+        for b, (ids, start, role, verdict, _) in enumerate(examples):
             tokens_BS[b, : len(ids)] = ids
             first_of.append(len(rows))
             places = range(start - 1, len(ids) - 1)
             is_learned = role is not Role.CONTRAST
-            decides = (np.arange(len(places)) < self.decision_tokens) & is_learned
+            since_R = np.arange(len(places)) - (verdict - start)
+            decides = (since_R >= 0) & (since_R < self.decision_tokens) & is_learned
             weight = np.where(decides, self.decision_weight, 1.0)
             shares = weight / weight.sum() * is_learned
-            of_rows = zip(places, shares, decides, strict=True)
-            rows += [(b, p, ids[p + 1], share, role, first) for p, share, first in of_rows]
+            # A thought and a verdict stand before what the role is of.
+            roles = [Role.DECISION if p < verdict and verdict > start else role for p in places]
+            of_rows = zip(places, shares, roles, decides, strict=True)
+            rows += [(b, p, ids[p + 1], *of_row) for p, *of_row in of_rows]
         real = len(rows)
         rows += [(0, 0, 0, 0.0, Role.OTHER, False)] * (bucket_length(real, _ROWS) - real)
         columns = [np.array(column) for column in zip(*rows, strict=True)]
@@ -159,7 +200,7 @@ class Batches:
         targets = Targets(tokens_BS, sequence_R, place_R, target_R)
         targets = targets._replace(first_P2=np.array(first_P2, np.int32).reshape(-1, 2))
         if self.packs:
-            targets = _packed(targets, [example.ids for example in examples])
+            targets = _packed(targets, examples)
         return Batch(
             targets,
             columns[3].astype(np.float32),
@@ -170,8 +211,13 @@ class Batches:
         )
 
 
-def _packed(targets: Targets, sequences: Sequence[list[int]]) -> Targets:
-    of_all, places = packed.pack(sequences)
+def _packed(targets: Targets, examples: Sequence[Example]) -> Targets:
+    blind = [
+        packed.Blind(b, example.blind, example.start)
+        for b, example in enumerate(examples)
+        if example.blind is not None
+    ]
+    of_all, places = packed.pack([example.ids for example in examples], blind)
     rows = zip(targets.sequence_R, targets.place_R, strict=True)
     packed_R = np.array([places[b][place] for b, place in rows], np.int32)
     return targets._replace(packed=of_all, packed_R=packed_R)
@@ -206,28 +252,41 @@ def pad_together(batches: Sequence[Batch]) -> list[Batch]:
 
 
 def writer(
-    encoder_of: Callable[[str | None], PromptEncoder], end_token: int, protocol: Protocol | None
-) -> Callable[[Task, str, bool], tuple[list[int], int]]:
-    """A function from a task, an answer and whether it ends to token ids and the reply's start.
+    encoder_of: Callable[[str | None], PromptEncoder],
+    end_token: int,
+    protocol: Protocol | None,
+    fills: bool = False,
+) -> Callable[[Task, str, bool, str], Written]:
+    """A function from a task, an answer, whether it ends, and a thought to token ids.
+
+    Without a protocol, or with one that decides at once, the thought is not written.
 
     Args:
         encoder_of: the encoder for a system prompt, of a tokenizer with the protocol's tokens.
         end_token: ends an answer.
         protocol: if given, its opening, thought, closing and verdict come before the answer.
+        fills: write as many full stops as the thought has tokens instead.
     """
 
-    def write(task: Task, answer: str, ended: bool) -> tuple[list[int], int]:
+    def write(task: Task, answer: str, ended: bool, thought: str) -> Written:
         encoder = encoder_of(task.system)
         prompt = encoder.encode(task.prompt)
+        before: list[int] = []
+        blind = None
         if protocol is None:
-            reply = encoder.reply(answer)
+            words = encoder.reply(answer)
         else:
             prompt = prompt + encoder.marker(protocol.open)
             verdict = protocol.verdicts[0][VERDICTS.index(task.verdict)]
-            reply = encoder.encode_text(task.thought)
-            reply += encoder.marker(protocol.close) + encoder.marker(verdict)
-            reply += encoder.encode_text(answer)
-        return prompt + reply + ([end_token] if ended else []), len(prompt)
+            before = encoder.encode_text(thought) if protocol.thought_tokens else []
+            if fills:
+                before = (encoder.encode_text(" .") * len(before))[: len(before)]
+            if protocol.verdict_reads == "thought":
+                blind = len(prompt) + len(before)
+            before += encoder.marker(protocol.close) + encoder.marker(verdict)
+            words = encoder.encode_text(answer)
+        ids = prompt + before + words + ([end_token] if ended else [])
+        return Written(ids, len(prompt), len(prompt) + len(before), blind)
 
     return write
 

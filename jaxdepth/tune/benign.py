@@ -184,7 +184,7 @@ def answered(
     """
     prompts = [task.prompt for task in tasks]
     own = own_answers(model, encoder, tokenizer, prompts, end_tokens, answer_tokens)
-    return [Task(a.prompt, (a.answer,), a.ended, Verdict.COMPLY, "", role=Role.EARLY) for a in own]
+    return [Task(a.prompt, (a.answer,), a.ended, Verdict.COMPLY, (), role=Role.EARLY) for a in own]
 
 
 def _is_target(answered: Answered, judged: TextOutcome) -> bool:

@@ -32,7 +32,17 @@ class Packed(NamedTuple):
     seen_RCK: Bool[AnyArray, "R C K"]  # which tokens of the trunk and its row; K is P + C
 
 
-def pack(sequences: Sequence[Sequence[int]]) -> tuple[Packed, list[list[int]]]:
+class Blind(NamedTuple):
+    """A token that does not see the first tokens of its sequence."""
+
+    sequence: int
+    place: int
+    unseen: int  # how many
+
+
+def pack(
+    sequences: Sequence[Sequence[int]], blind: Sequence[Blind] = ()
+) -> tuple[Packed, list[list[int]]]:
     """Pack sequences; also the place of each of their tokens."""
     trunk = _trunk(sequences)
     shared = [_shared(sequence, trunk) for sequence in sequences]
@@ -51,6 +61,11 @@ def pack(sequences: Sequence[Sequence[int]]) -> tuple[Packed, list[list[int]]]:
         packed.seen_RCK[r, row, :n] = True
         packed.seen_RCK[r, row, P + c : P + c + rest] = np.tri(rest, dtype=bool)
         places.append([*range(n), *range(here.start, here.stop)])
+    for sequence, place, unseen in blind:
+        r, c = divmod(places[sequence][place] - P, C)
+        assert r >= 0, "a token of the trunk cannot be blind in one sequence alone"
+        keys = np.array(places[sequence][:unseen], int)
+        packed.seen_RCK[r, c, np.where(keys < P, keys, P + (keys - P) % C)] = False
     return packed, places
 
 

@@ -76,7 +76,8 @@ class Recipe:
             return kept_ER.astype(np.float32)
 
         refused_R, other_R = role_R == Role.REFUSED, role_R == Role.OTHER
-        text_R = refused_R & (self.refusals == "every")
+        refuses_R = refused_R | (role_R == Role.DECISION)
+        text_R = refuses_R & (self.refusals == "every")
         if self.benign == "every" and not self.distills:
             text_R |= other_R
         contrast_P = (self.contrast * batch.pair_P / sequences).astype(np.float32)

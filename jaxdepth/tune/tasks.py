@@ -20,10 +20,10 @@ from pathlib import Path
 from jaxdepth.errors import InputError, listed
 from jaxdepth.prompts.datasets import HARMFUL, HARMLESS, Prompt, read_acts, read_prompts
 from jaxdepth.refusal.protocol import Verdict
+from jaxdepth.tune.thoughts import make_thoughts
 
 KINDS = ("harmful", "answered", "lookalike", "hard", "benign", "borderline")
 _COLUMNS = ("kind", "text", "answer", "ended")  # of a file with benign answers
-_HARM = "This asks for something that could hurt people, so I should refuse."
 
 
 class Role(IntEnum):
@@ -33,6 +33,7 @@ class Role(IntEnum):
     REFUSED = 1
     EARLY = 2  # what early exits are to say, and full depth is not
     CONTRAST = 3  # nothing but the contrast with its pair's other prompt
+    DECISION = 4  # a thought and a verdict, at every exit that learns to refuse
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Task:
     answers: tuple[str, ...]  # with {act} and {offer} where `act` is given
     ended: bool  # whether the answers end with an end token
     verdict: str
-    thought: str  # before the verdict, for models that decide
+    # Before the verdict, for models that decide; one of them is sampled each time.
+    thoughts: tuple[str, ...]
     system: str | None = None
     pair_id: str | None = None
     partner: str | None = None  # the harmless prompt of its pair
@@ -66,7 +68,6 @@ def read_tasks(
     Raises:
         InputError: a source has no harmful prompts; a file is missing or has another format.
     """
-    thoughts = json.loads(_data("thoughts.json"))
     prompts = read_prompts(harmful)
     to_refuse = [p for p in prompts if p.label == HARMFUL]
     if not to_refuse:
@@ -79,31 +80,31 @@ def read_tasks(
             raise InputError(f"{benign} does not exist: make it with tools/make_benign.py")
         rows = _rows(Path(benign).read_text("utf-8"), benign)
     harmless = {p.text: p for p in read_prompts(["builtin:pairs", "builtin:lookalikes"])}
+    acts = read_acts()
     partners = {p.pair_id: p.text for p in [*harmless.values(), *prompts] if p.label == HARMLESS}
 
-    def to_comply(kind: str) -> list[Task]:
-        return [
-            Task(
-                r["text"],
-                (r["answer"],),
-                r["ended"],
-                Verdict.COMPLY,
-                thoughts["benign"],
-                r.get("system"),
-                harmless[r["text"]].pair_id if r["text"] in harmless else None,
-            )
-            for r in rows
-            if r["kind"] == kind
-        ]
+    def to_comply(row: Mapping) -> Task:
+        text, known = row["text"], harmless.get(row["text"])
+        return Task(
+            text,
+            (row["answer"],),
+            row["ended"],
+            Verdict.COMPLY,
+            make_thoughts(text, acts.get(text), known.category if known else None),
+            row.get("system"),
+            known.pair_id if known else None,
+        )
 
-    refusing = refusals(thoughts, partners)
+    refusing = refusals(acts, partners)
     tasks = {
         "harmful": [refusing(p) for p in to_refuse],
-        "lookalike": to_comply("lookalike"),
-        "hard": to_comply("hard"),
-        "benign": to_comply("benign"),
+        "lookalike": [to_comply(r) for r in rows if r["kind"] == "lookalike"],
+        "hard": [to_comply(r) for r in rows if r["kind"] == "hard"],
+        "benign": [to_comply(r) for r in rows if r["kind"] == "benign"],
         "borderline": [
-            Task(r["text"], (r["answer"],), True, Verdict.PARTIAL, thoughts["borderline"])
+            Task(
+                r["text"], (r["answer"],), True, Verdict.PARTIAL, make_thoughts(r["text"], r["act"])
+            )
             for r in map(json.loads, _data("borderline.jsonl").splitlines())
         ],
     }
@@ -116,16 +117,16 @@ def read_tasks(
 
 
 def refusals(
-    thoughts: Mapping[str, str], partners: Mapping[str | None, str]
+    acts: Mapping[str, str], partners: Mapping[str | None, str]
 ) -> Callable[[Prompt], Task]:
     """A function from a prompt to the task of refusing it by name, in any of our wordings.
 
     Args:
-        thoughts: before the verdict, by category.
+        acts: what prompts ask for, from `read_acts`.
         partners: the harmless prompts of pairs, by pair_id.
     """
     rows = [json.loads(line) for line in _data("refusals.jsonl").splitlines()]
-    acts, offers = read_acts(), json.loads(_data("offers.json"))
+    offers = json.loads(_data("offers.json"))
 
     def refusing(prompt: Prompt) -> Task:
         category = prompt.category or ""
@@ -136,7 +137,7 @@ def refusals(
             wordings,
             True,
             Verdict.REFUSE,
-            thoughts.get(category, _HARM),
+            make_thoughts(prompt.text, acts.get(prompt.text), prompt.category),
             pair_id=prompt.pair_id,
             partner=partners.get(prompt.pair_id) if prompt.pair_id else None,
             act=acts.get(prompt.text, "that"),
@@ -170,7 +171,7 @@ def tasks_digest(
         for task in of_kind if kind in learned else ():
             values = {name: value for name, value in asdict(task).items() if value}
             if not thoughts:
-                values.pop("thought", None)
+                values.pop("thoughts", None)
             digest.update(json.dumps([kind, values], sort_keys=True).encode())
     return digest.hexdigest()
 

@@ -60,7 +60,8 @@ def find_adapter(name: str) -> Path:
     if name.startswith("builtin:"):
         folder = files("jaxdepth") / "data" / "adapters"
         entries = folder.iterdir() if folder.is_dir() else ()
-        builtin = {f.name.removesuffix(".safetensors"): f for f in entries}
+        suffix = ".safetensors"
+        builtin = {f.name.removesuffix(suffix): f for f in entries if f.name.endswith(suffix)}
         key = name.removeprefix("builtin:")
         if key not in builtin:
             raise InputError(f"no built-in adapter {key!r}{nearest(key, builtin)}")
@@ -81,6 +82,12 @@ def brings_tokens(name: str) -> bool:
     """Whether an adapter adds tokens, as one that decides by a verdict token does."""
     path = find_adapter(name)
     return not path.is_dir() and bool(_read_file(path).tokens)
+
+
+def settings_of(name: str) -> Mapping:
+    """The settings that an adapter was made with; empty for a PEFT folder."""
+    path = find_adapter(name)
+    return {} if path.is_dir() else _read_file(path).made.get("settings", {})
 
 
 def read_adapter(name: str, config: ModelConfig) -> Adapter:

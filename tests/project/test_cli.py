@@ -329,6 +329,8 @@ def test_every_file_in_configs_is_read():
         "truncation_7b": Sweep,
         "static_or_dynamic": StaticOrDynamic,
         "think_then_decide": Decide,
+        "bottleneck": Protocol,
+        "direct": Protocol,
         "prompted": Protocol,
         "tuned": Protocol,
         "your_model": Study,
@@ -340,7 +342,7 @@ def test_every_file_in_configs_is_read():
         "tune/random_refusals": Tune,
         "tune/shallow": Tune,
         "tune/spoken": Tune,
-        "tune/verdicts": Tune,
+        "tune/thinker": Tune,
     }
     folder = ROOT / "configs"
     names = [str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.toml")]

@@ -12,6 +12,7 @@ from jaxdepth import InputError
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.protocol import read_protocol
 from jaxdepth.tune.batches import PROMISES, Batches, writer
+from jaxdepth.tune.packed import shape_of
 from jaxdepth.tune.recipe import Recipe
 from jaxdepth.tune.tasks import Role, Task, read_tasks
 from jaxdepth.weights.adapter import add_tokens
@@ -68,7 +69,7 @@ def test_batches_teach_the_tokens_of_their_answers(tiny_path, tasks, batches):
 
 
 def test_every_task_comes_before_any_comes_again(batches):
-    tasks = {"harmful": [Task(str(n), ("a",), True, "refuse", "") for n in range(5)]}
+    tasks = {"harmful": [Task(str(n), ("a",), True, "refuse", ()) for n in range(5)]}
     small = replace(batches, tasks=tasks, mix={"harmful": 2})
     drawn = [t.prompt for step in range(5) for t in small.step_tasks(step)]
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == ["0", "1", "2", "3", "4"]
@@ -94,20 +95,91 @@ def test_preferences_reject_empty_promises_and_needless_refusals(tiny_path, batc
             assert any(begins(answer, task, answer_text) for answer in task.answers)
 
 
-def test_decisions_come_before_answers(tiny_path, tasks):
+@pytest.fixture(scope="module")
+def decided(tiny_path):
+    """A tokenizer with the tokens of verdicts, and what writes tasks under a protocol."""
     _, tokenizer = jaxdepth.load(tiny_path)
     protocol = read_protocol("tuned")
     add_tokens(tokenizer, (protocol.open, protocol.close, *protocol.verdicts[0]))
-    write = writer(partial(PromptEncoder, tokenizer), tokenizer.eos_token_id, protocol)
+
+    def of(name: str, fills: bool = False):
+        encoder_of = partial(PromptEncoder, tokenizer)
+        return writer(encoder_of, tokenizer.eos_token_id, read_protocol(name), fills)
+
+    return tokenizer, of
+
+
+def test_decisions_come_before_answers(decided, tasks):
+    tokenizer, of = decided
     task = tasks["borderline"][0]
-    ids, start = write(task, task.answers[0], True)
-    answer_text = tokenizer.decode(ids)
-    assert answer_text.endswith(
-        f"<|think|>{task.thought}<|/think|><|partial|>{task.answers[0]}<|im_end|>"
+    thought, answer = task.thoughts[0], task.answers[0]
+    ids, start, first, blind = of("tuned")(task, answer, True, thought)
+    assert tokenizer.decode(ids).endswith(
+        f"<|think|>{thought}<|/think|><|partial|>{answer}<|im_end|>"
     )
     # The opening is put there, not learnt.
     assert tokenizer.decode(ids[:start]).endswith("assistant\n<|think|>")
-    assert len({t.thought for t in tasks["harmful"]}) == 9  # of ten categories, two share theirs
+    assert tokenizer.decode(ids[first:]) == f"{answer}<|im_end|>"
+    assert blind is None
+
+    at_once = of("direct")(task, answer, True, thought)
+    end = f"<|think|><|/think|><|partial|>{answer}<|im_end|>"
+    assert tokenizer.decode(at_once.ids).endswith(end)
+    filled = of("tuned", fills=True)(task, answer, True, thought)
+    assert (len(filled.ids), filled.answer) == (len(ids), first)
+    assert set(tokenizer.decode(filled.ids[start : first - 2])) == {" ", "."}
+    reading = of("bottleneck")(task, answer, True, thought)
+    assert reading.ids == ids
+    assert tokenizer.decode(ids[reading.blind]) == "<|/think|>"
+
+
+def test_a_verdict_is_learned_at_every_exit_and_the_answer_after_it_by_its_role(decided, tasks):
+    tokenizer, of = decided
+    batches = Batches(
+        tasks, MIX, of("bottleneck"), answer_tokens=6, seed=5, decision_tokens=3,
+        decision_weight=5.0, packs=True,
+    )  # fmt: skip
+    batch = batches.supervised(0)
+    t, verdicts = batch.targets, read_protocol("tuned").verdicts[0]
+    seen = []
+    for b in range(len(t.tokens_BS)):
+        rows = np.flatnonzero((t.sequence_R == b) & (batch.share_R > 0))
+        words = [tokenizer.decode(t.target_R[r]) for r in rows]
+        (verdict,) = (n for n, word in enumerate(words) if word in verdicts)
+        assert words[verdict - 1] == "<|/think|>"
+        assert verdict > 5  # after a thought
+        assert set(batch.role_R[rows[: verdict + 1]]) == {Role.DECISION}
+        refused = words[verdict] == "<|refuse|>"
+        assert set(batch.role_R[rows[verdict + 1 :]]) == {Role.REFUSED if refused else Role.OTHER}
+        assert np.flatnonzero(batch.decides_R[rows]).tolist() == [verdict, verdict + 1, verdict + 2]
+        share_R = batch.share_R[rows]
+        assert share_R[verdict] == pytest.approx(5 * share_R[0])
+        # The marker, whose row predicts the verdict, sees the thought and not the prompt.
+        P, _, C = shape_of(t.packed)
+        r, c = divmod(t.packed_R[rows[verdict]] - P, C)
+        assert t.packed.seen_RCK[r, c].sum() == verdict
+        assert t.packed.seen_RCK[r, c - 1].sum() > verdict
+        seen.append(words[verdict])
+    assert Counter(seen) == {"<|refuse|>": 2, "<|comply|>": 3, "<|partial|>": 1}
+    weights = where(contrast=0).weights([1], batch)
+    decisions = batch.role_R == Role.DECISION
+    np.testing.assert_allclose(weights.text_EN[0, decisions], 2 * batch.share_R[decisions] / 6)
+
+
+def test_a_control_thinks_of_another_prompt(decided, tasks):
+    _, of = decided
+    own = Batches(tasks, MIX, of("tuned"), answer_tokens=6, seed=5)
+    verdict_of = {t: task.verdict for of in tasks.values() for task in of for t in task.thoughts}
+    seen = {"same_verdict": [], "any": []}
+    for thoughts_of, equal in seen.items():
+        control = replace(own, thoughts_of=thoughts_of)
+        for step in range(4):
+            drawn = control.step_tasks(step)
+            for task, thought in zip(drawn, control._thoughts(step, drawn), strict=True):
+                assert thought not in task.thoughts
+                equal.append(verdict_of[thought] == task.verdict)
+    assert all(seen["same_verdict"])
+    assert 0 < sum(seen["any"]) < len(seen["any"])
 
 
 def where(**changes) -> Recipe:

@@ -216,9 +216,11 @@ def test_every_way_to_tune_runs_and_loads(tiny_path, tmp_path, changes):
     assert np.abs(ours[..., : theirs.shape[-1]] - theirs).max() > 0
     assert np.isfinite(ours).all()
     if changes.get("method") == "verdicts":
-        args = ["decide", tiny_path, "--adapter", file, "--protocol", "tuned", "--limit", 1]
+        args = ["decide", tiny_path, "--adapter", file, "--limit", 1]  # it names its protocol
         args += ["--out", tmp_path / "decide", "--exits", "4", "--thought-tokens", 2]
         assert main(list(map(str, [*args, "--answer-tokens", 2, "--cost-rounds", 0]))) == 0
+        record = json.loads((tmp_path / "decide" / "run.json").read_text())
+        assert record["settings"]["protocol"]["close"] == "<|/think|>"
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,7 @@ def test_the_tasks_have_a_digest(tasks):
     assert digest(tasks) != digest({**tasks, "benign": tasks["benign"][1:]})
     assert digest(tasks) == digest({**tasks, "borderline": []})
     assert digest(tasks) != digest(tasks, mix | {"borderline": 1})
-    pensive = {**tasks, "benign": [replace(t, thought="Hm.") for t in tasks["benign"]]}
+    pensive = {**tasks, "benign": [replace(t, thoughts=("Hm.",)) for t in tasks["benign"]]}
     assert digest(tasks) == digest(pensive)
     assert digest(tasks, thoughts=True) != digest(pensive, thoughts=True)
     unrefused = {**tasks, "harmful": tasks["harmful"][1:]}

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Float, Int
 
+from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import to_host
 from jaxdepth.probing.along import scores_along
@@ -85,6 +86,11 @@ def read_thoughts(
         return None
     depth, protocol = record["facts"]["depth"], record["settings"]["protocol"]
     markers = Markers(**record["facts"]["markers"])
+    if markers.verdict_reads == "thought":
+        raise InputError(
+            f"{run_path}: its verdicts read the thought alone, which the residual streams of "
+            "whole sequences do not show: choose a run in which they read the prompt too"
+        )
     ids = [p.prompt_id for p in prompts]
 
     def first_votes(table: str) -> pd.DataFrame:

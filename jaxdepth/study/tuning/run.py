@@ -3,7 +3,6 @@
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import jax.numpy as jnp
 
@@ -85,6 +84,10 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
     recipe = _recipe(settings.supervision, depth, settings.trained.train != "lens")
     decides = settings.supervision.method == "verdicts"
     protocol = read_protocol(settings.supervision.protocol) if decides else None
+    if protocol and protocol.verdict_reads == "thought" and not _packs(settings, base):
+        raise InputError(
+            "verdict_reads is thought: train on one device (no mesh), with layer_dropout 0"
+        )
     tokens = _new_tokens(protocol, tokenizer)
     form = _form(settings, recipe, add_tokens(tokenizer, tokens) if tokens else None)
     start = _start(settings.trained.start, form, base, fingerprint)
@@ -93,7 +96,7 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
         "base_fingerprint": fingerprint,
         "tasks_sha256": tasks_digest(tasks, mix, thoughts=decides),
         "start": settings.trained.start and adapter_digest(settings.trained.start),
-        "protocol": None if protocol is None else asdict(protocol),
+        "protocol": protocol and protocol.record(),
         "dtype": dtype,
     }
     provenance = {"model": str(settings.model), **device_provenance(base)}
@@ -103,7 +106,8 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
         end_tokens = checkpoint.end_tokens(settings.model, tokenizer)
         own = tasks["harmful"], end_tokens, settings.data.answer_tokens
         tasks["answered"] = answered(base, encoder_of(None), tokenizer, *own)
-    write = writer(encoder_of, tokenizer.eos_token_id, protocol)
+    fills = settings.supervision.thoughts == "filler"
+    write = writer(encoder_of, tokenizer.eos_token_id, protocol, fills)
     training = Training(
         settings,
         base,
@@ -143,6 +147,8 @@ def _check(settings: Tune) -> None:
         )
     if values["answered"] and supervision.method != "refusals":
         raise InputError(f"answered is for method refusals, not {supervision.method}: set it to 0")
+    if supervision.thoughts != "own" and supervision.method != "verdicts":
+        raise InputError(f"thoughts is {supervision.thoughts}: only method verdicts has thoughts")
     if supervision.contrast and (supervision.method != "refusals" or not values["harmful"]):
         raise InputError(
             "contrast is between the prompts of pairs: set method to refusals, and "
@@ -180,9 +186,14 @@ def _batches(settings: Tune, tasks, mix: Mapping[str, int], write, base: Mistral
         s.decision_weight,
         paired=bool(s.contrast),
         more_pairs=s.contrast_pairs,
-        # Sequences are what a mesh divides, and what layers are left out of.
-        packs=base.mesh is None and not s.layer_dropout,
+        thoughts_of="own" if s.thoughts == "filler" else s.thoughts,
+        packs=_packs(settings, base),
     )
+
+
+def _packs(settings: Tune, base: Mistral) -> bool:
+    """Whether batches run packed: not where a mesh divides sequences, or they leave out layers."""
+    return base.mesh is None and not settings.supervision.layer_dropout
 
 
 def _contrast(s: Supervision, base: Mistral, encoder: PromptEncoder) -> Contrast | None:

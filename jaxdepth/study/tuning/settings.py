@@ -41,9 +41,15 @@ class Supervision:
     """Probability of skipping the last layer in training; it falls exponentially to 0 at the first
     (LayerSkip's layer dropout)."""
     protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tuned"
-    """With --method verdicts: the protocol whose tokens mark thoughts and verdicts."""
+    """With --method verdicts: the protocol whose tokens mark thoughts and verdicts; the adapter
+    records it, and decides by it."""
+    thoughts: Literal["own", "same_verdict", "any", "filler"] = "own"
+    """With --method verdicts, what stands before a verdict: a thought about the prompt; as controls
+    one about another prompt with the same verdict, one about any other prompt, or as many full
+    stops as the thought has tokens."""
     decision_tokens: Count = 0
-    """An answer's first tokens, which decide whether it refuses."""
+    """Tokens that decide what a reply is: an answer's first ones, or a verdict with those after
+    it."""
     decision_weight: Number = 1.0
     """Weight of each of them in an answer's loss, where that of another token is 1."""
     contrast: Number = 0.0

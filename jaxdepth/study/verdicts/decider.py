@@ -19,9 +19,11 @@ from jaxdepth.refusal.protocol import (
     resolve_markers,
 )
 from jaxdepth.refusal.reference import Reference
+from jaxdepth.settings_file import build
 from jaxdepth.study.answers import memory_budget, prompt_seeds, sampling_of
 from jaxdepth.study.subject import Subject, open_subject
 from jaxdepth.study.verdicts.settings import Decide, DecisionRule
+from jaxdepth.weights.adapter import settings_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def open_decider(settings: Decide, judge: Judge | None = None) -> Decider:
         InputError: something in the settings, the protocol, the prompts or the checkpoint is wrong.
     """
     check_settings(settings)
-    protocol = read_protocol(settings.thinking.protocol)
+    protocol = choose_protocol(settings.thinking.protocol, settings.model.adapter)
     for name in ("thought_tokens", "answer_tokens"):
         if getattr(settings.thinking, name) is not None:
             protocol = replace(protocol, **{name: getattr(settings.thinking, name)})
@@ -98,6 +100,24 @@ def open_decider(settings: Decide, judge: Judge | None = None) -> Decider:
     markers = resolve_markers(protocol, subject.encoder, subject.end_tokens)
     rule, reference = build_rule(settings.decision), subject.reference(settings.texts)
     return Decider(settings, subject, protocol, markers, rule, reference, judge)
+
+
+def choose_protocol(name: str | None, adapter: str | None) -> Protocol:
+    """The protocol of a name; by default that of an adapter that was tuned to decide.
+
+    Args:
+        name: as for `read_protocol`, or None.
+        adapter: as for `jaxdepth.load`.
+
+    Raises:
+        InputError: there is no such protocol or adapter, or it is damaged.
+    """
+    if name is not None:
+        return read_protocol(name)
+    recorded = settings_of(adapter).get("protocol") if adapter else None
+    if recorded is None:
+        return read_protocol("prompted")
+    return build(Protocol, recorded, f"the protocol of {adapter}")
 
 
 def build_rule(decision: DecisionRule) -> Rule:

@@ -49,7 +49,7 @@ def run_decide(settings: Decide, bar: ProgressBar = silent, judge: Judge | None 
     new_tokens = protocol.thought_tokens + len(markers.close) + 1 + protocol.answer_tokens
     check_room(subject.model.config, max(map(len, ids)), new_tokens)
     resolved = subject.resolved(
-        command="decide", protocol=vars(protocol), verdict_words=markers.words, **chosen.resolved
+        command="decide", protocol=protocol.record(), verdict_words=markers.words, **chosen.resolved
     )
     run = subject.open_run(resolved, markers=markers._asdict())
     batches = make_batches(ids, settings.prompts.batch_size, subject.model.mesh)

@@ -21,9 +21,10 @@ from jaxdepth.study.settings import (
 class Thinking:
     """The protocol: a thought, a verdict token (REFUSE, PARTIAL, COMPLY), then the answer."""
 
-    protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "prompted"
+    protocol: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The instruction, the markers around a thought and the verdict words: prompted (any instruct
-    model), tuned (special tokens of a tuned model), or a TOML file."""
+    model), tuned (special tokens of a tuned model), or a TOML file. By default that of the adapter
+    if it was tuned to decide, else prompted."""
     thought_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Maximum tokens of a thought, in place of the protocol's; 0 decides at once."""
     answer_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
