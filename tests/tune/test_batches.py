@@ -68,7 +68,7 @@ def test_batches_teach_the_tokens_of_their_answers(tiny_path, tasks, batches):
 
 
 def test_every_task_comes_before_any_comes_again(batches):
-    tasks = {"harmful": [Task(str(n), ("a",), True, "refuse", "") for n in range(5)]}
+    tasks = {"harmful": [Task(str(n), ("a",), True, "refuse", ()) for n in range(5)]}
     small = replace(batches, tasks=tasks, mix={"harmful": 2})
     drawn = [t.prompt for step in range(5) for t in small.step_tasks(step)]
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == ["0", "1", "2", "3", "4"]
@@ -100,14 +100,40 @@ def test_decisions_come_before_answers(tiny_path, tasks):
     add_tokens(tokenizer, (protocol.open, protocol.close, *protocol.verdicts[0]))
     write = writer(partial(PromptEncoder, tokenizer), tokenizer.eos_token_id, protocol)
     task = tasks["borderline"][0]
-    ids, start = write(task, task.answers[0], True)
+    ids, start, first = write(task, task.answers[0], True, task.thoughts[1])
     answer_text = tokenizer.decode(ids)
     assert answer_text.endswith(
-        f"<|think|>{task.thought}<|/think|><|partial|>{task.answers[0]}<|im_end|>"
+        f"<|think|>{task.thoughts[1]}<|/think|><|partial|>{task.answers[0]}<|im_end|>"
     )
     # The opening is put there, not learnt.
     assert tokenizer.decode(ids[:start]).endswith("assistant\n<|think|>")
-    assert len({t.thought for t in tasks["harmful"]}) == 9  # of ten categories, two share theirs
+    assert tokenizer.decode(ids[first:]) == f"{task.answers[0]}<|im_end|>"
+
+
+def test_thoughts_are_sampled_apart_from_answers(tiny_path, tasks, batches):
+    _, tokenizer = jaxdepth.load(tiny_path)
+    protocol = read_protocol("tuned")
+    add_tokens(tokenizer, (protocol.open, protocol.close, *protocol.verdicts[0]))
+    write = writer(partial(PromptEncoder, tokenizer), tokenizer.eos_token_id, protocol)
+    deciding = replace(batches, write=write)
+    by_prompt, thoughts, answers = {t.prompt: t for of in tasks.values() for t in of}, set(), []
+    for step in (0, 0, 1, 2):
+        seen = []
+        for ids in deciding.supervised(step).targets.tokens_BS:
+            text = tokenizer.decode(ids)
+            question = text.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
+            thought, rest = text.split("<|think|>")[1].split("<|/think|>")
+            thoughts.add(by_prompt[question].thoughts.index(thought))
+            seen.append(rest.split("|>", 1)[1])  # after the verdict: the whole answer, or 12 tokens
+        answers.append(seen)
+    assert answers[0] == answers[1]
+    assert thoughts == {0, 1, 2, 3}
+    plain = batches.supervised(0).targets.tokens_BS
+    for ids, answer in zip(plain, answers[0], strict=True):
+        reply = tokenizer.decode(ids).split("assistant\n")[1]
+        words = answer.split("<|im_end|>")[0].rstrip("!").strip()
+        assert words
+        assert reply.startswith(words[:8])  # the same answers with a thought as without
 
 
 def where(**changes) -> Recipe:
