@@ -67,9 +67,7 @@ def make_thoughts(
     return tuple(dict.fromkeys(_compose(text, seed, about) for seed in range(count)))
 
 
-def make_thought(
-    text: str, seed: int, act: str | None = None, category: str | None = None
-) -> str:
+def make_thought(text: str, seed: int, act: str | None = None, category: str | None = None) -> str:
     """One thought about a prompt, the same for the same arguments.
 
     Args:
@@ -152,7 +150,7 @@ class _Choices:
 
 
 def _compose(text: str, seed: int, prompt: _Prompt) -> str:
-    """A thought of parts chosen by the seed: the first of about the right length, or the nearest."""
+    """A thought of parts that the seed chooses: the first of the right length, or the nearest."""
     tried = []
     for attempt in range(_TRIES):
         choose = _Choices(f"{seed}|{attempt}|{text}")

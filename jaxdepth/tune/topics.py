@@ -28,15 +28,16 @@ _VERBS = """
     turn understand update use visit visualize walk word work write
 """.split()
 _DOUBLED = """
-    begin bet blog blur chat chop clip cram cut dig drop fit forget get grab hit hop hug jog kidnap let log map
-    nap pat pen pin plan plot plug pop program put quit rip rob rub run set shop shut sit skip slam slip snap
-    spin split spot stab star stir stop strap strip swap swim swot tag tap throttle tip trap trim trip win
-    wrap zip
+    begin bet blog blur chat chop clip cram cut dig drop fit forget get grab hit hop hug jog
+    kidnap let log map nap pat pen pin plan plot plug pop program put quit rip rob rub run set
+    shop shut sit skip slam slip snap spin split spot stab star stir stop strap strip swap swim
+    swot tag tap tip trap trim trip win wrap zip
 """.split()
 _WH = r"(?:how|what|why|whether|if|where|which|when|who|whom|whose)"
 _OPENER = re.compile(
     r"^(?:yo+|bro|bruv|bruh|pls|please|mate|hello|hi(?: there)?|hey|kindly|pray|oi|dude|lol|ngl|omg"
-    r"|ok|okay|alright|esteemed assistant|assistant|so|and|also|urgent|query|request|memo|sir|now|well)\b[\s,!:.;-]+",
+    r"|ok|okay|alright|esteemed assistant|assistant|so|and|also|urgent|query|request|memo|sir|now"
+    r"|well)\b[\s,!:.;-]+",
     re.IGNORECASE,
 )
 _TAIL = re.compile(
@@ -81,7 +82,9 @@ _EMPTY = set(
     """.split()
 )
 # Words for what another sentence names.
-_REFERS = re.compile(r"\b(?:it|this|these|those|them|him|her|his|he|she)\b|(?:get|ing) one\b", re.IGNORECASE)
+_REFERS = re.compile(
+    r"\b(?:it|this|these|those|them|him|her|his|he|she)\b|(?:get|ing) one\b", re.IGNORECASE
+)
 _HANGING = set(
     "a an the of to for with and or but so that in on at by from as is are their its which who"
     " before while because into his her if when than not without".split()
@@ -117,8 +120,8 @@ _QUESTIONS = [
         (r"what(?:'s| is| are|s) (?:some (?:of )?)?((?:the|a|an) .+)", "{0}"),
         (r"what(?:'s| is| are|s) some (?:of )?(.+)", "{0}"),
         (r"what (is|are) (\w+(?: \w+){0,3})", "what {1} {0}"),
-        (r"((?:what|which|where|when|who)(?: [\w'-]+){0,3}?) (?:should|can|could|do|would|might|must)"
-         r" (?:i|we) (\w+\b.*)", "{0} to {1}"),
+        (r"((?:what|which|where|when|who)(?: [\w'-]+){0,3}?)"
+         r" (?:should|can|could|do|would|might|must) (?:i|we) (\w+\b.*)", "{0} to {1}"),
         (r"(?:is|are) there (?:any |some )?((?:a|an|ways?|\w+s)\b .+)", "{0}"),
         (r"(?:do|did) you have (?:any |some )?(.+)", "{0}"),
         (r"(?:do you )?know (?:of )?(?:any |some )?(.+)", "{0}"),
@@ -183,7 +186,7 @@ def derive_topic(text: str) -> str:
         return _after(_shorten(_shift(phrase)), sentences[place - 1])
     whole = " ".join(text.split())
     if len(whole.split()) <= MAX_WORDS:
-        return _quote(_trim(whole), text)
+        return _quote(_trim(whole) or whole, text)
     asked = [s for s in sentences if f"{s}?" in whole and not is_vague(s)]
     return _quote(max(asked or sentences, key=lambda s: len(s.split())), text)
 

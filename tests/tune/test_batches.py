@@ -182,6 +182,29 @@ def test_a_control_thinks_of_another_prompt(decided, tasks):
     assert 0 < sum(seen["any"]) < len(seen["any"])
 
 
+def test_thoughts_are_sampled_apart_from_answers(decided, tasks, batches):
+    tokenizer, of = decided
+    deciding = replace(batches, write=of("tuned"))
+    by_prompt, thoughts, answers = {t.prompt: t for of in tasks.values() for t in of}, set(), []
+    for step in (0, 0, 1, 2):
+        seen = []
+        for ids in deciding.supervised(step).targets.tokens_BS:
+            text = tokenizer.decode(ids)
+            question = text.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
+            thought, rest = text.split("<|think|>")[1].split("<|/think|>")
+            thoughts.add(by_prompt[question].thoughts.index(thought))
+            seen.append(rest.split("|>", 1)[1])  # after the verdict: the whole answer, or 12 tokens
+        answers.append(seen)
+    assert answers[0] == answers[1]
+    assert thoughts == {0, 1, 2, 3}
+    plain = batches.supervised(0).targets.tokens_BS
+    for ids, answer in zip(plain, answers[0], strict=True):
+        reply = tokenizer.decode(ids).split("assistant\n")[1]
+        words = answer.split("<|im_end|>")[0].rstrip("!").strip()
+        assert words
+        assert reply.startswith(words[:8])  # the same answers with a thought as without
+
+
 def where(**changes) -> Recipe:
     return Recipe(
         **{
