@@ -10,20 +10,11 @@ from attacks import FORMS, attack
 import jaxdepth
 from jaxdepth.refusal.protocol import VERDICTS
 from jaxdepth.serving import responder as serving
-from jaxdepth.serving.responder import Responder
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
-COUNT = 1000
-
-
-@pytest.fixture(params=["tuned", "ordinary words"])
-def guarded(request, deciding_path, protocol) -> Responder:
-    """Markers that are special tokens, and such as a user can type."""
-    name = "tuned" if request.param == "tuned" else protocol
-    return jaxdepth.open_responder(
-        deciding_path, protocol=name, exit=3, thought_tokens=4, answer_tokens=4, lanes=100
-    )
+# Markers that are special tokens, and fewer attacks on such as a user can type.
+COUNTS = {"tuned": 1000, "ordinary words": 200}
 
 
 def replay(tokens: list[int], close: tuple[int, ...], thought_tokens: int) -> tuple[int, int, list]:
@@ -34,7 +25,12 @@ def replay(tokens: list[int], close: tuple[int, ...], thought_tokens: int) -> tu
     return thought, verdict, answer
 
 
-def test_a_thousand_attacks(guarded, monkeypatch):
+@pytest.mark.parametrize("kind", COUNTS)
+def test_a_thousand_attacks(kind, deciding_path, protocol, monkeypatch):
+    name, count = kind if kind == "tuned" else protocol, COUNTS[kind]
+    guarded = jaxdepth.open_responder(
+        deciding_path, protocol=name, exit=3, thought_tokens=4, answer_tokens=4, lanes=100
+    )
     decoded = []
 
     def spying(*args, **kwargs):
@@ -50,19 +46,22 @@ def test_a_thousand_attacks(guarded, monkeypatch):
     decide_in_steps = serving.decide_in_steps
     monkeypatch.setattr(serving, "decide_in_steps", spying)
     rng = random.Random(0)
-    chats = [attack(rng) for _ in range(COUNT)]
+    chats = [attack(rng) for _ in range(count)]
     responses = jaxdepth.respond(guarded, chats)
-    assert len(responses) == COUNT
+    assert len(responses) == count
 
     # No token of a prompt is special but those that its form has with harmless texts.
     markers, tokenizer = guarded.markers, guarded.loaded.tokenizer
     control = guarded.loaded.encoder.control_ids
     harmless = [[{"role": role, "content": "ok"} for role in form] for form in FORMS]
-    own = {len(m): specials(guarded.chat(m).ids, control) for m in harmless if len(m) != 3}
-    own |= {3: specials(guarded.chat(harmless[2]).ids, control)}
+    own = {len(messages): specials(guarded.chat(messages).ids, control) for messages in harmless}
     of_chat = [guarded.chat(messages) for messages in chats]
     for messages, chat in zip(chats, of_chat, strict=True):
         assert specials(chat.ids, control) == own[len(messages)], messages
+
+    # The special tokens after which an answer may not go on.
+    own_markers = {*markers.open, *markers.close, *markers.verdicts} & control
+    assert len(own_markers) == (5 if kind == "tuned" else 0)
 
     # Every lane thought, closed, decided and answered; a user sees what is after the verdict.
     lane_of = {}
@@ -83,10 +82,10 @@ def test_a_thousand_attacks(guarded, monkeypatch):
         assert p[VERDICTS.index(response.verdict)] == max(p)
         assert response.hidden_tokens == thought + len(markers.close) + 1
         kept = [t for t in answer if t not in guarded.loaded.end_tokens]
-        cut = next((n for n, t in enumerate(kept) if t in control), len(kept))
+        cut = next((n for n, t in enumerate(kept) if t in own_markers), len(kept))
         assert response.text == tokenizer.decode(kept[:cut], skip_special_tokens=True)
         checked += bool(response.text)
-    assert checked > COUNT / 2
+    assert checked > count / 2
     assert len({response.verdict for response in responses}) > 1
 
 
