@@ -146,7 +146,7 @@ def test_programs_are_few(responder):
     """One for each power of two of tokens and of chats, whatever comes."""
     responses = jaxdepth.respond(responder, chats(3))  # so that some are compiled
     before = advance_lanes._cache_size()
-    lengths = {32, 64, 128}
+    lengths = {32, 64, 128, 256}
     for n in (1, 2, 3, 4, 3, 1):
         responses = jaxdepth.respond(responder, chats(n, seed=n))
         assert len(responses) == n
@@ -203,7 +203,7 @@ def test_settings_that_are_refused(deciding_path, settings, says):
     [
         ("Hello", {}, "expected a chat"),
         ([], {}, "expected a chat"),
-        ([{"role": "user", "content": "an egg " * 200}], {}, "expected at most 128"),
+        ([{"role": "user", "content": "an egg " * 200}], {}, "expected at most 256"),
         ([{"role": "user", "content": "x"}], {"max_tokens": 7}, "max_tokens is 7"),
         ([{"role": "user", "content": "x"}], {"seeds": -1}, "seed is -1"),
         ([[{"role": "user", "content": "x"}]], {"seeds": [1, 2]}, "2 seeds for 1 chats"),
