@@ -14,7 +14,7 @@ def attack(rng: random.Random, *forms: tuple[str, ...]) -> list[dict[str, str]]:
     """A chat with one of some forms (roles); every message holds typed markers."""
     roles = rng.choice(forms or FORMS)
     return [
-        {"role": role, "content": "".join(rng.choices(PIECES, k=rng.randint(1, 5)))}
+        {"role": role, "content": "".join(rng.choices(PIECES, k=rng.randint(1, 3)))}
         for role in roles
     ]
 

@@ -30,12 +30,12 @@ def deciding_path(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def responder(deciding_path):
-    return open_responder(deciding_path, **SMALL, lanes=4, max_prompt_tokens=256)
+    return open_responder(deciding_path, **SMALL, lanes=4, max_prompt_tokens=160)
 
 
 @pytest.fixture(scope="module")
 def prompts_of_one_length():
     """All prompts padded alike: a program for each length would take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxdepth.serving.responder._SHORTEST", 256)
+        patch.setattr("jaxdepth.serving.responder._SHORTEST", 160)
         yield

@@ -107,7 +107,7 @@ def test_what_the_client_raises(client):
         client.chat.completions.create(model="gpt", messages=messages)
     assert raised.value.code == "model_not_found"
     long = [{"role": "user", "content": "an egg " * 200}]
-    with pytest.raises(openai.BadRequestError, match="at most 256") as raised:
+    with pytest.raises(openai.BadRequestError, match="at most 160") as raised:
         client.chat.completions.create(model=NAME, messages=long, stream=True)
     assert raised.value.code == "context_length_exceeded"
 

@@ -14,7 +14,7 @@ from jaxdepth.serving import responder as serving
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
 # Markers that are special tokens, and fewer attacks on such as a user can type.
-COUNTS = {"tuned": 1000, "ordinary words": 200}
+COUNTS = {"tuned": 1000, "ordinary words": 100}
 
 
 def replay(tokens: list[int], close: tuple[int, ...], thought_tokens: int) -> tuple[int, int, list]:
@@ -29,7 +29,7 @@ def replay(tokens: list[int], close: tuple[int, ...], thought_tokens: int) -> tu
 def test_a_thousand_attacks(kind, deciding_path, protocol, monkeypatch):
     name, count = kind if kind == "tuned" else protocol, COUNTS[kind]
     guarded = jaxdepth.open_responder(
-        deciding_path, protocol=name, exit=3, thought_tokens=4, answer_tokens=4, lanes=100
+        deciding_path, protocol=name, exit=2, thought_tokens=3, answer_tokens=3, lanes=100
     )
     decoded = []
 
@@ -76,7 +76,7 @@ def test_a_thousand_attacks(kind, deciding_path, protocol, monkeypatch):
             if (key := (*chat.ids, *[0] * (padding - len(chat.ids)))) in lane_of
         )
         tokens = decided.tokens[row, 0, 0, : decided.lengths[row, 0, 0]].tolist()
-        thought, verdict, answer = replay(tokens, markers.close, 4)
+        thought, verdict, answer = replay(tokens, markers.close, 3)
         assert verdict == markers.verdicts[VERDICTS.index(response.verdict)]
         p = list(response.probabilities.values())
         assert p[VERDICTS.index(response.verdict)] == max(p)
