@@ -36,8 +36,8 @@ from jaxdepth.serving.steps import LanesSoFar, decide_in_steps
 from jaxdepth.serving.visible import decode_visible, marker_ids, visible_ids
 from jaxdepth.study.loading import LoadedModel, load_model
 from jaxdepth.study.verdicts.decider import build_rule
+from jaxdepth.weights.adapter import brings_tokens
 
-DEFAULT_PROTOCOL = "prompted"
 _DEFAULT_PROMPT_TOKENS = 1024
 _SHORTEST = 32  # tokens that a prompt is padded to at least
 # Tokens between two looks at the lanes: an answer is shown, and a lane given up, within so many.
@@ -112,7 +112,7 @@ class Responder:
         longest = self.protocol.answer_tokens
         max_tokens = longest if max_tokens is None else max_tokens
         if not 0 <= max_tokens <= longest:
-            raise InputError(f"max_tokens is {max_tokens}, expected at most {longest}, 0 or more")
+            raise InputError(f"max_tokens is {max_tokens}, expected 0 to {longest}")
         seed = self.settings.responding.seed if seed is None else seed
         if not 0 <= seed < 2**31:
             raise InputError(f"seed is {seed}, expected 0 to 2147483647")
@@ -272,5 +272,7 @@ def build_responder(settings: Respond) -> Responder:
 
 
 def protocol_name(settings: Respond) -> str:
-    """The protocol that the settings name, or the default."""
-    return settings.responding.protocol or DEFAULT_PROTOCOL
+    """The protocol that the settings name, or the one that fits the adapter."""
+    adapter = settings.model.adapter
+    fitting = "tuned" if adapter is not None and brings_tokens(adapter) else "prompted"
+    return settings.responding.protocol or fitting

@@ -18,8 +18,8 @@ class Responding:
     default all layers."""
     protocol: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The instruction, the markers around a thought and the verdict words: prompted (any instruct
-    model), tuned (special tokens of a tuned model), or a TOML file. By default the one that the
-    adapter names, or prompted."""
+    model), tuned (special tokens of a tuned model), or a TOML file. By default tuned for an adapter
+    that brings special tokens, else prompted."""
     thought_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Maximum tokens of a thought, in place of the protocol's; 0 decides at once."""
     answer_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None

@@ -13,7 +13,7 @@ from jaxdepth.depth.decode import advance_lanes
 from jaxdepth.depth.sampling import Sampling
 from jaxdepth.refusal.decide import decide, shown
 from jaxdepth.refusal.protocol import VERDICTS
-from jaxdepth.serving.responder import padded_rows
+from jaxdepth.serving.responder import padded_rows, protocol_name
 from jaxdepth.serving.visible import decode_visible, visible_ids
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -77,6 +77,18 @@ def test_the_protocols_instruction_stands_before_the_last_message(deciding_path,
     assert text.endswith("assistant\nI")
     assert text.count("Think, then") == 1
     assert prompted.exit_layer == 4  # all layers
+
+
+def test_the_default_protocol_fits_the_adapter(responder, monkeypatch):
+    def named(**model):
+        settings = replace(responder.settings.responding, protocol=None)
+        adapted = replace(responder.settings.model, **model)
+        return protocol_name(replace(responder.settings, responding=settings, model=adapted))
+
+    monkeypatch.setattr("jaxdepth.serving.responder.brings_tokens", "thinker".__eq__)
+    assert named() == "prompted"
+    assert named(adapter="lora") == "prompted"
+    assert named(adapter="thinker") == "tuned"
 
 
 def test_nothing_leaves_before_the_verdict_and_what_left_stays(responder):

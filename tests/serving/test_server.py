@@ -1,7 +1,9 @@
 """The server under what clients do wrong: bad requests, too many of them, and going away."""
 
 import json
+import signal
 import socket
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +62,7 @@ def port(responder):
         ({**BODY, "temprature": 0}, 400, "temprature", "did you mean 'temperature'?"),
         ({**BODY, "temperature": 0.7}, 400, "temperature", "samples at 0 alone"),
         ({**BODY, "top_p": 0.5}, 400, "top_p", "samples at 1 alone"),
-        ({**BODY, "max_tokens": 7}, 400, "max_tokens", "expected at most 6"),
+        ({**BODY, "max_tokens": 7}, 400, "max_tokens", "expected 0 to 6"),
         ({**BODY, "max_tokens": 0}, 400, "max_tokens", "expected 1 or more"),
         ({**BODY, "max_tokens": "3"}, 400, "max_tokens", "expected an integer"),
         ({**BODY, "max_tokens": 3, "max_completion_tokens": 4}, 400, "max_tokens", "differ"),
@@ -238,3 +240,19 @@ def test_a_package_that_is_missing_is_named(deciding_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", str(deciding_path)]) == 2
     assert "serve needs uvicorn: pip install 'jaxdepth[serve]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command(deciding_path):
+    words = ["serve", deciding_path, "--port", 0, "--protocol", "tuned", "--thought-tokens", 2]
+    words += ["--answer-tokens", 3, "--exit", 2, "--name", NAME]
+    command = [sys.executable, "-m", "jaxdepth", *map(str, words)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as server:
+        line = server.stdout.readline()
+        assert line.startswith(f"Serving {NAME} at exit 2 on http://127.0.0.1:")
+        port = int(line.partition("127.0.0.1:")[2].partition("/")[0])
+        assert complete(port, BODY)[0] == 200
+        server.send_signal(signal.SIGINT)
+        assert server.communicate(timeout=60) == ("", "stopped\n")
+    assert server.returncode == 0

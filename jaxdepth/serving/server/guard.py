@@ -29,7 +29,9 @@ class Guard:
         self._app, self._hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._knows(scope):
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        if not self._knows(scope):
             failure = Failure(403, "this server is called by another name: use its address")
             return await to_response(failure)(scope, receive, send)
         try:
