@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from attacks import attack
-from served import NAME, request, served
+from chats.attacks import attack
+from chats.served import NAME, request, served
 
 import jaxdepth
 from jaxdepth.refusal.protocol import VERDICTS

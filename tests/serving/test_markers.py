@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from attacks import FORMS, attack
+from chats.attacks import FORMS, attack
 
 import jaxdepth
 from jaxdepth.refusal.protocol import VERDICTS

@@ -9,7 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from served import NAME, Gated, complete, metric, request, served, wait_until
+from chats.served import NAME, Gated, complete, metric, request, served, wait_until
 
 import jaxdepth
 from jaxdepth import InputError
