@@ -151,9 +151,7 @@ def _items(plain: str, spaced: str, count: int) -> Iterator[str | _Slot]:
     if shown != list(range(count)) or _PLACEHOLDER.findall(spaced) != places:
         lacking = [str(n) for n in range(count) if shown.count(n) != 1]
         raise InputError(f"it does not show message {listed(lacking)} exactly once")
-    kept_end = False  # whether the end of the message before this text is kept
-    yield texts[0]
-    keeps_start, keeps_end = [], []
+    keeps_start, keeps_end = [], []  # of the message after each text, and of the one before it
     for n, (text, other) in enumerate(zip(texts, spaced_texts, strict=True)):
         options = {
             ("" if not end else _AFTER) + text + ("" if not start else _BEFORE): (end, start)
@@ -165,6 +163,7 @@ def _items(plain: str, spaced: str, count: int) -> Iterator[str | _Slot]:
         kept_end, kept_start = options[other]
         keeps_end.append(kept_end)
         keeps_start.append(kept_start)
+    yield texts[0]
     for n, place in enumerate(places):
         yield _Slot(int(place), not keeps_start[n], not keeps_end[n + 1])
         yield texts[n + 1]

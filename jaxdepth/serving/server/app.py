@@ -165,7 +165,7 @@ class Endpoints:
         self, exchange: "_Exchange", first: Response, reply: Reply, deadline: float
     ) -> AsyncIterator[bytes]:
         """Server-sent events: the verdict and the visible text, as they come."""
-        response, sent = first, 0
+        response, is_left = first, True
         try:
             yield event(reply.chunk(response, is_first=True))
             while not response.finish:
@@ -176,12 +176,15 @@ class Endpoints:
             if exchange.asked.include_usage:
                 yield event(reply.usage_chunk(response))
             yield DONE
+            is_left = False
         except TimeoutError:
+            is_left = False
             yield event(too_slow(self._limits.timeout).body)
         except Failure as failure:
+            is_left = False
             yield event(failure.body)
         finally:
-            if not exchange.job.finished:
+            if is_left:
                 self._metrics.given_up.inc()
             self._queue.cancel(exchange.job)
 
