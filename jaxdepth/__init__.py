@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from jaxdepth.errors import InputError
     from jaxdepth.model.sharding import make_mesh
     from jaxdepth.refusal.outcome import classify_texts
+    from jaxdepth.serving.respond import open_responder, respond, stream_response
+    from jaxdepth.serving.responder import Responder, Response
     from jaxdepth.weights.load import load
 
 __version__ = _version("jaxdepth")
 
 _HOMES = {
     "InputError": "jaxdepth.errors",
+    "Responder": "jaxdepth.serving.responder",
+    "Response": "jaxdepth.serving.responder",
     "StudyRun": "jaxdepth.api",
     "classify_texts": "jaxdepth.refusal.outcome",
     "decide": "jaxdepth.api",
@@ -31,14 +35,19 @@ _HOMES = {
     "hidden_states": "jaxdepth.api",
     "load": "jaxdepth.weights.load",
     "make_mesh": "jaxdepth.model.sharding",
+    "open_responder": "jaxdepth.serving.respond",
     "open_run": "jaxdepth.api",
     "probe": "jaxdepth.api",
+    "respond": "jaxdepth.serving.respond",
     "speculate": "jaxdepth.depth.speculative",
+    "stream_response": "jaxdepth.serving.respond",
     "sweep": "jaxdepth.api",
 }
 
 __all__ = [
     "InputError",
+    "Responder",
+    "Response",
     "StudyRun",
     "__version__",
     "classify_texts",
@@ -49,9 +58,12 @@ __all__ = [
     "hidden_states",
     "load",
     "make_mesh",
+    "open_responder",
     "open_run",
     "probe",
+    "respond",
     "speculate",
+    "stream_response",
     "sweep",
 ]
 

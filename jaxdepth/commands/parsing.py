@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "jaxdepth.weights.settings:Export",
     "sweep": "jaxdepth.study.policies.settings:PolicySweep",
     "decide": "jaxdepth.study.verdicts.settings:Decide",
+    "serve": "jaxdepth.serving.settings:Serve",
     "judge": "jaxdepth.study.judging.settings:Rejudge",
     "label": "jaxdepth.study.labelling.settings:Label",
     "probe": "jaxdepth.study.checkpoints.settings:ProbeAgainst",

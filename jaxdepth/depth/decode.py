@@ -90,7 +90,9 @@ def prefill(
     return cache, constrain(at_exits(last_LBD, exits_E), "EBD", model.mesh)
 
 
-class _LoopState(NamedTuple):
+class LaneState(NamedTuple):
+    """Lanes between two steps of the loop."""
+
     step: Int[Array, ""]
     done_XB: Bool[Array, "X B"]
     tokens_XBT: Int[Array, "X B T"]
@@ -131,6 +133,64 @@ def decode(
         max_new_tokens: T, the maximum per lane.
         keep_caches: whether the lane caches are returned.
     """
+    start = _start(model, picked_XBD, exits_X, keys_XB, sampler, plan, samples, max_new_tokens)
+    inputs = model, cache, lengths_B, exits_X, keys_XB, sampler, prefix
+    end = _run(start, *inputs, plan, samples, max_new_tokens)
+    caches = end.caches if keep_caches else ()
+    return DecodedLanes(end.tokens_XBT, end.lengths_XB, end.sampler_state, caches)
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "samples", "max_new_tokens"))
+def start_lanes(
+    model: Mistral,
+    picked_XBD: Float[Array, "X B D"],
+    exits_X: Int[Array, " X"],
+    keys_XB: Key[Array, "X B"],
+    sampler: Sampler,
+    *,
+    plan: Plan,
+    samples: int,
+    max_new_tokens: int,
+) -> LaneState:
+    """Decode the first token of all lanes, for `advance_lanes`; arguments as of `decode`."""
+    return _start(model, picked_XBD, exits_X, keys_XB, sampler, plan, samples, max_new_tokens)
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "samples"), donate_argnames="state")
+def advance_lanes(
+    state: LaneState,
+    model: Mistral,
+    cache: PromptCache,
+    lengths_B: Int[Array, " B"],
+    exits_X: Int[Array, " X"],
+    keys_XB: Key[Array, "X B"],
+    sampler: Sampler,
+    until: Int[Array, ""],
+    *,
+    plan: Plan,
+    samples: int,
+) -> LaneState:
+    """Go on decoding until every lane has ended or has `until` tokens.
+
+    What `decode` does in one call, in several: the tokens so far can be read between two. The state
+    that is given is used up. Other arguments as of `decode`.
+    """
+    return _run(
+        state, model, cache, lengths_B, exits_X, keys_XB, sampler, None, plan, samples, until
+    )
+
+
+def _start(
+    model: Mistral,
+    picked_XBD: Float[Array, "X B D"],
+    exits_X: Int[Array, " X"],
+    keys_XB: Key[Array, "X B"],
+    sampler: Sampler,
+    plan: Plan,
+    samples: int,
+    max_new_tokens: int,
+) -> LaneState:
+    """Choose the first token of all lanes."""
     X, B, _ = picked_XBD.shape
     c, T = model.config, max_new_tokens
 
@@ -140,16 +200,11 @@ def decode(
         zeros = constrain(jnp.zeros(shape, picked_XBD.dtype), "LXBKTH", model.mesh)
         return LaneCache(zeros, zeros)
 
-    def choose_tokens(sampler_state, picked_XBD, tokens_XBT, step):
-        logits_XBV = constrain(model.unembed(picked_XBD, exits_X), "XBV", model.mesh)
-        with jax.named_scope("choose"):
-            return sampler.next(sampler_state, logits_XBV, tokens_XBT, step, keys_XB)
-
     tokens_XBT = constrain(jnp.zeros((X, B, T), jnp.int32), "XBT", model.mesh)
-    first_XB, done_XB, sampler_state = choose_tokens(
-        sampler.start(X, B), picked_XBD, tokens_XBT, jnp.int32(0)
+    first_XB, done_XB, sampler_state = _choose(
+        model, sampler, sampler.start(X, B), picked_XBD, exits_X, tokens_XBT, jnp.int32(0), keys_XB
     )
-    start = _LoopState(
+    return LaneState(
         jnp.int32(0),
         done_XB,
         tokens_XBT.at[:, :, 0].set(first_XB),
@@ -158,10 +213,27 @@ def decode(
         tuple(map(empty_cache, plan)),
     )
 
-    def is_going(state: _LoopState):
-        return (state.step < T - 1) & ~state.done_XB.all()
 
-    def advance(state: _LoopState) -> _LoopState:
+def _run(
+    start: LaneState,
+    model: Mistral,
+    cache: PromptCache,
+    lengths_B: Int[Array, " B"],
+    exits_X: Int[Array, " X"],
+    keys_XB: Key[Array, "X B"],
+    sampler: Sampler,
+    prefix: SharedPrefix | None,
+    plan: Plan,
+    samples: int,
+    until: int | Int[Array, ""],
+) -> LaneState:
+    """Decode until every lane has ended or has `until` tokens, at most as many as there is room."""
+    last_step = jnp.minimum(until, start.tokens_XBT.shape[-1]) - 1
+
+    def is_going(state: LaneState):
+        return (state.step < last_step) & ~state.done_XB.all()
+
+    def advance(state: LaneState) -> LaneState:
         step, done_XB, tokens_XBT, lengths_XB, sampler_state, caches = state
         last_XB = jax.lax.dynamic_index_in_dim(tokens_XBT, step, axis=2, keepdims=False)
         picked_XBD, caches = forward(
@@ -177,8 +249,8 @@ def decode(
             prefix,
             sampler.reads_prompt(sampler_state),
         )
-        next_XB, ends_XB, sampler_state = choose_tokens(
-            sampler_state, picked_XBD, tokens_XBT, step + 1
+        next_XB, ends_XB, sampler_state = _choose(
+            model, sampler, sampler_state, picked_XBD, exits_X, tokens_XBT, step + 1, keys_XB
         )
         next_XB = jnp.where(done_XB, 0, next_XB)
         tokens_XBT = jax.lax.dynamic_update_slice_in_dim(
@@ -186,11 +258,25 @@ def decode(
         )
         lengths_XB = lengths_XB + ~done_XB
         done_XB = done_XB | ends_XB
-        return _LoopState(step + 1, done_XB, tokens_XBT, lengths_XB, sampler_state, caches)
+        return LaneState(step + 1, done_XB, tokens_XBT, lengths_XB, sampler_state, caches)
 
-    end = jax.lax.while_loop(is_going, advance, start)
-    caches = end.caches if keep_caches else ()
-    return DecodedLanes(end.tokens_XBT, end.lengths_XB, end.sampler_state, caches)
+    return jax.lax.while_loop(is_going, advance, start)
+
+
+def _choose(
+    model: Mistral,
+    sampler: Sampler,
+    sampler_state: Any,
+    picked_XBD: Float[Array, "X B D"],
+    exits_X: Int[Array, " X"],
+    tokens_XBT: Int[Array, "X B T"],
+    step: Int[Array, ""],
+    keys_XB: Key[Array, "X B"],
+) -> tuple[Int[Array, "X B"], Bool[Array, "X B"], Any]:
+    """Choose token `step` of every lane from the residual stream after its exit."""
+    logits_XBV = constrain(model.unembed(picked_XBD, exits_X), "XBV", model.mesh)
+    with jax.named_scope("choose"):
+        return sampler.next(sampler_state, logits_XBV, tokens_XBT, step, keys_XB)
 
 
 def forward(

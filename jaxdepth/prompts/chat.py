@@ -10,6 +10,7 @@ A template whose markers are plain text (Mistral v0.1's `[INST]`) cannot be prot
 there a typed marker has the tokens of a real one.
 """
 
+import itertools
 import json
 
 from jaxdepth.errors import InputError
@@ -71,6 +72,9 @@ class PromptEncoder:
         if not self.has_template:
             self._prefix_ids = self._bos_ids
         spec = _without_control_tokens(spec, bool(self._prefix_ids))
+        # Whether ordinary text at the start of a prompt has other tokens than elsewhere in it.
+        self.spaces_first_word = '"first"' in json.dumps(spec.get("pre_tokenizer"))
+        self._backend = backend
         self._plain = Tokenizer.from_str(json.dumps(spec))
 
     @property
@@ -102,6 +106,23 @@ class PromptEncoder:
     def encode_text(self, text: str) -> list[int]:
         """The token ids of ordinary text without BOS; never a control token."""
         return [token for token, _, _ in self._spans(text)]
+
+    def split_at_control(
+        self, text: str, *, is_first: bool = False, is_last: bool = False
+    ) -> tuple[str, list[int], str]:
+        """A template's text: what is before its control tokens, their ids, and what is after them.
+
+        The ids are those from the first control token to the last, or from the start of the text
+        where it is the first of a prompt, or to its end where it is the last. A text without
+        control tokens is all before.
+        """
+        start = self._first_control_start(self._backend, text)
+        end = self._last_control_end(self._backend, text)
+        if start >= end:
+            return text, [], ""
+        start, end = 0 if is_first else start, len(text) if is_last else end
+        ids = self._backend.encode(text[start:end], add_special_tokens=False).ids
+        return text[:start], ids, text[end:]
 
     def user_turn(self) -> tuple[list[int], int]:
         """The token ids that open a user's turn, and the one that ends it.
@@ -169,17 +190,19 @@ class PromptEncoder:
 
         Merges that spell a control token are broken up.
         """
-        encoding = self._plain.encode(text, add_special_tokens=False)
-        spans = [(i, *o) for i, o in zip(encoding.ids, encoding.offsets, strict=True)]
-        bad = next((span for span in spans if span[0] in self.control_ids), None)
-        if bad is None:
-            return spans
-        _, start, end = bad
-        middle = max(start + 1, (start + end) // 2)
-        if middle >= end:
-            raise InputError(f"the character {text[start:end]!r} is a control token: remove it")
-        rest = self._spans(text[middle:])
-        return self._spans(text[:middle]) + [(i, a + middle, b + middle) for i, a, b in rest]
+        spans: list[tuple[int, int, int]] = []
+        parts = [(0, text)]
+        while parts:
+            start, part = parts.pop()
+            encoding = self._plain.encode(part, add_special_tokens=False)
+            encoded = list(zip(encoding.ids, encoding.offsets, strict=True))
+            bad = [place for token, place in encoded if token in self.control_ids]
+            if not bad:
+                spans += [(token, start + a, start + b) for token, (a, b) in encoded]
+                continue
+            cuts = [0, *(_middle(part, *place) for place in bad), len(part)]
+            parts += [(start + a, part[a:b]) for a, b in itertools.pairwise(cuts)][::-1]
+        return spans
 
     def _last_control_end(self, backend, text: str) -> int:
         encoding = backend.encode(text, add_special_tokens=False)
@@ -223,6 +246,14 @@ def _render_parts(tokenizer, system: str | None) -> tuple[str, str, bool, str]:
     lead, has_answer, _ = (finished.text or "").partition(_PLACEHOLDER)[2].partition(_ANSWER)
     # Where a template renders no replies they follow the generation prompt.
     return before, after, prompts[1] == prompts[0], lead if has_answer else after
+
+
+def _middle(text: str, start: int, end: int) -> int:
+    """Where to break up a token of several characters."""
+    middle = max(start + 1, (start + end) // 2)
+    if middle >= end:
+        raise InputError(f"the character {text[start:end]!r} is a control token: remove it")
+    return middle
 
 
 def _adds_bos(tokenizer) -> bool:

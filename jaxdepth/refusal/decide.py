@@ -13,7 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxdepth.depth.decode import DecodedLanes, LaneOrder, SharedPrefix, decode, prefill
+from jaxdepth.depth.decode import (
+    DecodedLanes,
+    LaneOrder,
+    LaneState,
+    SharedPrefix,
+    advance_lanes,
+    decode,
+    prefill,
+    start_lanes,
+)
 from jaxdepth.depth.exits import check_exits, check_tokens
 from jaxdepth.depth.generation import DEFAULT_BUDGET, check_room, split
 from jaxdepth.depth.lanes import memory, plan_segments
@@ -95,11 +104,11 @@ def decide(
     closing = len(markers.close) + 1  # tokens of the closing marker and the verdict
     T = thought_tokens + closing + answer_tokens
     length = np.shape(tokens_BS)[1] + thought_tokens + closing
-    _check(model, exits, length, thought_tokens, answer_tokens, votes, cuts)
+    check_deciding(model, exits, length, thought_tokens, answer_tokens, votes, cuts)
     tokens_BS, lengths_B = np.asarray(tokens_BS), np.asarray(lengths_B)
     B, S = tokens_BS.shape
     seeds_B = np.arange(B) if seeds_B is None else np.asarray(seeds_B)
-    decided = _zeros((B, len(exits), votes), T, len(cuts), 3 if force else 0, answer_tokens)
+    decided = empty_decided((B, len(exits), votes), T, len(cuts), 3 if force else 0, answer_tokens)
 
     def bytes_of(prompts: int, part: Sequence[int], samples: int) -> int:
         shape = model.config, plan_segments(part), prompts, S
@@ -110,18 +119,10 @@ def decide(
             forks.append(memory_of(closing + answer_tokens, samples * 3).total)
         return memory_of(T, samples).total + max(forks)
 
-    build = functools.partial(
-        DeliberationSampler,
-        close=jnp.asarray(markers.close, jnp.int32),
-        verdicts=jnp.asarray(markers.verdicts, jnp.int32),
-        stop_tokens=jnp.asarray(tuple(stop_tokens), jnp.int32),
-        sampling=sampling,
-        rule=rule,
-        hides_prompt=markers.verdict_reads == "thought",
-    )
+    build = sampler_builder(markers, stop_tokens, sampling, rule)
     for group in split(bytes_of, exits, B, votes, memory_budget, model.mesh):
         rows, columns = group.padded_rows, (np.array(group.exits), np.array(group.samples))
-        batch = _Batch(
+        batch = DecidingBatch(
             model,
             tokens_BS[rows],
             lengths_B[rows],
@@ -146,7 +147,22 @@ def decide(
     return decided
 
 
-def _zeros(
+def sampler_builder(
+    markers: Markers, stop_tokens: Ints, sampling: Sampling, rule: Rule
+) -> Callable[..., DeliberationSampler]:
+    """A `DeliberationSampler` but for what differs between the lanes of one call."""
+    return functools.partial(
+        DeliberationSampler,
+        close=jnp.asarray(markers.close, jnp.int32),
+        verdicts=jnp.asarray(markers.verdicts, jnp.int32),
+        stop_tokens=jnp.asarray(tuple(stop_tokens), jnp.int32),
+        sampling=sampling,
+        rule=rule,
+        hides_prompt=markers.verdict_reads == "thought",
+    )
+
+
+def empty_decided(
     lanes: tuple[int, int, int], new_tokens: int, cuts: int, forced: int, answer_tokens: int
 ) -> Decided:
     """Arrays for the lanes (B, E, M), to be filled batch by batch."""
@@ -167,7 +183,7 @@ def _zeros(
     )
 
 
-class _Batch:
+class DecidingBatch:
     """A batch of prompts, exits and votes: its prompt cache, and how its lanes are decoded."""
 
     def __init__(
@@ -210,6 +226,34 @@ class _Batch:
             answer=jnp.int32(answer_tokens),
         )
         return self._decode(self.picked_XBD, sampler, new_tokens, None, 1, keep)
+
+    def start(self, sampler: DeliberationSampler, new_tokens: int) -> LaneState:
+        """The lanes with their first tokens."""
+        return start_lanes(
+            self.model,
+            self.picked_XBD,
+            jnp.repeat(self.order.exits_E, self.votes),
+            self.keys_XB,
+            sampler,
+            plan=self.plan,
+            samples=self.votes,
+            max_new_tokens=new_tokens,
+        )
+
+    def advance(self, state: LaneState, sampler: DeliberationSampler, until: int) -> LaneState:
+        """The lanes with `until` tokens, or with all that they have."""
+        return advance_lanes(
+            state,
+            self.model,
+            self.cache,
+            self.lengths_B,
+            jnp.repeat(self.order.exits_E, self.votes),
+            self.keys_XB,
+            sampler,
+            jnp.int32(until),
+            plan=self.plan,
+            samples=self.votes,
+        )
 
     def read(self, lanes: DecodedLanes) -> dict[str, np.ndarray]:
         """What lanes decoded and decided, by the fields of `Decided`."""
@@ -303,15 +347,19 @@ def shown(decided: Decided, markers: Markers, b: int, e: int, m: int) -> Int[np.
     return decided.tokens[b, e, m, start : decided.lengths[b, e, m]]
 
 
-def _check(
+def check_deciding(
     model: Mistral,
     exits: list[int],
     length: int,
     thought_tokens: int,
     answer_tokens: int,
-    votes: int,
-    cuts: Sequence[int],
+    votes: int = 1,
+    cuts: Sequence[int] = (),
 ) -> None:
+    """Raise InputError for an argument of `decide` that is out of range.
+
+    `length` is that of the prompt, the thought, the closing marker and the verdict.
+    """
     if not exits:
         raise InputError("no exits: name at least one")
     check_exits(exits, model.config.num_hidden_layers)

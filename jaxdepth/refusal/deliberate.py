@@ -108,7 +108,7 @@ class DeliberationSampler:
     budgets: Int[Array, "#X #B"]  # maximum length of a thought; -1 for lanes that begin by closing
     forced: Int[Array, "#X #B"]  # the number of a verdict that is forced, or -1
     script: Int[Array, "X B thought"] | None  # given thoughts, of the lengths in `budgets`
-    answer: Int[Array, ""]  # maximum length of an answer
+    answer: Int[Array, ""] | Int[Array, "#X #B"]  # maximum length of an answer
     sampling: Sampling
     rule: Rule
     # The closing marker, after which the verdict is read, does not attend to the prompt.

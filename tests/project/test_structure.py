@@ -19,6 +19,7 @@ ROOMS = (
     ("refusal", "probing", "weights"),
     ("tune", "judges"),
     ("study",),
+    ("serving",),
     ("api", "commands"),
     ("__init__", "cli"),
     ("__main__",),

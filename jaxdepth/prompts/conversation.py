@@ -1,0 +1,229 @@
+"""Conversations as token ids inside a chat template, safe from typed control tokens.
+
+As in chat.py the template is rendered with placeholders, here one for each message, so what users,
+operators and earlier replies say never passes through it and never becomes a control token. How a
+conversation is rendered depends on its form alone: how many turns, and whether a system message
+comes first.
+"""
+
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from jaxdepth.errors import InputError, listed
+from jaxdepth.model import FastTokenizer
+from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.template import render
+
+MAX_TURNS = 64  # user messages of a conversation
+_AT_ONCE = 8  # forms of up to as many turns are rendered together: each rendering is a new process
+ROLES = ("system", "user", "assistant")
+# Private-use characters: no template has them.
+_PLACEHOLDER = re.compile("\ue000([0-9]+)\ue001")
+_BEFORE, _AFTER = "\t", "\n"  # white space around a placeholder shows what a template strips
+
+
+class Message(NamedTuple):
+    """One message of a conversation."""
+
+    role: str
+    content: str
+
+
+class _Form(NamedTuple):
+    """What decides how a conversation is rendered."""
+
+    has_system: bool
+    turns: int  # user messages
+
+    @property
+    def roles(self) -> list[str]:
+        return ["system"] * self.has_system + ["user", "assistant"] * (self.turns - 1) + ["user"]
+
+
+class _Slot(NamedTuple):
+    """The place of a message in a rendered conversation."""
+
+    message: int
+    strips_start: bool
+    strips_end: bool
+
+
+# Token ids, or ordinary text that is tokenised together: the template's own and messages.
+_Run = list[int] | list[str | _Slot]
+
+
+class ConversationEncoder:
+    """Turns conversations into token ids; safe to use from several threads."""
+
+    def __init__(self, tokenizer: FastTokenizer, encoder: PromptEncoder):
+        """Take a tokenizer and its encoder; see `PromptEncoder` for their errors."""
+        self._tokenizer, self._encoder = tokenizer, encoder
+        self._rendered: dict[_Form, list[_Run] | str] = {}  # or why it cannot be rendered
+        self._lock = threading.Lock()
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of a conversation, up to where the reply begins.
+
+        Args:
+            messages: from `read_messages`.
+
+        Raises:
+            InputError: the chat template has no place for such a conversation.
+        """
+        if len(messages) == 1 and messages[0].role == "user":
+            return self._encoder.encode(messages[0].content)
+        ids: list[int] = []
+        for run in self._runs(_form_of(messages)):
+            texts = [_stripped(item, messages) for item in run if not isinstance(item, int)]
+            if texts:
+                ids += self._encoder.encode_text("".join(texts))
+            else:
+                ids += [token for token in run if isinstance(token, int)]
+        return ids
+
+    def _runs(self, form: _Form) -> list[_Run]:
+        if not self._encoder.has_template:
+            raise InputError("this model has no chat template: expected one user message alone")
+        with self._lock:
+            if form not in self._rendered:
+                self._render(form)
+        runs = self._rendered[form]
+        if isinstance(runs, str):
+            kind = "a system message" if form.has_system else f"{form.turns} user messages"
+            raise InputError(f"the chat template has no place for {kind} ({runs})")
+        return runs
+
+    def _render(self, form: _Form) -> None:
+        turns = range(1, _AT_ONCE + 1) if form.turns <= _AT_ONCE else [form.turns]
+        forms = [_Form(has_system, n) for n in turns for has_system in (False, True)]
+        conversations = [(_placeholders(f, *around), True) for f in forms for around in _AROUND]
+        rendered = render(self._tokenizer, conversations)
+        for n, one in enumerate(forms):
+            plain, spaced = rendered[2 * n : 2 * n + 2]
+            if plain.text is None or spaced.text is None:
+                self._rendered[one] = plain.reason or spaced.reason or "it cannot be rendered"
+                continue
+            try:
+                items = list(_items(plain.text, spaced.text, len(one.roles)))
+                self._rendered[one] = self._encoder_runs(items)
+            except InputError as error:
+                self._rendered[one] = str(error)
+
+    def _encoder_runs(self, items: Sequence[str | _Slot]) -> list[_Run]:
+        """Token ids of the template's text from control token to control token, and the rest."""
+        runs: list[_Run] = []
+        text: list[str | _Slot] = []
+        for n, item in enumerate(items):
+            if isinstance(item, _Slot):
+                text.append(item)
+                continue
+            before, ids, after = self._encoder.split_at_control(
+                item, is_first=n == 0, is_last=n == len(items) - 1
+            )
+            text.append(before)
+            if ids:
+                runs += [text, ids]
+                text = [after]
+        runs.append(text)
+        runs = [run for run in runs if any(run)]
+        if self._encoder.spaces_first_word and not isinstance(runs[0][0], int) and len(runs) > 1:
+            raise InputError("it begins with no control token, and the tokenizer needs one there")
+        return runs
+
+
+_AROUND = (("", ""), (_BEFORE, _AFTER))
+
+
+def _placeholders(form: _Form, before: str, after: str) -> list[dict]:
+    return [
+        {"role": role, "content": f"{before}\ue000{n}\ue001{after}"}
+        for n, role in enumerate(form.roles)
+    ]
+
+
+def _items(plain: str, spaced: str, count: int) -> Iterator[str | _Slot]:
+    """A rendered conversation as the template's texts and the messages between them."""
+    texts, places = _PLACEHOLDER.split(plain)[::2], _PLACEHOLDER.findall(plain)
+    spaced_texts = _PLACEHOLDER.split(spaced)[::2]
+    shown = sorted(map(int, places))
+    if shown != list(range(count)) or _PLACEHOLDER.findall(spaced) != places:
+        lacking = [str(n) for n in range(count) if shown.count(n) != 1]
+        raise InputError(f"it does not show message {listed(lacking)} exactly once")
+    keeps_start, keeps_end = [], []  # of the message after each text, and of the one before it
+    for n, (text, other) in enumerate(zip(texts, spaced_texts, strict=True)):
+        options = {
+            ("" if not end else _AFTER) + text + ("" if not start else _BEFORE): (end, start)
+            for end in ((False, True) if n else (False,))
+            for start in ((False, True) if n < count else (False,))
+        }
+        if other not in options:
+            raise InputError("it changes the text of messages")
+        kept_end, kept_start = options[other]
+        keeps_end.append(kept_end)
+        keeps_start.append(kept_start)
+    yield texts[0]
+    for n, place in enumerate(places):
+        yield _Slot(int(place), not keeps_start[n], not keeps_end[n + 1])
+        yield texts[n + 1]
+
+
+def _stripped(item: str | _Slot, messages: Sequence[Message]) -> str:
+    if isinstance(item, str):
+        return item
+    text = messages[item.message].content
+    text = text.lstrip() if item.strips_start else text
+    return text.rstrip() if item.strips_end else text
+
+
+def _form_of(messages: Sequence[Message]) -> _Form:
+    has_system = messages[0].role == "system"
+    return _Form(has_system, (len(messages) - has_system + 1) // 2)
+
+
+def read_messages(messages: object) -> list[Message]:
+    """Check a conversation: perhaps a system message, then user and assistant by turns.
+
+    Args:
+        messages: a sequence of mappings with `role` and `content`, both strings. The last is the
+            user's.
+
+    Raises:
+        InputError: names the message that is wrong.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise InputError("messages: expected a list of one message or more")
+    read: list[Message] = []
+    for n, message in enumerate(messages):
+        where = f"messages[{n}]"
+        if not isinstance(message, Mapping):
+            raise InputError(f"{where}: expected an object with role and content")
+        unknown = [str(key) for key in message if key not in ("role", "content")]
+        if unknown:
+            raise InputError(f"{where}: {unknown[0]!r} is not supported: leave it out")
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise InputError(f"{where}: role is {role!r}, expected {listed(ROLES)}")
+        if not isinstance(content, str):
+            raise InputError(f"{where}: content is no string; only text is supported")
+        if any("\ud800" <= character <= "\udfff" for character in content):
+            raise InputError(f"{where}: content holds half of a surrogate pair: send UTF-8")
+        expected = _roles_after(read)
+        if role not in expected:
+            raise InputError(
+                f"{where}: role is {role!r}, expected {' or '.join(expected)}: user and assistant "
+                "take turns, after one system message at most"
+            )
+        read.append(Message(str(role), content))
+    if read[-1].role != "user":
+        raise InputError(f"messages: the last is by {read[-1].role!r}, expected one by 'user'")
+    if sum(message.role == "user" for message in read) > MAX_TURNS:
+        raise InputError(f"messages: more than {MAX_TURNS} by the user: leave the oldest out")
+    return read
+
+
+def _roles_after(messages: Sequence[Message]) -> tuple[str, ...]:
+    if not messages:
+        return ("system", "user")
+    return ("assistant",) if messages[-1].role == "user" else ("user",)

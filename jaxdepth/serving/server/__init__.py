@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server: requests, replies, the queue of chats, limits and metrics."""
