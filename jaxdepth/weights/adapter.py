@@ -22,7 +22,8 @@ from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.model.tuned import LENS, Form, lens_shape, merge
-from jaxdepth.weights.huggingface.peft import PEFT_CONFIG, PEFT_WEIGHTS, read_peft
+from jaxdepth.weights.huggingface.peft import PEFT_WEIGHTS, read_peft
+from jaxdepth.weights.huggingface.peft_config import PEFT_CONFIG
 
 FORMAT = "jaxdepth-adapter-1"
 
