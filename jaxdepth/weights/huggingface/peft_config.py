@@ -151,8 +151,8 @@ def _check_kind(path: Path, settings: Mapping) -> None:
             unknown.insert(0, f"{name} {str(settings.get(name))[:40]!r}")
     if unknown:
         raise InputError(
-            f"{path}: only plain LoRA is read, this one has {listed(unknown, 5)}: merge it into its "
-            "base with PEFT (`merge_and_unload`), save the merged model and convert that"
+            f"{path}: only plain LoRA is read, this one has {listed(unknown, 5)}: merge it into "
+            "its base with PEFT (`merge_and_unload`), save the merged model and convert that"
         )
 
 
@@ -166,9 +166,9 @@ def _check_initialisation(path: Path, settings: Mapping) -> None:
         return
     if name.startswith(_CHANGED_BASE):
         raise InputError(
-            f"{path}: init_lora_weights {start!r} changes the base before training, so these are no "
-            "factors of the published base: save the adapter anew with PEFT's save_pretrained and "
-            "path_initial_model_for_weight_conversion, or merge it into its base with PEFT and "
+            f"{path}: init_lora_weights {start!r} changes the base before training, so these are "
+            "no factors of the published base: save the adapter anew with PEFT's save_pretrained "
+            "and path_initial_model_for_weight_conversion, or merge it into its base with PEFT and "
             "convert that"
         )
     raise InputError(

@@ -71,7 +71,8 @@ QV = ["q_proj", "v_proj"]
         {"target_modules": None, "init_lora_weights": "gaussian"},
         {"target_modules": QV, "init_lora_weights": "orthogonal", "fan_in_fan_out": True},
         {"target_modules": QV, "init_lora_weights": "mica"},
-        {"target_modules": QV, "init_lora_weights": False, "exclude_modules": ["0.self_attn.q_proj"]},
+        {"target_modules": QV, "exclude_modules": ["0.self_attn.q_proj"]},
+        {"target_modules": QV, "init_lora_weights": False},
         {"target_modules": QV, "layers_to_transform": [1, 3], "layers_pattern": "layers"},
         {"target_modules": r".*\.(1|2)\.self_attn\.q_proj|.*\.3\.mlp\.(up|down)_proj"},
         {
