@@ -30,7 +30,9 @@ _REPLY = {"role": "assistant", "content": _ANSWER}
 _CONVERSATIONS = (([_USER], True), ([_SPACED], True), ([_USER, _REPLY], False))
 # Added tokens that are not marked as special, and still are markers: always, and where the chat
 # template writes them. The second bar is the one of DeepSeek's tokens.
-_MARKER = re.compile(r".*(<[|｜]|[|｜]>).*|</?(think|thinking|thought|reasoning)>", re.DOTALL)
+_MARKER = re.compile(
+    r".*(<[|\uff5c]|[|\uff5c]>).*|</?(think|thinking|thought|reasoning)>", re.DOTALL
+)
 _TEMPLATE_MARKER = re.compile(r"<[^<>\s]+>|\[/?[A-Z][A-Z0-9_]*\]")
 
 

@@ -87,7 +87,7 @@ def test_a_word_is_located_and_found_after_a_lead():
     [
         ("<|im_start|>", CHATML),  # as in fine-tunes that forgot to mark it
         ("<|im_start|>", None),
-        ("<｜User｜>", None),
+        ("<\uff5cUser\uff5c>", None),
         ("</think>", CHATML),
         ("<turn>", CHATML + "{# <turn> #}"),
         ("[INST]", CHATML + "{# [INST] #}"),

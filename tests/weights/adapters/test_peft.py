@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from peft_folder import CONFIG, SHAPES, deltas_of, module_of, write_adapter
+from folders.peft import CONFIG, SHAPES, deltas_of, module_of, write_adapter
 
 from jaxdepth import InputError
 from jaxdepth.weights.adapter import read_adapter

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from peft_folder import CONFIG, RAW
+from folders.peft import CONFIG, RAW
 from tiny import hf_tensors, write_folder
 
 from jaxdepth import InputError
