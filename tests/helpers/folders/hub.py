@@ -2,7 +2,7 @@
 
 
 def hub_cache(monkeypatch, tmp_path, folder):
-    """Put a folder into an offline cache as the model `some/model`: a snapshot of links to blobs."""
+    """Put a folder into an offline cache as the model `some/model`: links to blobs."""
     from huggingface_hub import constants
 
     model = tmp_path / "hub" / "models--some--model"

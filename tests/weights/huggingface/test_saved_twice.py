@@ -1,4 +1,4 @@
-"""A single file of weights beside the index of shards: the single file counts, as in transformers."""
+"""A single file of weights beside an index of shards: the file counts, as in transformers."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_the_same_model_twice(twice, monkeypatch, change):
 def test_a_damaged_shard_is_named(twice):
     shard = twice / "model-00002-of-00002.safetensors"
     shard.write_bytes(shard.read_bytes()[:-5])
-    with pytest.raises(InputError, match="model-00002-of-00002.safetensors is truncated"):
+    with pytest.raises(InputError, match=r"model-00002-of-00002.safetensors is truncated"):
         SafetensorsSource(twice)
 
 

@@ -105,7 +105,7 @@ def test_all_files_are_kept_and_guarded(source, tmp_path, monkeypatch, from_hub)
             jaxdepth.load(target)
         (target / name).write_bytes(kept)
     (target / "additional_chat_templates/new.jinja").write_text("x")
-    with pytest.raises(InputError, match="new.jinja is not what was converted"):
+    with pytest.raises(InputError, match=r"new.jinja is not what was converted"):
         jaxdepth.load(target)
 
 
@@ -127,7 +127,7 @@ def test_a_template_beside_the_tokenizer_of_a_processor(source, tmp_path):
     _, tokenizer = jaxdepth.load(tmp_path / "target")
     assert tokenizer.chat_template == CHATML
     write(source / "chat_template.json", {"template": CHATML})
-    with pytest.raises(InputError, match="chat_template.json has no chat_template"):
+    with pytest.raises(InputError, match=r"chat_template.json has no chat_template"):
         convert(source, tmp_path / "other")
 
 
@@ -166,7 +166,7 @@ def test_converting_again_after_the_template_was_changed(source, tmp_path):
     assert convert(source, target) is True
     assert convert(source, target) is False
     (source / "chat_template.jinja").write_text(CHATML + "{# mine #}")
-    with pytest.raises(InputError, match="chat_template.jinja of .* had other content"):
+    with pytest.raises(InputError, match=r"chat_template.jinja of .* had other content"):
         convert(source, target)
 
 
