@@ -27,6 +27,7 @@ from jaxdepth.study.steering import (
     steering_provenance,
 )
 from jaxdepth.weights import checkpoint
+from jaxdepth.weights.adapter import brings_tokenizer
 
 # Paths and devices: fingerprints and digests stand for them, and no number depends on them. The
 # rule of windows is in their table, which is made anew from the answers whenever it changes.
@@ -137,6 +138,7 @@ class Subject:
         provenance = {
             "model": str(self.settings.model.model),
             "adapter": self.settings.model.adapter,
+            "adapter_tokenizer": _brings_tokenizer(self.settings.model.adapter),
             "reference": _as_text(flatten(self.settings).get("reference")),
             "encoder": _as_text(flatten(self.settings).get("encoder")),
             "depth": self.model.config.num_hidden_layers,
@@ -184,6 +186,10 @@ def _open(settings: SubjectSettings, exits: str) -> Subject:
         exits=parse_exits(exits, loaded.model.config.num_hidden_layers),
         prompts=prompts,
     )
+
+
+def _brings_tokenizer(adapter: str | None) -> bool:
+    return adapter is not None and brings_tokenizer(adapter)
 
 
 def _as_text(path: object) -> str | None:

@@ -17,7 +17,14 @@ from jaxdepth.weights.tensor_map import HF_NAMES
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_Factors = dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]
+
+
+class _Factors(NamedTuple):
+    """Those of one module, inputs first, and the scale of their product."""
+
+    a: np.ndarray
+    b: np.ndarray
+    scale: float
 
 
 class PeftAdapter(NamedTuple):
@@ -31,9 +38,9 @@ class PeftAdapter(NamedTuple):
 def read_peft(path: Path, config: ModelConfig) -> PeftAdapter:
     """Read a folder that PEFT's `save_pretrained` wrote.
 
-    Each module has a scale and may have a rank of its own. The stacks have one of both: the scale
-    is multiplied into the second factor, and zeros fill the factors up to the largest rank, and
-    layers in which a matrix is not adapted.
+    Modules may have ranks and scales of their own. The stacks have one of each: zeros fill the
+    factors up to the largest rank, and layers in which a matrix is not adapted; scales that differ
+    are multiplied into the second factors.
 
     Args:
         path: the folder.
@@ -56,28 +63,32 @@ def read_peft(path: Path, config: ModelConfig) -> PeftAdapter:
             "read; merge the adapter into its base with PEFT and convert that"
         )
     layers = tuple(sorted({layer for by_layer in factors.values() for layer in by_layer}))
-    rank = max(a.shape[1] for by_layer in factors.values() for a, _ in by_layer.values())
+    all_factors = [one for by_layer in factors.values() for one in by_layer.values()]
+    rank = max(one.a.shape[1] for one in all_factors)
+    scales = {one.scale for one in all_factors}
+    scale = scales.pop() if len(scales) == 1 else 1.0
     params = {}
     for name, by_layer in factors.items():
         _, inputs, outputs = parameter_shapes(config)[f"layers.{name}"]
         stack_a = np.zeros((len(layers), inputs, rank), np.float32)
         stack_b = np.zeros((len(layers), rank, outputs), np.float32)
-        for layer, (a, b) in by_layer.items():
-            stack_a[layers.index(layer), :, : a.shape[1]] = a
-            stack_b[layers.index(layer), : b.shape[0]] = b
+        for layer, one in by_layer.items():
+            stack_a[layers.index(layer), :, : one.a.shape[1]] = one.a
+            stack_b[layers.index(layer), : one.b.shape[0]] = one.b * np.float32(one.scale / scale)
         params[f"layers.{name}.a"] = jnp.asarray(stack_a)
         params[f"layers.{name}.b"] = jnp.asarray(stack_b)
-    return PeftAdapter(Form(layers, tuple(factors), rank, rank), params, settings.version)
+    form = Form(layers, tuple(factors), rank, scale * rank)
+    return PeftAdapter(form, params, settings.version)
 
 
 def _pop_factors(
     arrays: dict[str, np.ndarray], config: ModelConfig, settings: PeftConfig
-) -> _Factors:
-    """Take the factors out of `arrays`: by matrix and layer, inputs first, the second one scaled.
+) -> dict[str, dict[int, _Factors]]:
+    """Take the factors out of `arrays`: by matrix and layer.
 
     What is left in `arrays` afterwards belongs to no matrix of the model.
     """
-    factors: _Factors = {}
+    factors: dict[str, dict[int, _Factors]] = {}
     for name in MATRICES:
         _, inputs, outputs = parameter_shapes(config)[f"layers.{name}"]
         for layer in range(config.num_hidden_layers):
@@ -101,5 +112,5 @@ def _pop_factors(
             for array in pair:
                 check_finite(array, module, settings.path / PEFT_WEIGHTS)
             a, b = (np.asarray(array, np.float32).T for array in pair)
-            factors.setdefault(name, {})[layer] = a, b * np.float32(settings.scale_of(module))
+            factors.setdefault(name, {})[layer] = _Factors(a, b, settings.scale_of(module))
     return factors

@@ -31,7 +31,7 @@ _VERSIONED = re.compile(r"tokenizer\.[\w.-]+\.json")
 
 _CORPUS = (
     "The quick brown fox: 1234567890, 3.14!  Two  spaces\n\n\tand tabs\r\n    x = [1, 2]; it's "
-    "I'LL na\u00efve caf\u00e9 Z\u00fcrich \u4f60\u597d \u3053\u3093 \u0645\u0631\u062d\u0628\u0627 "
+    "I'LL na\u00efve caf\u00e9 Z\u00fcrich \u4f60\u597d \u3053\u3093 \u0645\u0631\u062d "
     "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 \ue000 e\u0301 <|x|> [INST] </s> @@ __"
 )
 
