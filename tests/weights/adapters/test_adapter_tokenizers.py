@@ -19,7 +19,9 @@ from jaxdepth.weights.export import export
 from jaxdepth.weights.huggingface.tokenizer_files import tokenizer_difference
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-BASE_TEMPLATE = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}assistant:"
+BASE_TEMPLATE = (
+    "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}assistant:"
+)
 RAW = raw_config(vocab_size=910)
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -27,9 +29,7 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 def make(template, eos="<|endoftext|>", words=(), specials=SPECIALS):
     backend = byte_level(list(specials))
     backend.add_tokens(list(words))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, chat_template=template, eos_token=eos
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, eos_token=eos)
 
 
 @pytest.fixture(scope="module", params=[BASE_TEMPLATE, None], ids=["chat", "base"])
@@ -60,7 +60,9 @@ def test_a_whole_tokenizer(base, adapter, in_config):
     if in_config:
         (adapter / "chat_template.jinja").unlink()
         config = json.loads((adapter / "tokenizer_config.json").read_text())
-        (adapter / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": CHATML}))
+        (adapter / "tokenizer_config.json").write_text(
+            json.dumps(config | {"chat_template": CHATML})
+        )
     _, tokenizer = jaxdepth.load(base, adapter=adapter)
     expected = AutoTokenizer.from_pretrained(adapter)
     assert tokenizer_difference(tokenizer, expected) is None
