@@ -15,10 +15,11 @@ there a typed marker has the tokens of a real one.
 import json
 import re
 from collections.abc import Mapping
+from datetime import date as Date
 
 from jaxdepth.errors import InputError
 from jaxdepth.model import FastTokenizer
-from jaxdepth.prompts.template import render
+from jaxdepth.prompts.template import prints_date, render
 
 # Private-use characters: no template or prompt has them.
 _PLACEHOLDER = "\ue000user\ue001"
@@ -43,13 +44,16 @@ class PromptEncoder:
     tokenizer adds one.
     """
 
-    def __init__(self, tokenizer: FastTokenizer, system: str | None = None):
+    def __init__(
+        self, tokenizer: FastTokenizer, system: str | None = None, date: str | None = None
+    ):
         """Take a transformers fast tokenizer.
 
         Args:
             tokenizer: with a chat template or without.
             system: a system prompt that we wrote ourselves: unlike a user's text it passes through
                 the template. None is the template's own, if it has one.
+            date: the day for a template that prints one, as YYYY-MM-DD; by default today.
 
         Raises:
             InputError: the chat template cannot be rendered, takes too long or too much memory, or
@@ -65,7 +69,13 @@ class PromptEncoder:
         added = tokenizer.added_tokens_decoder.items()
         self._control_of = {str(token): i for i, token in added if i in self.control_ids}
         self.has_template = bool(tokenizer.chat_template)
-        self._before, self._after, self._strips, lead = _render_parts(tokenizer, system)
+        first = [] if system is None else [{"role": "system", "content": system}]
+        conversations = [(first + messages, opens) for messages, opens in _CONVERSATIONS]
+        is_dated = self.has_template and prints_date(tokenizer, conversations)
+        # What the template was told; None for one that prints no date.
+        self.date = (date or Date.today().isoformat()) if is_dated else None
+        parts = _render_parts(tokenizer, conversations, self.date)
+        self._before, self._after, self._strips, lead = parts
         # Everything up to the template's last control token before the text, and from its first
         # one after it: both are tokenised once, control tokens included.
         cut = self._last_control_end(backend, self._before)
@@ -220,7 +230,9 @@ class PromptEncoder:
         return starts[0] if starts else len(text)
 
 
-def _render_parts(tokenizer, system: str | None) -> tuple[str, str, bool, str]:
+def _render_parts(
+    tokenizer, conversations: list[tuple[list[dict], bool]], date: str | None
+) -> tuple[str, str, bool, str]:
     """The template's text around the user's.
 
     Returns:
@@ -229,8 +241,7 @@ def _render_parts(tokenizer, system: str | None) -> tuple[str, str, bool, str]:
     """
     if not tokenizer.chat_template:
         return "", "", False, " "  # a base model continues the text
-    first = [] if system is None else [{"role": "system", "content": system}]
-    *prompts, finished = render(tokenizer, [(first + c, opens) for c, opens in _CONVERSATIONS])
+    *prompts, finished = render(tokenizer, conversations, date)
     for text, reason in prompts:
         if text is None:
             raise InputError(f"the chat template cannot be rendered ({reason})")

@@ -1,4 +1,4 @@
-"""Tuning that begins from a PEFT folder: with its factors, its form and its prompts, or not at all."""
+"""Tuning that begins from a PEFT folder: with its factors, form and prompts, or not at all."""
 
 import numpy as np
 import pytest

@@ -22,7 +22,7 @@ from jaxdepth.runtime.profiling import use_compilation_cache
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.settings_file import flatten
 from jaxdepth.study.first_token import opener_mask
-from jaxdepth.study.loading import device_provenance
+from jaxdepth.study.loading import device_provenance, run_date
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.tuning.settings import Supervision, TrainingData, Tune
 from jaxdepth.study.tuning.tables import LOSS
@@ -49,7 +49,7 @@ from jaxdepth.weights.load import load
 
 ADAPTER = "adapter.safetensors"
 # Paths and devices: a fingerprint stands for them, and no number depends on them.
-_UNRESOLVED = ("model", "out", "mesh", "profile")
+_UNRESOLVED = ("model", "out", "mesh", "profile", "date")
 _AT_LEAST_0: tuple[str, ...] = (
     "early_weight",
     "layer_dropout",
@@ -95,6 +95,8 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
     start = _start(settings.trained.start, form, base, fingerprint)
     _check_start_tokenizer(settings.model, settings.trained.start, base.config.vocab_size)
     dtype = str(base.embed[...].dtype)
+    date = run_date(settings.data.date, settings.output.out)
+    encoder_of = functools.cache(functools.partial(PromptEncoder, tokenizer, date=date))
     resolved = {k: v for k, v in flatten(settings).items() if k not in _UNRESOLVED} | {
         "base_fingerprint": fingerprint,
         "tasks_sha256": tasks_digest(tasks),
@@ -102,9 +104,10 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
         "protocol": None if protocol is None else asdict(protocol),
         "dtype": dtype,
     }
+    if encoder_of(None).date is not None:
+        resolved["date"] = date
     provenance = {"model": str(settings.model), **device_provenance(base)}
     run = Run.open(settings.output.out, resolved, provenance)
-    encoder_of = functools.cache(functools.partial(PromptEncoder, tokenizer))
     if mix["answered"]:
         end_tokens = checkpoint.end_tokens(settings.model, tokenizer)
         own = tasks["harmful"], end_tokens, settings.data.answer_tokens
