@@ -1,4 +1,4 @@
-"""The tokenizer and chat template that a PEFT folder brings are those that prompts are written in."""
+"""Prompts are written with the tokenizer and the chat template that a PEFT folder brings."""
 
 import json
 
@@ -19,9 +19,7 @@ from jaxdepth.weights.export import export
 from jaxdepth.weights.huggingface.tokenizer_files import tokenizer_difference
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-BASE_TEMPLATE = (
-    "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}assistant:"
-)
+PLAIN = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}assistant:"
 RAW = raw_config(vocab_size=910)
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -32,7 +30,7 @@ def make(template, eos="<|endoftext|>", words=(), specials=SPECIALS):
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, eos_token=eos)
 
 
-@pytest.fixture(scope="module", params=[BASE_TEMPLATE, None], ids=["chat", "base"])
+@pytest.fixture(scope="module", params=[PLAIN, None], ids=["chat", "base"])
 def base(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     source = write_folder(folder / "source", RAW, hf_tensors(ModelConfig.from_hf(RAW)))
@@ -106,7 +104,7 @@ def test_tokenizers_that_do_not_fit(base, adapter):
     with pytest.raises(InputError, match=r"has <1\d>, .* no row of its 910"):
         jaxdepth.load(base, adapter=adapter)
     make(CHATML, "<|im_end|>", specials=[*SPECIALS, "<|more|>"]).save_pretrained(adapter)
-    with pytest.raises(InputError, match="other ids than the base's for .* for another base"):
+    with pytest.raises(InputError, match=r"other ids than the base's for .* for another base"):
         jaxdepth.load(base, adapter=adapter)
     (adapter / "tokenizer.json").rename(adapter / "tokenizer.model")
     with pytest.raises(InputError, match=r"tokenizer.model but no tokenizer.json"):
