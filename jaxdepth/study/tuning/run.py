@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import jax.numpy as jnp
-from jax import Array
 
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, at_least, listed
+from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh, to_host
 from jaxdepth.model.tuned import Form, Params
@@ -250,7 +250,7 @@ def _start(name: str | None, form: Form, base: Mistral, fingerprint: str) -> Par
     return {key: jnp.asarray(array, jnp.float32) for key, array in adapter.params.items()}
 
 
-def _all_move(a: Array) -> bool:
+def _all_move(a: AnyArray) -> bool:
     """Whether the first factor of every layer has a number that is not zero, in every direction."""
     return bool(jnp.any(a, axis=1).all())
 

@@ -109,8 +109,9 @@ def _pop_factors(
                     f"{settings.path} has factors of {module}, which its config does not name to "
                     "PEFT (target_modules, exclude_modules, layers_to_transform): mend the config"
                 )
-            for array in pair:
+            found = [array for array in pair if array is not None]
+            for array in found:
                 check_finite(array, module, settings.path / PEFT_WEIGHTS)
-            a, b = (np.asarray(array, np.float32).T for array in pair)
+            a, b = (np.asarray(array, np.float32).T for array in found)
             factors.setdefault(name, {})[layer] = _Factors(a, b, settings.scale_of(module))
     return factors
