@@ -7,6 +7,7 @@ from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import read_json
 from jaxdepth.weights.checkpoint import SIDECARS
 from jaxdepth.weights.huggingface.shards import INDEX_NAME, SINGLE_NAME, named_shards
+from jaxdepth.weights.huggingface.tokenizer_files import PATTERNS
 
 _MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -41,7 +42,8 @@ def fetch_model(model_id: str) -> Path:
             ) from None
         return Path(folder)
 
-    folder = fetch("config.json", INDEX_NAME, "tokenizer.model", *SIDECARS)
+    folder = fetch("config.json", INDEX_NAME, *SIDECARS, *PATTERNS)
     index = folder / INDEX_NAME
-    shards = named_shards(index, read_json(index)) if index.exists() else [SINGLE_NAME]
-    return fetch("config.json", *shards)
+    if index.exists() and not (fetch("config.json", SINGLE_NAME) / SINGLE_NAME).is_file():
+        return fetch("config.json", *named_shards(index, read_json(index)))
+    return fetch("config.json", SINGLE_NAME)  # it counts, as in transformers, if both are there

@@ -12,7 +12,7 @@ from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import read_json
 from jaxdepth.model.config import read_config
 from jaxdepth.weights.finite import check_finite
-from jaxdepth.weights.huggingface.shards import INDEX_NAME, find_shards
+from jaxdepth.weights.huggingface.shards import INDEX_NAME, SINGLE_NAME, find_shards
 from jaxdepth.weights.tensor_map import HF_NAMES, MappedTensor
 
 # Buffers in old checkpoints, which RoPE computes anew.
@@ -89,12 +89,15 @@ class SafetensorsSource:
                 self._dtype_and_offset[name] = _DTYPES[tensor.get_dtype()], offsets[name]
 
     def _check_index(self, index: Path) -> None:
-        """Compare the index, if there is one, with the headers of the shards."""
+        """Compare the index, if there is one, with the headers of the shards that are read."""
         if not index.exists():
             return
+        is_single = [file.name for file in self.files] == [SINGLE_NAME]
         for name, shard in read_json(index)["weight_map"].items():
             if name.endswith(_IGNORED):
                 continue
+            if is_single and PurePosixPath(shard).name != SINGLE_NAME:
+                continue  # an index that earlier shards have left behind
             file = self._file_of.get(name)
             if file is None or file.name != PurePosixPath(shard).name:
                 actual = "nowhere" if file is None else f"in {file.name}"
