@@ -14,13 +14,12 @@ import jax
 import numpy as np
 import pytest
 import tiny_tokenizers
-from gguf_files import write_gguf
+from gguf_files import fields_of, write_gguf
 from mutants.damage import NAMES
 from mutants.folder import INDEX, mutate_checkpoint, mutate_peft, mutate_source
 from mutants.gguf import mutate_gguf
 from mutants.safetensors import mutate_file, shards
 from safetensors.numpy import load_file, save_file
-from test_gguf import fields_of
 from tiny import hf_tensors, leaves_of, raw_config, write_folder
 
 import jaxdepth
