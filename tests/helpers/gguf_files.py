@@ -83,3 +83,23 @@ def fields_of(pre: str, **more) -> dict:
         f"{p}bos_token_id": len(tokens) - 1,
         **{p + key: value for key, value in more.items()},
     }
+
+
+def sentencepiece_fields(**more) -> dict:
+    """The fields of a SentencePiece BPE with a few pieces, control tokens and symbols."""
+    pieces = ["\u2581t", "he", "\u2581the", "ab", "aba", "\u2581", *"theab", "\u00e9"]
+    names = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokens = ["<unk>", "<s>", "</s>", *names, *pieces, "<|im_start|>", "::"]
+    scores = [0.0] * 259 + [-float(i) for i in range(len(pieces))] + [-1000.0, 0.0]
+    p = "tokenizer.ggml."
+    return {
+        f"{p}model": "llama",
+        f"{p}pre": "default",
+        f"{p}tokens": tokens,
+        f"{p}scores": scores,
+        f"{p}token_type": [2, 3, 3] + [6] * 256 + [1] * len(pieces) + [4, 4],
+        f"{p}bos_token_id": 1,
+        f"{p}eos_token_id": 2,
+        f"{p}add_space_prefix": True,
+        **{p + key: value for key, value in more.items()},
+    }

@@ -83,14 +83,18 @@ def _pre_tokenizer(name: str | None):
     if name == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)
         return pre_tokenizers.Sequence([digits, words])
-    if name in _SPLITS:
+    if isinstance(name, str) and name in _SPLITS:
         split = pre_tokenizers.Split(Regex(_SPLITS[name]), behavior="isolated")
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         return pre_tokenizers.Sequence([split, to_bytes])
-    if name in (None, "default"):  # files from before May 2024, and converters that did not know it
+    if name in (
+        None,
+        "",
+        "default",
+    ):  # files from before May 2024, and converters that did not know it
         raise InputError(
             "the file does not say how its tokenizer splits text (tokenizer.ggml.pre is "
-            f"{'missing' if name is None else repr(name)}), and a wrong guess gives wrong token "
+            f"{repr(name) if name else 'missing'}), and a wrong guess gives wrong token "
             "ids: convert a newer GGUF or the safetensors of this model, or name it yourself, for "
             "Llama 3 by: gguf-new-metadata --pre-tokenizer llama-bpe OLD NEW, or pass "
             f"--no-tokenizer; known are {', '.join(_SUPPORTED)}"
