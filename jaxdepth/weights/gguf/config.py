@@ -101,6 +101,9 @@ def gguf_config(
     raw: dict[str, Any] = {
         hf: _number(prefix + key, own[key]) for key, hf in _KEYS.items() if key in own
     }
+    if "num_attention_heads" in raw:  # what absent keys mean to llama.cpp, not to transformers
+        raw.setdefault("num_key_value_heads", raw["num_attention_heads"])
+    raw.setdefault("rope_theta", 10000.0)
     raw |= {
         "model_type": "mistral" if raw.get("sliding_window") else architecture,
         "vocab_size": shapes[_EMBED][0],
@@ -137,7 +140,7 @@ def _scaling(raw: Mapping[str, Any], own: Mapping[str, Any], divisors) -> dict[s
             f"both {DIVISORS} and rope.scaling.type = {scaling['rope_type']!r} scale RoPE, which "
             "is not implemented: convert the safetensors of this model"
         )
-    pairs, theta = _head_dim(raw) // 2, raw.get("rope_theta", 10000.0)
+    pairs, theta = _head_dim(raw) // 2, raw["rope_theta"]
     if not pairs or not 0 < theta < math.inf:
         return None  # refused when the config is read
     if divisors.shape != (pairs,):

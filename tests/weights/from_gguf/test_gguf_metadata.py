@@ -255,6 +255,20 @@ def test_another_value_of_a_neutral_key_is_refused_by_name(key):
         gguf_config(fields, SHAPES)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("window", [0, 16])
+def test_absent_keys_mean_what_they_mean_to_llama_cpp(architecture, window):
+    """Not what they mean to transformers: 8 or 32 heads of keys and values."""
+    sizes = {"block_count": 2, "embedding_length": 64, "feed_forward_length": 112}
+    sizes |= {"attention.head_count": 4, "context_length": 256}
+    if architecture == "llama":
+        sizes |= {"attention.sliding_window": window}
+    fields = {f"{architecture}.{key}": value for key, value in sizes.items()}
+    raw = gguf_config(fields | {"general.architecture": architecture}, SHAPES)
+    config = ModelConfig.from_hf(raw)
+    assert (config.num_key_value_heads, config.head_dim, config.rope.theta) == (4, 16, 10000.0)
+
+
 def test_all_unknown_keys_are_named_at_once():
     fields = {"general.architecture": "llama", "llama.new_a": 1, "llama.new_b": "x" * 1000}
     with pytest.raises(InputError, match=r"llama.new_a = 1, llama.new_b = 'x"):
