@@ -99,7 +99,7 @@ class ConversationEncoder:
         turns = range(1, _AT_ONCE + 1) if form.turns <= _AT_ONCE else [form.turns]
         forms = [_Form(has_system, n) for n in turns for has_system in (False, True)]
         conversations = [(_placeholders(f, *around), True) for f in forms for around in _AROUND]
-        rendered = render(self._tokenizer, conversations)
+        rendered = render(self._tokenizer, conversations, self._encoder.date)
         for n, one in enumerate(forms):
             plain, spaced = rendered[2 * n : 2 * n + 2]
             if plain.text is None or spaced.text is None:

@@ -27,7 +27,6 @@ from jaxdepth.refusal.protocol import (
     Protocol,
     Verdict,
     instruct,
-    read_protocol,
     resolve_markers,
 )
 from jaxdepth.refusal.thought import opens_thought
@@ -35,8 +34,7 @@ from jaxdepth.serving.settings import Respond
 from jaxdepth.serving.steps import LanesSoFar, decide_in_steps
 from jaxdepth.serving.visible import decode_visible, marker_ids, visible_ids
 from jaxdepth.study.loading import LoadedModel, load_model
-from jaxdepth.study.verdicts.decider import build_rule
-from jaxdepth.weights.adapter import brings_tokens
+from jaxdepth.study.verdicts.decider import build_rule, choose_protocol
 
 _DEFAULT_PROMPT_TOKENS = 1024
 _SHORTEST = 32  # tokens that a prompt is padded to at least
@@ -232,7 +230,7 @@ def build_responder(settings: Respond) -> Responder:
     at_least(1, lanes=s.lanes, max_prompt_tokens=s.max_prompt_tokens)
     if not s.memory_gb > 0:
         raise InputError(f"memory_gb is {s.memory_gb}, expected more than 0")
-    protocol = read_protocol(protocol_name(settings))
+    protocol = choose_protocol(s.protocol, settings.model.adapter)
     for name in ("thought_tokens", "answer_tokens"):
         if getattr(s, name) is not None:
             protocol = replace(protocol, **{name: getattr(s, name)})
@@ -269,10 +267,3 @@ def build_responder(settings: Respond) -> Responder:
             f"{s.memory_gb}: lower lanes or max_prompt_tokens, or raise it"
         )
     return Responder(settings, loaded, protocol, markers, rule, exit_layer, longest)
-
-
-def protocol_name(settings: Respond) -> str:
-    """The protocol that the settings name, or the one that fits the adapter."""
-    adapter = settings.model.adapter
-    fitting = "tuned" if adapter is not None and brings_tokens(adapter) else "prompted"
-    return settings.responding.protocol or fitting

@@ -12,9 +12,10 @@ from jaxdepth import InputError
 from jaxdepth.depth.decode import advance_lanes
 from jaxdepth.depth.sampling import Sampling
 from jaxdepth.refusal.decide import decide, shown
-from jaxdepth.refusal.protocol import VERDICTS
-from jaxdepth.serving.responder import padded_rows, protocol_name
+from jaxdepth.refusal.protocol import VERDICTS, read_protocol
+from jaxdepth.serving.responder import padded_rows
 from jaxdepth.serving.visible import decode_visible, visible_ids
+from jaxdepth.study.verdicts.decider import choose_protocol
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -79,16 +80,16 @@ def test_the_protocols_instruction_stands_before_the_last_message(deciding_path,
     assert prompted.exit_layer == 4  # all layers
 
 
-def test_the_default_protocol_fits_the_adapter(responder, monkeypatch):
-    def named(**model):
-        settings = replace(responder.settings.responding, protocol=None)
-        adapted = replace(responder.settings.model, **model)
-        return protocol_name(replace(responder.settings, responding=settings, model=adapted))
-
-    monkeypatch.setattr("jaxdepth.serving.responder.brings_tokens", "thinker".__eq__)
-    assert named() == "prompted"
-    assert named(adapter="lora") == "prompted"
-    assert named(adapter="thinker") == "tuned"
+def test_the_default_protocol_is_that_of_the_adapter(monkeypatch):
+    own = read_protocol("direct").record()
+    monkeypatch.setattr(
+        "jaxdepth.study.verdicts.decider.settings_of",
+        lambda name: {"protocol": own} if name == "thinker" else {},
+    )
+    for adapter in (None, "lora"):
+        assert choose_protocol(None, adapter) == read_protocol("prompted")
+    assert choose_protocol(None, "thinker") == read_protocol("direct")
+    assert choose_protocol("tuned", "thinker") == read_protocol("tuned")
 
 
 def test_nothing_leaves_before_the_verdict_and_what_left_stays(responder):
