@@ -32,8 +32,8 @@ def without_spare_tokens(tokenizer: FastTokenizer, vocab_size: int, where: str) 
     missing = [t for t in sorted(beyond) if t not in added or t in needed or t in template]
     if missing:
         raise InputError(
-            f"{where}: the tokenizer has {len(tokenizer)} tokens, the model only {vocab_size}, none "
-            f"for {listed(missing)}: they do not belong together"
+            f"{where}: the tokenizer has {len(tokenizer)} tokens, the model only {vocab_size}, "
+            f"none for {listed(missing)}: they do not belong together"
         )
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     spec["added_tokens"] = [t for t in spec["added_tokens"] if t["content"] not in beyond]
