@@ -12,13 +12,13 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.weights.convert import convert
 from jaxdepth.weights.huggingface.spare_tokens import without_spare_tokens
 
-RAW = raw_config(vocab_size=901)  # a row for "Z\u00fcrich", none for what comes after it
-TEXT = "In Z\u00fcrich a [PAD] and python"
+RAW = raw_config(vocab_size=901)  # a row for "Zurich", none for what comes after it
+TEXT = "In Zurich a [PAD] and python"
 
 
 def make(template=CHATML, **special):
     backend = byte_level(["<|im_start|>", "<|im_end|>"])
-    backend.add_tokens(["Z\u00fcrich", "python"])
+    backend.add_tokens(["Zurich", "python"])
     special = {"eos_token": "<|im_end|>", "pad_token": "[PAD]"} | special
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **special)
 
@@ -36,7 +36,7 @@ def test_a_padding_token_that_the_model_does_not_have(tmp_path):
     encoder = PromptEncoder(tokenizer)
     assert max(encoder.encode(TEXT)) == 900
     assert tokenizer.decode(encoder.encode_text(TEXT)) == TEXT
-    plain = "In Z\u00fcrich"
+    plain = "In Zurich"
     assert encoder.encode(plain) == PromptEncoder(whole).encode(plain)
     assert without_spare_tokens(tokenizer, 901, "it") is tokenizer
 
