@@ -23,6 +23,7 @@ from jaxdepth.weights.atomic_folder import atomic_folder
 from jaxdepth.weights.gguf.source import GGUFSource
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
 from jaxdepth.weights.huggingface.source import SafetensorsSource
+from jaxdepth.weights.huggingface.spare_tokens import without_spare_tokens
 from jaxdepth.weights.huggingface.tokenizer_files import (
     TOKENIZER,
     check_has_tokenizer,
@@ -183,11 +184,8 @@ def _read_tokenizer(source: Source):
         tokenizer = gguf_tokenizer(source.fields)
     else:
         tokenizer = _read_folder_tokenizer(source)
-    if tokenizer is not None and len(tokenizer) > source.config.vocab_size:
-        raise InputError(
-            f"{source.name}: the tokenizer has {len(tokenizer)} tokens, the model only "
-            f"{source.config.vocab_size}: they do not belong together"
-        )
+    if tokenizer is not None:
+        without_spare_tokens(tokenizer, source.config.vocab_size, source.name)  # whether it can be
     return tokenizer
 
 

@@ -274,7 +274,7 @@ def _check_start_tokenizer(model: Path, name: str | None, vocab_size: int) -> No
     """Check that an adapter to begin from was trained on prompts as they are written here."""
     if name is None or not brings_tokenizer(name):
         return
-    base = checkpoint.load_tokenizer(model)
+    base = load_adapted_tokenizer(model, None, vocab_size)
     own = load_adapted_tokenizer(model, find_adapter(name), vocab_size)
     what = None if base is None or own is None else tokenizer_difference(own, base)
     if what is not None:

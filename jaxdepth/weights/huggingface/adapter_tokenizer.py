@@ -13,6 +13,7 @@ from jaxdepth.errors import InputError, listed
 from jaxdepth.files import read_json
 from jaxdepth.model import FastTokenizer
 from jaxdepth.weights.checkpoint import load_tokenizer
+from jaxdepth.weights.huggingface.spare_tokens import without_spare_tokens
 from jaxdepth.weights.huggingface.tokenizer_files import (
     TOKENIZER,
     check_has_tokenizer,
@@ -39,10 +40,12 @@ def load_adapted_tokenizer(
         A transformers fast tokenizer, or None if there is none.
 
     Raises:
-        InputError: the adapter's tokenizer cannot be read, has tokens for which the base has no
+        InputError: the adapter's tokenizer cannot be read, needs tokens for which the base has no
             row, or numbers the words of the base's otherwise.
     """
     base = load_tokenizer(checkpoint)
+    if base is not None:
+        base = without_spare_tokens(base, vocab_size, str(checkpoint))
     names = tokenizer_files(adapter) if adapter is not None and adapter.is_dir() else []
     if adapter is None or not names:
         return base
@@ -53,7 +56,11 @@ def load_adapted_tokenizer(
         return None
     else:
         own = _changed(checkpoint, adapter, names)
-    _check_fits(own, base, adapter, vocab_size)
+    if own is None:
+        return None
+    own = without_spare_tokens(own, vocab_size, str(adapter))
+    if base is not None:
+        _check_words(own, base, adapter)
     return own
 
 
@@ -80,18 +87,9 @@ def _object(file: Path) -> dict:
     return content
 
 
-def _check_fits(
-    own: FastTokenizer | None, base: FastTokenizer | None, adapter: Path, vocab_size: int
-) -> None:
-    vocabulary = {} if own is None else own.get_vocab()
-    beyond = sorted(token for token, i in vocabulary.items() if i >= vocab_size)
-    if beyond:
-        raise InputError(
-            f"{adapter}: its tokenizer has {listed(beyond)}, for which the base has no row of its "
-            f"{vocab_size}: merge the adapter into its base with PEFT and convert that"
-        )
-    if base is None:
-        return
+def _check_words(own: FastTokenizer, base: FastTokenizer, adapter: Path) -> None:
+    """Raise InputError if the words of the base's vocabulary have other ids."""
+    vocabulary = own.get_vocab()
     added = {str(token) for token in base.added_tokens_decoder.values()}
     words = {token: i for token, i in base.get_vocab().items() if token not in added}
     moved = sorted(token for token, i in words.items() if vocabulary.get(token) != i)
