@@ -10,8 +10,7 @@ No two pieces of a model have one score, but for runs of spaces. Sources: senten
 import math
 import re
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Container, Mapping
 from reprlib import repr as short  # values in a file may be long
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -30,7 +29,6 @@ from jaxdepth.weights.gguf.vocabulary import (
 _SPACE = "▁"
 _BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
 _MAX_LENGTH = 1024  # of a piece, in characters; its cuts take the square of that
-_MAX_RUN = 256  # that is compared; the longest piece of Llama and Mistral has 16 spaces
 # The score that converters give to tokens that were added beside the SentencePiece model.
 _ADDED_SCORE = -1000.0
 # What would change a text before it is cut into pieces; llama.cpp reads these for other kinds only.
@@ -102,65 +100,34 @@ def _model(vocabulary: Vocabulary, keeps_words: bool) -> models.BPE:
     _check_pieces(pieces)
     cuts = {piece: _cuts(piece, pieces) for piece in pieces if len(piece) > 1}
     cuts = {piece: pairs for piece, pairs in cuts.items() if pairs}
-    scores = _scores(vocabulary)
-    tied = _tied({piece: scores[pieces[piece]] for piece in cuts})
-    is_ordered = all(len(set(piece)) == 1 for piece in tied)
-    if is_ordered:
-        ordered = sorted(cuts, key=lambda piece: (-scores[pieces[piece]], pieces[piece]))
-        merges = [pair for piece in ordered for pair in cuts[piece]]
-    elif isinstance(vocabulary.get("merges"), list):
-        merges = read_merges(vocabulary)
-    else:
-        raise _order_is_lost(tied)
-    model = models.BPE(
+    return models.BPE(
         vocab=vocabulary.ids,
-        merges=merges,
+        merges=_merges(vocabulary, pieces, cuts),
         unk_token=None if unknown is None else tokens[unknown],
         fuse_unk=True,
         byte_fallback=bool(named_bytes),
         ignore_merges=keeps_words,
     )
-    if is_ordered:
-        _check_runs(model, tied, {piece: scores[i] for piece, i in pieces.items()})
-    return model
 
 
-def _tied(scores: Mapping[str, float]) -> list[str]:
-    """The pieces that share their score with another one."""
-    counts = Counter(scores.values())
-    return [piece for piece, score in scores.items() if counts[score] > 1]
+def _merges(
+    vocabulary: Vocabulary, pieces: Mapping[str, int], cuts: Mapping[str, list[tuple[str, str]]]
+) -> list[tuple[str, str]]:
+    """The merges that scores stand for, or those of the file if its scores order nothing.
 
-
-def _check_runs(model: models.BPE, tied: Sequence[str], scores: Mapping[str, float]) -> None:
-    """Compare runs of a character, whose pieces have one score, with SentencePiece's rule.
-
-    Runs of spaces are such pieces in the models of Llama and Mistral. In order of their ids they
-    are joined to the same pieces as from the left, but no theorem says so.
-
-    Raises:
-        InputError: a run is cut otherwise.
+    Pieces of one score are joined from the left, which ranks cannot say. Runs of one character
+    they can: what grows at the left is longer than all that could be joined to its right, so the
+    longest piece comes first, and of its cuts the one with the shortest left part.
     """
-    for letter in {piece[0] for piece in tied}:
-        longest = max(len(piece) for piece in tied if piece[0] == letter)
-        for length in range(2, min(4 * longest, _MAX_RUN) + 2):
-            parts = [token.value for token in model.tokenize(letter * length)]
-            if parts != _join(letter * length, scores):
-                raise _order_is_lost(tied)
-
-
-def _join(text: str, scores: Mapping[str, float]) -> list[str]:
-    """SentencePiece's rule by the plainest code: the highest score, the leftmost first."""
-    parts = list(text)
-    while True:
-        joined = [scores.get(a + b, -math.inf) for a, b in pairwise(parts)]
-        if not joined or max(joined) == -math.inf:
-            return parts
-        i = joined.index(max(joined))
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-
-
-def _order_is_lost(tied: Sequence[str]) -> InputError:
-    return InputError(
+    scores = _scores(vocabulary)
+    counts = Counter(scores[pieces[piece]] for piece in cuts)
+    tied = [p for p in cuts if counts[scores[pieces[p]]] > 1 and len(set(p)) > 1]
+    if not tied:
+        ordered = sorted(cuts, key=lambda piece: (-scores[pieces[piece]], -len(piece)))
+        return [pair for piece in ordered for pair in cuts[piece]]
+    if isinstance(vocabulary.get("merges"), list):
+        return read_merges(vocabulary)
+    raise InputError(
         f"{len(tied)} pieces of the GGUF tokenizer ({listed(map(short, tied))}) share their score "
         "with another, so that the order in which pieces are joined is lost: convert the "
         "safetensors of this model, or pass --no-tokenizer"
