@@ -1,6 +1,6 @@
 """Which tensor of a source becomes which parameter: names and shapes, before anything is read.
 
-Names: transformers' `modeling_mistral.py` and `modeling_qwen2.py`; for GGUF llama.cpp's
+Names: transformers' `modeling_mistral.py`, `modeling_qwen3.py`; for GGUF llama.cpp's
 `gguf-py/gguf/constants.py`.
 """
 
@@ -25,6 +25,8 @@ HF_NAMES = {
     "q_bias": "model.layers.{i}.self_attn.q_proj.bias",
     "k_bias": "model.layers.{i}.self_attn.k_proj.bias",
     "v_bias": "model.layers.{i}.self_attn.v_proj.bias",
+    "q_norm": "model.layers.{i}.self_attn.q_norm.weight",
+    "k_norm": "model.layers.{i}.self_attn.k_norm.weight",
     "o": "model.layers.{i}.self_attn.o_proj.weight",
     "mlp_norm": "model.layers.{i}.post_attention_layernorm.weight",
     "gate": "model.layers.{i}.mlp.gate_proj.weight",
@@ -42,6 +44,8 @@ GGUF_NAMES = {
     "q_bias": "blk.{i}.attn_q.bias",
     "k_bias": "blk.{i}.attn_k.bias",
     "v_bias": "blk.{i}.attn_v.bias",
+    "q_norm": "blk.{i}.attn_q_norm.weight",
+    "k_norm": "blk.{i}.attn_k_norm.weight",
     "o": "blk.{i}.attn_output.weight",
     "mlp_norm": "blk.{i}.ffn_norm.weight",
     "gate": "blk.{i}.ffn_gate.weight",

@@ -139,10 +139,18 @@ def _model_rows(config: ModelConfig, family: str) -> Rows:
         window = f"{c.sliding_window:,} keys, in {layers} of {c.num_hidden_layers} layers"
     rope = f"theta {c.rope.theta:,.10g}"
     if c.rope.scaling is not None:
+        kind = type(c.rope.scaling).__name__.removesuffix("Scaling").lower()
         scaling = vars(c.rope.scaling).items()
-        rope += ", llama3 scaling: " + ", ".join(f"{k} {v:,.10g}" for k, v in scaling)
+        rope += f", {kind} scaling: " + ", ".join(f"{k} {v:,.10g}" for k, v in scaling)
+    if c.rope_layers is not None:
+        rope += f", in {sum(c.rope_layers)} of {c.num_hidden_layers} layers"
+    if c.query_scaling is not None:
+        rope += f", queries scaled every {c.query_scaling.original_max_position_embeddings:,}"
+        rope += f" positions, beta {c.query_scaling.beta:,.10g}"
+    family += ", with biases of queries, keys, values" if c.qkv_bias else ""
+    family += ", with norms of queries and keys" if c.qk_norm else ""
     return [
-        ("family", f"{family}{', with biases of queries, keys, values' if c.qkv_bias else ''}"),
+        ("family", family),
         (
             "sizes",
             f"{format_count(c.num_hidden_layers, 'layer')}, width {c.hidden_size:,}, "
