@@ -27,7 +27,7 @@ from jaxdepth.weights.adapter import FORMAT, adapter_digest
 from jaxdepth.weights.checkpoint import MANIFEST, end_tokens, load_tokenizer, read_manifest
 from jaxdepth.weights.gguf.source import GGUFSource, gguf_types
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
-from jaxdepth.weights.huggingface.source import safetensors_dtypes
+from jaxdepth.weights.huggingface.source import SafetensorsSource, safetensors_dtypes
 from jaxdepth.weights.sources import open_source, source_tensors
 
 
@@ -78,8 +78,11 @@ def describe_source(path: Path) -> Description:
     source = open_source(path)
     types_of = gguf_types if isinstance(source, GGUFSource) else safetensors_dtypes
     dtypes = Counter(dtype for file in source.files for dtype in types_of(file))
+    family = source.raw_config["model_type"]
+    if isinstance(source, SafetensorsSource) and source.wrapper is not None:
+        family += f", the text model of {source.wrapper}"
     rows = [
-        *_model_rows(source.config, source.raw_config["model_type"]),
+        *_model_rows(source.config, family),
         ("tensors", ", ".join(f"{count} of {dtype}" for dtype, count in dtypes.most_common())),
         *name_first("file", [_file_size(file) for file in source.files]),
     ]
@@ -95,7 +98,7 @@ def describe_source(path: Path) -> Description:
     except InputError as error:
         tokenizer, converts = None, f"no: {error}"
     rows += [*_tokenizer_rows(tokenizer, end_ids), ("converts", converts)]
-    kind = "a GGUF file" if isinstance(source, GGUFSource) else "a Hugging Face folder"
+    kind = "a GGUF file" if isinstance(source, GGUFSource) else source.kind
     return Description(f"{kind}, not converted", rows)
 
 
