@@ -6,7 +6,13 @@ from pathlib import Path
 from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import read_json
 from jaxdepth.weights.checkpoint import SIDECARS
-from jaxdepth.weights.huggingface.shards import INDEX_NAME, SINGLE_NAME, named_shards
+from jaxdepth.weights.huggingface.shards import (
+    CONSOLIDATED,
+    INDEX_NAME,
+    PARAMS,
+    SINGLE_NAME,
+    named_shards,
+)
 from jaxdepth.weights.huggingface.tokenizer_files import PATTERNS
 
 _MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -42,8 +48,12 @@ def fetch_model(model_id: str) -> Path:
             ) from None
         return Path(folder)
 
-    folder = fetch("config.json", INDEX_NAME, *SIDECARS, *PATTERNS)
-    index = folder / INDEX_NAME
+    folder = fetch("config.json", PARAMS, INDEX_NAME, *SIDECARS, *PATTERNS)
+    index, shards = folder / INDEX_NAME, [SINGLE_NAME]
+    # The single file counts, as in transformers, if both are there.
     if index.exists() and not (fetch("config.json", SINGLE_NAME) / SINGLE_NAME).is_file():
-        return fetch("config.json", *named_shards(index, read_json(index)))
-    return fetch("config.json", SINGLE_NAME)  # it counts, as in transformers, if both are there
+        shards = named_shards(index, read_json(index))
+    folder = fetch("config.json", *shards)
+    if (folder / PARAMS).exists() and not any((folder / shard).exists() for shard in shards):
+        return fetch(PARAMS, f"{CONSOLIDATED}*.safetensors")  # Mistral's own format alone
+    return folder

@@ -13,6 +13,7 @@ from jaxdepth.files import read_json
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 _BLOCK = 2**24  # bytes that are compared at once
+PARAMS, CONSOLIDATED = "params.json", "consolidated"  # of Mistral's own format: how files begin
 
 
 def find_shards(folder: Path) -> list[Path]:
@@ -40,7 +41,7 @@ def find_shards(folder: Path) -> list[Path]:
         if missing:
             raise InputError(f"{folder} lacks shard {listed(missing)} that {INDEX_NAME} names")
         return files
-    files = sorted(folder.glob("*.safetensors"))
+    files = [f for f in sorted(folder.glob("*.safetensors")) if not _is_consolidated(f)]
     if single in files:
         return [single]
     if not files:
@@ -84,6 +85,10 @@ def _same_bytes(one: tuple[dict, np.ndarray], other: tuple[dict, np.ndarray]) ->
         np.array_equal(content[i : i + _BLOCK], other_content[i : i + _BLOCK])
         for i in range(0, len(content), _BLOCK)
     )
+
+
+def _is_consolidated(file: Path) -> bool:
+    return file.name.startswith(CONSOLIDATED)
 
 
 def named_shards(index: Path, content: object) -> list[str]:
