@@ -224,7 +224,7 @@ def gerund(verb: str) -> str:
 
 def _trim(sentence: str) -> str:
     """A sentence without what surrounds the request: greetings, thanks and marks."""
-    sentence = re.sub(r"\s+", " ", sentence.replace("’", "'")).strip(" .?!:;,*-")
+    sentence = re.sub(r"\s+", " ", sentence.replace("\u2019", "'")).strip(" .?!:;,*-")
     for cut in (_OPENER, _OPENER, _OPENER, _TAIL):
         sentence = cut.sub("", sentence).strip(" .?!:;,")
     return sentence
