@@ -54,24 +54,25 @@ def pack(
     packed.positions_N[:P] = np.arange(P)
     packed.seen_PP[: len(trunk)] = np.tri(P, dtype=bool)[: len(trunk)]
     places = []
-    for sequence, n, rest, (r, c) in zip(sequences, shared, rests, starts, strict=True):
+    for ids, n, rest, (r, c) in zip(sequences, shared, rests, starts, strict=True):
         first = P + r * C + c
         here, row = slice(first, first + rest), slice(c, c + rest)
-        packed.tokens_N[here], packed.positions_N[here] = sequence[n:], n + np.arange(rest)
+        packed.tokens_N[here], packed.positions_N[here] = ids[n:], n + np.arange(rest)
         packed.seen_RCK[r, row, :n] = True
         packed.seen_RCK[r, row, P + c : P + c + rest] = np.tri(rest, dtype=bool)
         places.append([*range(n), *range(here.start, here.stop)])
-    for sequence, place, unseen in blind:
-        r, c = divmod(places[sequence][place] - P, C)
+    for b, place, unseen in blind:
+        r, c = divmod(places[b][place] - P, C)
         assert r >= 0, "a token of the trunk cannot be blind in one sequence alone"
-        keys = np.array(places[sequence][:unseen], int)
+        keys = np.array(places[b][:unseen], int)
         packed.seen_RCK[r, c, np.where(keys < P, keys, P + (keys - P) % C)] = False
     return packed, places
 
 
 def _trunk(sequences: Sequence[Sequence[int]]) -> list[int]:
     """The tokens that half of the sequences begin with, two at least."""
-    needed, trunk, alike = max(2, -(-len(sequences) // 2)), [], list(sequences)
+    needed, alike = max(2, -(-len(sequences) // 2)), list(sequences)
+    trunk: list[int] = []
     while True:
         nexts = Counter(s[len(trunk)] for s in alike if len(s) > len(trunk))
         token, count = nexts.most_common(1)[0] if nexts else (0, 0)
@@ -143,17 +144,17 @@ def scan_packed(
         read: of the residual stream after a layer; returns a pytree of arrays.
         remat: compute each layer again for its gradient, which takes less memory and more time.
     """
-    packed = jax.tree.map(jnp.asarray, packed)
     P, R, C = shape_of(packed)
-    rotation = model.rope_at(packed.positions_N)
-    trunk_P, row_RC = packed.positions_N[:P], packed.positions_N[P:].reshape(R, C)
+    tokens_N, positions_N, all_seen_PP, all_seen_RCK = map(jnp.asarray, packed)
+    rotation = model.rope_at(positions_N)
+    trunk_P, row_RC = positions_N[:P], positions_N[P:].reshape(R, C)
     key_RK = jnp.concatenate([jnp.broadcast_to(trunk_P, (R, P)), row_RC], axis=1)
     behind_PP = trunk_P[:, None] - trunk_P
     behind_RCK = row_RC[:, :, None] - key_RK[:, None]
 
     def run_layer(h_ND, block: Block):
         q, k, v = block.project(h_ND, *rotation)
-        seen_PP, seen_RCK, window = packed.seen_PP, packed.seen_RCK, block.window
+        seen_PP, seen_RCK, window = all_seen_PP, all_seen_RCK, block.window
         if window is not None:
             seen_PP &= behind_PP < window
             seen_RCK &= behind_RCK < window
@@ -170,4 +171,4 @@ def scan_packed(
         return h_ND, read(h_ND)
 
     run_layer = jax.checkpoint(run_layer) if remat else run_layer
-    return jax.lax.scan(run_layer, model.embed_tokens(packed.tokens_N), model.blocks())[1]
+    return jax.lax.scan(run_layer, model.embed_tokens(tokens_N), model.blocks())[1]

@@ -49,8 +49,11 @@ def read_parts() -> Parts:
     for topic, words in raw["keywords"].items():
         for word in words.split():
             topics[word] = (*topics.get(word, ()), topic)
+    frames = raw["frames"]
     return Parts(
-        *(tuple(raw["frames"][slot]) for slot in ("ask", "touch", "help")),
+        ask=tuple(frames["ask"]),
+        touch=tuple(frames["touch"]),
+        help=tuple(frames["help"]),
         nearby=tuple(raw["nearby"]),
         stakes={topic: tuple(items) for topic, items in raw["stakes"].items()},
         helps={topic: tuple(items) for topic, items in raw["helps"].items()},
@@ -118,7 +121,8 @@ class _Prompt(NamedTuple):
 
 def _read_prompt(text: str, act: str | None, category: str | None) -> _Prompt:
     topics = find_topics(text)
-    if category in read_parts().stakes:
+    fitting: tuple[str, ...]
+    if category is not None and category in read_parts().stakes:
         fitting = (category,) * 4 + ("general",) if category in topics else (category, "general")
     else:
         fitting = (*topics[:1] * 4, "general")
