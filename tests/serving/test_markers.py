@@ -14,7 +14,7 @@ from jaxdepth.serving import responder as serving
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
 # Markers that are special tokens, and fewer attacks on such as a user can type.
-COUNTS = {"tuned": 1000, "ordinary words": 100}
+COUNTS = {"tuned": 1000, "ordinary words": 1000}
 
 
 def replay(tokens: list[int], close: tuple[int, ...], thought_tokens: int) -> tuple[int, int, list]:
@@ -25,7 +25,7 @@ def replay(tokens: list[int], close: tuple[int, ...], thought_tokens: int) -> tu
     return thought, verdict, answer
 
 
-@pytest.mark.parametrize("kind", COUNTS)
+@pytest.mark.parametrize("kind", ["tuned", pytest.param("ordinary words", marks=pytest.mark.slow)])
 def test_a_thousand_attacks(kind, deciding_path, protocol, monkeypatch):
     name, count = kind if kind == "tuned" else protocol, COUNTS[kind]
     guarded = jaxdepth.open_responder(

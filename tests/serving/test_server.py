@@ -108,7 +108,7 @@ def test_other_paths_methods_types_and_names(port):
 
 
 def test_a_body_that_is_declared_or_sent_too_large(port):
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=300) as connection:
         head = (
             "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n"
         )
