@@ -8,9 +8,12 @@ import openai
 import pytest
 from chats.attacks import attack
 from chats.served import NAME, request, served
+from openai.types.chat import ChatCompletion
 
 import jaxdepth
-from jaxdepth.refusal.protocol import VERDICTS
+from jaxdepth.refusal.protocol import VERDICTS, Verdict
+from jaxdepth.serving.responder import Response
+from jaxdepth.serving.server.replies import Reply
 
 pytestmark = pytest.mark.usefixtures("quick_programs", "prompts_of_one_length")
 
@@ -112,18 +115,14 @@ def test_what_the_client_raises(client):
     assert raised.value.code == "context_length_exceeded"
 
 
-def test_a_refusal_that_shows_nothing_is_filtered(responder):
-    """An abstaining model: its verdict is there, its text is not."""
-    import dataclasses
-
-    rule = dataclasses.replace(responder.rule, abstain_below=1.0)
-    with served(dataclasses.replace(responder, rule=rule)) as port:
-        url = f"http://127.0.0.1:{port}/v1"
-        with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
-            choice = client.chat.completions.create(model=NAME, messages=questions(1)[0]).choices[0]
-    assert choice.finish_reason == "content_filter"
-    assert choice.message.content == ""
+def test_a_refusal_that_shows_nothing_is_filtered():
+    p = {"refuse": 0.4, "partial": 0.3, "comply": 0.3}
+    abstained = Response(Verdict.ABSTAIN, p, "", "content_filter", 3, 9, 0, 5)
+    completion = ChatCompletion.model_validate(Reply(NAME).whole(abstained))
+    choice = completion.choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("content_filter", "")
     assert choice.model_extra["jaxdepth"]["verdict"] == "abstain"
+    assert completion.usage.completion_tokens == 0
 
 
 def test_attacks_through_the_server(responder, port):

@@ -13,8 +13,7 @@ from jaxdepth.serving import responder as serving
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
-# Markers that are special tokens, and fewer attacks on such as a user can type.
-COUNTS = {"tuned": 1000, "ordinary words": 100}
+COUNT = 1000
 
 
 def replay(tokens: list[int], close: tuple[int, ...], thought_tokens: int) -> tuple[int, int, list]:
@@ -25,9 +24,10 @@ def replay(tokens: list[int], close: tuple[int, ...], thought_tokens: int) -> tu
     return thought, verdict, answer
 
 
-@pytest.mark.parametrize("kind", COUNTS)
+@pytest.mark.parametrize("kind", ["tuned", pytest.param("ordinary words", marks=pytest.mark.slow)])
 def test_a_thousand_attacks(kind, deciding_path, protocol, monkeypatch):
-    name, count = kind if kind == "tuned" else protocol, COUNTS[kind]
+    """With markers that are special tokens, and with such as a user can type."""
+    name = "tuned" if kind == "tuned" else protocol
     guarded = jaxdepth.open_responder(
         deciding_path, protocol=name, exit=2, thought_tokens=3, answer_tokens=3, lanes=100
     )
@@ -46,9 +46,9 @@ def test_a_thousand_attacks(kind, deciding_path, protocol, monkeypatch):
     decide_in_steps = serving.decide_in_steps
     monkeypatch.setattr(serving, "decide_in_steps", spying)
     rng = random.Random(0)
-    chats = [attack(rng) for _ in range(count)]
+    chats = [attack(rng) for _ in range(COUNT)]
     responses = jaxdepth.respond(guarded, chats)
-    assert len(responses) == count
+    assert len(responses) == COUNT
 
     # No token of a prompt is special but those that its form has with harmless texts.
     markers, tokenizer = guarded.markers, guarded.loaded.tokenizer
@@ -85,7 +85,7 @@ def test_a_thousand_attacks(kind, deciding_path, protocol, monkeypatch):
         cut = next((n for n, t in enumerate(kept) if t in own_markers), len(kept))
         assert response.text == tokenizer.decode(kept[:cut], skip_special_tokens=True)
         checked += bool(response.text)
-    assert checked > count / 2
+    assert checked > COUNT / 2
     assert len({response.verdict for response in responses}) > 1
 
 

@@ -17,7 +17,7 @@ from jaxdepth.serving.responder import padded_rows
 from jaxdepth.serving.visible import decode_visible, visible_ids
 from jaxdepth.study.verdicts.decider import choose_protocol
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
+pytestmark = pytest.mark.usefixtures("quick_programs", "prompts_of_one_length")
 
 WORDS = "How do I boil an egg for my friend in the garden without a pot or water".split()
 
@@ -157,16 +157,17 @@ def test_an_abstaining_model_shows_nothing(responder):
     assert (response.verdict, response.text, response.finish) == ("abstain", "", "content_filter")
 
 
-def test_programs_are_few(responder):
+def test_programs_are_few(responder, monkeypatch):
     """One for each power of two of tokens and of chats, whatever comes."""
-    responses = jaxdepth.respond(responder, chats(3))  # so that some are compiled
+    jaxdepth.respond(responder, chats(3))  # so that some are compiled
     before = advance_lanes._cache_size()
-    lengths = {32, 64, 128, 160}
-    for n in (1, 2, 3, 4, 3, 1):
-        responses = jaxdepth.respond(responder, chats(n, seed=n))
-        assert len(responses) == n
-    assert advance_lanes._cache_size() - before <= len(lengths) * 3
+    for n in (1, 2, 3, 4, 3, 1, 5, 6):
+        assert len(jaxdepth.respond(responder, chats(n, seed=n))) == n
+    assert advance_lanes._cache_size() - before <= 2  # of one chat, and of two
     assert [padded_rows(n, 6) for n in range(1, 7)] == [1, 2, 4, 4, 6, 6]
+    monkeypatch.setattr("jaxdepth.serving.responder._SHORTEST", 32)
+    lengths = {responder._padded_length(n) for n in range(1, 161)}
+    assert lengths == {32, 64, 128, 160}
 
 
 def test_an_answer_ends_where_the_model_begins_to_think_again(responder):

@@ -108,7 +108,7 @@ def test_other_paths_methods_types_and_names(port):
 
 
 def test_a_body_that_is_declared_or_sent_too_large(port):
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=300) as connection:
         head = (
             "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n"
         )
@@ -151,7 +151,8 @@ def test_a_full_queue_says_when_to_come_again(responder):
         gated.gate.set()
         assert {future.result()[0] for future in running} == {200}
         assert max(gated.batches) <= 4
-        assert metric(port, "jaxdepth_waiting") == metric(port, "jaxdepth_lanes_busy") == 0
+        assert metric(port, "jaxdepth_waiting") == 0
+        wait_until(lambda: metric(port, "jaxdepth_lanes_busy") == 0)
 
 
 def test_a_request_that_takes_too_long(responder):

@@ -12,12 +12,13 @@ from jaxdepth.serving.server.listen import LOCAL_NAMES, bind, build_server
 from jaxdepth.serving.settings import Listening
 
 NAME = "tiny"
+PATIENCE = 300  # seconds: on a busy machine a program takes long to compile
 
 
 @contextmanager
 def served(responder: Responder, **listening):
     """A running server: its port. It is told to end at the end of the block."""
-    settings = Listening(port=0, **listening)
+    settings = Listening(port=0, **({"timeout": 600.0} | listening))
     listener = bind(settings)
     server = build_server(responder, NAME, settings, {*LOCAL_NAMES})
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -27,11 +28,11 @@ def served(responder: Responder, **listening):
         yield listener.getsockname()[1]
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 
-def wait_until(condition, seconds: float = 20):
+def wait_until(condition, seconds: float = PATIENCE):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"
@@ -40,7 +41,7 @@ def wait_until(condition, seconds: float = 20):
 
 def request(port, method, path, body=None, headers=None):
     """Status, headers and body of a reply."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     kind = {"Content-Type": "application/json"} if body is not None else {}
     try:
         connection.request(method, path, body, kind | (headers or {}))
