@@ -21,7 +21,7 @@ IN_SUITE = covering_set() | special_cases()
 
 def all_exits(raw: dict) -> np.ndarray:
     model = model_of(raw)
-    exits = jnp.arange(1, raw["num_hidden_layers"] + 1)
+    exits = jnp.arange(1, model.depth + 1)
     vmapped = jax.vmap(jaxdepth.exit_logits, in_axes=(None, None, None, 0))
     return np.asarray(vmapped(model, *prompts(), exits))
 

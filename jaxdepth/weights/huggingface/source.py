@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -10,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 
 from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import read_json
-from jaxdepth.model.config import read_config
+from jaxdepth.model.config import ModelConfig, read_config, text_config
 from jaxdepth.weights.finite import check_finite
+from jaxdepth.weights.huggingface.image_models import text_name
 from jaxdepth.weights.huggingface.shards import INDEX_NAME, find_shards
 from jaxdepth.weights.tensor_map import HF_NAMES, MappedTensor
 
@@ -24,10 +27,12 @@ class SafetensorsSource:
     """A Hugging Face folder: config.json and one or more safetensors, with or without an index.
 
     Its attributes are those of every source; see `jaxdepth.weights.sources`. `folder` is where its
-    files are.
+    files are, `wrapper` the family of the image model that its text model is in, or None. Shapes
+    and config are those of the text model alone.
     """
 
-    tensor_names = HF_NAMES
+    tensor_names: Mapping[str, str] = HF_NAMES
+    kind = "a Hugging Face folder"
 
     def __init__(self, folder: Path, name: str | None = None):
         """Open a folder, which messages call `name`, by default its path.
@@ -37,8 +42,10 @@ class SafetensorsSource:
         """
         self.name = name or str(folder)
         self.folder = folder
-        self.config, self.raw_config = read_config(folder / "config.json")
-        self.files = find_shards(folder)
+        self.wrapper: str | None = None
+        self.raw_config = self._read_config()
+        self.config = ModelConfig.from_hf(self.raw_config)
+        self.files = self._find_files()
         self._file_of: dict[str, Path] = {}
         self._dtype_and_offset: dict[str, tuple[type, int]] = {}  # offset in the file, in bytes
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -46,6 +53,20 @@ class SafetensorsSource:
             self._read_header(file)
         self._check_index(folder / INDEX_NAME)
         self._drop_tied_head()
+
+    def _read_config(self) -> dict[str, Any]:
+        """The config of the text model, after a check that the model is supported."""
+        _, raw = read_config(self.folder / "config.json")
+        text = dict(text_config(raw))
+        self.wrapper = raw["model_type"] if "text_config" in raw else None
+        return text
+
+    def _find_files(self) -> list[Path]:
+        return find_shards(self.folder)
+
+    def _model_name(self, name: str) -> str | None:
+        """What the text model calls a tensor of the files; None for one that it does not have."""
+        return name if self.wrapper is None else text_name(name)
 
     def read(self, tensor: MappedTensor) -> np.ndarray:
         """A tensor in the file's own dtype.
@@ -71,11 +92,12 @@ class SafetensorsSource:
         with _open_safetensors(file) as handle:
             offsets = _offsets(file)
             for name in handle.keys():  # noqa: SIM118 (a safetensors handle is not a mapping)
-                if name.endswith(_IGNORED):
+                ours = self._model_name(name)
+                if ours is None or name.endswith(_IGNORED):
                     continue
-                if name in self._file_of:
+                if ours in self._file_of:
                     raise InputError(
-                        f"tensor {name} is in both {self._file_of[name].name} and {file.name}: "
+                        f"tensor {name} is in both {self._file_of[ours].name} and {file.name}: "
                         "remove the shard that does not belong"
                     )
                 tensor = handle.get_slice(name)
@@ -84,18 +106,19 @@ class SafetensorsSource:
                         f"{file}: tensor {name} is {tensor.get_dtype()}, expected one of "
                         f"{', '.join(_DTYPES)}: quantised checkpoints are not supported"
                     )
-                self._file_of[name] = file
-                self.shapes[name] = tuple(tensor.get_shape())
-                self._dtype_and_offset[name] = _DTYPES[tensor.get_dtype()], offsets[name]
+                self._file_of[ours] = file
+                self.shapes[ours] = tuple(tensor.get_shape())
+                self._dtype_and_offset[ours] = _DTYPES[tensor.get_dtype()], offsets[name]
 
     def _check_index(self, index: Path) -> None:
         """Compare the index, if there is one, with the headers of the shards."""
         if not index.exists():
             return
         for name, shard in read_json(index)["weight_map"].items():
-            if name.endswith(_IGNORED):
+            ours = self._model_name(name)
+            if ours is None or name.endswith(_IGNORED):
                 continue
-            file = self._file_of.get(name)
+            file = self._file_of.get(ours)
             if file is None or file.name != PurePosixPath(shard).name:
                 actual = "nowhere" if file is None else f"in {file.name}"
                 raise InputError(
@@ -104,20 +127,41 @@ class SafetensorsSource:
                 )
 
     def _drop_tied_head(self) -> None:
-        """Ignore the copy of the embedding that a tied model may have as its head."""
-        head, embed = HF_NAMES["head"], HF_NAMES["embed"]
+        """Ignore the copy of the embedding that a tied model may have as its head, or under it."""
+        head, embed = self.tensor_names["head"], self.tensor_names["embed"]
         if not self.config.tie_word_embeddings or head not in self.shapes:
             return
-        with _open_safetensors(self._file_of[head]) as handle:
-            head_VD = handle.get_tensor(head)
-        if embed in self._file_of:
-            with _open_safetensors(self._file_of[embed]) as handle:
-                is_copy = np.array_equal(head_VD, handle.get_tensor(embed))
-            if not is_copy:
+        if embed not in self.shapes:  # what writes files keeps one name of two
+            self.shapes[embed] = self.shapes.pop(head)
+            self._file_of[embed] = self._file_of.pop(head)
+            self._dtype_and_offset[embed] = self._dtype_and_offset.pop(head)
+            return
+        if self.shapes[head] != self.shapes[embed] or not self._are_equal(head, embed):
+            if self.wrapper is None:
                 raise InputError(
-                    f"{head} differs from {embed}, but tie_word_embeddings is true: set it to false"
+                    f"{self.name}: {head} differs from {embed}, but tie_word_embeddings is true: "
+                    "convert a copy of the folder in which it is false"
                 )
-        del self.shapes[head], self._file_of[head]
+            # As transformers: that of an image model is true by default.
+            self.raw_config["tie_word_embeddings"] = False
+            self.config = ModelConfig.from_hf(self.raw_config)
+            return
+        del self.shapes[head], self._file_of[head], self._dtype_and_offset[head]
+
+    def _are_equal(self, name: str, other: str) -> bool:
+        """Whether two tensors of one shape hold the same numbers; only parts are in memory."""
+        count, size = math.prod(self.shapes[name]), 2**24
+        return all(
+            np.array_equal(self._part(name, start, size), self._part(other, start, size))
+            for start in range(0, count, size)
+        )
+
+    def _part(self, name: str, start: int, size: int) -> np.ndarray:
+        """Some numbers of a tensor as it is stored."""
+        dtype, offset = self._dtype_and_offset[name]
+        size = min(size, math.prod(self.shapes[name]) - start)
+        offset += start * np.dtype(dtype).itemsize
+        return np.fromfile(self._file_of[name], np.dtype(dtype), size, offset=offset)
 
 
 def safetensors_dtypes(file: Path) -> list[str]:
