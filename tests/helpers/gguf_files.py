@@ -20,7 +20,7 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture
 
     Args:
         path: of the file; parts are written beside it.
-        raw: the `config.json`; the q and k rows of all architectures but qwen2 are permuted.
+        raw: the `config.json`; the q and k rows of all architectures but Qwen's are permuted.
         tensors: by Hugging Face name, or by any name if the model has no such tensor; float32, or
             the bytes of blocks if `types` has a type.
         types: of tensors that are already quantised, by Hugging Face name.
@@ -33,7 +33,9 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture
         The path, or those of the parts in order.
     """
     config, types = ModelConfig.from_hf(raw), types or {}
-    architecture = architecture or ("qwen2" if raw["model_type"] == "qwen2" else "llama")
+    family = raw["model_type"]
+    names = {"mistral": "llama", "ministral": "llama", "ministral3": "mistral3"}
+    architecture = architecture or names.get(family, family)
     writer = GGUFWriter(path, architecture, split_max_tensors=parts_of)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -52,7 +54,7 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture
         if name not in tensors:
             continue
         array, (heads, gguf_name) = tensors[name], mapped.get(name, (None, name))
-        if heads and architecture != "qwen2":
+        if heads and not architecture.startswith("qwen"):
             rows, columns = array.shape
             array = array.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2)
             array = np.ascontiguousarray(array).reshape(rows, columns)

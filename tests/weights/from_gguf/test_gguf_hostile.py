@@ -58,6 +58,7 @@ def test_tokenizers(make):
     assert 0.4 < np.mean(outcomes) < 1
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("without", ["attention.key_length", "rope.scaling.type"])
 @pytest.mark.parametrize("divisors", [None, np.ones(8), np.arange(8.0)], ids=["none", "one", "bad"])
 def test_configs(without, divisors):

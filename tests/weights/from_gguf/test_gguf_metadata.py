@@ -178,13 +178,6 @@ def test_other_scaling_is_refused_by_name(metadata, message):
         rope_scaling(metadata)
 
 
-@pytest.mark.parametrize("kind", ["yarn", "linear"])
-def test_a_scaling_that_the_model_does_not_implement_is_refused_by_its_name(tmp_path, kind):
-    metadata = {"llama__rope__scaling__type": kind, "llama__rope__scaling__factor": 4.0}
-    with pytest.raises(InputError, match=f"RoPE type '{kind}' .* is not implemented"):
-        open_source(write_gguf(tmp_path / "m.gguf", RAW, TENSORS, **metadata))
-
-
 def test_two_scalings_at_once_are_refused(tmp_path):
     tensors = TENSORS | {"rope_freqs.weight": converters_divisors(16, 1e4, original=64)}
     with pytest.raises(
