@@ -3,8 +3,8 @@
 SentencePiece keeps no merges: of all neighbours in a text that together are a piece, it joins those
 whose piece has the highest score, the leftmost first. The `tokenizers` library wants a list of
 merges; those of a piece are all ways to cut it into two pieces, and the list is in order of scores.
-No two pieces of a trained model have one score. Sources: sentencepiece `src/bpe_model.cc`,
-llama.cpp `src/llama-vocab.cpp`.
+No two pieces of a model have one score, but for runs of spaces. Sources: sentencepiece
+`src/bpe_model.cc`, llama.cpp `src/llama-vocab.cpp`.
 """
 
 import math
@@ -96,9 +96,13 @@ def _model(vocabulary: Vocabulary, keeps_words: bool) -> models.BPE:
             f"the GGUF tokenizer is damaged ({len(named_bytes)} tokens of bytes, expected 256, or "
             "none and one for what is unknown): fetch the file again"
         )
+    pieces = {token: i for i, token in enumerate(tokens) if types[i] == NORMAL}
+    _check_pieces(pieces)
+    cuts = {piece: _cuts(piece, pieces) for piece in pieces if len(piece) > 1}
+    cuts = {piece: pairs for piece, pairs in cuts.items() if pairs}
     return models.BPE(
         vocab=vocabulary.ids,
-        merges=_merges(vocabulary),
+        merges=_merges(vocabulary, pieces, cuts),
         unk_token=None if unknown is None else tokens[unknown],
         fuse_unk=True,
         byte_fallback=bool(named_bytes),
@@ -106,25 +110,28 @@ def _model(vocabulary: Vocabulary, keeps_words: bool) -> models.BPE:
     )
 
 
-def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """The merges that scores stand for, or those of the file if its scores order nothing."""
-    normal = [i for i, kind in enumerate(vocabulary.types) if kind == NORMAL]
-    pieces = {vocabulary.tokens[i]: i for i in normal}
-    _check_pieces(pieces)
-    cuts = {piece: _cuts(piece, pieces) for piece in pieces if len(piece) > 1}
-    cuts = {piece: pairs for piece, pairs in cuts.items() if pairs}
+def _merges(
+    vocabulary: Vocabulary, pieces: Mapping[str, int], cuts: Mapping[str, list[tuple[str, str]]]
+) -> list[tuple[str, str]]:
+    """The merges that scores stand for, or those of the file if its scores order nothing.
+
+    Pieces of one score are joined from the left, which ranks cannot say. Runs of one character
+    they can: what grows at the left is longer than all that could be joined to its right, so the
+    longest piece comes first, and of its cuts the one with the shortest left part.
+    """
     scores = _scores(vocabulary)
-    (score, count) = Counter(scores[pieces[p]] for p in cuts).most_common(1)[0] if cuts else (0, 0)
-    if count > 1:
-        if isinstance(vocabulary.get("merges"), list):
-            return read_merges(vocabulary)
-        raise InputError(
-            f"{count} pieces of the GGUF tokenizer have the score {score:g}, so that the order in "
-            "which pieces are joined is lost: convert the safetensors of this model, or pass "
-            "--no-tokenizer"
-        )
-    ordered = sorted(cuts, key=lambda piece: -scores[pieces[piece]])
-    return [pair for piece in ordered for pair in cuts[piece]]
+    counts = Counter(scores[pieces[piece]] for piece in cuts)
+    tied = [p for p in cuts if counts[scores[pieces[p]]] > 1 and len(set(p)) > 1]
+    if not tied:
+        ordered = sorted(cuts, key=lambda piece: (-scores[pieces[piece]], -len(piece)))
+        return [pair for piece in ordered for pair in cuts[piece]]
+    if isinstance(vocabulary.get("merges"), list):
+        return read_merges(vocabulary)
+    raise InputError(
+        f"{len(tied)} pieces of the GGUF tokenizer ({listed(map(short, tied))}) share their score "
+        "with another, so that the order in which pieces are joined is lost: convert the "
+        "safetensors of this model, or pass --no-tokenizer"
+    )
 
 
 def _cuts(piece: str, pieces: Container[str]) -> list[tuple[str, str]]:

@@ -162,6 +162,35 @@ def test_ties_are_joined_from_the_left():
             assert ids_of(tokenizer, text) == model.encode(text), text
 
 
+def with_runs_of_spaces(lengths: list[int]):
+    """A model with pieces of so many spaces, all of the lowest score, as Llama and Mistral have."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = train(allow_whitespace_only_pieces=False)
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model.serialized_model_proto())
+    for length in lengths:
+        proto.pieces.add(piece="\u2581" * length, score=-1e9)
+    return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [2, 4, 8, 5, 16, 6, 12, 13, 10, 14, 3, 9, 7, 11],  # Mistral's
+        [2, 3, 4, 5, 6, 7, 8],
+        [2, 3, 5],  # from the left 4 are 3 and 1
+        [4, 2, 7, 8, 3],
+        [2],
+    ],
+)
+def test_runs_of_spaces_share_a_score(lengths):
+    model = with_runs_of_spaces(lengths)
+    tokenizer = gguf_tokenizer(spm_fields(model))
+    texts = [a + " " * n + b for n in range(70) for a in ("", "so") for b in ("", "the", "\n")]
+    for text in [*texts, *random_strings(100, seed=3)]:
+        assert ids_of(tokenizer, text) == model.encode(text), text
+
+
 def test_control_tokens_and_added_tokens_begin_the_text_anew(llama):
     """As llama.cpp and transformers do: a text is what stands between two of them."""
     fields = spm_fields(llama)
@@ -206,7 +235,7 @@ def test_merges_of_the_file_are_used_where_scores_order_nothing(llama):
         if {piece[:i], piece[i:]} <= set(fields[f"{P}tokens"][259:])
     ]
     flat = fields | {f"{P}scores": [-1000.0] * llama.vocab_size()}
-    with pytest.raises(InputError, match=r"pieces of the GGUF tokenizer have the score -1000, so"):
+    with pytest.raises(InputError, match=r"pieces of the GGUF tokenizer \(.* share their score"):
         gguf_tokenizer(flat)
     tokenizer = gguf_tokenizer(flat | {f"{P}merges": merges})
     for text in [*LINES, *random_strings(300, seed=2)]:
