@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxdepth.errors import InputError, listed
 from jaxdepth.files import read_json
-from jaxdepth.model.families import FAMILIES, WHY_NOT, WRAPPERS, Family
+from jaxdepth.model.families import FAMILIES, FUSED, WHY_NOT, WRAPPERS, Family
 from jaxdepth.model.rope_config import QueryScaling, RopeConfig, number, read_rope
 
 # Keys that do not change what a forward pass computes.
@@ -143,13 +143,13 @@ class ModelConfig:
         Raises:
             InputError: an unknown family, a key that would change the numbers, a bad value.
         """
-        raw = text_config(raw)
+        raw = block_config(raw)
         name = raw.get("model_type")
         if not isinstance(name, str) or name not in FAMILIES:
             why = f" ({WHY_NOT[str(name)]})" if str(name) in WHY_NOT else ""
             raise InputError(
                 f"unsupported architecture: model_type {short(name)}{why}; supported are "
-                f"{', '.join([*FAMILIES, *WRAPPERS])}"
+                f"{', '.join([*FAMILIES, *WRAPPERS, *FUSED])}"
             )
         family = FAMILIES[name]
         _refuse_unknown(raw, {*_SIZES, *_OTHER, *family.keys}, name)
@@ -201,11 +201,12 @@ def read_config(path: Path) -> tuple[ModelConfig, dict]:
         raise InputError(f"{path}: {error}") from None
 
 
-def text_config(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config of the text model of an image model, with what it shares; any other as it is.
+def block_config(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of what is read of a model, one of `FAMILIES`; of most it is the model's own.
 
-    The head of the text model is the embedding unless the image model's own config says otherwise:
-    transformers 5 reads that of the image model only, whose default is true.
+    Of an image model it is that of its text model, with what they share. A family whose files fuse
+    matrices is read as Mistral's. The head of a text model is the embedding unless the image
+    model's own config says otherwise: transformers 5 reads that one only, and its default is true.
 
     Raises:
         InputError: there is none, or a key of the image model is unknown.
@@ -213,6 +214,10 @@ def text_config(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(raw, Mapping):
         raise InputError(f"config.json holds a {type(raw).__name__}, expected an object")
     wrapper = raw.get("model_type")
+    if isinstance(wrapper, str) and wrapper in FUSED:
+        stated = {k: v for k, v in raw.items() if v is not None and k != "auto_map"}
+        changed = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+        return FUSED[wrapper] | stated | changed
     if not isinstance(wrapper, str) or wrapper not in WRAPPERS:
         return raw
     text = raw.get("text_config")

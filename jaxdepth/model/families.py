@@ -60,6 +60,16 @@ FAMILIES = {
 # that an absent `model_type` means there.
 WRAPPERS = {"mistral3": "mistral"}
 
+# Families that are Mistral's block with matrices fused in the files: what their absent keys mean.
+FUSED = {
+    "phi3": {
+        "num_key_value_heads": None,
+        "sliding_window": None,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 4096,
+    }
+}
+
 # Families that are often requested, and why the block would not stay simple with them.
 WHY_NOT = {
     "gemma": "it scales the embedding, and norms by 1 + weight",
@@ -70,6 +80,5 @@ WHY_NOT = {
     "mistral4": "it routes tokens to experts, and its keys and values are compressed (MLA)",
     "mixtral": "it routes tokens to experts",
     "olmo2": "it norms what attention and MLP return, not what they take",
-    "phi3": "it fuses its projections",
     "qwen3_moe": "it routes tokens to experts",
 }

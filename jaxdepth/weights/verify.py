@@ -14,6 +14,7 @@ from jaxdepth.depth.exits import exit_logits
 from jaxdepth.errors import InputError, listed
 from jaxdepth.files import read_json
 from jaxdepth.model.config import ModelConfig
+from jaxdepth.model.families import WRAPPERS
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.weights.checkpoint import digest, fingerprint, read_chunk, read_manifest
 from jaxdepth.weights.huggingface.source import SafetensorsSource
@@ -146,7 +147,7 @@ def _transformers_logits(
     import torch  # optional
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText  # heavy
 
-    auto = AutoModelForCausalLM if source.wrapper is None else AutoModelForImageTextToText
+    auto = AutoModelForImageTextToText if source.model_type in WRAPPERS else AutoModelForCausalLM
     model = auto.from_pretrained(
         source.folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
     ).eval()

@@ -67,6 +67,24 @@ def params_sizes(config: ModelConfig) -> dict:
     }
 
 
+def params_of(raw: dict) -> dict:
+    """What `params.json` has beyond the sizes, for a config of Hugging Face's."""
+    config, yarn = ModelConfig.from_hf(raw), raw.get("rope_parameters")
+    params = {
+        "rope_theta": config.rope.theta,
+        "max_position_embeddings": config.max_position_embeddings,
+        "sliding_window": config.sliding_window,
+        "tied_embeddings": config.tie_word_embeddings,
+    }
+    if yarn is None:
+        return params
+    length = {"original_max_position_embeddings": yarn["original_max_position_embeddings"]}
+    beta, alpha = yarn["beta_fast"], yarn["beta_slow"]
+    scaled = {"factor": yarn["factor"], "beta": beta, "alpha": alpha, "apply_scale": False}
+    queries = {"beta": yarn["llama_4_scaling_beta"]} | length
+    return params | {"yarn": scaled | length, "llama_4_scaling": queries}
+
+
 def vision_encoder() -> dict:
     """What `params.json` says of a tiny image model."""
     return {key: VISION[key] for key in ("hidden_size", "num_hidden_layers", "patch_size")}

@@ -16,6 +16,8 @@ def hf_model(raw: dict, tensors: dict):
     model = (AutoModelForImageTextToText if wrapped else AutoModelForCausalLM).from_config(
         config, attn_implementation="eager", dtype=torch.float32
     )
+    if raw["model_type"] == "phi3":
+        tensors = fused(tensors)
     if wrapped:
         tensors = {n.replace("model.", "model.language_model."): t for n, t in tensors.items()}
     state = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in tensors.items()}
@@ -24,6 +26,22 @@ def hf_model(raw: dict, tensors: dict):
     missing = {n for n in missing if not n.startswith(("model.vision_", "model.multi_modal_"))}
     assert missing <= {"lm_head.weight"}, missing
     return model.eval()
+
+
+def fused(tensors: dict) -> dict:
+    """Tensors of a model as Phi-3 stores them: several matrices one below the other."""
+    whole = {}
+    for name, array in tensors.items():
+        for part, together in (
+            ("q_proj", ("q_proj", "k_proj", "v_proj", "qkv_proj")),
+            ("gate_proj", ("gate_proj", "up_proj", "gate_up_proj")),
+        ):
+            if f".{part}." in name:
+                parts = [tensors[name.replace(part, other)] for other in together[:-1]]
+                whole[name.replace(part, together[-1])] = np.concatenate(parts)
+        if not any(f".{part}_proj." in name for part in ("q", "k", "v", "gate", "up")):
+            whole[name] = array
+    return whole
 
 
 def hf_exit_logits(model, tokens, lengths, exits) -> np.ndarray:

@@ -238,6 +238,17 @@ def test_the_text_model_of_an_image_model():
     assert ModelConfig.from_hf(raw) == ModelConfig.from_hf(raw_config())
 
 
+def test_phi_3_is_mistrals_block_with_other_defaults():
+    sizes = {k: raw_config()[k] for k in ("vocab_size", "hidden_size", "intermediate_size")}
+    sizes |= {"num_hidden_layers": 4, "num_attention_heads": 4}
+    config = ModelConfig.from_hf(sizes | {"model_type": "phi3", "embd_pdrop": 0.0})
+    assert (config.num_key_value_heads, config.sliding_window) == (4, None)
+    assert (config.rms_norm_eps, config.max_position_embeddings) == (1e-5, 4096)
+    scaled = {"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}
+    with pytest.raises(InputError, match="longrope"):
+        ModelConfig.from_hf(sizes | {"model_type": "phi3", "rope_scaling": scaled})
+
+
 def test_nulls():
     raw = raw_config(
         sliding_window=None, head_dim=None, num_key_value_heads=None, rope_scaling=None

@@ -79,8 +79,8 @@ def describe_source(path: Path) -> Description:
     types_of = gguf_types if isinstance(source, GGUFSource) else safetensors_dtypes
     dtypes = Counter(dtype for file in source.files for dtype in types_of(file))
     family = source.raw_config["model_type"]
-    if isinstance(source, SafetensorsSource) and source.wrapper is not None:
-        family += f", the text model of {source.wrapper}"
+    if isinstance(source, SafetensorsSource) and source.model_type != family:
+        family += f", read from {source.model_type}"
     rows = [
         *_model_rows(source.config, family),
         ("tensors", ", ".join(f"{count} of {dtype}" for dtype, count in dtypes.most_common())),

@@ -13,6 +13,8 @@ import numpy as np
 
 from jaxdepth.errors import InputError, listed
 from jaxdepth.files import read_json
+from jaxdepth.model.config import ModelConfig
+from jaxdepth.weights.huggingface.fused import Part
 from jaxdepth.weights.huggingface.shards import CONSOLIDATED, INDEX_NAME, PARAMS
 from jaxdepth.weights.huggingface.source import SafetensorsSource
 from jaxdepth.weights.tensor_map import MISTRAL_NAMES, MappedTensor, unpermute
@@ -73,9 +75,12 @@ class MistralSource(SafetensorsSource):
     def _read_config(self) -> dict[str, Any]:
         path = self.folder / PARAMS
         try:
-            return params_config(read_json(path))
+            raw = params_config(read_json(path))
+            ModelConfig.from_hf(raw)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+        self.model_type = raw["model_type"]
+        return raw
 
     def _find_files(self) -> list[Path]:
         files = sorted(self.folder.glob(f"{CONSOLIDATED}*.safetensors"))
@@ -83,8 +88,8 @@ class MistralSource(SafetensorsSource):
             raise InputError(f"{self.folder} has {PARAMS} but no {CONSOLIDATED}*.safetensors")
         return files
 
-    def _model_name(self, name: str) -> str | None:
-        return None if name.startswith(_IMAGE) else name
+    def _parts(self, name: str, shape: tuple[int, ...]) -> list[Part]:
+        return [] if name.startswith(_IMAGE) else [Part(name, 0, shape)]
 
 
 def params_config(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from safetensors import SafetensorError, safe_open
 
 from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import read_json
-from jaxdepth.model.config import ModelConfig, read_config, text_config
+from jaxdepth.model.config import ModelConfig, block_config, read_config
+from jaxdepth.model.families import FUSED, WRAPPERS
 from jaxdepth.weights.finite import check_finite
+from jaxdepth.weights.huggingface.fused import Part, fused_parts
 from jaxdepth.weights.huggingface.image_models import text_name
 from jaxdepth.weights.huggingface.shards import INDEX_NAME, find_shards
 from jaxdepth.weights.tensor_map import HF_NAMES, MappedTensor
@@ -27,8 +29,8 @@ class SafetensorsSource:
     """A Hugging Face folder: config.json and one or more safetensors, with or without an index.
 
     Its attributes are those of every source; see `jaxdepth.weights.sources`. `folder` is where its
-    files are, `wrapper` the family of the image model that its text model is in, or None. Shapes
-    and config are those of the text model alone.
+    files are, `model_type` that of its own config. Shapes and config are those of the block that is
+    read: the text model of an image model, matrices that are not fused.
     """
 
     tensor_names: Mapping[str, str] = HF_NAMES
@@ -42,11 +44,11 @@ class SafetensorsSource:
         """
         self.name = name or str(folder)
         self.folder = folder
-        self.wrapper: str | None = None
         self.raw_config = self._read_config()
         self.config = ModelConfig.from_hf(self.raw_config)
         self.files = self._find_files()
-        self._file_of: dict[str, Path] = {}
+        self._stored: dict[str, Path] = {}  # the file of each tensor, by its name there
+        self._file_of: dict[str, Path] = {}  # by the name of our map, as all below
         self._dtype_and_offset: dict[str, tuple[type, int]] = {}  # offset in the file, in bytes
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file in self.files:
@@ -55,18 +57,20 @@ class SafetensorsSource:
         self._drop_tied_head()
 
     def _read_config(self) -> dict[str, Any]:
-        """The config of the text model, after a check that the model is supported."""
+        """The config of the block, after a check that the model is supported."""
         _, raw = read_config(self.folder / "config.json")
-        text = dict(text_config(raw))
-        self.wrapper = raw["model_type"] if "text_config" in raw else None
-        return text
+        self.model_type = str(raw["model_type"])
+        return dict(block_config(raw))
 
     def _find_files(self) -> list[Path]:
         return find_shards(self.folder)
 
-    def _model_name(self, name: str) -> str | None:
-        """What the text model calls a tensor of the files; None for one that it does not have."""
-        return name if self.wrapper is None else text_name(name)
+    def _parts(self, name: str, shape: tuple[int, ...]) -> list[Part]:
+        """What a tensor of the files holds; nothing if the block has no such tensor."""
+        if self.model_type in FUSED and (parts := fused_parts(name, shape, self.config)):
+            return parts
+        ours = text_name(name) if self.model_type in WRAPPERS else name
+        return [] if ours is None else [Part(ours, 0, shape)]
 
     def read(self, tensor: MappedTensor) -> np.ndarray:
         """A tensor in the file's own dtype.
@@ -92,33 +96,39 @@ class SafetensorsSource:
         with _open_safetensors(file) as handle:
             offsets = _offsets(file)
             for name in handle.keys():  # noqa: SIM118 (a safetensors handle is not a mapping)
-                ours = self._model_name(name)
-                if ours is None or name.endswith(_IGNORED):
+                if name.endswith(_IGNORED):
                     continue
-                if ours in self._file_of:
+                if name in self._stored:
                     raise InputError(
-                        f"tensor {name} is in both {self._file_of[ours].name} and {file.name}: "
+                        f"tensor {name} is in both {self._stored[name].name} and {file.name}: "
                         "remove the shard that does not belong"
                     )
+                self._stored[name] = file
                 tensor = handle.get_slice(name)
-                if tensor.get_dtype() not in _DTYPES:
-                    raise InputError(
-                        f"{file}: tensor {name} is {tensor.get_dtype()}, expected one of "
-                        f"{', '.join(_DTYPES)}: quantised checkpoints are not supported"
-                    )
-                self._file_of[ours] = file
-                self.shapes[ours] = tuple(tensor.get_shape())
-                self._dtype_and_offset[ours] = _DTYPES[tensor.get_dtype()], offsets[name]
+                for part in self._parts(name, tuple(tensor.get_shape())):
+                    self._add(file, part, tensor.get_dtype(), offsets[name])
+
+    def _add(self, file: Path, part: Part, dtype: str, offset: int) -> None:
+        """Remember where a tensor of the block is; `offset` is that of the tensor it is part of."""
+        if dtype not in _DTYPES:
+            raise InputError(
+                f"{file}: tensor {part.name} is {dtype}, expected one of {', '.join(_DTYPES)}: "
+                "quantised checkpoints are not supported"
+            )
+        if part.name in self._file_of:
+            raise InputError(f"{file}: tensor {part.name} is there under two names: remove one")
+        row = math.prod(part.shape[1:]) * np.dtype(_DTYPES[dtype]).itemsize
+        self._file_of[part.name], self.shapes[part.name] = file, part.shape
+        self._dtype_and_offset[part.name] = _DTYPES[dtype], offset + part.first_row * row
 
     def _check_index(self, index: Path) -> None:
         """Compare the index, if there is one, with the headers of the shards."""
         if not index.exists():
             return
         for name, shard in read_json(index)["weight_map"].items():
-            ours = self._model_name(name)
-            if ours is None or name.endswith(_IGNORED):
+            if name.endswith(_IGNORED):
                 continue
-            file = self._file_of.get(ours)
+            file = self._stored.get(name)
             if file is None or file.name != PurePosixPath(shard).name:
                 actual = "nowhere" if file is None else f"in {file.name}"
                 raise InputError(
@@ -137,7 +147,7 @@ class SafetensorsSource:
             self._dtype_and_offset[embed] = self._dtype_and_offset.pop(head)
             return
         if self.shapes[head] != self.shapes[embed] or not self._are_equal(head, embed):
-            if self.wrapper is None:
+            if self.model_type not in WRAPPERS:
                 raise InputError(
                     f"{self.name}: {head} differs from {embed}, but tie_word_embeddings is true: "
                     "convert a copy of the folder in which it is false"

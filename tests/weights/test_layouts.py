@@ -1,11 +1,12 @@
-"""Text models inside image models, Mistral's own format, and heads tied under either name."""
+"""Image models, Mistral's own format, fused matrices, and heads tied under either name."""
 
 import json
 
 import numpy as np
 import pytest
 from mistral_folders import in_image_model, params_sizes, vision_encoder, write_mistral_folder
-from parity_grid import MINISTRAL3, image_model
+from parity_grid import MINISTRAL3, families, image_model
+from reference import fused, hf_model
 from tiny import hf_tensors, leaves_of, raw_config, write_folder
 from tiny_source import assert_holds
 
@@ -46,7 +47,7 @@ def test_the_text_model_of_an_image_model_is_converted(tmp_path, layout):
     assert not written["tie_word_embeddings"]
     assert not convert(source, tmp_path / "model")
     text = dict(inspect(source).rows)
-    assert text["family"] == "ministral3, the text model of mistral3"
+    assert text["family"] == "ministral3, read from mistral3"
     assert "queries scaled every 16 positions" in text["RoPE"]
 
 
@@ -67,6 +68,21 @@ def test_another_head_in_a_tied_model_is_refused(tmp_path):
     folder = write_folder(tmp_path / "hf", RAW | {"tie_word_embeddings": True}, TENSORS)
     with pytest.raises(InputError, match=r"lm_head.weight differs from .*embed.* a copy"):
         open_source(folder)
+
+
+def test_fused_matrices_are_taken_apart(tmp_path):
+    raw = families()["phi-3"]
+    tensors = hf_tensors(ModelConfig.from_hf(raw))
+    source = write_folder(tmp_path / "hf", raw, fused(tensors), shards=2)
+    convert(source, tmp_path / "model")
+    assert_holds(tmp_path / "model", tensors, raw)
+    written = read_json(tmp_path / "model" / "config.json")
+    assert (written["model_type"], written["rms_norm_eps"]) == ("mistral", 1e-5)
+    assert "auto_map" not in written
+    assert dict(inspect(source).rows)["family"] == "mistral, read from phi3"
+    wrong = write_folder(tmp_path / "wrong", raw | {"intermediate_size": 100}, fused(tensors))
+    with pytest.raises(InputError, match=r"lacks tensors .*gate_proj"):
+        convert(wrong, tmp_path / "nothing")
 
 
 def test_mistrals_own_format(tmp_path):
@@ -127,7 +143,6 @@ def test_params_that_are_not_understood_are_refused(changes, says):
 @pytest.mark.parametrize("layout", ["transformers 4", "transformers 5"])
 def test_transformers_reads_the_same_folder(tmp_path, torch, layout):
     """Both read the files of a whole image model, and agree at every exit."""
-    from reference import hf_model
     from safetensors.torch import save_file
 
     raw = image_model(False, **MINISTRAL3, num_hidden_layers=2)
