@@ -27,6 +27,10 @@ LIMIT = 1e-4
 Cases = dict[str, dict]  # row -> config.json
 
 
+# A GGUF does not say which layers have a window, nor every YaRN; the last is none here.
+_NOT_IN_GGUF = ("qwen2.5-window", "qwen3-window", "yarn-mscale", "yarn-whole", "rope-dynamic")
+
+
 def write_transformers(folder: Path, raw: dict, tensors: dict) -> Path:
     """A folder as transformers itself saves it."""
     from reference import hf_model
@@ -73,8 +77,8 @@ def formats() -> Iterable[tuple[str, Callable[[Path, dict, dict], Path], Cases]]
 
     yield "safetensors", write_transformers, cases
     yield "safetensors, names of transformers 4", write_old_layout, of("mistral3")
-    plain = of("mistral", "llama", "qwen2", rope_scaling=None, use_sliding_window=None)
-    yield "GGUF", write_gguf, plain | {n: cases[n] for n in ("qwen2", "qwen2.5")}
+    in_gguf = of("mistral", "llama", "ministral3", "mistral3", "qwen2", "qwen3")
+    yield "GGUF", write_gguf, {n: raw for n, raw in in_gguf.items() if n not in _NOT_IN_GGUF}
     yield "Mistral's own", write_mistral, of("mistral", rope_scaling=None) | of("ministral3")
 
 
