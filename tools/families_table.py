@@ -28,8 +28,8 @@ LIMIT = 1e-4
 Cases = dict[str, dict]  # row -> config.json
 
 
-# A GGUF does not say which layers have a window, nor every YaRN; the last is none here.
-_NOT_IN_GGUF = ("qwen2.5-window", "qwen3-window", "yarn-mscale", "yarn-whole", "rope-dynamic")
+# Beside the plain rows, one of each family and kind of RoPE that a GGUF can say.
+_IN_GGUF = ("qwen2", "qwen2.5", "llama-3.1", "qwen2.5-yarn", "ministral-3", "qwen3")
 
 
 def write_transformers(folder: Path, raw: dict, tensors: dict) -> Path:
@@ -53,9 +53,7 @@ def write_gguf(folder: Path, raw: dict, tensors: dict) -> Path:
     import gguf_files
 
     folder.mkdir()
-    window = raw["sliding_window"] if raw["model_type"] == "mistral" else None
-    metadata = {} if window is None else {"llama__attention__sliding_window": window}
-    return gguf_files.write_gguf(folder / "m.gguf", raw, tensors, **metadata)
+    return gguf_files.write_gguf(folder / "m.gguf", raw, tensors)
 
 
 def write_mistral(folder: Path, raw: dict, tensors: dict) -> Path:
@@ -80,8 +78,8 @@ def formats() -> Iterable[tuple[str, Callable[[Path, dict, dict], Path], Cases]]
 
     yield "safetensors", write_transformers, cases
     yield "safetensors, names of transformers 4", write_old_layout, of("mistral3")
-    in_gguf = of("mistral", "llama", "ministral3", "mistral3", "qwen2", "qwen3")
-    yield "GGUF", write_gguf, {n: raw for n, raw in in_gguf.items() if n not in _NOT_IN_GGUF}
+    plain = of("mistral", "llama", "qwen2", rope_scaling=None, use_sliding_window=None)
+    yield "GGUF", write_gguf, plain | {n: cases[n] for n in _IN_GGUF}
     yield "Mistral's own", write_mistral, of("mistral", rope_scaling=None) | of("ministral3")
 
 
