@@ -1,9 +1,11 @@
 """GGUF files of tiny models, written by the `gguf` package as llama.cpp's converter writes them."""
 
+import math
+
 import numpy as np
 from gguf import GGUFWriter
 
-from jaxdepth.model.config import ModelConfig
+from jaxdepth.model.config import ModelConfig, block_config
 from jaxdepth.weights.tensor_map import GGUF_NAMES, HF_NAMES, tensor_map
 
 _ADD = {
@@ -20,7 +22,8 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture
 
     Args:
         path: of the file; parts are written beside it.
-        raw: the `config.json`; the q and k rows of all architectures but qwen2 are permuted.
+        raw: the `config.json`; the q and k rows of all architectures but Qwen's are permuted, and
+            its scaling of RoPE is written, Llama 3's as a tensor.
         tensors: by Hugging Face name, or by any name if the model has no such tensor; float32, or
             the bytes of blocks if `types` has a type.
         types: of tensors that are already quantised, by Hugging Face name.
@@ -32,8 +35,11 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture
     Returns:
         The path, or those of the parts in order.
     """
-    config, types = ModelConfig.from_hf(raw), types or {}
-    architecture = architecture or ("qwen2" if raw["model_type"] == "qwen2" else "llama")
+    raw, types = block_config(raw), types or {}
+    config = ModelConfig.from_hf(raw)
+    family = raw["model_type"]
+    names = {"mistral": "llama", "ministral": "llama", "ministral3": "mistral3"}
+    architecture = architecture or names.get(family, family)
     writer = GGUFWriter(path, architecture, split_max_tensors=parts_of)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -44,6 +50,12 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture
     writer.add_key_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope.theta)
+    if config.sliding_window and architecture == "llama":
+        writer.add_sliding_window(config.sliding_window)
+    metadata = _rope_metadata(raw, architecture) | metadata
+    if config.rope.scaling is not None and "low_freq_factor" in vars(config.rope.scaling):
+        divisors = llama3_divisors(config.head_dim, config.rope.theta, **vars(config.rope.scaling))
+        tensors = {"rope_freqs.weight": divisors} | tensors
     for key, value in metadata.items():
         _ADD[type(value)](writer, key.replace("__", "."), value)
     pairs = zip(tensor_map(config, HF_NAMES), tensor_map(config, GGUF_NAMES), strict=True)
@@ -52,7 +64,7 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture
         if name not in tensors:
             continue
         array, (heads, gguf_name) = tensors[name], mapped.get(name, (None, name))
-        if heads and architecture != "qwen2":
+        if heads and not architecture.startswith("qwen"):
             rows, columns = array.shape
             array = array.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2)
             array = np.ascontiguousarray(array).reshape(rows, columns)
@@ -64,6 +76,46 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture
     if not parts_of:
         return path
     return sorted(path.parent.glob(f"{path.stem}-*-of-*.gguf"))
+
+
+# Hugging Face's name -> GGUF's
+_ROPE = {
+    "rope_type": "rope.scaling.type",
+    "factor": "rope.scaling.factor",
+    "original_max_position_embeddings": "rope.scaling.original_context_length",
+    "beta_fast": "rope.scaling.yarn_beta_fast",
+    "beta_slow": "rope.scaling.yarn_beta_slow",
+    "mscale_all_dim": "rope.scaling.yarn_log_multiplier",
+    "attention_factor": "rope.scaling.yarn_attn_factor",
+    "llama_4_scaling_beta": "attention.temperature_scale",
+}
+
+
+def _rope_metadata(raw: dict, architecture: str) -> dict:
+    """How llama.cpp's converter describes a scaling of RoPE, but for Llama 3's."""
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if rope.get("rope_type") not in ("linear", "yarn"):
+        return {}
+    named = {_ROPE[key]: value for key, value in rope.items() if key in _ROPE}
+    return {f"{architecture}.{key}".replace(".", "__"): value for key, value in named.items()}
+
+
+def llama3_divisors(
+    head_dim, theta, factor, low_freq_factor, high_freq_factor, original_max_position_embeddings
+) -> np.ndarray:
+    """Llama 3's scaling as llama.cpp's `conversion/llama.py` writes it, a pair a time."""
+    low, high, original = low_freq_factor, high_freq_factor, original_max_position_embeddings
+    divisors = []
+    for i in range(0, head_dim, 2):
+        wavelength = 2 * math.pi * theta ** (i / head_dim)
+        if wavelength < original / high:
+            divisors.append(1.0)
+        elif wavelength > original / low:
+            divisors.append(factor)
+        else:
+            smooth = (original / wavelength - low) / (high - low)
+            divisors.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(divisors, np.float32)
 
 
 def fields_of(pre: str, **more) -> dict:

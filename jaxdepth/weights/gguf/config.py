@@ -13,9 +13,25 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdepth.errors import InputError, listed
-from jaxdepth.weights.gguf.rope import DIVISORS, ROPE_KEYS, divisors_scaling, rope_scaling
+from jaxdepth.weights.gguf.rope import (
+    DIVISORS,
+    ROPE_KEYS,
+    divisors_scaling,
+    read_number,
+    rope_scaling,
+)
 from jaxdepth.weights.gguf.vocabulary import special_id
 
+# The architectures that are read, and whether the rows of their q and k are interleaved. Names are
+# those of Hugging Face's families, but that `llama` and `mistral3` have Mistral's models too.
+ARCHITECTURES = {
+    "llama": True,
+    "mistral3": True,
+    "qwen2": False,
+    "qwen3": False,
+    "smollm3": True,  # without RoPE in every fourth layer, as absent keys mean to transformers
+}
+_TEMPERATURE = "attention.temperature_scale"  # of queries by their position, in Ministral 3
 # GGUF's name -> Hugging Face's
 _KEYS = {
     "block_count": "num_hidden_layers",
@@ -38,6 +54,7 @@ _NEUTRAL: dict[str, tuple] = {
         """
         attention.clamp_kqv attention.kv_lora_rank attention.max_alibi_bias attention.q_lora_rank
         attention.relative_buckets_count attention.scale attention.sliding_window
+        attention.temperature_length attention.temperature_scale
         expert_count expert_feed_forward_length expert_gating_func expert_group_count
         expert_group_used_count expert_shared_count expert_shared_feed_forward_length
         expert_used_count expert_weights_scale leading_dense_block_count moe_every_n_layers
@@ -77,19 +94,22 @@ def gguf_config(
         rope_divisors: `rope_freqs.weight`, if the file has it.
 
     Raises:
-        InputError: an architecture other than llama and qwen2, or metadata that is not supported.
+        InputError: an architecture or metadata that is not supported.
     """
     architecture = fields.get("general.architecture")
-    if architecture not in ("llama", "qwen2"):
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise InputError(
-            f"unsupported architecture {short(architecture)}; supported are 'llama' and 'qwen2'"
+            f"unsupported architecture {short(architecture)}; supported are "
+            f"{', '.join(ARCHITECTURES)}"
         )
     prefix = f"{architecture}."
     own = {k.removeprefix(prefix): v for k, v in fields.items() if k.startswith(prefix)}
     own = {k: v for k, v in own.items() if not _is_neutral(k, v)}
     supported = {*_KEYS, *_CHECKED, *ROPE_KEYS}
-    if architecture == "qwen2":  # only some layers have the window; the file does not say which
+    if architecture != "llama":  # only some layers have the window; the file does not say which
         supported -= {"attention.sliding_window"}
+    if architecture == "mistral3":
+        supported |= {_TEMPERATURE}
     unknown = [f"{prefix}{k} = {short(own[k])}" for k in sorted(set(own) - supported)]
     if unknown:
         raise InputError(
@@ -105,16 +125,27 @@ def gguf_config(
         raw.setdefault("num_key_value_heads", raw["num_attention_heads"])
     raw.setdefault("rope_theta", 10000.0)
     raw |= {
-        "model_type": "mistral" if raw.get("sliding_window") else architecture,
+        "model_type": _family(architecture, own),
         "vocab_size": shapes[_EMBED][0],
         "tie_word_embeddings": "output.weight" not in shapes,
     }
+    if raw["model_type"] == "mistral":
+        raw.setdefault("sliding_window", None)  # absent, it would be what transformers assumes
     _check_implied(raw, own, prefix)
+    if architecture not in ("llama", "qwen2") and _head_dim(raw):
+        raw["head_dim"] = _head_dim(raw)
     scaling = _scaling(raw, own, rope_divisors)
     if scaling is not None:
         raw["rope_scaling"] = scaling
     ids = {hf: special_id(fields, name) for name, hf in _TOKEN_IDS.items()}
     return raw | {hf: token_id for hf, token_id in ids.items() if token_id is not None}
+
+
+def _family(architecture: str, own: Mapping[str, Any]) -> str:
+    """The `model_type` of a Hugging Face config."""
+    if architecture == "mistral3":  # the text models of Mistral Small 3.1 and later, Ministral 3
+        return "ministral3" if own.get(_TEMPERATURE) else "mistral"
+    return "mistral" if own.get("attention.sliding_window") else architecture
 
 
 def _number(key: str, value: Any) -> int | float:
@@ -133,6 +164,13 @@ def _is_neutral(key: str, value: Any) -> bool:
 
 def _scaling(raw: Mapping[str, Any], own: Mapping[str, Any], divisors) -> dict[str, Any] | None:
     scaling = rope_scaling(own)
+    if own.get(_TEMPERATURE):
+        if scaling is None or scaling["rope_type"] != "yarn":
+            raise InputError(
+                f"{_TEMPERATURE} = {short(own[_TEMPERATURE])} without YaRN is not implemented: "
+                "convert the safetensors of this model"
+            )
+        scaling["llama_4_scaling_beta"] = read_number(own, _TEMPERATURE)
     if divisors is None:
         return scaling
     if scaling is not None:

@@ -41,7 +41,7 @@ def rope_scaling(own: Mapping[str, Any]) -> dict[str, Any] | None:
         InputError: a kind of scaling, or a value, that has no such form.
     """
     kind = own.get(_TYPE, "linear")  # llama.cpp's default, which a factor of 1 turns off
-    factor = _number(own, _FACTOR if _FACTOR in own else _OLD_FACTOR, 0.0) or 1.0
+    factor = read_number(own, _FACTOR if _FACTOR in own else _OLD_FACTOR, 0.0) or 1.0
     if kind not in ("none", "linear", "yarn"):
         raise InputError(
             f"{_TYPE} = {kind!r} is not implemented, only none, linear and yarn: convert the "
@@ -64,7 +64,7 @@ def rope_scaling(own: Mapping[str, Any]) -> dict[str, Any] | None:
     scaling = {"rope_type": "yarn", "factor": factor}
     original = own.get(_ORIGINAL, own.get("context_length"))
     scaling |= {"original_max_position_embeddings": original}
-    scaling |= {hf: _number(own, key) for key, hf in _YARN.items() if key in own}
+    scaling |= {hf: read_number(own, key) for key, hf in _YARN.items() if key in own}
     if not scaling.get("mscale_all_dim", 1.0):
         del scaling["mscale_all_dim"]  # 0 is llama.cpp's way to say that there is none
     if "mscale_all_dim" in scaling:
@@ -146,7 +146,12 @@ def _not_llama3(divisors: Float[np.ndarray, " pairs"]) -> InputError:
     )
 
 
-def _number(own: Mapping[str, Any], key: str, default: float = 0.0) -> float:
+def read_number(own: Mapping[str, Any], key: str, default: float = 0.0) -> float:
+    """A number that is not negative, which a file has in 32 bits, as a person wrote it.
+
+    Raises:
+        InputError: it is something else.
+    """
     value = own.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
         raise InputError(f"{key} is {value!r}, expected a number")

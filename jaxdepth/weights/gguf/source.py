@@ -10,7 +10,7 @@ from gguf import GGUFReader, ReaderTensor, dequantize
 from jaxdepth.errors import InputError, one_line
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.weights.finite import check_finite
-from jaxdepth.weights.gguf.config import gguf_config
+from jaxdepth.weights.gguf.config import ARCHITECTURES, gguf_config
 from jaxdepth.weights.gguf.header import check_header, check_offsets
 from jaxdepth.weights.gguf.parts import check_parts, find_parts
 from jaxdepth.weights.gguf.rope import DIVISORS
@@ -18,7 +18,7 @@ from jaxdepth.weights.tensor_map import GGUF_NAMES, MappedTensor, unpermute
 
 
 class GGUFSource:
-    """A GGUF file of the llama or qwen2 architecture, or its parts, dequantised to float32.
+    """A GGUF file of a supported architecture, or its parts, dequantised to float32.
 
     Its attributes are those of every source; see `jaxdepth.weights.sources`. `fields` is the
     metadata of the first file.
@@ -61,7 +61,7 @@ class GGUFSource:
             InputError: it cannot be dequantised, or has NaN or infinite values.
         """
         array = self._dequantise(tensor.source)
-        if tensor.heads is not None and self.fields["general.architecture"] == "llama":
+        if tensor.heads is not None and ARCHITECTURES[self.fields["general.architecture"]]:
             array = unpermute(array, tensor.heads)
         return np.ascontiguousarray(array)
 

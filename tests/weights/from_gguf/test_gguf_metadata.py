@@ -1,11 +1,10 @@
 """GGUF metadata: RoPE scaling in Hugging Face's words, and keys that change nothing."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from gguf_files import write_gguf
+from gguf_files import llama3_divisors, write_gguf
 from parity_grid import families
 from tiny import hf_tensors, raw_config
 
@@ -22,18 +21,7 @@ TENSORS = hf_tensors(ModelConfig.from_hf(RAW))
 
 
 def converters_divisors(head_dim, theta, factor=8.0, low=1.0, high=4.0, original=8192):
-    """Llama 3's scaling as llama.cpp's `conversion/llama.py` writes it, a pair a time."""
-    factors = []
-    for i in range(0, head_dim, 2):
-        wavelength = 2 * math.pi * theta ** (i / head_dim)
-        if wavelength < original / high:
-            factors.append(1.0)
-        elif wavelength > original / low:
-            factors.append(factor)
-        else:
-            smooth = (original / wavelength - low) / (high - low)
-            factors.append(1 / ((1 - smooth) / factor + smooth))
-    return np.array(factors, np.float32)
+    return llama3_divisors(head_dim, theta, factor, low, high, original)
 
 
 def opened_config(tmp_path, raw, tensors, **metadata) -> ModelConfig:
@@ -76,16 +64,6 @@ def test_divisors_are_llama3s_scaling(head_dim, theta, values):
         ModelConfig.from_hf(raw | {"rope_scaling": scaling}).rope, head_dim
     )
     np.testing.assert_allclose(scaled, plain / divisors, rtol=2e-5)
-
-
-@pytest.mark.parametrize("row", ["llama-3.1", "llama-3.2"])
-def test_a_file_of_llama_3_has_the_config_of_its_source(tmp_path, row):
-    raw = families()[row]
-    scaling = raw["rope_scaling"]
-    divisors = converters_divisors(16, raw["rope_theta"], scaling["factor"], original=32)
-    tensors = hf_tensors(ModelConfig.from_hf(raw)) | {"rope_freqs.weight": divisors}
-    config = opened_config(tmp_path, raw, tensors)
-    assert config == ModelConfig.from_hf(raw)
 
 
 def test_divisors_of_one_change_nothing(tmp_path):
@@ -176,13 +154,6 @@ def test_scaling_in_hugging_faces_words(metadata, expected):
 def test_other_scaling_is_refused_by_name(metadata, message):
     with pytest.raises(InputError, match=message):
         rope_scaling(metadata)
-
-
-@pytest.mark.parametrize("kind", ["yarn", "linear"])
-def test_a_scaling_that_the_model_does_not_implement_is_refused_by_its_name(tmp_path, kind):
-    metadata = {"llama__rope__scaling__type": kind, "llama__rope__scaling__factor": 4.0}
-    with pytest.raises(InputError, match=f"RoPE type '{kind}' .* is not implemented"):
-        open_source(write_gguf(tmp_path / "m.gguf", RAW, TENSORS, **metadata))
 
 
 def test_two_scalings_at_once_are_refused(tmp_path):
