@@ -113,6 +113,8 @@ def _read(
     rope = {k: v for k, v in rope.items() if v is not None and k not in _HARMLESS}
     theta = _agreed("rope_theta", rope.pop("rope_theta", None), raw, family.rope_theta)
     length = _agreed(_LENGTH, rope.pop(_LENGTH, None), raw, max_positions)
+    if length < 1:
+        raise InputError(f"{_LENGTH} is {length:g}, expected a positive whole number")
     kinds = {str(rope.pop(key)) for key in ("rope_type", "type") if key in rope}
     kind = kinds.pop() if len(kinds) == 1 else "default" if not kinds else str(sorted(kinds))
     if rope.pop("partial_rotary_factor", 1.0) != 1.0:

@@ -301,6 +301,7 @@ def test_nulls():
         ({"rope_scaling": YARN | {"mix": 1}}, "yarn' with mix"),
         ({"rope_scaling": YARN | {"llama_4_scaling_beta": 0.1}}, "with llama_4_scaling_beta"),
         ({"rope_scaling": YARN | {"truncate": 1}}, "truncate is 1"),
+        ({"rope_scaling": YARN | {"original_max_position_embeddings": 0.5}}, "embeddings is 0.5"),
         ({"rope_scaling": YARN, "rope_theta": 1}, "rope_theta is 1, expected more"),
         ({"rope_scaling": YARN, "rope_parameters": YARN | {"factor": 8.0}}, "disagree"),
         ({"rope_scaling": YARN, "original_max_position_embeddings": 9}, "two values of original"),

@@ -131,6 +131,7 @@ def test_patterns_of_windows():
         ({"llama_4_scaling": {"original_max_position_embeddings": 8, "beta": 1}}, "two values"),
         ({"sliding_window": [None, 16, 16]}, "sliding_window is"),
         ({"sliding_window": [8, 16]}, "sliding_window is"),
+        ({"sliding_window": [[8], [8]]}, "sliding_window is"),
     ],
     ids=str,
 )

@@ -43,6 +43,7 @@ _WHY_NOT = {
     "quantization": "its weights are quantised: convert the Hugging Face files of this model",
 }
 _IMAGE = ("vision_encoder.", "vision_language_adapter.", "patch_merger.", "pre_mm_projector_norm.")
+_MAX_LAYERS = 10_000  # a list is made of as many; no model comes near
 _DEFAULT_POSITIONS = 32768  # as transformers' converter
 
 
@@ -133,13 +134,14 @@ def _window(stated: Mapping[str, Any], layers: Any) -> dict[str, Any]:
     if not isinstance(window, list):
         number = int(window) if isinstance(window, str) and window.isdecimal() else window
         return {"sliding_window": number}
-    sizes = {size for size in window if size is not None}
-    if not isinstance(layers, int) or len(sizes) > 1 or layers % len(window):
+    sizes = [size for size in window if size is not None]
+    is_one = all(isinstance(size, int) and size == sizes[0] for size in sizes)
+    if not isinstance(layers, int) or layers > _MAX_LAYERS or not is_one or layers % len(window):
         raise InputError(f"sliding_window is {short(window)}, expected one size in {layers} layers")
     kinds = ["full_attention" if size is None else "sliding_attention" for size in window]
     return {
         "model_type": "ministral",
-        "sliding_window": sizes.pop() if sizes else None,
+        "sliding_window": sizes[0] if sizes else None,
         "layer_types": kinds * (layers // len(window)),
     }
 
