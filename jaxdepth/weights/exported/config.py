@@ -1,0 +1,86 @@
+"""The `config.json` of an exported folder: a dense text model of one family, as others read it.
+
+Read by transformers 4 (`configuration_utils.py`: `dtype` wins over `torch_dtype`; RoPE in
+`rope_theta` and `rope_scaling`) and 5 (`modeling_rope_utils.py`: both forms), by vLLM
+(`model_executor/models/registry.py`) and llama.cpp (`conversion/base.py`): both look up
+`architectures`, and vLLM knows a text model inside an image model only with its image part.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdepth.errors import InputError
+from jaxdepth.model.config import ModelConfig
+
+# model_type -> the class of transformers, by which vLLM and llama.cpp look a model up too.
+ARCHITECTURES = {
+    "mistral": "MistralForCausalLM",
+    "ministral": "MinistralForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+}
+_WITH_WINDOW = ("mistral", "ministral")  # an absent sliding_window is not "none" there
+_ONLY_TRANSFORMERS_5 = ("ministral3",)  # keeps the form of RoPE that it has
+_PER_LAYER = ("layer_types", "no_rope_layers")
+_DROPPED = ("_name_or_path", "quantization_config", "compression_config", "vision_config")
+
+
+def exported_config(
+    raw: Mapping[str, Any], config: ModelConfig, dtype: str, layers: int
+) -> dict[str, Any]:
+    """The `config.json` of an exported model.
+
+    Sizes whose default differs from tool to tool are written out. RoPE is written in the older
+    form, which both versions of transformers read.
+
+    Args:
+        raw: the checkpoint's `config.json`.
+        config: the shape of the model, an adapter's new tokens included.
+        dtype: of the written weights.
+        layers: how many are kept; lists that have an entry for each layer are cut to as many.
+
+    Raises:
+        InputError: transformers has no class for the family.
+    """
+    text = raw.get("text_config")
+    if isinstance(text, Mapping):  # the text model inside an image model
+        raw = {"model_type": "mistral", **text}
+    family = raw["model_type"]
+    if family not in ARCHITECTURES:
+        raise InputError(f"a model of the family {family!r} cannot be exported: convert it only")
+    written = {k: v for k, v in raw.items() if k not in _DROPPED}
+    written |= {
+        "architectures": [ARCHITECTURES[family]],
+        "vocab_size": config.vocab_size,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.rms_norm_eps,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "max_position_embeddings": config.max_position_embeddings,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
+    if family in _WITH_WINDOW:
+        written["sliding_window"] = config.sliding_window
+    for name in _PER_LAYER:
+        if isinstance(written.get(name), list):
+            written[name] = written[name][:layers]
+    return written if family in _ONLY_TRANSFORMERS_5 else _older_rope(written)
+
+
+def _older_rope(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with `rope_theta` and `rope_scaling` in place of `rope_parameters`.
+
+    RoPE that differs by the kind of layer has no older form, and stays as it is.
+    """
+    rope = config.get("rope_parameters")
+    if rope is None or any(isinstance(value, Mapping) for value in rope.values()):
+        return config
+    rope = dict(rope)
+    config = {k: v for k, v in config.items() if k not in ("rope_parameters", "rope_scaling")}
+    for name in ("rope_theta", "partial_rotary_factor"):
+        if rope.get(name) is not None:
+            config[name] = rope.pop(name)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    return config if kind == "default" else config | {"rope_scaling": rope}
