@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import ml_dtypes
@@ -10,21 +11,33 @@ from safetensors import SafetensorError, safe_open
 
 from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import read_json
-from jaxdepth.model.config import read_config
+from jaxdepth.model.config import parse_config
 from jaxdepth.weights.finite import check_finite
 from jaxdepth.weights.huggingface.shards import INDEX_NAME, find_shards
-from jaxdepth.weights.tensor_map import HF_NAMES, MappedTensor
+from jaxdepth.weights.quantised.methods import find_packed, take_settings
+from jaxdepth.weights.quantised.packed import Header, Packed
+from jaxdepth.weights.tensor_map import HF_NAMES, MappedTensor, tensor_map
 
 # Buffers in old checkpoints, which RoPE computes anew.
 _IGNORED = ("rotary_emb.inv_freq",)
 _DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_DTYPES_OF_PARTS = {  # of the tensors that hold a quantised weight
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+    "F64": np.float64,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "I32": np.int32,
+    "I64": np.int64,
+}
 
 
 class SafetensorsSource:
     """A Hugging Face folder: config.json and one or more safetensors, with or without an index.
 
     Its attributes are those of every source; see `jaxdepth.weights.sources`. `folder` is where its
-    files are.
+    files are. Quantised weights are dequantised to float32 as they are read.
     """
 
     tensor_names = HF_NAMES
@@ -37,35 +50,99 @@ class SafetensorsSource:
         """
         self.name = name or str(folder)
         self.folder = folder
-        self.config, self.raw_config = read_config(folder / "config.json")
+        config = folder / "config.json"
+        self.raw_config, self.quantisation = take_settings(read_json(config), folder)
+        self.config = parse_config(self.raw_config, config)
         self.files = find_shards(folder)
         self._file_of: dict[str, Path] = {}
-        self._dtype_and_offset: dict[str, tuple[type, int]] = {}  # offset in the file, in bytes
+        self._dtype_and_offset: dict[str, tuple[str, int]] = {}  # offset in the file, in bytes
+        self._packed: Mapping[str, Packed] = {}  # quantised weights, by name
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file in self.files:
             self._read_header(file)
         self._check_index(folder / INDEX_NAME)
+        self._find_quantised()
         self._drop_tied_head()
 
     def read(self, tensor: MappedTensor) -> np.ndarray:
-        """A tensor in the file's own dtype.
+        """A tensor in the file's own dtype, or dequantised to float32.
 
         Raises:
             InputError: it has NaN or infinite values, or the file has been truncated.
         """
-        file, (dtype, offset) = self._file_of[tensor.source], self._dtype_and_offset[tensor.source]
-        # `fromfile` is several times faster than a copy from a memory map.
-        array = np.fromfile(file, np.dtype(dtype), math.prod(tensor.shape), offset=offset)
-        if array.size < math.prod(tensor.shape):
-            raise InputError(f"{file} was truncated while it was read: fetch it again")
-        array = array.reshape(tensor.shape)
+        array, file = self._read_named(tensor.source)
         check_finite(array, tensor.source, file)
         return array
 
     def nbytes(self, tensor: MappedTensor) -> int:
-        """The bytes of a tensor."""
+        """The bytes of a tensor when read."""
+        if tensor.source in self._packed:
+            return math.prod(tensor.shape) * np.dtype(np.float32).itemsize
         dtype, _ = self._dtype_and_offset[tensor.source]
-        return math.prod(tensor.shape) * np.dtype(dtype).itemsize
+        return math.prod(tensor.shape) * np.dtype(_DTYPES[dtype]).itemsize
+
+    def _read_stored(self, name: str) -> np.ndarray:
+        """A tensor as it is in its file."""
+        file, (dtype, offset) = self._file_of[name], self._dtype_and_offset[name]
+        shape = self._stored_shapes[name]
+        # `fromfile` is several times faster than a copy from a memory map.
+        array = np.fromfile(
+            file, (_DTYPES | _DTYPES_OF_PARTS)[dtype], math.prod(shape), offset=offset
+        )
+        if array.size < math.prod(shape):
+            raise InputError(f"{file} was truncated while it was read: fetch it again")
+        return array.reshape(shape)
+
+    def _read_named(self, name: str) -> tuple[np.ndarray, Path]:
+        """A tensor of `shapes`, and its file or that of its first part."""
+        packed = self._packed.get(name)
+        if packed is None:
+            return self._read_stored(name), self._file_of[name]
+        parts = {role: self._read_stored(part) for role, part in packed.parts.items()}
+        file = self._file_of[next(iter(packed.parts.values()))]
+        try:
+            with np.errstate(all="ignore"):  # what is not finite is refused
+                return packed.dequantise(parts), file
+        except InputError as error:
+            raise InputError(f"{file}: tensor {name}: {error}") from None
+
+    def _find_quantised(self) -> None:
+        """Replace the parts of quantised weights by these, in `shapes`.
+
+        Raises:
+            InputError: a part is missing or of a wrong shape, or belongs to no weight.
+        """
+        self._stored_shapes = dict(self.shapes)
+        headers = {n: Header(self._dtype_and_offset[n][0], s) for n, s in self.shapes.items()}
+        if self.quantisation is not None:
+            try:
+                found = find_packed(self.quantisation, headers, self._read_stored)
+            except InputError as error:
+                raise InputError(f"{self.name}: {error}") from None
+            parts = {part for packed in found.packed.values() for part in packed.parts.values()}
+            kept = {n: s for n, s in self.shapes.items() if n not in parts | found.ignored}
+            self._packed = found.packed
+            self.shapes = kept | {name: packed.shape for name, packed in found.packed.items()}
+            self._drop_zero_biases()
+        for name in self.shapes:
+            dtype = self._dtype_and_offset[name][0] if name not in self._packed else "F32"
+            if dtype not in _DTYPES:
+                by = "config.json names no quantisation"
+                if self.quantisation is not None:
+                    method = self.quantisation["quant_method"]
+                    by = f"it is no part of a weight quantised by {method}"
+                raise InputError(
+                    f"{self._file_of[name]}: tensor {name} is {dtype}, expected one of "
+                    f"{', '.join(_DTYPES)}: {by}"
+                )
+
+    def _drop_zero_biases(self) -> None:
+        """Ignore biases that the model does not have; some tools write zeros for them."""
+        expected = {tensor.source for tensor in tensor_map(self.config, self.tensor_names)}
+        for weight in self._packed:
+            bias = weight.removesuffix("weight") + "bias"
+            if bias in self.shapes and bias not in expected and not self._read_stored(bias).any():
+                del self.shapes[bias]
 
     def _read_header(self, file: Path) -> None:
         with _open_safetensors(file) as handle:
@@ -79,14 +156,14 @@ class SafetensorsSource:
                         "remove the shard that does not belong"
                     )
                 tensor = handle.get_slice(name)
-                if tensor.get_dtype() not in _DTYPES:
+                if tensor.get_dtype() not in _DTYPES | _DTYPES_OF_PARTS:
                     raise InputError(
                         f"{file}: tensor {name} is {tensor.get_dtype()}, expected one of "
-                        f"{', '.join(_DTYPES)}: quantised checkpoints are not supported"
+                        f"{', '.join(_DTYPES | _DTYPES_OF_PARTS)}"
                     )
                 self._file_of[name] = file
                 self.shapes[name] = tuple(tensor.get_shape())
-                self._dtype_and_offset[name] = _DTYPES[tensor.get_dtype()], offsets[name]
+                self._dtype_and_offset[name] = tensor.get_dtype(), offsets[name]
 
     def _check_index(self, index: Path) -> None:
         """Compare the index, if there is one, with the headers of the shards."""
@@ -108,16 +185,13 @@ class SafetensorsSource:
         head, embed = HF_NAMES["head"], HF_NAMES["embed"]
         if not self.config.tie_word_embeddings or head not in self.shapes:
             return
-        with _open_safetensors(self._file_of[head]) as handle:
-            head_VD = handle.get_tensor(head)
-        if embed in self._file_of:
-            with _open_safetensors(self._file_of[embed]) as handle:
-                is_copy = np.array_equal(head_VD, handle.get_tensor(embed))
-            if not is_copy:
+        if embed in self.shapes:
+            (head_VD, _), (embed_VD, _) = self._read_named(head), self._read_named(embed)
+            if not np.array_equal(head_VD, embed_VD):
                 raise InputError(
                     f"{head} differs from {embed}, but tie_word_embeddings is true: set it to false"
                 )
-        del self.shapes[head], self._file_of[head]
+        del self.shapes[head]
 
 
 def safetensors_dtypes(file: Path) -> list[str]:
