@@ -18,6 +18,9 @@ ARCHITECTURES = {
     "ministral": "MinistralForCausalLM",
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
+    "ministral3": "Ministral3ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
 }
 _WITH_WINDOW = ("mistral", "ministral")  # an absent sliding_window is not "none" there
 _ONLY_TRANSFORMERS_5 = ("ministral3",)  # keeps the form of RoPE that it has

@@ -5,6 +5,8 @@ import math
 import numpy as np
 from jaxtyping import Float, Integer, Num
 
+_ROWS = 256  # whose scales are spread over the inputs at once
+
 
 def unpack_bits(words: Integer[np.ndarray, "words ..."], bits: int) -> np.ndarray:
     """Unpack codes along the first axis, lowest bits first; a code may span two words.
@@ -38,7 +40,7 @@ def scale_blocks(
     """(codes - zero) * scale in float32, with one scale and zero for a block of (rows, columns)."""
     rows, columns = block
     outputs = len(codes_OI)
-    weight_OI = codes_OI.astype(np.float32)
+    weight_OI = codes_OI.astype(np.float32, order="C")
     scale_OG = np.repeat(scale.astype(np.float32), rows, axis=0)[:outputs]
     zero_OG = None if zero is None else np.repeat(zero.astype(np.float32), rows, axis=0)[:outputs]
     for group in range(scale.shape[1]):
@@ -56,8 +58,10 @@ def scale_groups(
     zero_OG: Num[np.ndarray, "O G"] | None = None,
 ) -> Float[np.ndarray, "O I"]:
     """(codes - zero) * scale in float32, where every input names its group."""
-    weight_OI = codes_OI.astype(np.float32)
-    if zero_OG is not None:
-        weight_OI -= zero_OG.astype(np.float32)[:, group_of_I]
-    weight_OI *= scale_OG.astype(np.float32)[:, group_of_I]
+    weight_OI = codes_OI.astype(np.float32, order="C")
+    for start in range(0, len(weight_OI), _ROWS):
+        rows = slice(start, start + _ROWS)
+        if zero_OG is not None:
+            weight_OI[rows] -= zero_OG[rows].astype(np.float32)[:, group_of_I]
+        weight_OI[rows] *= scale_OG[rows].astype(np.float32)[:, group_of_I]
     return weight_OI

@@ -102,7 +102,7 @@ def dequantise_gptq(
     if added and bits == 3:
         zeros_OG = (zeros_OG + 1) & 7
     codes_IO = unpack_bits(qweight, bits)
-    return np.ascontiguousarray(scale_groups(codes_IO.T, scales.T, g_idx, zeros_OG))
+    return scale_groups(codes_IO.T, scales.T, g_idx, zeros_OG)
 
 
 def _dequantise(arrays: Arrays, bits: int, size: int, added: int) -> np.ndarray:
