@@ -1,4 +1,4 @@
-"""`jaxdepth export`: write a checkpoint, with an adapter merged in, for other tools."""
+"""`jaxdepth export`: write a checkpoint, truncated or with an adapter merged in."""
 
 from jaxdepth.study.run_directory import check_file
 from jaxdepth.weights.adapter import find_adapter
@@ -9,7 +9,7 @@ from jaxdepth.weights.settings import Export
 def run(settings: Export) -> int:
     if settings.adapter is not None:
         check_file(find_adapter(settings.adapter))
-    request = settings.model, settings.target, settings.adapter, settings.dtype
+    request = settings.model, settings.target, settings.adapter, settings.dtype, settings.exit
     if settings.to == "checkpoint":
         export_checkpoint(*request)
         print(f"{settings.target}: a checkpoint")

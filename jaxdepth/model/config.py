@@ -195,8 +195,13 @@ def read_config(path: Path) -> tuple[ModelConfig, dict]:
         InputError: the file is missing, is not JSON, or describes a model that is not supported.
     """
     raw = read_json(path)
+    return parse_config(raw, path), raw
+
+
+def parse_config(raw: Mapping[str, Any], path: Path) -> ModelConfig:
+    """The config in the content of a `config.json`; errors name its path."""
     try:
-        return ModelConfig.from_hf(raw), raw
+        return ModelConfig.from_hf(raw)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

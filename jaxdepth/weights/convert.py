@@ -68,6 +68,8 @@ def convert(
     tensors = source_tensors(opened)
     tokenizer = _read_tokenizer(opened) if with_tokenizer else None
     origin = {"config": opened.raw_config, "tokenizer": tokenizer is not None}
+    if opened.quantisation is not None:
+        origin["quantisation"] = dict(opened.quantisation)
     if target.exists():
         _check_same(target, {"files": {f.name: _file_record(f) for f in opened.files}, **origin})
         _check_same_sidecars(target, opened, with_tokenizer)

@@ -73,10 +73,9 @@ def load(
         raise InputError(f"{path}: {MANIFEST} and config.json differ in {differing}: convert again")
     stored_dtype = jnp.dtype(records["embed"]["dtype"])
     dtype = jnp.dtype(dtype or stored_dtype)
-    # An adapter is merged into the weights as they are on disk, and rounded afterwards.
-    parameters = _Parameters(
-        config, dtype if adapter is None else stored_dtype, mesh, int8 and adapter is None
-    )
+    # An adapter is merged in the wider of both dtypes, and what is merged rounded afterwards.
+    read_dtype = dtype if adapter is None else jnp.promote_types(stored_dtype, dtype)
+    parameters = _Parameters(config, read_dtype, mesh, int8 and adapter is None)
     _read(path, tensors, records, parameters)
     model = Mistral(config, parameters.on_devices(), mesh)
     folder = None if adapter is None else find_adapter(str(adapter))

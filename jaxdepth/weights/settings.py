@@ -36,7 +36,7 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a checkpoint, with an adapter merged in, as a Hugging Face folder or a checkpoint."""
+    """Write a checkpoint, truncated or with an adapter merged in, as a Hugging Face folder."""
 
     model: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]]
     """A checkpoint made by `jaxdepth convert`."""
@@ -49,3 +49,5 @@ class Export:
     folder."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """dtype of the written weights; by default the checkpoint's."""
+    exit: int | None = None
+    """Truncate after so many layers; the final norm and the head stay. By default all layers."""

@@ -3,6 +3,7 @@
 A source has:
     config, raw_config   the model's shape, and the `config.json` that gave it
     name                 what messages call it
+    quantisation         the settings of quantised safetensors, or None
     files                all files that it reads
     shapes               of its tensors, by their names
     tensor_names         its naming scheme: `HF_NAMES`, `GGUF_NAMES` or `MISTRAL_NAMES`

@@ -42,9 +42,9 @@ def verify(
     """Compare every array of a checkpoint with its source, then the logits at every exit.
 
     Both sides of an array are read anew and compared by digest. The logits are those of two prompts
-    of fixed token ids, in float32. The reference is transformers' model if the source is a folder
-    and torch is installed, else a model built from the source in memory. Logits are left out if two
-    such models do not fit into memory.
+    of fixed token ids, in float32. The reference is transformers' model if torch is installed and
+    the source is a folder that is not quantised, else a model built from the source in memory.
+    Logits are left out if two such models do not fit into memory.
 
     Args:
         source: as for `convert`.
@@ -85,7 +85,9 @@ def _compare_logits(source: Source, target: Path) -> tuple[float | None, str]:
     if 3 * nbytes > _available_memory():
         return None, f"left out: two models of {nbytes / 1e9:.1f} GB do not fit into memory"
     tokens_BS, lengths_B = _prompts(config)
-    if type(source) is SafetensorsSource and find_spec("torch"):  # not in Mistral's own format
+    is_quantised = source.quantisation is not None
+    # Not in Mistral's own format.
+    if type(source) is SafetensorsSource and not is_quantised and find_spec("torch"):
         reference = "transformers"
         expected = _transformers_logits(source, tokens_BS, lengths_B)
     else:

@@ -28,6 +28,8 @@ from jaxdepth.weights.checkpoint import MANIFEST, end_tokens, load_tokenizer, re
 from jaxdepth.weights.gguf.source import GGUFSource, gguf_types
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
 from jaxdepth.weights.huggingface.source import SafetensorsSource, safetensors_dtypes
+from jaxdepth.weights.quantised.methods import describe_method
+from jaxdepth.weights.quantised.packed import Settings
 from jaxdepth.weights.sources import open_source, source_tensors
 
 
@@ -56,6 +58,7 @@ def describe_checkpoint(path: Path) -> Description:
                 f"{arrays} in {chunks}, a SHA-256 of each array (checked when they are loaded)",
             ),
             ("made of", source["path"]),
+            *_quantised_rows(source.get("quantisation")),
             *(
                 ("", f"{name}: {format_bytes(file['bytes'])}, sha256 {file['sha256']}")
                 for name, file in source["files"].items()
@@ -84,6 +87,7 @@ def describe_source(path: Path) -> Description:
     rows = [
         *_model_rows(source.config, family),
         ("tensors", ", ".join(f"{count} of {dtype}" for dtype, count in dtypes.most_common())),
+        *_quantised_rows(source.quantisation),
         *name_first("file", [_file_size(file) for file in source.files]),
     ]
     end_ids: Sequence[int] = ()
@@ -100,6 +104,11 @@ def describe_source(path: Path) -> Description:
     rows += [*_tokenizer_rows(tokenizer, end_ids), ("converts", converts)]
     kind = "a GGUF file" if isinstance(source, GGUFSource) else source.kind
     return Description(f"{kind}, not converted", rows)
+
+
+def _quantised_rows(settings: Settings | None) -> Rows:
+    """The method by which a source is quantised, if it is."""
+    return [] if settings is None else [("quantised by", describe_method(settings))]
 
 
 def describe_adapter(path: Path) -> Description:

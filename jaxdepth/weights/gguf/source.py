@@ -25,6 +25,7 @@ class GGUFSource:
     """
 
     tensor_names = GGUF_NAMES
+    quantisation = None  # each tensor has a type of its own
 
     def __init__(self, file: Path):
         """Open the model that `file` is, or is a part of.

@@ -14,7 +14,6 @@ import numpy as np
 from jaxdepth.errors import InputError, listed
 from jaxdepth.files import read_json
 from jaxdepth.model.config import ModelConfig
-from jaxdepth.weights.huggingface.fused import Part
 from jaxdepth.weights.huggingface.shards import CONSOLIDATED, INDEX_NAME, PARAMS
 from jaxdepth.weights.huggingface.source import SafetensorsSource
 from jaxdepth.weights.tensor_map import MISTRAL_NAMES, MappedTensor, unpermute
@@ -89,8 +88,8 @@ class MistralSource(SafetensorsSource):
             raise InputError(f"{self.folder} has {PARAMS} but no {CONSOLIDATED}*.safetensors")
         return files
 
-    def _parts(self, name: str, shape: tuple[int, ...]) -> list[Part]:
-        return [] if name.startswith(_IMAGE) else [Part(name, 0, shape)]
+    def _own_name(self, name: str) -> str | None:
+        return None if name.startswith(_IMAGE) else name
 
 
 def params_config(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,264 @@
+"""compressed-tensors: integers or FP8 as they are, or integers of 4 and 8 bits packed in words.
+
+    weight (O, I) int8 or float8, or weight_packed (O, I bits / 32) with weight_shape
+    weight_scale: one, one an output (O, 1), one a group (O, G), or one a block
+    weight_zero_point: as the scale; packed along the outputs where the weight is packed
+    weight[o, i] = (code - zero) * scale
+
+Source: the library's `compressors/naive_quantized`, `compressors/pack_quantized` and
+`quantization/quant_args.py`. Which of several groups of settings a weight belongs to shows in the
+shapes of its tensors, so that the patterns of names that a file brings are not run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from reprlib import repr as short
+
+import numpy as np
+
+from jaxdepth.errors import InputError, listed
+from jaxdepth.weights.quantised.codes import scale_blocks, scale_groups, unpack_bits
+from jaxdepth.weights.quantised.fp8 import FP8, SCALES, is_block
+from jaxdepth.weights.quantised.packed import (
+    ACTIVATIONS,
+    Arrays,
+    Found,
+    Headers,
+    Packed,
+    Reader,
+    Settings,
+    check_part,
+    check_settings,
+    modules_with,
+    parts_of,
+    whole_number,
+)
+
+_HARMLESS = (
+    "config_groups",
+    "format",
+    "ignore",
+    "quantization_status",
+    "global_compression_ratio",
+    "kv_cache_scheme",
+    "run_compressed",
+    "version",
+)
+_FORMATS = (
+    "pack-quantized",
+    "int-quantized",
+    "float-quantized",
+    "naive-quantized",
+    "mixed-precision",
+)
+_OF_WEIGHTS = (
+    "num_bits type symmetric strategy group_size block_structure dynamic observer observer_kwargs "
+    "actorder scale_dtype zp_dtype"
+).split()
+_SPARSITY = {
+    "format",
+    "global_sparsity",
+    "sparsity_structure",
+    "ignore",
+    "targets",
+    "registry_requires_subclass",
+}
+_OPTIONAL = ("weight", "weight_packed", "weight_shape", "weight_zero_point", "weight_g_idx")
+
+
+@dataclass(frozen=True)
+class _Scheme:
+    """How the weights of a group of modules are quantised."""
+
+    bits: int
+    is_float: bool
+    symmetric: bool
+    strategy: str  # tensor, channel, group or block
+    size: int  # of a group
+    block: tuple[int, int]
+    ordered: bool  # whether inputs are grouped in an order of their own, weight_g_idx
+
+    def block_of(self, outputs: int, inputs: int) -> tuple[int, int]:
+        """How many rows and columns of a weight share a scale."""
+        return {
+            "tensor": (outputs, inputs),
+            "channel": (1, inputs),
+            "group": (1, self.size),
+            "block": self.block,
+        }[self.strategy]
+
+
+def find_compressed_tensors(settings: Settings, headers: Headers, read: Reader) -> Found:
+    """The quantised weights of a source.
+
+    Raises:
+        InputError: a setting is unknown, or a tensor is missing or fits no group of settings.
+    """
+    sparsity = settings.get("sparsity_config") or {}
+    is_dense = isinstance(sparsity, Mapping) and sparsity.get("format", "dense") == "dense"
+    only = {"sparsity_config": (sparsity,) if is_dense and set(sparsity) <= _SPARSITY else ()}
+    check_settings(settings, _HARMLESS, only)
+    groups = settings.get("config_groups")
+    if not isinstance(groups, Mapping) or not groups:
+        raise InputError("quantization_config lacks config_groups")
+    for kind in (
+        settings.get("format"),
+        *(g.get("format") for g in map(_mapping, groups.values())),
+    ):
+        if kind is not None and kind not in _FORMATS:
+            raise InputError(
+                f"compressed-tensors in the format {kind!r} is not implemented, only "
+                f"{', '.join(_FORMATS)}"
+            )
+    schemes = list(dict.fromkeys(_read_scheme(_mapping(g).get("weights")) for g in groups.values()))
+    packed = {
+        f"{module}.weight": _fitting(module, schemes, headers, read)
+        for module in modules_with(headers, "weight_scale")
+    }
+    ignored = {n for n in headers if n.rpartition(".")[2] in ACTIVATIONS | {"weight_shape"}}
+    return Found(packed, frozenset(ignored))
+
+
+def dequantise_integers(
+    codes_OI: np.ndarray,
+    scale: np.ndarray,
+    block: tuple[int, int],
+    zero: np.ndarray | None = None,
+    group_of_I: np.ndarray | None = None,
+) -> np.ndarray:
+    """(codes - zero) * scale in float32, outputs first.
+
+    Args:
+        codes_OI: integers or float8.
+        scale: by blocks of rows and columns.
+        block: (rows, columns) that share a scale.
+        zero: shaped as the scale; None is zero.
+        group_of_I: the group of each input, where they are not in order.
+    """
+    if group_of_I is not None:
+        return scale_groups(codes_OI, scale, group_of_I, zero)
+    return scale_blocks(codes_OI, scale, block, zero)
+
+
+def _read_scheme(given: object) -> _Scheme:
+    weights = _mapping(given)
+    unknown = [name for name in weights if name not in _OF_WEIGHTS]
+    bits, kind = whole_number(weights, "num_bits", default=8), weights.get("type", "int")
+    size = whole_number(weights, "group_size", default=0)
+    default = "group" if size > 0 else "channel" if size < 0 else "tensor"
+    strategy, block = weights.get("strategy") or default, weights.get("block_structure")
+    if isinstance(block, str):  # "128x128" in older files
+        block = [int(b) if b.isdecimal() and len(b) < 9 else 0 for b in block.split("x")]
+    order = weights.get("actorder") or "weight"
+    is_known = (
+        not unknown
+        and (bits, kind) in ((4, "int"), (8, "int"), (8, "float"))
+        and strategy in ("tensor", "channel", "group", "block")
+        and (strategy != "group" or size > 0)
+        and (strategy != "block" or is_block(block))
+        and order in ("weight", "static", "group", "dynamic")
+        and not weights.get("dynamic")
+    )
+    if not is_known:
+        raise InputError(
+            f"compressed-tensors weights of {bits} bits, type {short(kind)}, strategy "
+            f"{short(strategy)}{' with ' + listed(unknown) if unknown else ''} are not "
+            f"implemented: {short(dict(weights))}"
+        )
+    return _Scheme(
+        bits=bits,
+        is_float=kind == "float",
+        symmetric=weights.get("symmetric", True) is not False,
+        strategy=str(strategy),
+        size=size,
+        block=tuple(block) if strategy == "block" and block else (0, 0),
+        ordered=order in ("group", "dynamic"),
+    )
+
+
+def _fitting(module: str, schemes: list[_Scheme], headers: Headers, read: Reader) -> Packed:
+    """The weight of a module, by the one scheme that the shapes of its tensors fit."""
+    fitting, errors = [], []
+    for scheme in schemes:
+        try:
+            fitting.append(_packed(module, scheme, headers, read))
+        except InputError as error:
+            errors.append(error)
+    if not fitting:
+        raise errors[0]
+    if len(fitting) > 1:
+        raise InputError(f"{module} fits several groups of quantization_config: not implemented")
+    return fitting[0]
+
+
+def _packed(module: str, scheme: _Scheme, headers: Headers, read: Reader) -> Packed:
+    parts = parts_of(module, headers, ["weight_scale"], _OPTIONAL)
+    is_packed = "weight_packed" in parts
+    if is_packed == ("weight" in parts) or (is_packed and "weight_shape" not in parts):
+        raise InputError(
+            f"{module} has {listed(list(parts))}: expected weight, or weight_packed and "
+            "weight_shape"
+        )
+    if is_packed:
+        check_part(parts["weight_shape"], headers, ["I64", "I32"], (2,))
+        outputs, inputs = (int(size) for size in read(parts.pop("weight_shape")))
+        words = -(-inputs * scheme.bits // 32)
+        dtypes = [] if scheme.is_float else ["I32"]
+        check_part(parts["weight_packed"], headers, dtypes, (outputs, words))
+    else:
+        outputs, inputs = (*headers[parts["weight"]].shape, 0, 0)[:2]
+        check_part(parts["weight"], headers, FP8 if scheme.is_float else ["I8"], (outputs, inputs))
+    rows, columns = scheme.block_of(outputs, inputs)
+    grid = -(-outputs // max(rows, 1)), -(-inputs // max(columns, 1))
+    flat = [(), (1,)] if scheme.strategy == "tensor" else []
+    check_part(parts["weight_scale"], headers, SCALES, grid, *flat)
+    _check_zero(parts, scheme, headers, grid)
+    if scheme.ordered and "weight_g_idx" not in parts:
+        raise InputError(f"{module} has no weight_g_idx, but inputs in an order of their own")
+    if "weight_g_idx" in parts:
+        check_part(parts["weight_g_idx"], headers, ["I32", "I64"], (inputs,))
+    call = partial(
+        _dequantise, shape=(outputs, inputs), bits=scheme.bits, block=(rows, columns), grid=grid
+    )
+    return Packed((outputs, inputs), parts, call)
+
+
+def _check_zero(parts: dict[str, str], scheme: _Scheme, headers: Headers, grid: tuple) -> None:
+    name = parts.get("weight_zero_point")
+    if name is None:
+        if not scheme.symmetric:
+            raise InputError(f"{parts['weight_scale']} has no weight_zero_point beside it")
+    elif headers[name].dtype == "I32" and "weight_packed" in parts:
+        check_part(name, headers, ["I32"], (-(-grid[0] * scheme.bits // 32), grid[1]))
+    else:
+        check_part(name, headers, ["I8", *FP8], grid, *([(), (1,)] if grid == (1, 1) else []))
+
+
+def _dequantise(
+    arrays: Arrays,
+    shape: tuple[int, int],
+    bits: int,
+    block: tuple[int, int],
+    grid: tuple[int, int],
+) -> np.ndarray:
+    """Unpack what is packed; codes and packed zero points are stored plus 2^(bits - 1)."""
+    offset, zero = 2 ** (bits - 1), arrays.get("weight_zero_point")
+    if zero is not None and zero.dtype == np.int32:
+        zero = unpack_bits(zero, bits)[: grid[0]].astype(np.int16) - offset
+    codes = arrays.get("weight")
+    if codes is None:
+        words = np.ascontiguousarray(arrays["weight_packed"].T)
+        codes = unpack_bits(words, bits)[: shape[1]].T.astype(np.int16) - offset
+    group_of_I = arrays.get("weight_g_idx")
+    if group_of_I is not None and (group_of_I < 0).any():
+        group_of_I = None  # -1: not used
+    if group_of_I is not None and group_of_I.max(initial=0) >= grid[1]:
+        raise InputError(f"g_idx names group {group_of_I.max()}, expected 0 to {grid[1] - 1}")
+    zero = None if zero is None else zero.reshape(grid)
+    return dequantise_integers(codes, arrays["weight_scale"].reshape(grid), block, zero, group_of_I)
+
+
+def _mapping(value: object) -> Mapping:
+    """A mapping, or an empty one: a group with nothing in it is refused for what it lacks."""
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,280 @@
+"""Quantised safetensors: the weights of each format are those that its specification says.
+
+The references are written in `packing.packers` from the specifications, by plain loops. The
+libraries that write these formats are compared in `test_quantising_libraries`.
+"""
+
+import json
+from functools import partial
+
+import ml_dtypes
+import numpy as np
+import pytest
+from packing import packers
+from safetensors.numpy import save_file
+from tiny import hf_tensors, raw_config
+from tiny_source import assert_holds
+
+from jaxdepth import InputError
+from jaxdepth.cli import main
+from jaxdepth.model.config import ModelConfig
+from jaxdepth.weights import checkpoint
+from jaxdepth.weights.convert import convert
+from jaxdepth.weights.verify import verify
+
+RAW = raw_config(num_hidden_layers=1, intermediate_size=128, num_key_value_heads=4)
+CONFIG = ModelConfig.from_hf(RAW)
+MLP = "model.layers.0.mlp.up_proj"
+
+
+def group(**weights):
+    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"} | weights
+    return {"targets": ["Linear"], "weights": weights}
+
+
+def compressed(kind, *groups):
+    named = {f"group_{number}": settings for number, settings in enumerate(groups)}
+    return {"quant_method": "compressed-tensors", "format": kind, "config_groups": named}
+
+
+def per_output(rng, shape, **options):
+    return packers.integers(rng, shape, grid=(shape[0], 1), **options)
+
+
+def per_group(rng, shape, **options):
+    return packers.integers(rng, shape, grid=(shape[0], shape[1] // 32), **options)
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": False}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}
+FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
+BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+CASES = {
+    "gptq": (GPTQ, packers.gptq),
+    "gptq v2, act-order": (
+        GPTQ | {"checkpoint_format": "gptq_v2", "desc_act": True},
+        partial(packers.gptq, version=2, order=True),
+    ),
+    "gptq 8 bits, one group": (
+        GPTQ | {"bits": 8, "group_size": -1},
+        partial(packers.gptq, bits=8, size=-1),
+    ),
+    "gptq 3 bits": (GPTQ | {"bits": 3}, partial(packers.gptq, bits=3)),
+    "gptq 2 bits": (GPTQ | {"bits": 2}, partial(packers.gptq, bits=2)),
+    "awq": (AWQ, packers.awq),
+    "fp8 in blocks": (
+        FP8 | {"weight_block_size": [48, 40]},
+        partial(packers.fp8, block=(48, 40)),
+    ),
+    "fp8 in powers of two": (
+        FP8 | {"weight_block_size": [32, 32], "scale_fmt": "ue8m0"},
+        partial(packers.fp8, block=(32, 32), dtype=ml_dtypes.float8_e8m0fnu),
+    ),
+    "fp8 for tensors": (
+        FP8 | {"activation_scheme": "static", "weight_block_size": None, "dequantize": False},
+        partial(packers.fp8, dtype=ml_dtypes.bfloat16),
+    ),
+    "fp8 for outputs": (FP8, partial(packers.fp8, scale="weight_scale", channel=True)),
+    "int8": (compressed("int-quantized", group()), per_output),
+    "int8 for tensors": (compressed("int-quantized", group(strategy="tensor")), packers.integers),
+    "int4 packed": (
+        compressed("pack-quantized", group(num_bits=4, strategy="group", group_size=32)),
+        partial(per_group, bits=4, packed=True, dtype=ml_dtypes.bfloat16),
+    ),
+    "int4 packed, zero points": (
+        compressed(
+            "pack-quantized",
+            group(num_bits=4, strategy="group", group_size=32, symmetric=False, actorder=None),
+        ),
+        partial(per_group, bits=4, packed=True, zero=True),
+    ),
+    "int8 packed, zero points": (
+        compressed("pack-quantized", group(symmetric=False)),
+        partial(per_output, packed=True, zero=True),
+    ),
+    "int8, zero points": (
+        compressed("naive-quantized", group(symmetric=False)),
+        partial(per_output, zero=True),
+    ),
+    "float8": (
+        compressed("float-quantized", group(type="float")),
+        partial(packers.fp8, scale="weight_scale", channel=True),
+    ),
+    "float8 in blocks": (
+        compressed(
+            "float-quantized", group(type="float", strategy="block", block_structure=[48, 40])
+        ),
+        partial(packers.fp8, scale="weight_scale", block=(48, 40)),
+    ),
+    "nf4": (BNB, packers.bitsandbytes_4bit),
+    "nf4, nested": (BNB, partial(packers.bitsandbytes_4bit, nested=True)),
+    "8 bits": (
+        {"quant_method": "bitsandbytes", "_load_in_8bit": True},
+        packers.bitsandbytes_int8,
+    ),
+}
+
+
+def quantised_tensors(pack, seed=0):
+    """Tensors of a folder whose matrices are packed, and the tensors that they stand for."""
+    rng, written, dense = np.random.default_rng(seed), {}, {}
+    for name, array in hf_tensors(CONFIG).items():
+        dense[name] = array
+        if not name.endswith("_proj.weight"):
+            written[name] = array
+            continue
+        parts, dense[name] = pack(rng, array.shape)
+        module = name.removesuffix(".weight")
+        written |= {f"{module}.{role}": part for role, part in parts.items()}
+    return written, dense
+
+
+def write_source(folder, settings, tensors, **changes):
+    folder.mkdir(parents=True)
+    quantised = {} if settings is None else {"quantization_config": settings}
+    config = RAW | quantised | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_weights_are_those_of_the_specification(tmp_path, name):
+    settings, pack = CASES[name]
+    written, dense = quantised_tensors(pack)
+    source = write_source(tmp_path / "source", settings, written)
+    convert(source, tmp_path / "model")
+    assert_holds(tmp_path / "model", dense, RAW)
+    # The checkpoint is of a model that is not quantised; the manifest has what it was.
+    assert "quantization_config" not in json.loads((tmp_path / "model/config.json").read_text())
+    manifest = checkpoint.read_manifest(tmp_path / "model")
+    assert manifest["source"]["quantisation"] == settings
+    assert not convert(source, tmp_path / "model")
+
+
+def test_verified_and_inspected(tmp_path, capsys):
+    settings, pack = CASES["gptq v2, act-order"]
+    source = write_source(tmp_path / "source", settings, quantised_tensors(pack)[0])
+    assert main(["convert", str(source), str(tmp_path / "model")]) == 0
+    verified = verify(source, tmp_path / "model")
+    assert verified.reference == "a model built from the source"
+    assert verified.logits < 1e-5
+    for path in (source, tmp_path / "model"):
+        capsys.readouterr()
+        assert main(["inspect", str(path)]) == 0
+        output = " ".join(capsys.readouterr().out.split())
+        assert (
+            "quantised by gptq, checkpoint_format 'gptq_v2', bits 4, group_size 32, desc_act True"
+            in output
+        )
+
+
+def test_settings_are_found_wherever_tools_write_them(tmp_path):
+    """In `quantize_config.json`, under the older key, and without a method."""
+    written, dense = quantised_tensors(packers.gptq)
+    source = write_source(tmp_path / "older", None, written)
+    settings = {k: v for k, v in GPTQ.items() if k != "quant_method"}
+    (source / "quantize_config.json").write_text(json.dumps(settings))
+    convert(source, tmp_path / "a")
+    assert_holds(tmp_path / "a", dense, RAW)
+    settings, pack = CASES["int8"]
+    written, dense = quantised_tensors(pack)
+    convert(
+        write_source(tmp_path / "b-hf", None, written, compression_config=settings), tmp_path / "b"
+    )
+    assert_holds(tmp_path / "b", dense, RAW)
+    written, dense = quantised_tensors(packers.bitsandbytes_4bit)
+    convert(write_source(tmp_path / "c-hf", {"load_in_4bit": True}, written), tmp_path / "c")
+    assert_holds(tmp_path / "c", dense, RAW)
+
+
+def test_what_weights_do_not_depend_on_is_left_out(tmp_path):
+    """Scales of activations and of the cache, and the zeros that some tools write as biases."""
+    written, dense = quantised_tensors(partial(packers.fp8))
+    written |= {f"{MLP}.activation_scale": np.ones((), np.float32)}
+    written |= {"model.layers.0.self_attn.k_scale": np.ones(1, np.float32)}
+    convert(
+        write_source(tmp_path / "a-hf", FP8 | {"weight_block_size": None}, written), tmp_path / "a"
+    )
+    assert_holds(tmp_path / "a", dense, RAW)
+    written, dense = quantised_tensors(packers.gptq)
+    written[f"{MLP}.bias"] = np.zeros(128, np.float16)
+    convert(write_source(tmp_path / "b-hf", GPTQ, written), tmp_path / "b")
+    assert_holds(tmp_path / "b", dense, RAW)
+    written[f"{MLP}.bias"] = np.ones(128, np.float16)
+    with pytest.raises(InputError, match=r"unexpected tensor model.layers.0.mlp.up_proj.bias"):
+        convert(write_source(tmp_path / "c-hf", GPTQ, written), tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("gptq", {"quant_method": "aqlm"}, r"quantised by 'aqlm' are not read, only by fp8"),
+        ("gptq", {"quant_method": ["gptq"]}, r"quantised by \['gptq'\] are not read"),
+        ("gptq", {"rotation": "hadamard"}, r"rotation = 'hadamard', which is not implemented"),
+        ("gptq", {"dynamic": {"-:.*": {}}, "a": 1}, r"has dynamic = .*, a = 1, which is not"),
+        ("gptq", {"checkpoint_format": "marlin"}, r"GPTQ in the format 'marlin'"),
+        ("gptq", {"bits": 5}, r"GPTQ of 5 bits"),
+        ("gptq", {"bits": "4"}, r"bits is '4', expected a number"),
+        ("gptq", {"group_size": 64}, r"qzeros is I32 \(4, 8\), expected I32 \(2, 8\)"),
+        ("awq", {"version": "gemv"}, r"AWQ in the form \['gemv'\]"),
+        ("awq", {"zero_point": False}, r"zero_point = False"),
+        ("fp8 in blocks", {"weight_block_size": [128, 128]}, r"expected F32 or .* \(1, 1\)"),
+        ("fp8 in blocks", {"weight_block_size": [0]}, r"expected two positive numbers"),
+        ("fp8 in blocks", {"expert_dtype": "fp4"}, r"expert_dtype = 'fp4'"),
+        ("int8", {"format": "marlin-24"}, r"format 'marlin-24' is not implemented"),
+        ("int8", {"transform_config": {"config_groups": {"u": {}}}}, r"transform_config = "),
+        ("int8", {"sparsity_config": {"format": "sparse-24-bitmask"}}, r"sparsity_config = "),
+        ("int8", {"config_groups": {}}, r"lacks config_groups"),
+        ("int8", {"config_groups": {"a": group(num_bits=3)}}, r"weights of 3 bits"),
+        ("int8", {"config_groups": {"a": group(odd=1)}}, r"with odd are not implemented"),
+        ("int8", {"config_groups": {"a": group(symmetric=False)}}, r"no weight_zero_point"),
+        ("nf4", {"bnb_5bit": True}, r"bnb_5bit = True"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(tmp_path, name, change, message):
+    settings, pack = CASES[name]
+    source = write_source(tmp_path / "source", settings | change, quantised_tensors(pack)[0])
+    with pytest.raises(InputError, match=message):
+        convert(source, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "array", "message"),
+    [
+        ("gptq", "qzeros", None, r"up_proj.qzeros is missing"),
+        ("gptq", "g_idx", np.full(64, 2, np.int32), r"g_idx names groups up to 2"),
+        ("awq", "scales", np.ones((2, 127), np.float16), r"expected F16 or BF16 or F32 \(2, 128\)"),
+        ("fp8 for outputs", "weight_scale", None, r"up_proj.weight is F8_E4M3, expected one of"),
+        ("fp8 for outputs", "weight_scale_inv", np.ones(1, np.float32), r"has both .*weight_scale"),
+        ("int4 packed", "weight_shape", np.array([128, 72]), r"weight_packed is I32 \(128, 8\)"),
+        ("int8", "weight", np.ones((128, 64), np.float32), r"weight is F32 .* expected I8"),
+        ("int8", "weight_shape_2", np.ones(2, np.int32), r"weight_shape_2 is I32"),
+        ("nf4", "weight.absmax", np.ones(3, np.float32), r"absmax is F32 \(3,\), expected"),
+        ("nf4", "weight.quant_state.bitsandbytes__nf4", np.zeros(9, np.uint8), r"is damaged"),
+        ("8 bits", "weight_format", np.ones((), np.uint8), r"weight_format is not 0"),
+    ],
+)
+def test_damaged_parts_are_named(tmp_path, name, role, array, message):
+    settings, pack = CASES[name]
+    written, _ = quantised_tensors(pack)
+    written.pop(f"{MLP}.{role}", None)
+    if array is not None:
+        written[f"{MLP}.{role}"] = array
+    source = write_source(tmp_path / "source", settings, written)
+    with pytest.raises(InputError, match=message):
+        convert(source, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_config_of_other_files_is_refused(tmp_path):
+    source = write_source(tmp_path / "a", BNB, hf_tensors(CONFIG))
+    with pytest.raises(InputError, match=r"quantised by bitsandbytes, but no tensor is"):
+        convert(source, tmp_path / "model")
+    source = write_source(tmp_path / "b", None, quantised_tensors(packers.gptq)[0])
+    with pytest.raises(InputError, match=r"is I32, expected .*: config.json names no quant"):
+        convert(source, tmp_path / "model")
+    source = write_source(tmp_path / "c", "gptq", quantised_tensors(packers.gptq)[0])
+    with pytest.raises(InputError, match=r"quantization_config is 'gptq', expected an object"):
+        convert(source, tmp_path / "model")
