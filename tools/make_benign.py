@@ -5,7 +5,7 @@ trained on, then prompts that it writes as a user, with its answers, until there
 have a system prompt of ours. Answers that are no training target are left out. OUT is a .jsonl
 file; what it has already is kept.
 
-jaxdepth/data/benign.jsonl.gz was made with SmolLM2-135M-Instruct and COUNT 4823, then `gzip -9n`.
+jaxdepth/data/benign.jsonl.gz was made with SmolLM2-135M-Instruct and COUNT 6081, then `gzip -9n`.
 Its first 3,160 benign rows are those of release 0.1.0, whose judge let a few off-topic ones pass.
 """
 
@@ -27,7 +27,7 @@ LOOKALIKES = {"lookalike": "builtin:pairs/train", "hard": "builtin:lookalikes/tr
 
 
 def main() -> int:
-    path, out, count = Path(sys.argv[1]), Path(sys.argv[2]), int((sys.argv[3:] or ["4823"])[0])
+    path, out, count = Path(sys.argv[1]), Path(sys.argv[2]), int((sys.argv[3:] or ["6081"])[0])
     there = (
         [json.loads(line) for line in out.read_text("utf-8").splitlines()] if out.exists() else []
     )

@@ -88,7 +88,7 @@ def test_training_answers_have_their_outcome(tasks):
     # The detector was fitted on half of the wordings; of the others it finds nine in ten.
     assert [r.outcome for r in classify_texts(refusals)].count("refuse") >= 0.84 * len(refusals)
     kept = [*tasks["lookalike"], *tasks["hard"], *tasks["benign"]]
-    assert len(tasks["benign"]) >= 3000
+    assert len(tasks["benign"]) >= 6000
     assert len({t.prompt for t in tasks["benign"]}) == len(tasks["benign"])
     assert len({t.system for t in tasks["benign"]}) > 5
     did = classify_texts([t.answers[0] for t in kept], [t.prompt for t in kept])
