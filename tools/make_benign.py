@@ -5,7 +5,8 @@ trained on, then prompts that it writes as a user, with its answers, until there
 have a system prompt of ours. Answers that are no training target are left out. OUT is a .jsonl
 file; what it has already is kept.
 
-jaxdepth/data/benign.jsonl.gz was made with SmolLM2-135M-Instruct and COUNT 6081, then `gzip -9n`.
+jaxdepth/data/benign.jsonl.gz was made with SmolLM2-135M-Instruct and COUNT 6081, in several runs
+side by side whose lines were joined, then `gzip -9n`.
 Its first 3,160 benign rows are those of release 0.1.0, whose judge let a few off-topic ones pass.
 """
 
