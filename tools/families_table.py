@@ -38,7 +38,7 @@ def write_transformers(folder: Path, raw: dict, tensors: dict) -> Path:
 
 def write_old_layout(folder: Path, raw: dict, tensors: dict) -> Path:
     """An image model by the names of transformers 4."""
-    from mistral_folders import in_image_model
+    from layouts.mistral_folders import in_image_model
     from tiny import write_folder
 
     return write_folder(folder, raw, in_image_model(tensors, "transformers 4"))
@@ -56,7 +56,7 @@ def write_gguf(folder: Path, raw: dict, tensors: dict) -> Path:
 
 def write_mistral(folder: Path, raw: dict, tensors: dict) -> Path:
     """A folder in Mistral's own format."""
-    from mistral_folders import params_of, write_mistral_folder
+    from layouts.mistral_folders import params_of, write_mistral_folder
 
     return write_mistral_folder(folder, raw, params_of(raw), tensors)
 
