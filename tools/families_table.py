@@ -28,10 +28,6 @@ LIMIT = 1e-4
 Cases = dict[str, dict]  # row -> config.json
 
 
-# Beside the plain rows, one of each family and kind of RoPE that a GGUF can say.
-_IN_GGUF = ("qwen2", "qwen2.5", "llama-3.1", "qwen2.5-yarn", "ministral-3", "qwen3")
-
-
 def write_transformers(folder: Path, raw: dict, tensors: dict) -> Path:
     """A folder as transformers itself saves it."""
     from reference import hf_model
@@ -53,7 +49,9 @@ def write_gguf(folder: Path, raw: dict, tensors: dict) -> Path:
     import gguf_files
 
     folder.mkdir()
-    return gguf_files.write_gguf(folder / "m.gguf", raw, tensors)
+    window = raw["sliding_window"] if raw["model_type"] == "mistral" else None
+    metadata = {} if window is None else {"llama__attention__sliding_window": window}
+    return gguf_files.write_gguf(folder / "m.gguf", raw, tensors, **metadata)
 
 
 def write_mistral(folder: Path, raw: dict, tensors: dict) -> Path:
@@ -79,7 +77,7 @@ def formats() -> Iterable[tuple[str, Callable[[Path, dict, dict], Path], Cases]]
     yield "safetensors", write_transformers, cases
     yield "safetensors, names of transformers 4", write_old_layout, of("mistral3")
     plain = of("mistral", "llama", "qwen2", rope_scaling=None, use_sliding_window=None)
-    yield "GGUF", write_gguf, plain | {n: cases[n] for n in _IN_GGUF}
+    yield "GGUF", write_gguf, plain | {n: cases[n] for n in ("qwen2", "qwen2.5")}
     yield "Mistral's own", write_mistral, of("mistral", rope_scaling=None) | of("ministral3")
 
 

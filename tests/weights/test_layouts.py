@@ -4,7 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from folders.mistral import in_image_model, params_sizes, vision_encoder, write_mistral_folder
+from folders.mistral import (
+    in_image_model,
+    params_sizes,
+    vision_encoder,
+    write_mistral_folder,
+)
 from parity_grid import MINISTRAL3, families, image_model
 from reference import fused, hf_model
 from tiny import hf_tensors, leaves_of, raw_config, write_folder
