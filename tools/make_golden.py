@@ -38,8 +38,8 @@ def tiny() -> None:
     logits, new_tokens = {}, {}
     spoken = spoken_cases()
     for name, raw in (full_product() | special_cases()).items():
-        model = hf_model(raw, hf_tensors(ModelConfig.from_hf(raw)))
-        exits = range(1, raw["num_hidden_layers"] + 1)
+        config = ModelConfig.from_hf(raw)
+        model, exits = hf_model(raw, hf_tensors(config)), range(1, config.num_hidden_layers + 1)
         logits[name] = hf_exit_logits(model, tokens, lengths, exits)
         if name in spoken:
             generated = hf_generate(model, tokens, lengths, exits, NEW_TOKENS)

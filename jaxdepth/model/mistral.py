@@ -1,14 +1,16 @@
-"""Mistral, Llama and Qwen2 in Flax: nnx modules used as plain pytrees.
+"""Mistral, Llama, Qwen and SmolLM in Flax: nnx modules used as plain pytrees.
 
 `Mistral.layers` is one `Block` whose arrays carry a leading L axis; `jax.lax.scan` over
 `Mistral.blocks()` hands each step one layer. Nothing here knows how many layers will be run.
 
 Source of the block: Jiang et al. 2023 (arXiv:2310.06825); numbers follow transformers'
-`models/mistral/modeling_mistral.py`, and of `ministral` and `qwen2` where those differ.
+`models/mistral/modeling_mistral.py`, and of the families in `jaxdepth.model.families` where those
+differ.
 """
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.int8 import Int8
 from jaxdepth.model.lens import Lens
 from jaxdepth.model.parameters import LAYER_PARAMETERS, MATRICES, has_parameter, parameter_shapes
-from jaxdepth.model.rope import rope_table, rotate
+from jaxdepth.model.rope import query_scale, rope_table, rotate
 from jaxdepth.model.sharding import constrain, parameter_sharding
 
 # A parameter; its shape alone where a program is only compiled.
@@ -67,6 +69,14 @@ def _matmul(x: Float[Array, "*batch I"], matrix: Matrix) -> Float[Array, "*batch
     return jnp.matmul(x, matrix[...], precision=HIGHEST)
 
 
+class Rotation(NamedTuple):
+    """What `Block.project` does to queries and keys at some positions, float32."""
+
+    cos: Float[Array, "*batch H"]
+    sin: Float[Array, "*batch H"]
+    q_scale: Float[Array, "*batch"] | None  # of queries, after RoPE
+
+
 class Steering(nnx.Module):
     """A change of the residual stream along a unit axis: h + (shift + gain (h . axis)) axis.
 
@@ -87,6 +97,13 @@ class Steering(nnx.Module):
         return (h32 + (self.shift[...] + self.gain[...] * along) * axis_D).astype(h.dtype)
 
 
+def _of_layer(flag: nnx.Variable | None) -> Bool[AnyArray, ""]:
+    """A flag in which layers differ, of one layer."""
+    if flag is None:
+        raise ValueError("layers of this model differ: take them from `Mistral.blocks`")
+    return flag[...]
+
+
 class Block(nnx.Module):
     """The weights of one layer, or of all of them stacked on a leading L axis."""
 
@@ -99,13 +116,16 @@ class Block(nnx.Module):
     gate: Matrix
     up: Matrix
     down: Matrix
-    # Class attributes are what most models have: `steer` sets `steering`, and `Mistral.blocks` sets
-    # `slides` where layers differ: whether this layer has the sliding window.
+    # Class attributes are what most models have: `steer` sets `steering`, and where layers differ
+    # `Mistral.blocks` sets whether this layer has the sliding window, and RoPE.
     steering: Steering | None = None
     slides: nnx.Variable | None = None
+    rotates: nnx.Variable | None = None
     q_bias: nnx.Param | None = None
     k_bias: nnx.Param | None = None
     v_bias: nnx.Param | None = None
+    q_norm: nnx.Param | None = None
+    k_norm: nnx.Param | None = None
 
     def __init__(self, config: ModelConfig, arrays: Mapping[str, Weight]):
         self.config = config
@@ -120,22 +140,21 @@ class Block(nnx.Module):
         window = self.config.sliding_window
         if self.config.sliding_layers is None or window is None:
             return window
-        return jnp.where(self._slides, window, _ALL)
-
-    @property
-    def _slides(self) -> Bool[AnyArray, ""]:
-        if self.slides is None:
-            raise ValueError("layers of this model differ: take them from `Mistral.blocks`")
-        return self.slides[...]
+        return jnp.where(_of_layer(self.slides), window, _ALL)
 
     def project(
         self,
         h: Float[Array, "*batch D"],
         cos: Float[Array, "*#batch H"],
         sin: Float[Array, "*#batch H"],
+        q_scale: Float[Array, "*#batch"] | None = None,
     ) -> tuple[Float[Array, "*batch Q H"], Float[Array, "*batch K H"], Float[Array, "*batch K H"]]:
-        """Queries, keys and values of the residual stream; queries and keys are rotated."""
-        x = rms_norm(h, self.attn_norm[...], self.config.rms_norm_eps)
+        """Queries, keys and values of the residual stream; queries and keys are rotated.
+
+        The last arguments are what `Mistral.rope_at` returns for the positions of `h`.
+        """
+        epsilon = self.config.rms_norm_eps
+        x = rms_norm(h, self.attn_norm[...], epsilon)
 
         def heads(matrix, bias):
             flat = _matmul(x, matrix) if bias is None else _matmul(x, matrix) + bias[...]
@@ -145,7 +164,14 @@ class Block(nnx.Module):
             return flat.reshape(*x.shape[:-1], -1, self.config.head_dim)
 
         q, k, v = heads(self.q, self.q_bias), heads(self.k, self.k_bias), heads(self.v, self.v_bias)
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+        if self.q_norm is not None and self.k_norm is not None:
+            q = rms_norm(q, self.q_norm[...], epsilon)
+            k = rms_norm(k, self.k_norm[...], epsilon)
+        if self.config.rope_layers is not None:
+            rotates = _of_layer(self.rotates)
+            cos, sin = jnp.where(rotates, cos, 1.0), jnp.where(rotates, sin, 0.0)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        return q if q_scale is None else q * q_scale[..., None, None].astype(q.dtype), k, v
 
     def finish(
         self, h: Float[Array, "*batch D"], mixed: Float[Array, "*batch Q H"]
@@ -163,13 +189,17 @@ class Block(nnx.Module):
             return self.steering(h)
 
     def project_step(
-        self, h: Float[Array, "X B D"], cos: Float[Array, "#X B H"], sin: Float[Array, "#X B H"]
+        self,
+        h: Float[Array, "X B D"],
+        cos: Float[Array, "#X B H"],
+        sin: Float[Array, "#X B H"],
+        q_scale: Float[Array, "#X B"] | None = None,
     ) -> tuple[Float[Array, "X B K G H"], Float[Array, "X B K H"], Float[Array, "X B K H"]]:
         """The first part of a decoding step: `project` for one new token of every lane.
 
         Queries are grouped by the key/value head that they share, as attention over parts needs.
         """
-        q, k, v = self.project(h, cos, sin)
+        q, k, v = self.project(h, cos, sin, q_scale)
         return q.reshape(*k.shape[:-1], -1, k.shape[-1]), k, v
 
     def finish_step(self, h: Float[Array, "X B D"], parts: Sequence[Part]) -> Float[Array, "X B D"]:
@@ -186,10 +216,11 @@ class Block(nnx.Module):
         h_BSD: Float[Array, "B S D"],
         cos_SH: Float[Array, "S H"],
         sin_SH: Float[Array, "S H"],
+        q_scale_S: Float[Array, " S"] | None = None,
     ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]]:
         """The residual stream after this layer, and the layer's keys and values."""
         with jax.named_scope("attention"):
-            q_BSQH, k_BSKH, v_BSKH = self.project(h_BSD, cos_SH, sin_SH)
+            q_BSQH, k_BSKH, v_BSKH = self.project(h_BSD, cos_SH, sin_SH, q_scale_S)
             mixed_BSQH = self._attend(q_BSQH, k_BSKH, v_BSKH)
         return self.finish(h_BSD, mixed_BSQH), (k_BSKH, v_BSKH)
 
@@ -201,7 +232,7 @@ class Block(nnx.Module):
             return attend(q, k, v, window)
         # Each branch has a static window, so that fused attention skips what is outside of it.
         branches = (functools.partial(attend, window=w) for w in (window, None))
-        return jax.lax.cond(self._slides, *branches, q, k, v)
+        return jax.lax.cond(_of_layer(self.slides), *branches, q, k, v)
 
 
 class Mistral(nnx.Module):
@@ -254,11 +285,15 @@ class Mistral(nnx.Module):
         return jnp.take(table_VD, tokens, axis=0, mode="fill", fill_value=jnp.nan)
 
     def blocks(self) -> Block:
-        """All layers, stacked, as `jax.lax.scan` takes them, with `slides` where layers differ."""
-        if self.config.sliding_layers is None:
+        """All layers, stacked, as `jax.lax.scan` takes them, with flags where layers differ."""
+        slides, rotates = self.config.sliding_layers, self.config.rope_layers
+        if slides is None and rotates is None:
             return self.layers
         blocks = jax.tree.map(lambda array: array, self.layers)  # a new module, the same arrays
-        blocks.slides = nnx.Variable(np.array(self.config.sliding_layers))
+        if slides is not None:
+            blocks.slides = nnx.Variable(np.array(slides))
+        if rotates is not None:
+            blocks.rotates = nnx.Variable(np.array(rotates))
         return blocks
 
     def layer(self, i: Int[Array, ""]) -> Block:
@@ -273,14 +308,14 @@ class Mistral(nnx.Module):
                 setattr(block, name, LazySlice(getattr(blocks, name), i))
         return block
 
-    def rope_at(
-        self, positions: Int[Array, "*batch"]
-    ) -> tuple[Float[Array, "*batch H"], Float[Array, "*batch H"]]:
-        """RoPE cosines and sines of some positions, float32."""
-        return rope_table(self.config.rope, self.config.head_dim, positions)
+    def rope_at(self, positions: Int[Array, "*batch"]) -> Rotation:
+        """RoPE cosines and sines of some positions, and the scale of queries if there is one."""
+        cos, sin = rope_table(self.config.rope, self.config.head_dim, positions)
+        scaling = self.config.query_scaling
+        return Rotation(cos, sin, None if scaling is None else query_scale(scaling, positions))
 
-    def position_inputs(self, length: int) -> tuple[Float[Array, "S H"], Float[Array, "S H"]]:
-        """RoPE cosines and sines of positions 0 to `length - 1`, which every layer takes."""
+    def position_inputs(self, length: int) -> Rotation:
+        """`rope_at` of positions 0 to `length - 1`, which every layer takes."""
         return self.rope_at(jnp.arange(length))
 
     def unembed(

@@ -16,6 +16,8 @@ LAYER_PARAMETERS = {
     "q_bias": "A",  # biases: absent unless the config has them
     "k_bias": "C",
     "v_bias": "C",
+    "q_norm": "H",  # norms of a head: absent unless the config has them
+    "k_norm": "H",
     "o": "AD",
     "mlp_norm": "D",
     "gate": "DF",
@@ -35,6 +37,7 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "L": config.num_hidden_layers,
         "A": config.num_attention_heads * config.head_dim,
         "C": config.num_key_value_heads * config.head_dim,
+        "H": config.head_dim,
     }
 
 
@@ -42,6 +45,8 @@ def has_parameter(name: str, config: ModelConfig) -> bool:
     """Whether a model of this config has the parameter: some tie the head, most have no biases."""
     if name == "head":
         return not config.tie_word_embeddings
+    if name in ("q_norm", "k_norm"):
+        return config.qk_norm
     return config.qkv_bias or not name.endswith("_bias")
 
 

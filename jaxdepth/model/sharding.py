@@ -25,7 +25,7 @@ from jaxdepth.model.parameters import PARAMETERS, axis_sizes
 AnyMesh = Mesh | AbstractMesh  # where nothing is placed, its shape alone
 AXES = ("data", "fsdp", "model")
 BATCH = ("data", "fsdp")
-PARAMETER_RULES = {"V": "model", "D": "fsdp", "F": "model", "A": "model", "C": "model"}
+PARAMETER_RULES = {"V": "model", "D": "fsdp", "F": "model", "A": "model", "C": "model", "H": None}
 ACTIVATION_RULES = {"B": BATCH, "K": "model", "V": "model"}
 
 
@@ -110,6 +110,9 @@ def parameter_spec(name: str, config: ModelConfig, mesh: AnyMesh) -> PartitionSp
     spec: list[str | None] = []
     for letter in PARAMETERS[name]:
         axis = PARAMETER_RULES[letter]
+        if axis is None:  # too small to divide
+            spec.append(None)
+            continue
         # Attention needs all columns of a head on one device.
         units = {"A": config.num_attention_heads, "C": config.num_key_value_heads}
         count = units.get(letter, sizes[letter])

@@ -1,7 +1,8 @@
 """Which tensor of a source becomes which parameter: names and shapes, before anything is read.
 
-Names: transformers' `modeling_mistral.py` and `modeling_qwen2.py`; for GGUF llama.cpp's
-`gguf-py/gguf/constants.py`.
+Names: transformers' `modeling_mistral.py`, `modeling_qwen3.py`; for GGUF llama.cpp's
+`gguf-py/gguf/constants.py`; for Mistral's format `convert_ministral3_weights_to_hf.py` of
+transformers.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,11 +26,28 @@ HF_NAMES = {
     "q_bias": "model.layers.{i}.self_attn.q_proj.bias",
     "k_bias": "model.layers.{i}.self_attn.k_proj.bias",
     "v_bias": "model.layers.{i}.self_attn.v_proj.bias",
+    "q_norm": "model.layers.{i}.self_attn.q_norm.weight",
+    "k_norm": "model.layers.{i}.self_attn.k_norm.weight",
     "o": "model.layers.{i}.self_attn.o_proj.weight",
     "mlp_norm": "model.layers.{i}.post_attention_layernorm.weight",
     "gate": "model.layers.{i}.mlp.gate_proj.weight",
     "up": "model.layers.{i}.mlp.up_proj.weight",
     "down": "model.layers.{i}.mlp.down_proj.weight",
+}
+# Mistral's own format, `params.json` beside `consolidated.safetensors`.
+MISTRAL_NAMES = {
+    "embed": "tok_embeddings.weight",
+    "norm": "norm.weight",
+    "head": "output.weight",
+    "attn_norm": "layers.{i}.attention_norm.weight",
+    "q": "layers.{i}.attention.wq.weight",
+    "k": "layers.{i}.attention.wk.weight",
+    "v": "layers.{i}.attention.wv.weight",
+    "o": "layers.{i}.attention.wo.weight",
+    "mlp_norm": "layers.{i}.ffn_norm.weight",
+    "gate": "layers.{i}.feed_forward.w1.weight",
+    "up": "layers.{i}.feed_forward.w3.weight",
+    "down": "layers.{i}.feed_forward.w2.weight",
 }
 GGUF_NAMES = {
     "embed": "token_embd.weight",
@@ -42,12 +60,25 @@ GGUF_NAMES = {
     "q_bias": "blk.{i}.attn_q.bias",
     "k_bias": "blk.{i}.attn_k.bias",
     "v_bias": "blk.{i}.attn_v.bias",
+    "q_norm": "blk.{i}.attn_q_norm.weight",
+    "k_norm": "blk.{i}.attn_k_norm.weight",
     "o": "blk.{i}.attn_output.weight",
     "mlp_norm": "blk.{i}.ffn_norm.weight",
     "gate": "blk.{i}.ffn_gate.weight",
     "up": "blk.{i}.ffn_up.weight",
     "down": "blk.{i}.ffn_down.weight",
 }
+
+
+def unpermute(matrix: np.ndarray, heads: int) -> np.ndarray:
+    """Undo the interleaving of the rows of q and k in GGUF and in Mistral's own format.
+
+    RoPE rotates pairs of rows: neighbours there, rows half a head apart in Hugging Face's models
+    and in ours. Source: `permute` in llama.cpp's `convert_hf_to_gguf.py`.
+    """
+    rows, columns = matrix.shape
+    pairs = matrix.reshape(heads, rows // heads // 2, 2, columns)
+    return pairs.swapaxes(1, 2).reshape(rows, columns)
 
 
 @dataclass(frozen=True)
@@ -60,7 +91,7 @@ class MappedTensor:
     key: str  # of the array in the checkpoint: "embed", or "layers.3.q"
     source: str  # name of the tensor in the source
     shape: tuple[int, ...]  # outputs first, as both store matrices
-    heads: int | None  # of q and k, whose rows most GGUF files permute; None for all others
+    heads: int | None  # of q and k, whose rows some formats interleave; None for all others
 
     @property
     def layer_and_parameter(self) -> tuple[int | None, str]:
@@ -83,7 +114,7 @@ def tensor_map(config: ModelConfig, names: Mapping[str, str]) -> list[MappedTens
 
     Args:
         config: the shape of the model.
-        names: `HF_NAMES` or `GGUF_NAMES`.
+        names: `HF_NAMES`, `GGUF_NAMES` or `MISTRAL_NAMES`.
     """
     sizes = axis_sizes(config)
     heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}

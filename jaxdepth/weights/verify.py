@@ -14,6 +14,7 @@ from jaxdepth.depth.exits import exit_logits
 from jaxdepth.errors import InputError, listed
 from jaxdepth.files import read_json
 from jaxdepth.model.config import ModelConfig
+from jaxdepth.model.families import WRAPPERS
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.weights.checkpoint import digest, fingerprint, read_chunk, read_manifest
 from jaxdepth.weights.huggingface.source import SafetensorsSource
@@ -84,10 +85,11 @@ def _compare_logits(source: Source, target: Path) -> tuple[float | None, str]:
     if 3 * nbytes > _available_memory():
         return None, f"left out: two models of {nbytes / 1e9:.1f} GB do not fit into memory"
     tokens_BS, lengths_B = _prompts(config)
-    is_installed = find_spec("torch") is not None
-    if isinstance(source, SafetensorsSource) and source.quantisation is None and is_installed:
+    is_quantised = source.quantisation is not None
+    # Not in Mistral's own format.
+    if type(source) is SafetensorsSource and not is_quantised and find_spec("torch"):
         reference = "transformers"
-        expected = _transformers_logits(source.folder, config, tokens_BS, lengths_B)
+        expected = _transformers_logits(source, tokens_BS, lengths_B)
     else:
         reference = "a model built from the source"
         model = _model_of(source)
@@ -139,21 +141,21 @@ def _model_of(source: Source) -> Mistral:
 
 
 def _transformers_logits(
-    folder: Path,
-    config: ModelConfig,
+    source: SafetensorsSource,
     tokens_BS: Int[np.ndarray, "B S"],
     lengths_B: Int[np.ndarray, " B"],
 ) -> Mapping[int, Float[np.ndarray, "B V"]]:
     """The logits of transformers' model at every exit, truncated by its `num_hidden_layers`."""
     import torch  # optional
-    from transformers import AutoModelForCausalLM  # heavy
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText  # heavy
 
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    auto = AutoModelForImageTextToText if source.model_type in WRAPPERS else AutoModelForCausalLM
+    model = auto.from_pretrained(
+        source.folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
     ).eval()
     logits = {}
-    for exit_layer in _exits(config):
-        model.config.num_hidden_layers = exit_layer
+    for exit_layer in _exits(source.config):
+        model.config.get_text_config().num_hidden_layers = exit_layer
         with torch.no_grad():
             rows = [
                 model(torch.tensor(row[None, :length])).logits[0, -1].numpy()

@@ -62,6 +62,32 @@ def some_now(cases: dict[str, dict], count: int = 4) -> list:
 
 
 LLAMA = {"model_type": "llama", "sliding_window": None}
+# Keys that a dump of transformers' base class has beside a model's own, at their defaults.
+DUMP = {
+    "add_cross_attention": False,
+    "begin_suppress_tokens": None,
+    "cross_attention_hidden_size": None,
+    "diversity_penalty": 0.0,
+    "early_stopping": False,
+    "encoder_no_repeat_ngram_size": 0,
+    "exponential_decay_length_penalty": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "is_decoder": False,
+    "length_penalty": 1.0,
+    "max_window_layers": 28,
+    "no_repeat_ngram_size": 0,
+    "num_beam_groups": 1,
+    "num_return_sequences": 1,
+    "output_scores": False,
+    "pruned_heads": {},
+    "remove_invalid_values": False,
+    "return_dict_in_generate": False,
+    "suppress_tokens": None,
+    "tf_legacy_loss": False,
+    "use_bfloat16": False,
+    "use_sliding_window": False,
+}
 QWEN2 = {
     "model_type": "qwen2",
     "rms_norm_eps": 1e-6,
@@ -70,6 +96,67 @@ QWEN2 = {
     "sliding_window": 16,
     "max_window_layers": 2,
 }
+
+
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 4.0,  # with the defaults of texts of 8,192 tokens no tiny pair is between
+    "beta_slow": 0.25,
+}
+QWEN3 = {
+    "model_type": "qwen3",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "attention_bias": False,
+    "use_sliding_window": False,
+    "sliding_window": None,
+    "max_window_layers": 4,
+}
+# Queries of 64 positions are multiplied by four values.
+MINISTRAL3 = {"model_type": "ministral3", "rope_theta": None, "head_dim": 12} | {
+    "rope_parameters": YARN
+    | {"type": "yarn", "rope_theta": 1e6, "llama_4_scaling_beta": 0.3, "mscale": 1.0}
+    | {"mscale_all_dim": 1.0, "max_position_embeddings": 256}
+}
+SMOLLM3 = {
+    "model_type": "smollm3",
+    "rope_theta": 5e6,
+    "no_rope_layers": [1, 1, 0, 1],
+    "no_rope_layer_interval": 4,
+    "layer_types": ["full_attention"] * 4,
+    "use_sliding_window": False,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+VISION = {
+    "model_type": "pixtral",
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "head_dim": 8,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
+def image_model(tied: bool | None, **text) -> dict:
+    """The config of a tiny image model, whose text model is tiny."""
+    raw = {
+        "model_type": "mistral3",
+        "architectures": ["Mistral3ForConditionalGeneration"],
+        "text_config": raw_config(**text),
+        "vision_config": VISION,
+        "image_token_index": 10,
+        "spatial_merge_size": 2,
+        "vision_feature_layer": -1,
+        "multimodal_projector_bias": False,
+        "projector_hidden_act": "gelu",
+    }
+    return raw if tied is None else raw | {"tie_word_embeddings": tied}
 
 
 def families() -> dict[str, dict]:
@@ -88,6 +175,9 @@ def families() -> dict[str, dict]:
             sliding_window=16,
             layer_types=["full_attention"] + ["sliding_attention"] * 3,
         ),
+        "mistral-small-3.1": image_model(False, **smaller_heads, rope_theta=1e9),
+        "ministral-3": raw_config(**MINISTRAL3, vocab_size=VOCAB + 32),
+        "ministral-3-3b": image_model(True, **MINISTRAL3),
         "llama-1": raw_config(
             **LLAMA, num_key_value_heads=None, rms_norm_eps=1e-6, max_sequence_length=2048
         ),
@@ -100,6 +190,22 @@ def families() -> dict[str, dict]:
             rope_scaling=LLAMA3 | {"factor": 32.0},
             tie_word_embeddings=True,
         ),
+        "llama-guard-3": raw_config(
+            **LLAMA,
+            rope_theta=5e5,
+            rope_scaling=LLAMA3,
+            eos_token_id=[2, 8, 9],
+            mlp_bias=False,
+            pretraining_tp=1,
+        ),
+        "llama-guard-3-1b": raw_config(
+            **LLAMA,
+            rope_theta=5e5,
+            rope_scaling=LLAMA3 | {"factor": 32.0},
+            num_key_value_heads=1,
+            tie_word_embeddings=True,
+        ),
+        "mistral-judge": raw_config(**DUMP, num_key_value_heads=1, rope_theta=1e4),
         "smollm2": raw_config(
             **LLAMA,
             hidden_size=48,
@@ -109,18 +215,48 @@ def families() -> dict[str, dict]:
             rope_interleaved=False,
             tie_word_embeddings=True,
         ),
+        "smollm3": raw_config(**SMOLLM3, tie_word_embeddings=True),
         "tinyllama": raw_config(**LLAMA, num_attention_heads=8, num_key_value_heads=1, head_dim=8),
+        "phi-3": raw_config(
+            model_type="phi3",
+            sliding_window=16,
+            original_max_position_embeddings=256,
+            pad_token_id=0,
+            eos_token_id=2,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            auto_map={"AutoConfig": "configuration_phi3.Phi3Config"},
+        ),
         "qwen2": raw_config(**QWEN2),
         "qwen2.5": raw_config(**QWEN2, tie_word_embeddings=True, num_key_value_heads=1),
         "qwen2.5-window": raw_config(**QWEN2 | {"use_sliding_window": True}),
+        "qwen2.5-yarn": raw_config(**QWEN2, rope_scaling=YARN),
+        "qwen3": raw_config(**QWEN3, head_dim=24),
+        "qwen3guard": raw_config(**QWEN3, head_dim=24, tie_word_embeddings=True),
     }
 
 
 def special_cases() -> dict[str, dict]:
     """What the grid does not vary: families, and a large epsilon."""
-    return families() | {"large-epsilon": raw_config(rms_norm_eps=0.1)}
+    scaled = {"factor": 4.0, "rope_type": "linear"}, {"factor": 4.0, "rope_type": "dynamic"}
+    return families() | {
+        "large-epsilon": raw_config(rms_norm_eps=0.1),
+        "rope-linear": raw_config(rope_scaling=scaled[0]),
+        "rope-dynamic": raw_config(rope_scaling=scaled[1]),
+        "yarn-mscale": raw_config(rope_scaling=YARN | {"mscale": 0.7, "mscale_all_dim": 0.3}),
+        "yarn-factor": raw_config(rope_scaling=YARN | {"attention_factor": 1.5}),
+        "yarn-whole": raw_config(rope_scaling=YARN | {"truncate": False}, head_dim=24),
+        "smollm3-window": raw_config(
+            **SMOLLM3 | {"use_sliding_window": True, "sliding_window": 16, "layer_types": None}
+        ),
+        "qwen3-window": raw_config(
+            **QWEN3 | {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2}
+        ),
+    }
 
 
 def spoken_cases() -> dict[str, dict]:
-    """On which loops that decode are tried; first those whose layers differ, or have biases."""
-    return {n: families()[n] for n in ("qwen2.5-window", "ministral", "llama-3.1")} | covering_set()
+    """On which loops that decode are tried; first those whose layers or positions differ."""
+    first = ("qwen2.5-window", "smollm3-window", "ministral-3", "qwen3-window")
+    first += ("ministral", "llama-3.1", "qwen2.5-yarn")
+    return {name: special_cases()[name] for name in first} | covering_set()

@@ -8,29 +8,52 @@ import numpy as np
 
 def hf_model(raw: dict, tensors: dict):
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     settings = {k: v for k, v in raw.items() if k != "model_type"}
     config = AutoConfig.for_model(raw["model_type"], **settings)
-    model = AutoModelForCausalLM.from_config(
+    wrapped = "text_config" in raw
+    model = (AutoModelForImageTextToText if wrapped else AutoModelForCausalLM).from_config(
         config, attn_implementation="eager", dtype=torch.float32
     )
+    if raw["model_type"] == "phi3":
+        tensors = fused(tensors)
+    if wrapped:
+        tensors = {n.replace("model.", "model.language_model."): t for n, t in tensors.items()}
     state = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in tensors.items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
-    assert set(missing) <= {"lm_head.weight"}, missing
+    missing = {n for n in missing if not n.startswith(("model.vision_", "model.multi_modal_"))}
+    assert missing <= {"lm_head.weight"}, missing
     return model.eval()
+
+
+def fused(tensors: dict) -> dict:
+    """Tensors of a model as Phi-3 stores them: several matrices one below the other."""
+    whole = {}
+    for name, array in tensors.items():
+        for part, together in (
+            ("q_proj", ("q_proj", "k_proj", "v_proj", "qkv_proj")),
+            ("gate_proj", ("gate_proj", "up_proj", "gate_up_proj")),
+        ):
+            if f".{part}." in name:
+                parts = [tensors[name.replace(part, other)] for other in together[:-1]]
+                whole[name.replace(part, together[-1])] = np.concatenate(parts)
+        if not any(f".{part}_proj." in name for part in ("q", "k", "v", "gate", "up")):
+            whole[name] = array
+    return whole
 
 
 def hf_exit_logits(model, tokens, lengths, exits) -> np.ndarray:
     """Float32 [E B V]: logits at each prompt's last position, `exits` layers run."""
     import torch
 
-    depth = model.config.num_hidden_layers
+    config = model.config.get_text_config()
+    depth = config.num_hidden_layers
     out = []
     try:
         for exit in exits:
-            model.config.num_hidden_layers = int(exit)
+            config.num_hidden_layers = int(exit)
             rows = []
             for row, length in zip(np.asarray(tokens), lengths, strict=True):
                 with torch.no_grad():
@@ -38,7 +61,7 @@ def hf_exit_logits(model, tokens, lengths, exits) -> np.ndarray:
                 rows.append(logits[0, -1].numpy())
             out.append(rows)
     finally:
-        model.config.num_hidden_layers = depth
+        config.num_hidden_layers = depth
     return np.array(out, np.float32)
 
 

@@ -5,12 +5,15 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity_grid import LLAMA3
+from parity_grid import DUMP, LLAMA3, MINISTRAL3, SMOLLM3, YARN, image_model
 from tiny import hf_tensors, leaves_of, model_of, prompts, raw_config
 
 from jaxdepth import InputError, exit_logits
-from jaxdepth.model.config import FAMILIES, Llama3Scaling, ModelConfig, RopeConfig
+from jaxdepth.model.config import ModelConfig
+from jaxdepth.model.families import FAMILIES
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.rope import query_scale, rope_table
+from jaxdepth.model.rope_config import Llama3Scaling, QueryScaling, RopeConfig, YarnScaling
 
 BASE = ModelConfig.from_hf(raw_config(rope_scaling=LLAMA3, sliding_window=16))
 
@@ -27,6 +30,9 @@ MOVES = {
     "sliding_layers": (True, False, True, True),
     "tie_word_embeddings": True,
     "qkv_bias": True,
+    "qk_norm": True,
+    "rope_layers": (True, False, True, True),
+    "query_scaling": QueryScaling(0.3, 16),
 }
 REFUSES = {"vocab_size": 97, "hidden_size": 65, "intermediate_size": 113}
 LIMITS = {"max_position_embeddings": 63}
@@ -36,6 +42,16 @@ SCALING_MOVES = {
     "low_freq_factor": 2.0,
     "high_freq_factor": 8.0,
     "original_max_position_embeddings": 64,
+}
+LONGER = YARN | {"original_max_position_embeddings": 64}
+YARN_BASE = ModelConfig.from_hf(raw_config(rope_scaling=LONGER)).rope
+YARN_MOVES = {
+    "factor": 2.0,
+    "original_max_position_embeddings": 32,
+    "beta_fast": 8.0,
+    "beta_slow": 0.05,
+    "attention_factor": 1.0,
+    "truncate": False,
 }
 
 
@@ -51,7 +67,7 @@ def logits_of(config: ModelConfig, tensors) -> np.ndarray:
     expected = hf_tensors(config)  # for the shapes
     cut = {}
     for name, array in expected.items():
-        source = tensors.get(name, array)  # biases: BASE has none
+        source = tensors.get(name, array)  # biases and norms of heads: BASE has none
         if source.size < array.size:  # other head layout: repeat what is there
             source = np.tile(
                 source, [-(-n // m) for n, m in zip(array.shape, source.shape, strict=True)]
@@ -65,6 +81,7 @@ def test_every_field_is_in_a_table():
     assert {f.name for f in dataclasses.fields(ModelConfig)} == {*MOVES, *REFUSES, *LIMITS}
     assert {f.name for f in dataclasses.fields(RopeConfig)} == set(ROPE_MOVES)
     assert {f.name for f in dataclasses.fields(Llama3Scaling)} == set(SCALING_MOVES)
+    assert {f.name for f in dataclasses.fields(YarnScaling)} == set(YARN_MOVES)
 
 
 def changed_configs():
@@ -78,6 +95,22 @@ def changed_configs():
         scaling = dataclasses.replace(BASE.rope.scaling, **{name: value})
         rope = dataclasses.replace(BASE.rope, scaling=scaling)
         yield f"rope.scaling.{name}", dataclasses.replace(BASE, rope=rope)
+
+
+@pytest.mark.parametrize("name", YARN_MOVES)
+def test_every_field_of_yarn_moves_the_rotations(name):
+    scaling = dataclasses.replace(YARN_BASE.scaling, **{name: YARN_MOVES[name]})
+    right, moved = (
+        np.stack(rope_table(rope, 64, jnp.arange(64)))
+        for rope in (YARN_BASE, dataclasses.replace(YARN_BASE, scaling=scaling))
+    )
+    assert np.abs(right - moved).max() > 1e-3
+
+
+def test_queries_of_short_prompts_are_not_scaled():
+    scales = np.asarray(query_scale(QueryScaling(0.1, 16), jnp.arange(48)))
+    assert (scales[:16] == 1).all()
+    np.testing.assert_allclose(scales[[16, 31, 32]], 1 + 0.1 * np.log([2, 2, 3]), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +164,10 @@ def test_absent_keys_mean_what_they_mean_to_transformers(family):
         assert getattr(ours, name) == getattr(hf, name), name
     assert ours.head_dim == getattr(hf, "head_dim", 8)
     assert ours.max_position_embeddings == hf.max_position_embeddings
-    assert ours.rope == RopeConfig(hf.rope_parameters["rope_theta"])
+    assert ours.rope.theta == hf.rope_parameters["rope_theta"]
+    assert (ours.rope.scaling is None) == (hf.rope_parameters["rope_type"] == "default")
+    if family == "smollm3":
+        assert list(ours.rope_layers) == [bool(rotates) for rotates in hf.no_rope_layers]
     assert ours.sliding_window == getattr(hf, "sliding_window", None)
     # and what transformers itself writes out is read as the same
     assert ModelConfig.from_hf(hf.to_dict()) == ours
@@ -170,6 +206,49 @@ def test_layer_types_that_say_what_the_window_says(family, window):
     assert ModelConfig.from_hf(raw | {"layer_types": [kind] * 4}) == ModelConfig.from_hf(raw)
 
 
+def test_what_changes_nothing_is_read_as_absent():
+    unknown = {"attn_logit_softcapping": None, "quantization_config": None, "layer_types": None}
+    for family in ("mistral", "llama"):
+        raw = raw_config(model_type=family)
+        assert ModelConfig.from_hf(raw | DUMP | unknown) == ModelConfig.from_hf(raw)
+
+
+def test_rope_in_both_forms_at_once():
+    old = raw_config(rope_theta=5e5, rope_scaling=LLAMA3)
+    both = old | {"rope_parameters": {**LLAMA3, "rope_theta": 5e5, "type": None}}
+    length = LLAMA3["original_max_position_embeddings"]
+    beside = {"original_max_position_embeddings": length}
+    assert ModelConfig.from_hf(both | beside) == ModelConfig.from_hf(old)
+    default = {"rope_type": "default", "rope_theta": 1e4, "original_max_position_embeddings": 8192}
+    assert ModelConfig.from_hf(raw_config(rope_parameters=default)) == ModelConfig.from_hf(
+        raw_config()
+    )
+
+
+def test_the_text_model_of_an_image_model():
+    text = ModelConfig.from_hf(raw_config(**MINISTRAL3))
+    assert text.query_scaling == QueryScaling(0.3, 16)
+    assert ModelConfig.from_hf(image_model(False, **MINISTRAL3)) == text
+    tied = ModelConfig.from_hf(image_model(None, **MINISTRAL3))  # transformers 5's default
+    assert tied == dataclasses.replace(text, tie_word_embeddings=True)
+    with pytest.raises(InputError, match=r"mistral4.*experts"):
+        ModelConfig.from_hf(image_model(False, model_type="mistral4"))
+    raw = image_model(False)
+    del raw["text_config"]["model_type"]
+    assert ModelConfig.from_hf(raw) == ModelConfig.from_hf(raw_config())
+
+
+def test_phi_3_is_mistrals_block_with_other_defaults():
+    sizes = {k: raw_config()[k] for k in ("vocab_size", "hidden_size", "intermediate_size")}
+    sizes |= {"num_hidden_layers": 4, "num_attention_heads": 4}
+    config = ModelConfig.from_hf(sizes | {"model_type": "phi3", "embd_pdrop": 0.0})
+    assert (config.num_key_value_heads, config.sliding_window) == (4, None)
+    assert (config.rms_norm_eps, config.max_position_embeddings) == (1e-5, 4096)
+    scaled = {"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}
+    with pytest.raises(InputError, match="longrope"):
+        ModelConfig.from_hf(sizes | {"model_type": "phi3", "rope_scaling": scaled})
+
+
 def test_nulls():
     raw = raw_config(
         sliding_window=None, head_dim=None, num_key_value_heads=None, rope_scaling=None
@@ -187,8 +266,10 @@ def test_nulls():
         ({"model_type": None}, "None"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ({"model_type": ["llama"]}, "llama"),
-        ({"model_type": "gemma2"}, "gemma2.*caps its logits.*mistral, ministral, llama, qwen2"),
-        ({"model_type": "mistral3", "text_config": {}}, "mistral3.*image model.*supported are"),
+        ({"model_type": "gemma2"}, "gemma2.*caps its logits.*mistral, ministral, .*llama, qwen2"),
+        ({"model_type": "mistral3", "text_config": 1}, "text_config of mistral3 is 1"),
+        (image_model(None), "keys 'head_dim' = 16, 'hidden_size'"),
+        ({"model_type": "mistral4"}, "mistral4.*experts.*MLA"),
         ({"model_type": "mixtral"}, "mixtral.*experts"),
         ({"layer_types": ["sliding_attention"] * 4}, "layer_types differ.*mistral config"),
         ({**MIXED, "model_type": "llama", "sliding_window": None}, "layer_types differ.*llama"),
@@ -199,7 +280,11 @@ def test_nulls():
         ({**MIXED, "layer_types": [["full_attention"]] * 4}, "layer_types is"),
         ({**MIXED, "layer_types": "full_attention"}, "layer_types is"),
         ({**MIXED, "sliding_window": None}, "there is no sliding_window"),
-        ({"use_sliding_window": False}, "use_sliding_window"),
+        ({"use_sliding_window": True}, "use_sliding_window = True .only False"),
+        (
+            {"logit_scale": 2, "mlp_bias": True, "x": 1},
+            "keys 'logit_scale' = 2, mlp_bias = .*'x' = 1",
+        ),
         ({"model_type": "qwen2", "use_sliding_window": 1}, "use_sliding_window is 1"),
         ({"model_type": "qwen2", "max_window_layers": -1}, "max_window_layers is -1"),
         (
@@ -211,8 +296,15 @@ def test_nulls():
         ({"attention_bias": True}, "attention_bias"),
         ({"mlp_bias": True}, "mlp_bias"),
         ({"hidden_act": "gelu"}, "gelu"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "longrope"),
+        ({"rope_scaling": {"type": "linear"}}, "linear.*lacks factor"),
+        ({"rope_scaling": YARN | {"mix": 1}}, "yarn' with mix"),
+        ({"rope_scaling": YARN | {"llama_4_scaling_beta": 0.1}}, "with llama_4_scaling_beta"),
+        ({"rope_scaling": YARN | {"truncate": 1}}, "truncate is 1"),
+        ({"rope_scaling": YARN, "rope_theta": 1}, "rope_theta is 1, expected more"),
+        ({"rope_scaling": YARN, "rope_parameters": YARN | {"factor": 8.0}}, "disagree"),
+        ({"rope_scaling": YARN, "original_max_position_embeddings": 9}, "two values of original"),
+        ({**SMOLLM3, "no_rope_layers": [1, 0]}, "no_rope_layers is .1, 0."),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
         ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}, "two values"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial"),

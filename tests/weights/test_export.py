@@ -19,7 +19,8 @@ from tiny_tokenizers import build
 import jaxdepth
 from jaxdepth import InputError, exit_logits
 from jaxdepth.cli import main
-from jaxdepth.model.config import FAMILIES, ModelConfig
+from jaxdepth.model.config import ModelConfig
+from jaxdepth.model.families import FAMILIES
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.weights.adapter import Adapter, save_adapter
 from jaxdepth.weights.checkpoint import load_tokenizer, read_manifest

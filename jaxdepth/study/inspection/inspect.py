@@ -12,6 +12,7 @@ from jaxdepth.study.inspection.models import describe_adapter, describe_checkpoi
 from jaxdepth.study.inspection.runs import describe_run
 from jaxdepth.study.run_directory import RUN_FILE
 from jaxdepth.weights.checkpoint import MANIFEST
+from jaxdepth.weights.huggingface.mistral_params import is_mistral_format
 
 _TEXT_WIDTH, _NAME_WIDTH = 84, 14
 
@@ -27,7 +28,7 @@ def inspect(path: str | Path) -> Description:
         return describe_checkpoint(path)
     if (path / RUN_FILE).is_file():
         return describe_run(path)
-    if (path / "config.json").is_file() or _is_file(path, ".gguf"):
+    if (path / "config.json").is_file() or is_mistral_format(path) or _is_file(path, ".gguf"):
         return describe_source(path)
     if _is_file(path, ".safetensors"):
         return describe_adapter(path)

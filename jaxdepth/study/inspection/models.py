@@ -27,7 +27,7 @@ from jaxdepth.weights.adapter import FORMAT, adapter_digest
 from jaxdepth.weights.checkpoint import MANIFEST, end_tokens, load_tokenizer, read_manifest
 from jaxdepth.weights.gguf.source import GGUFSource, gguf_types
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
-from jaxdepth.weights.huggingface.source import safetensors_dtypes
+from jaxdepth.weights.huggingface.source import SafetensorsSource, safetensors_dtypes
 from jaxdepth.weights.quantised.methods import describe_method
 from jaxdepth.weights.quantised.packed import Settings
 from jaxdepth.weights.sources import open_source, source_tensors
@@ -81,8 +81,11 @@ def describe_source(path: Path) -> Description:
     source = open_source(path)
     types_of = gguf_types if isinstance(source, GGUFSource) else safetensors_dtypes
     dtypes = Counter(dtype for file in source.files for dtype in types_of(file))
+    family = source.raw_config["model_type"]
+    if isinstance(source, SafetensorsSource) and source.model_type != family:
+        family += f", read from {source.model_type}"
     rows = [
-        *_model_rows(source.config, source.raw_config["model_type"]),
+        *_model_rows(source.config, family),
         ("tensors", ", ".join(f"{count} of {dtype}" for dtype, count in dtypes.most_common())),
         *_quantised_rows(source.quantisation),
         *name_first("file", [_file_size(file) for file in source.files]),
@@ -99,7 +102,7 @@ def describe_source(path: Path) -> Description:
     except InputError as error:
         tokenizer, converts = None, f"no: {error}"
     rows += [*_tokenizer_rows(tokenizer, end_ids), ("converts", converts)]
-    kind = "a GGUF file" if isinstance(source, GGUFSource) else "a Hugging Face folder"
+    kind = "a GGUF file" if isinstance(source, GGUFSource) else source.kind
     return Description(f"{kind}, not converted", rows)
 
 
@@ -148,10 +151,18 @@ def _model_rows(config: ModelConfig, family: str) -> Rows:
         window = f"{c.sliding_window:,} keys, in {layers} of {c.num_hidden_layers} layers"
     rope = f"theta {c.rope.theta:,.10g}"
     if c.rope.scaling is not None:
+        kind = type(c.rope.scaling).__name__.removesuffix("Scaling").lower()
         scaling = vars(c.rope.scaling).items()
-        rope += ", llama3 scaling: " + ", ".join(f"{k} {v:,.10g}" for k, v in scaling)
+        rope += f", {kind} scaling: " + ", ".join(f"{k} {v:,.10g}" for k, v in scaling)
+    if c.rope_layers is not None:
+        rope += f", in {sum(c.rope_layers)} of {c.num_hidden_layers} layers"
+    if c.query_scaling is not None:
+        rope += f", queries scaled every {c.query_scaling.original_max_position_embeddings:,}"
+        rope += f" positions, beta {c.query_scaling.beta:,.10g}"
+    family += ", with biases of queries, keys, values" if c.qkv_bias else ""
+    family += ", with norms of queries and keys" if c.qk_norm else ""
     return [
-        ("family", f"{family}{', with biases of queries, keys, values' if c.qkv_bias else ''}"),
+        ("family", family),
         (
             "sizes",
             f"{format_count(c.num_hidden_layers, 'layer')}, width {c.hidden_size:,}, "

@@ -13,7 +13,7 @@ from jaxdepth.weights.finite import check_finite
 from jaxdepth.weights.gguf.config import gguf_config
 from jaxdepth.weights.gguf.header import check_header, check_offsets
 from jaxdepth.weights.gguf.parts import check_parts, find_parts
-from jaxdepth.weights.tensor_map import GGUF_NAMES, MappedTensor
+from jaxdepth.weights.tensor_map import GGUF_NAMES, MappedTensor, unpermute
 
 
 class GGUFSource:
@@ -94,14 +94,3 @@ def _open_gguf(file: Path) -> tuple[dict[str, Any], list[ReaderTensor]]:
 def gguf_types(file: Path) -> list[str]:
     """The type of every tensor of a file, as GGUF names it."""
     return [tensor.tensor_type.name for tensor in GGUFReader(file).tensors]
-
-
-def unpermute(matrix: np.ndarray, heads: int) -> np.ndarray:
-    """Undo llama.cpp's permutation of the rows of q and k, `permute` in `convert_hf_to_gguf.py`.
-
-    RoPE rotates pairs of rows: neighbours in llama.cpp, rows half a head apart in Hugging Face's
-        models and in ours.
-    """
-    rows, columns = matrix.shape
-    pairs = matrix.reshape(heads, rows // heads // 2, 2, columns)
-    return pairs.swapaxes(1, 2).reshape(rows, columns)

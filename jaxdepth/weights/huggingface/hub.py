@@ -6,7 +6,13 @@ from pathlib import Path
 from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import read_json
 from jaxdepth.weights.checkpoint import SIDECARS
-from jaxdepth.weights.huggingface.shards import INDEX_NAME, SINGLE_NAME, named_shards
+from jaxdepth.weights.huggingface.shards import (
+    CONSOLIDATED,
+    INDEX_NAME,
+    PARAMS,
+    SINGLE_NAME,
+    named_shards,
+)
 
 _MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -41,7 +47,10 @@ def fetch_model(model_id: str) -> Path:
             ) from None
         return Path(folder)
 
-    folder = fetch("config.json", INDEX_NAME, "tokenizer.model", *SIDECARS)
+    folder = fetch("config.json", PARAMS, INDEX_NAME, "tokenizer.model", *SIDECARS)
     index = folder / INDEX_NAME
     shards = named_shards(index, read_json(index)) if index.exists() else [SINGLE_NAME]
-    return fetch("config.json", *shards)
+    folder = fetch("config.json", *shards)
+    if (folder / PARAMS).exists() and not any((folder / shard).exists() for shard in shards):
+        return fetch(PARAMS, f"{CONSOLIDATED}*.safetensors")  # Mistral's own format alone
+    return folder

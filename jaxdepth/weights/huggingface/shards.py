@@ -8,6 +8,7 @@ from jaxdepth.files import read_json
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+PARAMS, CONSOLIDATED = "params.json", "consolidated"  # of Mistral's own format: how files begin
 
 
 def find_shards(folder: Path) -> list[Path]:
@@ -24,7 +25,7 @@ def find_shards(folder: Path) -> list[Path]:
         if missing:
             raise InputError(f"{folder} lacks shard {listed(missing)} that {INDEX_NAME} names")
         return files
-    files = sorted(folder.glob("*.safetensors"))
+    files = [f for f in sorted(folder.glob("*.safetensors")) if not _is_consolidated(f)]
     if (folder / SINGLE_NAME) in files:
         return [folder / SINGLE_NAME]
     if not files:
@@ -32,6 +33,10 @@ def find_shards(folder: Path) -> list[Path]:
         hint = f" ({listed(sorted(pickles))} can run code when loaded and is not read)"
         raise InputError(f"{folder} has no *.safetensors{hint if pickles else ''}")
     return files
+
+
+def _is_consolidated(file: Path) -> bool:
+    return file.name.startswith(CONSOLIDATED)
 
 
 def named_shards(index: Path, content: object) -> list[str]:

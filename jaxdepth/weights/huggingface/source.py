@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -11,17 +12,20 @@ from safetensors import SafetensorError, safe_open
 
 from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import read_json
-from jaxdepth.model.config import parse_config
+from jaxdepth.model.config import ModelConfig, block_config, parse_config
+from jaxdepth.model.families import FUSED, WRAPPERS
 from jaxdepth.weights.finite import check_finite
+from jaxdepth.weights.huggingface.fused import Part, fused_parts
+from jaxdepth.weights.huggingface.image_models import text_name
 from jaxdepth.weights.huggingface.shards import INDEX_NAME, find_shards
 from jaxdepth.weights.quantised.methods import find_packed, take_settings
-from jaxdepth.weights.quantised.packed import Header, Packed
+from jaxdepth.weights.quantised.packed import Header, Packed, Settings
 from jaxdepth.weights.tensor_map import HF_NAMES, MappedTensor, tensor_map
 
 # Buffers in old checkpoints, which RoPE computes anew.
 _IGNORED = ("rotary_emb.inv_freq",)
 _DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-_DTYPES_OF_PARTS = {  # of the tensors that hold a quantised weight
+_STORED = _DTYPES | {  # and those of the tensors that hold a quantised weight
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
     "F8_E5M2": ml_dtypes.float8_e5m2,
     "F8_E8M0": ml_dtypes.float8_e8m0fnu,
@@ -37,10 +41,14 @@ class SafetensorsSource:
     """A Hugging Face folder: config.json and one or more safetensors, with or without an index.
 
     Its attributes are those of every source; see `jaxdepth.weights.sources`. `folder` is where its
-    files are. Quantised weights are dequantised to float32 as they are read.
+    files are, `model_type` that of its own config. Shapes and config are those of the block that is
+    read: the text model of an image model, matrices that are not fused. Quantised weights are
+    dequantised to float32 as they are read.
     """
 
-    tensor_names = HF_NAMES
+    tensor_names: Mapping[str, str] = HF_NAMES
+    kind = "a Hugging Face folder"
+    quantisation: Settings | None = None
 
     def __init__(self, folder: Path, name: str | None = None):
         """Open a folder, which messages call `name`, by default its path.
@@ -50,11 +58,11 @@ class SafetensorsSource:
         """
         self.name = name or str(folder)
         self.folder = folder
-        config = folder / "config.json"
-        self.raw_config, self.quantisation = take_settings(read_json(config), folder)
-        self.config = parse_config(self.raw_config, config)
-        self.files = find_shards(folder)
-        self._file_of: dict[str, Path] = {}
+        self.raw_config = self._read_config()
+        self.config = ModelConfig.from_hf(self.raw_config)
+        self.files = self._find_files()
+        self._stored: dict[str, Path] = {}  # the file of each tensor, by its name there
+        self._file_of: dict[str, Path] = {}  # by the name of our map, as all below
         self._dtype_and_offset: dict[str, tuple[str, int]] = {}  # offset in the file, in bytes
         self._packed: Mapping[str, Packed] = {}  # quantised weights, by name
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -63,6 +71,24 @@ class SafetensorsSource:
         self._check_index(folder / INDEX_NAME)
         self._find_quantised()
         self._drop_tied_head()
+
+    def _read_config(self) -> dict[str, Any]:
+        """The config of the block, after a check that the model is supported."""
+        path = self.folder / "config.json"
+        raw, self.quantisation = take_settings(read_json(path), self.folder)
+        parse_config(raw, path)
+        self.model_type = str(raw["model_type"])
+        return dict(block_config(raw))
+
+    def _find_files(self) -> list[Path]:
+        return find_shards(self.folder)
+
+    def _parts(self, name: str, shape: tuple[int, ...]) -> list[Part]:
+        """What a tensor of the files holds; nothing if the block has no such tensor."""
+        if self.model_type in FUSED and (parts := fused_parts(name, shape, self.config)):
+            return parts
+        ours = text_name(name) if self.model_type in WRAPPERS else name
+        return [] if ours is None else [Part(ours, 0, shape)]
 
     def read(self, tensor: MappedTensor) -> np.ndarray:
         """A tensor in the file's own dtype, or dequantised to float32.
@@ -86,9 +112,7 @@ class SafetensorsSource:
         file, (dtype, offset) = self._file_of[name], self._dtype_and_offset[name]
         shape = self._stored_shapes[name]
         # `fromfile` is several times faster than a copy from a memory map.
-        array = np.fromfile(
-            file, (_DTYPES | _DTYPES_OF_PARTS)[dtype], math.prod(shape), offset=offset
-        )
+        array = np.fromfile(file, _STORED[dtype], math.prod(shape), offset=offset)
         if array.size < math.prod(shape):
             raise InputError(f"{file} was truncated while it was read: fetch it again")
         return array.reshape(shape)
@@ -150,20 +174,27 @@ class SafetensorsSource:
             for name in handle.keys():  # noqa: SIM118 (a safetensors handle is not a mapping)
                 if name.endswith(_IGNORED):
                     continue
-                if name in self._file_of:
+                if name in self._stored:
                     raise InputError(
-                        f"tensor {name} is in both {self._file_of[name].name} and {file.name}: "
+                        f"tensor {name} is in both {self._stored[name].name} and {file.name}: "
                         "remove the shard that does not belong"
                     )
+                self._stored[name] = file
                 tensor = handle.get_slice(name)
-                if tensor.get_dtype() not in _DTYPES | _DTYPES_OF_PARTS:
-                    raise InputError(
-                        f"{file}: tensor {name} is {tensor.get_dtype()}, expected one of "
-                        f"{', '.join(_DTYPES | _DTYPES_OF_PARTS)}"
-                    )
-                self._file_of[name] = file
-                self.shapes[name] = tuple(tensor.get_shape())
-                self._dtype_and_offset[name] = tensor.get_dtype(), offsets[name]
+                for part in self._parts(name, tuple(tensor.get_shape())):
+                    self._add(file, part, tensor.get_dtype(), offsets[name])
+
+    def _add(self, file: Path, part: Part, dtype: str, offset: int) -> None:
+        """Remember where a tensor of the block is; `offset` is that of the tensor it is part of."""
+        if dtype not in _STORED:
+            raise InputError(
+                f"{file}: tensor {part.name} is {dtype}, expected one of {', '.join(_STORED)}"
+            )
+        if part.name in self._file_of:
+            raise InputError(f"{file}: tensor {part.name} is there under two names: remove one")
+        row = math.prod(part.shape[1:]) * np.dtype(_STORED[dtype]).itemsize
+        self._file_of[part.name], self.shapes[part.name] = file, part.shape
+        self._dtype_and_offset[part.name] = dtype, offset + part.first_row * row
 
     def _check_index(self, index: Path) -> None:
         """Compare the index, if there is one, with the headers of the shards."""
@@ -172,7 +203,7 @@ class SafetensorsSource:
         for name, shard in read_json(index)["weight_map"].items():
             if name.endswith(_IGNORED):
                 continue
-            file = self._file_of.get(name)
+            file = self._stored.get(name)
             if file is None or file.name != PurePosixPath(shard).name:
                 actual = "nowhere" if file is None else f"in {file.name}"
                 raise InputError(
@@ -181,17 +212,46 @@ class SafetensorsSource:
                 )
 
     def _drop_tied_head(self) -> None:
-        """Ignore the copy of the embedding that a tied model may have as its head."""
-        head, embed = HF_NAMES["head"], HF_NAMES["embed"]
+        """Ignore the copy of the embedding that a tied model may have as its head, or under it."""
+        head, embed = self.tensor_names["head"], self.tensor_names["embed"]
         if not self.config.tie_word_embeddings or head not in self.shapes:
             return
-        if embed in self.shapes:
-            (head_VD, _), (embed_VD, _) = self._read_named(head), self._read_named(embed)
-            if not np.array_equal(head_VD, embed_VD):
+        if head in self._packed or embed in self._packed:
+            raise InputError(
+                f"{self.name}: {head} or {embed} is quantised, but tie_word_embeddings is true"
+            )
+        if embed not in self.shapes:  # what writes files keeps one name of two
+            self.shapes[embed] = self.shapes.pop(head)
+            self._file_of[embed] = self._file_of.pop(head)
+            self._dtype_and_offset[embed] = self._dtype_and_offset.pop(head)
+            self._stored_shapes[embed] = self._stored_shapes.pop(head)
+            return
+        if self.shapes[head] != self.shapes[embed] or not self._are_equal(head, embed):
+            if self.model_type not in WRAPPERS:
                 raise InputError(
-                    f"{head} differs from {embed}, but tie_word_embeddings is true: set it to false"
+                    f"{self.name}: {head} differs from {embed}, but tie_word_embeddings is true: "
+                    "convert a copy of the folder in which it is false"
                 )
-        del self.shapes[head]
+            # As transformers: that of an image model is true by default.
+            self.raw_config["tie_word_embeddings"] = False
+            self.config = ModelConfig.from_hf(self.raw_config)
+            return
+        del self.shapes[head], self._file_of[head], self._dtype_and_offset[head]
+
+    def _are_equal(self, name: str, other: str) -> bool:
+        """Whether two tensors of one shape hold the same numbers; only parts are in memory."""
+        count, size = math.prod(self.shapes[name]), 2**24
+        return all(
+            np.array_equal(self._part(name, start, size), self._part(other, start, size))
+            for start in range(0, count, size)
+        )
+
+    def _part(self, name: str, start: int, size: int) -> np.ndarray:
+        """Some numbers of a tensor as it is stored."""
+        dtype, offset = self._dtype_and_offset[name]
+        size = min(size, math.prod(self.shapes[name]) - start)
+        offset += start * np.dtype(_STORED[dtype]).itemsize
+        return np.fromfile(self._file_of[name], _STORED[dtype], size, offset=offset)
 
 
 def safetensors_dtypes(file: Path) -> list[str]:
