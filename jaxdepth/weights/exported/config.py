@@ -25,6 +25,7 @@ ARCHITECTURES = {
 _WITH_WINDOW = ("mistral", "ministral")  # an absent sliding_window is not "none" there
 _ONLY_TRANSFORMERS_5 = ("ministral3",)  # keeps the form of RoPE that it has
 _PER_LAYER = ("layer_types", "no_rope_layers")
+_LENGTH = "original_max_position_embeddings"
 _DROPPED = ("_name_or_path", "quantization_config", "compression_config", "vision_config")
 
 
@@ -69,21 +70,21 @@ def exported_config(
     for name in _PER_LAYER:
         if isinstance(written.get(name), list):
             written[name] = written[name][:layers]
-    return written if family in _ONLY_TRANSFORMERS_5 else _older_rope(written)
+    if family in _ONLY_TRANSFORMERS_5:
+        return written
+    return _older_rope(written) | {"rope_theta": config.rope.theta}
 
 
 def _older_rope(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with `rope_theta` and `rope_scaling` in place of `rope_parameters`.
-
-    RoPE that differs by the kind of layer has no older form, and stays as it is.
-    """
-    rope = config.get("rope_parameters")
-    if rope is None or any(isinstance(value, Mapping) for value in rope.values()):
-        return config
-    rope = dict(rope)
+    """The config with `rope_scaling` in place of `rope_parameters`."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     config = {k: v for k, v in config.items() if k not in ("rope_parameters", "rope_scaling")}
-    for name in ("rope_theta", "partial_rotary_factor"):
-        if rope.get(name) is not None:
-            config[name] = rope.pop(name)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    return config if kind == "default" else config | {"rope_scaling": rope}
+    if rope.get("partial_rotary_factor") is not None:
+        config["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    rope = {k: v for k, v in rope.items() if k not in ("rope_theta", "partial_rotary_factor")}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return config
+    if kind == "yarn" and rope.get(_LENGTH) is None:  # which llama.cpp needs to be stated
+        rope[_LENGTH] = config["max_position_embeddings"]
+    return config | {"rope_scaling": rope | {"rope_type": kind}}
