@@ -76,6 +76,7 @@ def test_rules_by_hand():
         "k": ("fsdp", "model"), "v": ("fsdp", "model"), "o": ("model", "fsdp"),
         "gate": ("fsdp", "model"), "up": ("fsdp", "model"), "down": ("model", "fsdp"),
         "q_bias": ("model",), "k_bias": ("model",), "v_bias": ("model",),
+        "q_norm": (None,), "k_norm": (None,),
     }  # fmt: skip
     # two key/value heads on four devices: each has them whole
     assert parameter_spec("k", config, abstract(model=4)) == PartitionSpec("fsdp", None)
