@@ -20,14 +20,15 @@ from jaxtyping import Float
 
 from jaxdepth.depth.exits import exit_logits
 from jaxdepth.errors import InputError
-from jaxdepth.files import read_json
 from jaxdepth.judges.verdict import NamedJudge, Pair, Verdict
 from jaxdepth.model import FastTokenizer
+from jaxdepth.model.config import read_config
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import to_host
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.weights.checkpoint import load_tokenizer, read_manifest
+from jaxdepth.weights.huggingface.spare_tokens import without_spare_tokens
 from jaxdepth.weights.load import load
 
 UNREADABLE, TOO_LONG = "no verdict", "too long"
@@ -235,7 +236,9 @@ def open_guard(path: Path, format_for) -> GuardJudge:
     tokenizer = load_tokenizer(path)
     if tokenizer is None:
         raise InputError(f"{path} was converted without a tokenizer: a judge needs one")
-    form = format_for(path, read_json(path / "config.json"), tokenizer)
+    config, raw = read_config(path / "config.json")
+    tokenizer = without_spare_tokens(tokenizer, config.vocab_size, str(path))
+    form = format_for(path, raw, tokenizer)
     model, _ = load(path)
     guard = Guard(path, form, model, tokenizer)
     guard.check_kind()

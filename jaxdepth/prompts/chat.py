@@ -5,16 +5,21 @@ a process of its own with limits (template.py), since it is a program from an un
 control tokens are looked up in the template's own parts; the user's part is tokenised without any
 control tokens, so that nothing a user types becomes one. Text between two control tokens is
 tokenised together, which gives the same ids as Hugging Face for text without control tokens.
+An added token that is ordinary text (a word, an indent, a line break) is none: it stays what
+Hugging Face makes of it.
 
 A template whose markers are plain text (Mistral v0.1's `[INST]`) cannot be protected that way:
 there a typed marker has the tokens of a real one.
 """
 
 import json
+import re
+from collections.abc import Mapping
+from datetime import date as Date
 
 from jaxdepth.errors import InputError
 from jaxdepth.model import FastTokenizer
-from jaxdepth.prompts.template import render
+from jaxdepth.prompts.template import prints_date, render
 
 # Private-use characters: no template or prompt has them.
 _PLACEHOLDER = "\ue000user\ue001"
@@ -24,6 +29,12 @@ _SPACED = {"role": "user", "content": f" {_PLACEHOLDER} "}
 _REPLY = {"role": "assistant", "content": _ANSWER}
 # Conversations to render, each with a generation prompt or without.
 _CONVERSATIONS = (([_USER], True), ([_SPACED], True), ([_USER, _REPLY], False))
+# Added tokens that are not marked as special, and still are markers: always, and where the chat
+# template writes them. The second bar is the one of DeepSeek's tokens.
+_MARKER = re.compile(
+    r".*(<[|\uff5c]|[|\uff5c]>).*|</?(think|thinking|thought|reasoning)>", re.DOTALL
+)
+_TEMPLATE_MARKER = re.compile(r"<[^<>\s]+>|\[/?[A-Z][A-Z0-9_]*\]")
 
 
 class PromptEncoder:
@@ -33,13 +44,16 @@ class PromptEncoder:
     tokenizer adds one.
     """
 
-    def __init__(self, tokenizer: FastTokenizer, system: str | None = None):
+    def __init__(
+        self, tokenizer: FastTokenizer, system: str | None = None, date: str | None = None
+    ):
         """Take a transformers fast tokenizer.
 
         Args:
             tokenizer: with a chat template or without.
             system: a system prompt that we wrote ourselves: unlike a user's text it passes through
                 the template. None is the template's own, if it has one.
+            date: the day for a template that prints one, as YYYY-MM-DD; by default today.
 
         Raises:
             InputError: the chat template cannot be rendered, takes too long or too much memory, or
@@ -51,11 +65,17 @@ class PromptEncoder:
         spec = json.loads(backend.to_str())
         # Ordinary text may become this id too: that of characters without a token.
         unknown = backend.token_to_id(spec["model"].get("unk_token") or "")
-        self.control_ids = frozenset(tokenizer.added_tokens_decoder) - {unknown}
-        named = tokenizer.added_tokens_decoder.items()
-        self._control_of = {str(token): i for i, token in named if i in self.control_ids}
+        self.control_ids = _control_ids(tokenizer) - {unknown}
+        added = tokenizer.added_tokens_decoder.items()
+        self._control_of = {str(token): i for i, token in added if i in self.control_ids}
         self.has_template = bool(tokenizer.chat_template)
-        self._before, self._after, self._strips, lead = _render_parts(tokenizer, system)
+        first = [] if system is None else [{"role": "system", "content": system}]
+        conversations = [(first + messages, opens) for messages, opens in _CONVERSATIONS]
+        is_dated = self.has_template and prints_date(tokenizer, conversations)
+        # What the template was told; None for one that prints no date.
+        self.date = (date or Date.today().isoformat()) if is_dated else None
+        parts = _render_parts(tokenizer, conversations, self.date)
+        self._before, self._after, self._strips, lead = parts
         # Everything up to the template's last control token before the text, and from its first
         # one after it: both are tokenised once, control tokens included.
         cut = self._last_control_end(backend, self._before)
@@ -70,8 +90,11 @@ class PromptEncoder:
         self._bos_ids = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
         if not self.has_template:
             self._prefix_ids = self._bos_ids
-        spec = _without_control_tokens(spec, bool(self._prefix_ids))
+        ordinary = {str(t): i for i, t in added if i not in self.control_ids and i != unknown}
+        spec = _without_control_tokens(spec, ordinary, bool(self._prefix_ids))
         self._plain = Tokenizer.from_str(json.dumps(spec))
+        # Without the control tokens, later added tokens move up: back to their own ids.
+        self._own_ids = {self._plain.token_to_id(token): i for token, i in ordinary.items()}
 
     @property
     def reply_opening(self) -> str:
@@ -157,10 +180,10 @@ class PromptEncoder:
 
     def _last_token(self, lead: str, word: str) -> int | None:
         """The id of `word` after `lead`, if it is one token, with white space before it or none."""
-        encoding = self._plain.encode(lead + word, add_special_tokens=False)
-        if not encoding.ids:
+        tokens = self._plain_tokens(lead + word)
+        if not tokens:
             return None
-        last, (start, end) = encoding.ids[-1], encoding.offsets[-1]
+        last, start, end = tokens[-1]
         whole = end == len(lead + word) and not (lead + word)[start : len(lead)].strip()
         return last if start <= len(lead) and whole else None
 
@@ -169,8 +192,7 @@ class PromptEncoder:
 
         Merges that spell a control token are broken up.
         """
-        encoding = self._plain.encode(text, add_special_tokens=False)
-        spans = [(i, *o) for i, o in zip(encoding.ids, encoding.offsets, strict=True)]
+        spans = self._plain_tokens(text)
         bad = next((span for span in spans if span[0] in self.control_ids), None)
         if bad is None:
             return spans
@@ -180,6 +202,14 @@ class PromptEncoder:
             raise InputError(f"the character {text[start:end]!r} is a control token: remove it")
         rest = self._spans(text[middle:])
         return self._spans(text[:middle]) + [(i, a + middle, b + middle) for i, a, b in rest]
+
+    def _plain_tokens(self, text: str) -> list[tuple[int, int, int]]:
+        """Ids, starts and ends, with what merges alone make of a typed marker."""
+        encoding = self._plain.encode(text, add_special_tokens=False)
+        return [
+            (self._own_ids.get(i, i), start, end)
+            for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
 
     def _last_control_end(self, backend, text: str) -> int:
         encoding = backend.encode(text, add_special_tokens=False)
@@ -200,7 +230,9 @@ class PromptEncoder:
         return starts[0] if starts else len(text)
 
 
-def _render_parts(tokenizer, system: str | None) -> tuple[str, str, bool, str]:
+def _render_parts(
+    tokenizer, conversations: list[tuple[list[dict], bool]], date: str | None
+) -> tuple[str, str, bool, str]:
     """The template's text around the user's.
 
     Returns:
@@ -209,8 +241,7 @@ def _render_parts(tokenizer, system: str | None) -> tuple[str, str, bool, str]:
     """
     if not tokenizer.chat_template:
         return "", "", False, " "  # a base model continues the text
-    first = [] if system is None else [{"role": "system", "content": system}]
-    *prompts, finished = render(tokenizer, [(first + c, opens) for c, opens in _CONVERSATIONS])
+    *prompts, finished = render(tokenizer, conversations, date)
     for text, reason in prompts:
         if text is None:
             raise InputError(f"the chat template cannot be rendered ({reason})")
@@ -230,9 +261,23 @@ def _adds_bos(tokenizer) -> bool:
     return bool(ids) and ids[0] == tokenizer.bos_token_id
 
 
-def _without_control_tokens(spec: dict, follows_control_token: bool) -> dict:
-    """A tokenizer.json without control tokens, for ordinary text."""
-    spec["added_tokens"] = []
+def _control_ids(tokenizer: FastTokenizer) -> frozenset[int]:
+    """The ids of added tokens that structure a conversation or text, rather than being text."""
+    template = str(tokenizer.chat_template or "")
+
+    def is_control(token) -> bool:
+        if token.special or _MARKER.fullmatch(token.content):
+            return True
+        return bool(_TEMPLATE_MARKER.fullmatch(token.content)) and token.content in template
+
+    added = tokenizer.added_tokens_decoder.items()
+    named = set(tokenizer.all_special_ids)
+    return frozenset(i for i, token in added if i in named or is_control(token))
+
+
+def _without_control_tokens(spec: dict, ordinary: Mapping, follows_control_token: bool) -> dict:
+    """A tokenizer.json with only the added tokens that are `ordinary` text."""
+    spec["added_tokens"] = [t for t in spec["added_tokens"] if t["content"] in ordinary]
     spec["post_processor"] = None
     if follows_control_token:  # "first" puts a space before the first word of a whole prompt only
         steps = spec.get("pre_tokenizer") or {}

@@ -27,6 +27,9 @@ _START_SECONDS = 120
 _MEBIBYTES = 512
 _CHARACTERS = 1_000_000
 
+# Days that differ in every part of a date, in the weekday too.
+_DATES = ("2019-01-02", "2026-12-25")
+
 _CHILD = Path(__file__).with_name("template_child.py")
 
 
@@ -38,13 +41,16 @@ class Rendered(NamedTuple):
 
 
 def render(
-    tokenizer: FastTokenizer, conversations: Sequence[tuple[list[dict], bool]]
+    tokenizer: FastTokenizer,
+    conversations: Sequence[tuple[list[dict], bool]],
+    date: str | None = None,
 ) -> list[Rendered]:
     """Render conversations with a tokenizer's chat template.
 
     Args:
         tokenizer: a transformers tokenizer that has a chat template.
         conversations: the messages of each, and whether the generation prompt comes after them.
+        date: the day that the template is told, as YYYY-MM-DD, at midnight; by default now.
 
     Returns:
         One item per conversation. A text is that of
@@ -55,20 +61,32 @@ def render(
         InputError: the template took too long, too much memory or too many characters, or cannot
             be rendered at all.
     """
-    try:
-        template = tokenizer.get_chat_template()
-    except ValueError as error:  # several templates, and none of them the default
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"the chat template cannot be rendered ({reason})") from None
     request = {
-        "template": template,
+        "template": _source(tokenizer),
         "variables": tokenizer.special_tokens_map,
         "conversations": conversations,
+        "date": date,
         "seconds": _SECONDS,
         "bytes": _MEBIBYTES << 20,
         "characters": _CHARACTERS,
     }
     return list(_answer(json.dumps(request)))
+
+
+def prints_date(tokenizer: FastTokenizer, conversations: Sequence[tuple[list[dict], bool]]) -> bool:
+    """Whether what a chat template renders depends on the day; arguments and errors as `render`."""
+    if "strftime_now" not in _source(tokenizer):  # the only clock that a template is given
+        return False
+    one, other = (render(tokenizer, conversations, date) for date in _DATES)
+    return one != other
+
+
+def _source(tokenizer: FastTokenizer) -> str:
+    try:
+        return tokenizer.get_chat_template()
+    except ValueError as error:  # several templates, and none of them the default
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"the chat template cannot be rendered ({reason})") from None
 
 
 @lru_cache(maxsize=128)

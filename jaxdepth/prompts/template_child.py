@@ -7,21 +7,25 @@ ready; then it reads one request and writes one answer, both JSON.
 import json
 import math
 import sys
+from datetime import datetime
 
 
 def main() -> None:
     """Write the rendered conversations, or the name of the limit that was reached."""
     # Some versions of transformers would import torch without need; None makes that an ImportError.
     sys.modules["torch"] = None  # type: ignore[assignment]  # typeshed forbids the documented None
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from transformers.utils import chat_template_utils
 
     print("ready", flush=True)
     request = json.load(sys.stdin)
+    if request.get("date"):
+        # What a template is given as `strftime_now` asks this name; functions cannot be passed in.
+        chat_template_utils.datetime = _stopped_at(datetime.fromisoformat(request["date"]))
     _limit(request["seconds"], request["bytes"])
 
     def render(messages: list[dict], generation_prompt: bool) -> dict:
         try:
-            (text,), _ = render_jinja_template(
+            (text,), _ = chat_template_utils.render_jinja_template(
                 [messages],
                 chat_template=request["template"],
                 add_generation_prompt=generation_prompt,
@@ -42,6 +46,17 @@ def main() -> None:
     except MemoryError:
         answer = "memory"
     print(json.dumps(answer))
+
+
+def _stopped_at(time: datetime) -> type[datetime]:
+    """A clock that always shows this time."""
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return time
+
+    return Stopped
 
 
 def _limit(seconds: int, more_bytes: int) -> None:

@@ -1,17 +1,21 @@
 """Loading a model for a study: weights, tokenizer, and what identifies it."""
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from jaxdepth.errors import InputError
 from jaxdepth.model import FastTokenizer
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh, describe
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.runtime.distributed import all_gather
 from jaxdepth.runtime.profiling import use_compilation_cache
-from jaxdepth.study.run_directory import check_file
+from jaxdepth.study.atomic_files import on_first
+from jaxdepth.study.run_directory import RUN_FILE, check_file, read_record
 from jaxdepth.study.settings import AdaptedModel, Devices
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.adapter import adapter_digest, find_adapter
@@ -35,8 +39,36 @@ class LoadedModel:
         return self.fingerprint + (self.adapter_sha256 or "")
 
 
-def load_model(settings: AdaptedModel, devices: Devices) -> LoadedModel:
+def run_date(chosen: str | None, out: Path) -> str:
+    """The day that a run's chat templates are told, as YYYY-MM-DD; the same on all processes.
+
+    Args:
+        chosen: by the settings, or None.
+        out: the run directory; a run that is resumed keeps the date that it began with.
+
+    Raises:
+        InputError: it is no date, or the run's record is damaged.
+    """
+
+    def choose() -> int:
+        recorded = read_record(out)["settings"].get("date") if (out / RUN_FILE).is_file() else None
+        try:
+            return date.fromisoformat(chosen or recorded or date.today().isoformat()).toordinal()
+        except (TypeError, ValueError):
+            raise InputError(
+                f"the date is {chosen or recorded!r}, expected one such as 2026-01-31"
+            ) from None
+
+    return date.fromordinal(int(all_gather(np.int32(on_first(choose) or 0))[0])).isoformat()
+
+
+def load_model(settings: AdaptedModel, devices: Devices, date: str | None = None) -> LoadedModel:
     """Load the checkpoint, with its adapter merged in.
+
+    Args:
+        settings: which checkpoint and adapter.
+        devices: that share the model.
+        date: for chat templates that print one; by default today.
 
     Raises:
         InputError: the checkpoint or the adapter is missing, damaged or of another model, or the
@@ -53,15 +85,23 @@ def load_model(settings: AdaptedModel, devices: Devices) -> LoadedModel:
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        encoder=PromptEncoder(tokenizer),
+        encoder=PromptEncoder(tokenizer, date=date),
         end_tokens=checkpoint.end_tokens(settings.model, tokenizer),
         fingerprint=fingerprint,
         adapter_sha256=None if settings.adapter is None else adapter_digest(settings.adapter),
     )
 
 
-def load_reference(path: Path, like: Mistral, dtype: str | None) -> tuple[Mistral, PromptEncoder]:
+def load_reference(
+    path: Path, like: Mistral, dtype: str | None, date: str
+) -> tuple[Mistral, PromptEncoder]:
     """Load the checkpoint that judges coherence, onto the devices of another model.
+
+    Args:
+        path: the checkpoint.
+        like: a model whose devices it shares.
+        dtype: of its weights.
+        date: for a chat template that prints one.
 
     Raises:
         InputError: the checkpoint is missing or damaged, or has no tokenizer.
@@ -69,7 +109,7 @@ def load_reference(path: Path, like: Mistral, dtype: str | None) -> tuple[Mistra
     reference, tokenizer = load(Path(path), dtype, like.mesh)
     if tokenizer is None:
         raise InputError(f"{path} was converted without a tokenizer: name another")
-    return reference, PromptEncoder(tokenizer)
+    return reference, PromptEncoder(tokenizer, date=date)
 
 
 def device_provenance(model: Mistral) -> dict:

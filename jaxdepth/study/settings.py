@@ -63,6 +63,9 @@ class Prompts:
     """Keep the first N prompts; the harmful and the harmless prompt of a pair count as one."""
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 16
     """Prompts in a batch. Changes speed and memory, not results."""
+    date: Annotated[str | None, tyro.conf.arg(metavar="YYYY-MM-DD")] = None
+    """The day that a chat template is told, if it prints one; by default today, or for a run that
+    is resumed the day on which it began."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 from jaxdepth.depth.exits import parse_exits
@@ -17,7 +18,13 @@ from jaxdepth.refusal.thought import opens_thought
 from jaxdepth.runtime.distributed import raise_on_all
 from jaxdepth.settings_file import flatten
 from jaxdepth.study.common_tables import PROMPTS
-from jaxdepth.study.loading import LoadedModel, device_provenance, load_model, load_reference
+from jaxdepth.study.loading import (
+    LoadedModel,
+    device_provenance,
+    load_model,
+    load_reference,
+    run_date,
+)
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.settings import AdaptedModel, Devices, Output, Prompts, Steering, Texts
 from jaxdepth.study.steering import (
@@ -27,11 +34,12 @@ from jaxdepth.study.steering import (
     steering_provenance,
 )
 from jaxdepth.weights import checkpoint
+from jaxdepth.weights.adapter import brings_tokenizer
 
 # Paths and devices: fingerprints and digests stand for them, and no number depends on them. The
 # rule of windows is in their table, which is made anew from the answers whenever it changes.
 _UNRESOLVED: tuple[str, ...] = ("model", "out", "adapter", "reference", "directions", "classifier")
-_UNRESOLVED += ("encoder", "mesh", "profile", "competent_from", "unsafe_from")
+_UNRESOLVED += ("encoder", "mesh", "profile", "competent_from", "unsafe_from", "date")
 
 
 class SubjectSettings(Protocol):
@@ -58,6 +66,7 @@ class Subject:
     model: Mistral  # steered, where the settings say so
     exits: list[int]
     prompts: list[Prompt]
+    date: str  # that chat templates are told, as YYYY-MM-DD
 
     @property
     def tokenizer(self) -> FastTokenizer:
@@ -97,7 +106,8 @@ class Subject:
         sentences = self.sentences
         if texts.reference is None:
             return Reference(self.loaded.model, self.encoder, sentences)
-        loaded = load_reference(texts.reference, self.model, self.settings.model.dtype)
+        dtype = self.settings.model.dtype
+        loaded = load_reference(texts.reference, self.model, dtype, self.date)
         return Reference(*loaded, sentences)
 
     def resolved(self, **resolved) -> dict:
@@ -117,6 +127,8 @@ class Subject:
         if reference is not None:
             manifest = checkpoint.read_manifest(reference)
             settings["reference_fingerprint"] = manifest["fingerprint"]
+        if self.encoder.date is not None or (reference and _tells_date(reference)):
+            settings["date"] = self.date
         if self.sentences is not None:
             settings["encoder_sha256"] = self.sentences.identity
         if self.loaded.adapter_sha256 is not None:
@@ -137,6 +149,7 @@ class Subject:
         provenance = {
             "model": str(self.settings.model.model),
             "adapter": self.settings.model.adapter,
+            "adapter_tokenizer": _brings_tokenizer(self.settings.model.adapter),
             "reference": _as_text(flatten(self.settings).get("reference")),
             "encoder": _as_text(flatten(self.settings).get("encoder")),
             "depth": self.model.config.num_hidden_layers,
@@ -163,9 +176,10 @@ def open_subject(settings: SubjectSettings, exits: str = "all") -> Subject:
         InputError: something in the settings, the prompts, the checkpoint, the adapter or the
             directions is wrong; on all processes if it is on one.
     """
+    date = run_date(settings.prompts.date, settings.output.out)
     subject, error = None, None
     try:
-        subject = _open(settings, exits)
+        subject = _open(settings, exits, date)
     except InputError as raised:
         error = raised
     raise_on_all(error)
@@ -173,17 +187,28 @@ def open_subject(settings: SubjectSettings, exits: str = "all") -> Subject:
     return subject
 
 
-def _open(settings: SubjectSettings, exits: str) -> Subject:
+def _open(settings: SubjectSettings, exits: str, date: str) -> Subject:
     check_steering(settings.steering)
     prompts = limit_prompts(read_prompts(settings.prompts.prompts), settings.prompts.limit)
-    loaded = load_model(settings.model, settings.devices)
+    loaded = load_model(settings.model, settings.devices, date)
     return Subject(
         settings=settings,
         loaded=loaded,
         model=steer_model(loaded.model, settings.steering, loaded.fingerprint),
         exits=parse_exits(exits, loaded.model.config.num_hidden_layers),
         prompts=prompts,
+        date=date,
     )
+
+
+def _tells_date(path: Path) -> bool:
+    """Whether a checkpoint's prompts depend on the day."""
+    tokenizer = checkpoint.load_tokenizer(path)
+    return tokenizer is not None and PromptEncoder(tokenizer).date is not None
+
+
+def _brings_tokenizer(adapter: str | None) -> bool:
+    return adapter is not None and brings_tokenizer(adapter)
 
 
 def _as_text(path: object) -> str | None:

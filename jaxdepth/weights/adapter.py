@@ -22,7 +22,9 @@ from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.model.tuned import LENS, Form, lens_shape, merge
-from jaxdepth.weights.huggingface.peft import PEFT_CONFIG, PEFT_WEIGHTS, read_peft
+from jaxdepth.weights.huggingface.peft import PEFT_WEIGHTS, read_peft
+from jaxdepth.weights.huggingface.peft_config import PEFT_CONFIG
+from jaxdepth.weights.huggingface.tokenizer_files import tokenizer_files
 
 FORMAT = "jaxdepth-adapter-1"
 
@@ -71,10 +73,19 @@ def find_adapter(name: str) -> Path:
 
 
 def adapter_digest(name: str) -> str:
-    """SHA-256 of an adapter's file, or of both files of a PEFT folder."""
+    """SHA-256 of an adapter's file, or of a PEFT folder's config, weights and tokenizer."""
     path = find_adapter(name)
     contents = [path / PEFT_CONFIG, path / PEFT_WEIGHTS] if path.is_dir() else [path]
-    return hashlib.sha256(b"".join(p.read_bytes() for p in contents)).hexdigest()
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in contents))
+    for file in tokenizer_files(path) if path.is_dir() else ():
+        digest.update(file.encode() + (path / file).read_bytes())
+    return digest.hexdigest()
+
+
+def brings_tokenizer(name: str) -> bool:
+    """Whether an adapter is a PEFT folder with a tokenizer or a chat template of its own."""
+    path = find_adapter(name)
+    return path.is_dir() and bool(tokenizer_files(path))
 
 
 def brings_tokens(name: str) -> bool:

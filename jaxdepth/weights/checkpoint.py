@@ -3,7 +3,8 @@
 A checkpoint is a folder that appears complete or not at all:
     jaxdepth.json   the manifest: the source and its digests, and a digest of every array and file
     config.json     as in the source (for GGUF: rebuilt from its metadata)
-    tokenizer.json, tokenizer_config.json, chat_template.jinja ...   if the source had them
+    tokenizer.json, tokenizer_config.json, added_tokens.json, chat_template.jinja ...
+                    if the source had them; all files that transformers reads for a tokenizer
     weights/00000/ ...   Orbax: chunks of several arrays, one array a layer and tensor, so that
                          nothing large is ever doubled; matrices as in the source, outputs first
 """
@@ -23,17 +24,17 @@ from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest, read_json
 from jaxdepth.model import FastTokenizer
 from jaxdepth.model.config import ModelConfig
+from jaxdepth.weights.huggingface.tokenizer_files import (
+    OTHER_FORMS,
+    PROCESSOR_TEMPLATE,
+    TOKENIZER_FILES,
+    tokenizer_files,
+)
 from jaxdepth.weights.orbax_errors import silence_orbax, translate_orbax_errors
 
 MANIFEST = "jaxdepth.json"
 FORMAT = 3
-SIDECARS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
+SIDECARS = (*TOKENIZER_FILES, *OTHER_FORMS, "generation_config.json")
 _WEIGHTS = "weights"
 _RECORDS = "leaves"  # key of a chunk's records in Orbax's metadata
 _MAX_TOKEN_ID = 10_000_000
@@ -122,7 +123,8 @@ def remove_leftovers(folder: Path, chunks: int) -> None:
 
 def write_manifest(folder: Path, manifest: Mapping) -> None:
     """Complete a checkpoint: add format and digests to the manifest and write it."""
-    file_digests = {f.name: file_digest(f) for f in sorted(folder.iterdir()) if f.is_file()}
+    names = {f.name for f in folder.iterdir() if f.is_file()} | set(sidecars(folder))
+    file_digests = {name: file_digest(folder / name) for name in sorted(names)}
     manifest = {"format": FORMAT, **manifest, "files": file_digests}
     text = json.dumps(manifest | {"sha256": _own_digest(manifest)}, indent=1) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
@@ -145,12 +147,17 @@ def read_manifest(path: Path) -> dict:
         raise InputError(f"{path / MANIFEST} is damaged or of another format: convert again")
     if manifest.pop("sha256", None) != _own_digest(manifest):
         raise InputError(f"{path / MANIFEST} is damaged: convert again")
-    sidecars = {name for name in SIDECARS if (path / name).is_file()}
-    for name in sorted(sidecars | set(manifest["files"])):
+    for name in sorted({*sidecars(path), *manifest["files"]}):
         file = path / name
         if not file.is_file() or file_digest(file) != manifest["files"].get(name):
             raise InputError(f"{file} is not what was converted: convert again, to another folder")
     return manifest
+
+
+def sidecars(folder: Path) -> list[str]:
+    """The files beside the weights that decide what a model reads and where an answer ends."""
+    names = [name for name in SIDECARS if (folder / name).is_file()]
+    return list(dict.fromkeys([*tokenizer_files(folder), *names]))
 
 
 def _own_digest(manifest: Mapping) -> str:
@@ -159,6 +166,8 @@ def _own_digest(manifest: Mapping) -> str:
 
 def load_tokenizer(path: Path) -> FastTokenizer | None:
     """The transformers fast tokenizer in a folder, or None if it has no tokenizer.json.
+
+    Its chat template may be beside it, in the file of a processor.
 
     Raises:
         InputError: the files cannot be read.
@@ -175,7 +184,17 @@ def load_tokenizer(path: Path) -> FastTokenizer | None:
     last = max(tokenizer.get_vocab().values(), default=0)
     if last > _MAX_TOKEN_ID:  # writing it would take a step for each id up to there
         raise InputError(f"the tokenizer in {path} has a token with the id {last}: fetch it again")
+    if not tokenizer.chat_template and (path / PROCESSOR_TEMPLATE).is_file():
+        tokenizer.chat_template = _processor_template(path / PROCESSOR_TEMPLATE)
     return tokenizer
+
+
+def _processor_template(file: Path) -> str:
+    content = read_json(file)
+    template = content.get("chat_template") if isinstance(content, dict) else None
+    if not isinstance(template, str):
+        raise InputError(f"{file} has no chat_template: fetch it again")
+    return template
 
 
 def end_tokens(path: str | Path, tokenizer: FastTokenizer | None) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdepth.errors import InputError, one_line
+from jaxdepth.errors import InputError, listed, one_line
 from jaxdepth.files import file_digest, read_json
 from jaxdepth.runtime import preemption
 from jaxdepth.weights import checkpoint
@@ -23,6 +23,12 @@ from jaxdepth.weights.atomic_folder import atomic_folder
 from jaxdepth.weights.gguf.source import GGUFSource
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
 from jaxdepth.weights.huggingface.source import SafetensorsSource
+from jaxdepth.weights.huggingface.spare_tokens import without_spare_tokens
+from jaxdepth.weights.huggingface.tokenizer_files import (
+    TOKENIZER,
+    check_has_tokenizer,
+    tokenizer_difference,
+)
 from jaxdepth.weights.prefetch import prefetch, worker_thread
 from jaxdepth.weights.sources import Source, open_source, source_tensors
 from jaxdepth.weights.tensor_map import MappedTensor
@@ -66,12 +72,14 @@ def convert(
         origin["quantisation"] = dict(opened.quantisation)
     if target.exists():
         _check_same(target, {"files": {f.name: _file_record(f) for f in opened.files}, **origin})
+        _check_same_sidecars(target, opened, with_tokenizer)
         return False
 
     chunks = list(_chunks(tensors, opened))
     with atomic_folder(target, resume=True) as folder:
         checkpoint.remove_leftovers(folder, len(chunks))
         _check_space(folder, sum(map(opened.nbytes, tensors)))
+        _write_sidecars(opened, tokenizer, folder)
         with worker_thread() as worker:
             files = {f.name: worker.submit(_file_record, f) for f in opened.files}
             records: dict[str, dict] = {}
@@ -83,7 +91,6 @@ def convert(
                 records |= {k: {**record, "chunk": number} for k, record in chunk_records.items()}
                 progress(len(records), len(tensors))
                 preemption.raise_if_stop_requested()
-            _write_sidecars(opened, tokenizer, folder)
             file_records = {name: record.result() for name, record in files.items()}
         checkpoint.write_manifest(
             folder,
@@ -161,10 +168,16 @@ def _write_sidecars(source: Source, tokenizer, folder: Path) -> None:
         return
     if isinstance(source, GGUFSource):
         tokenizer.save_pretrained(folder)
-        return
-    for name in checkpoint.SIDECARS:
-        if (source.folder / name).is_file():
+    else:
+        for name in checkpoint.sidecars(source.folder):
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source.folder / name, folder / name)
+    what = tokenizer_difference(tokenizer, checkpoint.load_tokenizer(folder))
+    if what is not None:
+        raise InputError(
+            f"{source.name}: a copy of its tokenizer differs from it in {what}: save it anew with "
+            "transformers (save_pretrained), or pass --no-tokenizer"
+        )
 
 
 def _read_tokenizer(source: Source):
@@ -173,23 +186,16 @@ def _read_tokenizer(source: Source):
         tokenizer = gguf_tokenizer(source.fields)
     else:
         tokenizer = _read_folder_tokenizer(source)
-    if tokenizer is not None and len(tokenizer) > source.config.vocab_size:
-        raise InputError(
-            f"{source.name}: the tokenizer has {len(tokenizer)} tokens, the model only "
-            f"{source.config.vocab_size}: they do not belong together"
-        )
+    if tokenizer is not None:
+        without_spare_tokens(tokenizer, source.config.vocab_size, source.name)  # whether it can be
     return tokenizer
 
 
 def _read_folder_tokenizer(source: SafetensorsSource):
     folder = source.folder
-    if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
-        raise InputError(
-            f"{folder} has tokenizer.model but no tokenizer.json, which is what is read: "
-            "add it, or pass --no-tokenizer"
-        )
-    for name in checkpoint.SIDECARS:
-        if name.endswith(".json") and (folder / name).exists():
+    check_has_tokenizer(folder, "pass --no-tokenizer")
+    for name in checkpoint.sidecars(folder):
+        if name.endswith(".json"):
             content = read_json(folder / name)
             if not isinstance(content, dict):
                 kind = type(content).__name__
@@ -215,6 +221,21 @@ def _check_same(target: Path, origin: Mapping) -> None:
     if {k: v for k, v in other.items() if k != "path"} != origin:
         raise InputError(
             f"{target} was converted from another source ({other['path']}): "
+            "name another target or remove it"
+        )
+
+
+def _check_same_sidecars(target: Path, source: Source, with_tokenizer: bool) -> None:
+    """Check that the files beside the weights of an existing target are still the source's."""
+    if not with_tokenizer or isinstance(source, GGUFSource):
+        return
+    digests = {n: file_digest(source.folder / n) for n in checkpoint.sidecars(source.folder)}
+    copied = checkpoint.read_manifest(target)["files"]
+    copied = {name: copied[name] for name in checkpoint.sidecars(target)}
+    if (source.folder / TOKENIZER).is_file() and digests != copied:
+        changed = [n for n in {**digests, **copied} if digests.get(n) != copied.get(n)]
+        raise InputError(
+            f"{target} was converted when {listed(changed)} of {source.name} had other content: "
             "name another target or remove it"
         )
 

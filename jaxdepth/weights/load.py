@@ -20,14 +20,14 @@ from jaxdepth.model.mistral import Mistral, on_mesh
 from jaxdepth.model.parameters import MATRICES, parameter_shapes
 from jaxdepth.model.sharding import parameter_sharding, parameter_spec, to_host
 from jaxdepth.runtime.distributed import raise_on_all
-from jaxdepth.weights.adapter import apply_adapter, read_adapter
+from jaxdepth.weights.adapter import apply_adapter, find_adapter, read_adapter
 from jaxdepth.weights.checkpoint import (
     MANIFEST,
     digest,
-    load_tokenizer,
     read_chunk,
     read_manifest,
 )
+from jaxdepth.weights.huggingface.adapter_tokenizer import load_adapted_tokenizer
 from jaxdepth.weights.prefetch import prefetch
 from jaxdepth.weights.tensor_map import HF_NAMES, MappedTensor, tensor_map
 
@@ -54,7 +54,8 @@ def load(
             without an adapter they are quantised one layer at a time.
 
     Returns:
-        The model, and a transformers fast tokenizer (None if the source had none).
+        The model, and a transformers fast tokenizer: that of a PEFT folder if it has one, else the
+        checkpoint's (None if the source had none).
 
     Raises:
         InputError: there is no checkpoint at `path`, an array is damaged or missing, the mesh does
@@ -76,7 +77,9 @@ def load(
     read_dtype = dtype if adapter is None else jnp.promote_types(stored_dtype, dtype)
     parameters = _Parameters(config, read_dtype, mesh, int8 and adapter is None)
     _read(path, tensors, records, parameters)
-    model, tokenizer = Mistral(config, parameters.on_devices(), mesh), load_tokenizer(path)
+    model = Mistral(config, parameters.on_devices(), mesh)
+    folder = None if adapter is None else find_adapter(str(adapter))
+    tokenizer = load_adapted_tokenizer(path, folder, config.vocab_size)
     if adapter is not None:
         model = apply_adapter(
             model,

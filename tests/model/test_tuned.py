@@ -189,7 +189,7 @@ def test_peft_adapters(tiny_path, tmp_path):
         "peft_type": "LORA",
         "r": 2,
         "lora_alpha": 8,
-        "target_modules": ["q_proj"],
+        "target_modules": ["q_proj", "down_proj"],
         "bias": "none",
     }
     peft_config |= {

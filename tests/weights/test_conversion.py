@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from folders.hub import hub_cache
 from gguf_files import write_gguf
 from tiny import hf_tensors, model_of, prompts, raw_config, write_folder
 from tiny_source import CONFIG, Q3, RAW, TENSORS, assert_holds
@@ -45,28 +46,10 @@ def test_old_buffers_are_ignored(tmp_path):
     assert_holds(tmp_path / "target")
 
 
-def hub_cache(monkeypatch, tmp_path, files):
-    """A cache as the hub's client keeps it: snapshots of links to blobs."""
-    from huggingface_hub import constants
-
-    model = tmp_path / "hub" / "models--some--model"
-    (model / "refs").mkdir(parents=True)
-    (model / "blobs").mkdir()
-    snapshot = model / "snapshots" / ("0" * 40)
-    snapshot.mkdir(parents=True)
-    (model / "refs" / "main").write_text("0" * 40)
-    for number, file in enumerate(files):
-        blob = model / "blobs" / str(number)
-        blob.write_bytes(file.read_bytes())
-        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-
 @pytest.mark.parametrize("shards", [1, 3])
 def test_a_model_in_the_hubs_cache(tmp_path, monkeypatch, shards):
     source = write_folder(tmp_path / "source", RAW, TENSORS, shards, index=shards > 1)
-    hub_cache(monkeypatch, tmp_path, source.iterdir())
+    hub_cache(monkeypatch, tmp_path, source)
     convert("some/model", tmp_path / "target")
     assert_holds(tmp_path / "target")
     manifest = checkpoint.read_manifest(tmp_path / "target")

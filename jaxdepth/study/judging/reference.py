@@ -26,6 +26,7 @@ class Readers:
     model: AdaptedModel
     encoder: Encoder | None
     digests: tuple[str, ...]
+    date: str | None  # that the run's chat templates were told
 
     @property
     def identity(self) -> str:
@@ -34,7 +35,7 @@ class Readers:
 
     def load(self) -> Reference:
         """Load the model; raises InputError where it cannot be."""
-        loaded = load_model(self.model, Devices())
+        loaded = load_model(self.model, Devices(), self.date)
         return Reference(loaded.model, loaded.encoder, self.encoder, known={})
 
 
@@ -57,7 +58,8 @@ def readers_of(record: Mapping, given: Rejudge) -> Readers:
         _check(path, encoder.identity, expected, "the sentence encoder", "--encoder")
     elif path is not None:
         encoder = Encoder.open(path)
-    return Readers(model, encoder, (*digests, "" if encoder is None else encoder.identity))
+    digests = (*digests, "" if encoder is None else encoder.identity)
+    return Readers(model, encoder, digests, record["settings"].get("date"))
 
 
 def _model_of(record: Mapping, given: Path | None) -> tuple[AdaptedModel, tuple[str, ...]]:

@@ -4,11 +4,13 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import jax.numpy as jnp
 
 from jaxdepth.depth.exits import parse_exits
-from jaxdepth.errors import InputError, at_least
+from jaxdepth.errors import InputError, at_least, listed
+from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh, to_host
 from jaxdepth.model.tuned import Form, Params
@@ -20,7 +22,7 @@ from jaxdepth.runtime.profiling import use_compilation_cache
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.settings_file import flatten
 from jaxdepth.study.first_token import opener_mask
-from jaxdepth.study.loading import device_provenance
+from jaxdepth.study.loading import device_provenance, run_date
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.tuning.settings import Supervision, TrainingData, Tune
 from jaxdepth.study.tuning.tables import LOSS
@@ -35,15 +37,19 @@ from jaxdepth.weights.adapter import (
     Adapter,
     adapter_digest,
     add_tokens,
+    brings_tokenizer,
     check_base,
+    find_adapter,
     read_adapter,
     save_adapter,
 )
+from jaxdepth.weights.huggingface.adapter_tokenizer import load_adapted_tokenizer
+from jaxdepth.weights.huggingface.tokenizer_files import tokenizer_difference
 from jaxdepth.weights.load import load
 
 ADAPTER = "adapter.safetensors"
 # Paths and devices: a fingerprint stands for them, and no number depends on them.
-_UNRESOLVED = ("model", "out", "mesh", "profile")
+_UNRESOLVED = ("model", "out", "mesh", "profile", "date")
 _AT_LEAST_0: tuple[str, ...] = (
     "early_weight",
     "layer_dropout",
@@ -87,7 +93,10 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
     tokens = _new_tokens(protocol, tokenizer)
     form = _form(settings, recipe, add_tokens(tokenizer, tokens) if tokens else None)
     start = _start(settings.trained.start, form, base, fingerprint)
+    _check_start_tokenizer(settings.model, settings.trained.start, base.config.vocab_size)
     dtype = str(base.embed[...].dtype)
+    date = run_date(settings.data.date, settings.output.out)
+    encoder_of = functools.cache(functools.partial(PromptEncoder, tokenizer, date=date))
     resolved = {k: v for k, v in flatten(settings).items() if k not in _UNRESOLVED} | {
         "base_fingerprint": fingerprint,
         "tasks_sha256": tasks_digest(tasks),
@@ -95,9 +104,10 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
         "protocol": None if protocol is None else asdict(protocol),
         "dtype": dtype,
     }
+    if encoder_of(None).date is not None:
+        resolved["date"] = date
     provenance = {"model": str(settings.model), **device_provenance(base)}
     run = Run.open(settings.output.out, resolved, provenance)
-    encoder_of = functools.cache(functools.partial(PromptEncoder, tokenizer))
     if mix["answered"]:
         end_tokens = checkpoint.end_tokens(settings.model, tokenizer)
         own = tasks["harmful"], end_tokens, settings.data.answer_tokens
@@ -231,7 +241,32 @@ def _start(name: str | None, form: Form, base: Mistral, fingerprint: str) -> Par
             f"{name} has the form {adapter.form}, what is to be trained {form}: begin from an "
             "adapter with the same layers, leaves, rank and alpha"
         )
+    idle = sorted(k for k, a in adapter.params.items() if k.endswith(".a") and not _all_move(a))
+    if idle:
+        raise InputError(
+            f"{name} has no factors in some layers for {listed(idle)}, and factors of zeros learn "
+            "nothing: begin from an adapter with the same layers for every matrix"
+        )
     return {key: jnp.asarray(array, jnp.float32) for key, array in adapter.params.items()}
+
+
+def _all_move(a: AnyArray) -> bool:
+    """Whether the first factor of every layer has a number that is not zero, in every direction."""
+    return bool(jnp.any(a, axis=1).all())
+
+
+def _check_start_tokenizer(model: Path, name: str | None, vocab_size: int) -> None:
+    """Check that an adapter to begin from was trained on prompts as they are written here."""
+    if name is None or not brings_tokenizer(name):
+        return
+    base = load_adapted_tokenizer(model, None, vocab_size)
+    own = load_adapted_tokenizer(model, find_adapter(name), vocab_size)
+    what = None if base is None or own is None else tokenizer_difference(own, base)
+    if what is not None:
+        raise InputError(
+            f"{name} was trained with a tokenizer that differs from the checkpoint's in {what}: "
+            "convert the base with the tokenizer files of the adapter, and begin from that"
+        )
 
 
 def _shares(tasks: Mapping[str, Sequence[Task]]) -> dict:

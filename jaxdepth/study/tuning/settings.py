@@ -109,6 +109,9 @@ class TrainingData:
     """Borderline prompts, answered in part, in a batch."""
     answer_tokens: Count = 32
     """Maximum number of supervised tokens of an answer."""
+    date: Annotated[str | None, tyro.conf.arg(metavar="YYYY-MM-DD")] = None
+    """The day that a chat template is told, if it prints one; by default today, or for a run that
+    is resumed the day on which it began."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jaxdepth.weights.huggingface.shards import (
     SINGLE_NAME,
     named_shards,
 )
+from jaxdepth.weights.huggingface.tokenizer_files import PATTERNS
 
 _MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -47,9 +48,11 @@ def fetch_model(model_id: str) -> Path:
             ) from None
         return Path(folder)
 
-    folder = fetch("config.json", PARAMS, INDEX_NAME, "tokenizer.model", *SIDECARS)
-    index = folder / INDEX_NAME
-    shards = named_shards(index, read_json(index)) if index.exists() else [SINGLE_NAME]
+    folder = fetch("config.json", PARAMS, INDEX_NAME, *SIDECARS, *PATTERNS)
+    index, shards = folder / INDEX_NAME, [SINGLE_NAME]
+    # The single file counts, as in transformers, if both are there.
+    if index.exists() and not (fetch("config.json", SINGLE_NAME) / SINGLE_NAME).is_file():
+        shards = named_shards(index, read_json(index))
     folder = fetch("config.json", *shards)
     if (folder / PARAMS).exists() and not any((folder / shard).exists() for shard in shards):
         return fetch(PARAMS, f"{CONSOLIDATED}*.safetensors")  # Mistral's own format alone

@@ -17,7 +17,7 @@ from jaxdepth.model.families import FUSED, WRAPPERS
 from jaxdepth.weights.finite import check_finite
 from jaxdepth.weights.huggingface.fused import Part, fused_parts
 from jaxdepth.weights.huggingface.image_models import text_name
-from jaxdepth.weights.huggingface.shards import INDEX_NAME, find_shards
+from jaxdepth.weights.huggingface.shards import INDEX_NAME, SINGLE_NAME, find_shards
 from jaxdepth.weights.quantised.methods import find_packed, take_settings
 from jaxdepth.weights.quantised.packed import Header, Packed, Settings
 from jaxdepth.weights.tensor_map import HF_NAMES, MappedTensor, tensor_map
@@ -197,12 +197,15 @@ class SafetensorsSource:
         self._dtype_and_offset[part.name] = dtype, offset + part.first_row * row
 
     def _check_index(self, index: Path) -> None:
-        """Compare the index, if there is one, with the headers of the shards."""
+        """Compare the index, if there is one, with the headers of the shards that are read."""
         if not index.exists():
             return
+        is_single = [file.name for file in self.files] == [SINGLE_NAME]
         for name, shard in read_json(index)["weight_map"].items():
             if name.endswith(_IGNORED):
                 continue
+            if is_single and PurePosixPath(shard).name != SINGLE_NAME:
+                continue  # an index that earlier shards have left behind
             file = self._stored.get(name)
             if file is None or file.name != PurePosixPath(shard).name:
                 actual = "nowhere" if file is None else f"in {file.name}"
