@@ -10,6 +10,7 @@ _ADD = {
     bool: GGUFWriter.add_bool,
     str: GGUFWriter.add_string,
     int: GGUFWriter.add_uint32,
+    float: GGUFWriter.add_float32,
     list: GGUFWriter.add_array,
 }
 
@@ -63,3 +64,42 @@ def write_gguf(path, raw, tensors, types=None, parts_of=0, order=1, architecture
     if not parts_of:
         return path
     return sorted(path.parent.glob(f"{path.stem}-*-of-*.gguf"))
+
+
+def fields_of(pre: str, **more) -> dict:
+    """The fields of a byte-level BPE with a few merges, and a whole word that none makes."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    merges = ["f o", "fo o", "B a", "1 2", "Ġ 1", "e s"]
+    tokens = [*sorted(ByteLevel.alphabet()), *(m.replace(" ", "") for m in merges)]
+    tokens += ["ĠHERE", "<s>"]
+    p = "tokenizer.ggml."
+    return {
+        f"{p}model": "gpt2",
+        f"{p}pre": pre,
+        f"{p}tokens": tokens,
+        f"{p}merges": merges,
+        f"{p}token_type": [1] * (len(tokens) - 1) + [3],
+        f"{p}bos_token_id": len(tokens) - 1,
+        **{p + key: value for key, value in more.items()},
+    }
+
+
+def sentencepiece_fields(**more) -> dict:
+    """The fields of a SentencePiece BPE with a few pieces, control tokens and symbols."""
+    pieces = ["\u2581t", "he", "\u2581the", "ab", "aba", "\u2581", *"theab", "\u00e9"]
+    names = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokens = ["<unk>", "<s>", "</s>", *names, *pieces, "<|im_start|>", "::"]
+    scores = [0.0] * 259 + [-float(i) for i in range(len(pieces))] + [-1000.0, 0.0]
+    p = "tokenizer.ggml."
+    return {
+        f"{p}model": "llama",
+        f"{p}pre": "default",
+        f"{p}tokens": tokens,
+        f"{p}scores": scores,
+        f"{p}token_type": [2, 3, 3] + [6] * 256 + [1] * len(pieces) + [4, 4],
+        f"{p}bos_token_id": 1,
+        f"{p}eos_token_id": 2,
+        f"{p}add_space_prefix": True,
+        **{p + key: value for key, value in more.items()},
+    }

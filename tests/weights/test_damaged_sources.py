@@ -161,7 +161,7 @@ def without(tensors, name):
         ({"tokenizer__ggml__model": "bert"}, "bert"),
         ({"tensors": without(TENSORS, Q3)}, "blk.3.attn_q.weight"),
         ({"tensors": without(TENSORS, "model.embed_tokens.weight")}, "token_embd.weight"),
-        ({"tensors": TENSORS | {"rope_freqs.weight": np.ones(8, np.float32)}}, "RoPE"),
+        ({"tensors": TENSORS | {"rope_freqs.weight": np.arange(1, 9, dtype=np.float32)}}, "RoPE"),
         ({"tensors": TENSORS | {Q3: poison(TENSORS[Q3], np.nan)}}, "blk.3.attn_q.weight.*NaN"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",

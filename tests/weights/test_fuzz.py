@@ -14,13 +14,12 @@ import jax
 import numpy as np
 import pytest
 import tiny_tokenizers
-from gguf_files import write_gguf
+from gguf_files import fields_of, sentencepiece_fields, write_gguf
 from mutants.damage import NAMES
 from mutants.folder import INDEX, mutate_checkpoint, mutate_peft, mutate_source
 from mutants.gguf import mutate_gguf
 from mutants.safetensors import mutate_file, shards
 from safetensors.numpy import load_file, save_file
-from test_gguf import fields_of
 from tiny import hf_tensors, leaves_of, raw_config, write_folder
 
 import jaxdepth
@@ -49,8 +48,8 @@ PARAMS = {
     "embed_rows": np.ones((1, 8), np.float32),
     "head_rows": np.ones((1, 8), np.float32),
 }
-FEW = {"source": 50, "gguf": 20, "checkpoint": 25, "adapter": 15}
-MANY = {"source": 1400, "gguf": 500, "checkpoint": 500, "adapter": 200}
+FEW = {"source": 50, "gguf": 20, "sentencepiece": 10, "checkpoint": 25, "adapter": 15}
+MANY = {"source": 1400, "gguf": 500, "sentencepiece": 250, "checkpoint": 500, "adapter": 200}
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +59,9 @@ def whole(tmp_path_factory):
     source = write_folder(place / "source", RAW, TENSORS, shards=2)
     tiny_tokenizers.build("chatml").save_pretrained(source)
     (source / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
-    fields = {key.replace(".", "__"): value for key, value in fields_of("smollm").items()}
-    write_gguf(place / "m.gguf", RAW, TENSORS, **fields)
+    for name, fields in (("m", fields_of("smollm")), ("spm", sentencepiece_fields())):
+        fields = {key.replace(".", "__"): value for key, value in fields.items()}
+        write_gguf(place / f"{name}.gguf", RAW, TENSORS, **fields)
     adapter = Adapter(FORM, PARAMS, "b" * 64, ("<|yes|>",), {"settings": {"seed": 0}})
     save_adapter(place / "a.safetensors", adapter)
     write_peft(place / "peft")
@@ -166,10 +166,10 @@ def tokenizer_of(path):
     return tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, special, ends
 
 
-def gguf_mutant(whole, place, rng, done):
+def gguf_mutant(whole, name, place, rng, done):
     """Refused with nothing left behind; or converted to what, written again, is the file's data."""
     source, target = place / "m.gguf", place / "target"
-    shutil.copy(whole / "m.gguf", source)
+    shutil.copy(whole / name, source)
     done.append(mutate_gguf(source, rng))
     message = refusal(lambda: convert(source, target))
     if message is not None:
@@ -247,7 +247,8 @@ def test_damage_is_refused_or_harmless(whole, tmp_path, kind, counts):
     original = jaxdepth.load(whole / "checkpoint")
     one = {
         "source": lambda *a: source_mutant(whole, *a),
-        "gguf": lambda *a: gguf_mutant(whole, *a),
+        "gguf": lambda *a: gguf_mutant(whole, "m.gguf", *a),
+        "sentencepiece": lambda *a: gguf_mutant(whole, "spm.gguf", *a),
         "checkpoint": lambda *a: checkpoint_mutant(whole, original, *a),
         "adapter": lambda *a: adapter_mutant(whole, *a),
     }[kind]

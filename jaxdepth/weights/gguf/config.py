@@ -1,13 +1,20 @@
 """From the metadata of a GGUF file to a Hugging Face `config.json`.
 
 Keys: the `llama.*` section of the GGUF specification, whose names `qwen2.*` shares. An unknown key
-of the architecture is refused by name.
+of the architecture is refused by name, unless its value is one that changes nothing.
 """
 
+import math
 from collections.abc import Mapping
+from reprlib import repr as short  # values in a file may be long
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from jaxdepth.errors import InputError, listed
+from jaxdepth.weights.gguf.rope import DIVISORS, ROPE_KEYS, divisors_scaling, rope_scaling
+from jaxdepth.weights.gguf.vocabulary import special_id
 
 # GGUF's name -> Hugging Face's
 _KEYS = {
@@ -23,17 +30,51 @@ _KEYS = {
     "rope.freq_base": "rope_theta",
 }
 # Implied by others, and compared with them.
-_CHECKED = ("vocab_size", "attention.value_length", "rope.dimension_count", "rope.scaling.type")
+_CHECKED = ("vocab_size", "attention.value_length", "rope.dimension_count")
+# Keys that change nothing at these values. llama.cpp's own writer (`src/llama-model-saver.cpp`)
+# names every setting that any architecture has, at the default that switches it off.
+_NEUTRAL: dict[str, tuple] = {
+    **dict.fromkeys(
+        """
+        attention.clamp_kqv attention.kv_lora_rank attention.max_alibi_bias attention.q_lora_rank
+        attention.relative_buckets_count attention.scale attention.sliding_window
+        expert_count expert_feed_forward_length expert_gating_func expert_group_count
+        expert_group_used_count expert_shared_count expert_shared_feed_forward_length
+        expert_used_count expert_weights_scale leading_dense_block_count moe_every_n_layers
+        nextn_predict_layers rescale_every_n_layers ssm.conv_kernel ssm.group_count ssm.inner_size
+        ssm.state_size ssm.time_step_rank time_decay_extra_dim time_mix_extra_dim wkv.head_size
+        """.split(),
+        (0,),
+    ),
+    **dict.fromkeys(
+        "expert_weights_norm ssm.dt_b_c_rms swin_norm use_parallel_residual".split(), (False,)
+    ),
+    "attention.causal": (True,),
+    # 0 is not set, 1 scales nothing.
+    **dict.fromkeys(("embedding_scale", "logit_scale", "residual_scale"), (0, 1)),
+    # llama.cpp's defaults, which it reads for Gemma 2 and Grok alone.
+    "attn_logit_softcapping": (0, 50),
+    "final_logit_softcapping": (0, 30),
+    "router_logit_softcapping": (0, 30),
+    "tensor_data_layout": ("Meta AI original pth",),  # q and k permuted, as in every file
+}
+# Of embedding models, of encoders with decoders, and of norms that subtract the mean.
+_HARMLESS = ("pooling_type", "decoder_start_token_id", "attention.layer_norm_epsilon")
 _TOKEN_IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}
 _EMBED = "token_embd.weight"
 
 
-def gguf_config(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def gguf_config(
+    fields: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    rope_divisors: Float[np.ndarray, " pairs"] | None = None,
+) -> dict[str, Any]:
     """The Hugging Face config of a GGUF model.
 
     Args:
         fields: the file's metadata.
         shapes: of its tensors, by name.
+        rope_divisors: `rope_freqs.weight`, if the file has it.
 
     Raises:
         InputError: an architecture other than llama and qwen2, or metadata that is not supported.
@@ -41,45 +82,89 @@ def gguf_config(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     architecture = fields.get("general.architecture")
     if architecture not in ("llama", "qwen2"):
         raise InputError(
-            f"unsupported architecture {architecture!r}; supported are 'llama' and 'qwen2'"
+            f"unsupported architecture {short(architecture)}; supported are 'llama' and 'qwen2'"
         )
     prefix = f"{architecture}."
     own = {k.removeprefix(prefix): v for k, v in fields.items() if k.startswith(prefix)}
-    supported = {*_KEYS, *_CHECKED}
+    own = {k: v for k, v in own.items() if not _is_neutral(k, v)}
+    supported = {*_KEYS, *_CHECKED, *ROPE_KEYS}
     if architecture == "qwen2":  # only some layers have the window; the file does not say which
         supported -= {"attention.sliding_window"}
-    unknown = sorted(set(own) - supported)
+    unknown = [f"{prefix}{k} = {short(own[k])}" for k in sorted(set(own) - supported)]
     if unknown:
-        raise InputError(f"metadata {prefix}{listed(unknown)} is not implemented")
-    if "rope_freqs.weight" in shapes or own.get("rope.scaling.type", "none") != "none":
         raise InputError(
-            "scaled RoPE in GGUF is not implemented: convert the safetensors of this model"
+            f"metadata {listed(unknown)} may change the numbers and is not implemented: convert "
+            "the safetensors of this model"
         )
     if _EMBED not in shapes:
         raise InputError(f"tensor {_EMBED} is missing: the file is incomplete")
-    raw = {hf: own[key] for key, hf in _KEYS.items() if key in own}
-    raw = {k: float(v) if isinstance(v, float) else v for k, v in raw.items()}
+    raw: dict[str, Any] = {
+        hf: _number(prefix + key, own[key]) for key, hf in _KEYS.items() if key in own
+    }
+    if "num_attention_heads" in raw:  # what absent keys mean to llama.cpp, not to transformers
+        raw.setdefault("num_key_value_heads", raw["num_attention_heads"])
+    raw.setdefault("rope_theta", 10000.0)
     raw |= {
         "model_type": "mistral" if raw.get("sliding_window") else architecture,
         "vocab_size": shapes[_EMBED][0],
         "tie_word_embeddings": "output.weight" not in shapes,
     }
     _check_implied(raw, own, prefix)
-    for name, hf in _TOKEN_IDS.items():
-        if f"tokenizer.ggml.{name}_token_id" in fields:
-            raw[hf] = int(fields[f"tokenizer.ggml.{name}_token_id"])
-    return raw
+    scaling = _scaling(raw, own, rope_divisors)
+    if scaling is not None:
+        raw["rope_scaling"] = scaling
+    ids = {hf: special_id(fields, name) for name, hf in _TOKEN_IDS.items()}
+    return raw | {hf: token_id for hf, token_id in ids.items() if token_id is not None}
+
+
+def _number(key: str, value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"metadata {key} is {short(value)}, expected a number")
+    return value
+
+
+def _is_neutral(key: str, value: Any) -> bool:
+    # Python's True equals 1, so that a type is compared too.
+    return key in _HARMLESS or any(
+        value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
+        for neutral in _NEUTRAL.get(key, ())
+    )
+
+
+def _scaling(raw: Mapping[str, Any], own: Mapping[str, Any], divisors) -> dict[str, Any] | None:
+    scaling = rope_scaling(own)
+    if divisors is None:
+        return scaling
+    if scaling is not None:
+        raise InputError(
+            f"both {DIVISORS} and rope.scaling.type = {scaling['rope_type']!r} scale RoPE, which "
+            "is not implemented: convert the safetensors of this model"
+        )
+    pairs, theta = _head_dim(raw) // 2, raw["rope_theta"]
+    if not pairs or not 0 < theta < math.inf:
+        return None  # refused when the config is read
+    if divisors.shape != (pairs,):
+        raise InputError(
+            f"{DIVISORS} has the shape {divisors.shape}, expected ({pairs},), half the head size"
+        )
+    return divisors_scaling(divisors, theta)
+
+
+def _head_dim(raw: Mapping[str, Any]) -> int:
+    """The head size; 0 if the metadata lacks what it follows from, which is refused later."""
+    heads = raw.get("num_attention_heads") or 0
+    return raw.get("head_dim") or (raw.get("hidden_size", 0) // heads if heads > 0 else 0)
 
 
 def _check_implied(raw: Mapping[str, Any], own: Mapping[str, Any], prefix: str) -> None:
     if own.get("vocab_size", raw["vocab_size"]) != raw["vocab_size"]:
         raise InputError(
-            f"metadata says vocab_size {own['vocab_size']}, {_EMBED} has {raw['vocab_size']} rows"
+            f"metadata says vocab_size {short(own['vocab_size'])}, {_EMBED} has "
+            f"{raw['vocab_size']} rows"
         )
-    if raw.get("hidden_size") and raw.get("num_attention_heads"):
-        head_dim = raw.get("head_dim", raw["hidden_size"] // raw["num_attention_heads"])
-        for key in ("rope.dimension_count", "attention.value_length"):
-            if own.get(key, head_dim) != head_dim:
-                raise InputError(
-                    f"{prefix}{key} = {own[key]} differs from the head size {head_dim}"
-                )
+    head_dim = _head_dim(raw)
+    for key in ("rope.dimension_count", "attention.value_length"):
+        if head_dim and own.get(key, head_dim) != head_dim:
+            raise InputError(
+                f"{prefix}{key} = {short(own[key])} differs from the head size {head_dim}"
+            )

@@ -7,6 +7,7 @@ the first has the metadata of the whole. Source: llama.cpp `tools/gguf-split`.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as short  # values in a file may be long
 from typing import Any
 
 from jaxdepth.errors import InputError, listed
@@ -53,10 +54,17 @@ def check_parts(
         InputError: a part is of another model, or a file was renamed.
     """
     count = len(files)
+    for file, metadata in zip(files, fields, strict=True):
+        for key in ("split.no", "split.count", "split.tensors.count"):
+            value = metadata.get(key, 0)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InputError(
+                    f"{file}: {key} is {short(value)}, expected a number: fetch it again"
+                )
     total = fields[0].get("split.tensors.count")
     for number, (file, metadata) in enumerate(zip(files, fields, strict=True), start=1):
-        own_number = int(metadata.get("split.no", 0)) + 1
-        own_count = int(metadata.get("split.count", 1))
+        own_number = metadata.get("split.no", 0) + 1
+        own_count = metadata.get("split.count", 1)
         if (own_number, own_count) != (number, count):
             raise InputError(
                 f"{file} says that it is part {own_number} of {own_count}, but by its name it is "

@@ -13,6 +13,7 @@ from jaxdepth.weights.finite import check_finite
 from jaxdepth.weights.gguf.config import gguf_config
 from jaxdepth.weights.gguf.header import check_header, check_offsets
 from jaxdepth.weights.gguf.parts import check_parts, find_parts
+from jaxdepth.weights.gguf.rope import DIVISORS
 from jaxdepth.weights.tensor_map import GGUF_NAMES, MappedTensor, unpermute
 
 
@@ -47,8 +48,9 @@ class GGUFSource:
                 self._tensors[tensor.name], self._file_of[tensor.name] = tensor, part
         # GGUF lists the fastest axis first.
         self.shapes = {n: tuple(int(d) for d in t.shape[::-1]) for n, t in self._tensors.items()}
+        divisors = self._take_rope_divisors()
         try:
-            self.raw_config = gguf_config(self.fields, self.shapes)
+            self.raw_config = gguf_config(self.fields, self.shapes, divisors)
             self.config = ModelConfig.from_hf(self.raw_config)
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
@@ -59,19 +61,28 @@ class GGUFSource:
         Raises:
             InputError: it cannot be dequantised, or has NaN or infinite values.
         """
-        quantised, file = self._tensors[tensor.source], self._file_of[tensor.source]
+        array = self._dequantise(tensor.source)
+        if tensor.heads is not None and self.fields["general.architecture"] == "llama":
+            array = unpermute(array, tensor.heads)
+        return np.ascontiguousarray(array)
+
+    def _dequantise(self, name: str) -> np.ndarray:
+        quantised, file = self._tensors[name], self._file_of[name]
         try:
             array = dequantize(quantised.data, quantised.tensor_type).astype(np.float32)
         except (ValueError, NotImplementedError) as error:
             kind = quantised.tensor_type.name
             raise InputError(
-                f"{file}: tensor {tensor.source} of type {kind} cannot be dequantised "
-                f"({one_line(error)})"
+                f"{file}: tensor {name} of type {kind} cannot be dequantised ({one_line(error)})"
             ) from None
-        check_finite(array, tensor.source, file)
-        if tensor.heads is not None and self.fields["general.architecture"] == "llama":
-            array = unpermute(array, tensor.heads)
-        return np.ascontiguousarray(array)
+        check_finite(array, name, file)
+        return array
+
+    def _take_rope_divisors(self) -> np.ndarray | None:
+        """The divisors of RoPE's frequencies, which are no parameter of the model; or None."""
+        if self.shapes.pop(DIVISORS, None) is None:
+            return None
+        return self._dequantise(DIVISORS)
 
     def nbytes(self, tensor: MappedTensor) -> int:
         """The bytes of a tensor, dequantised."""

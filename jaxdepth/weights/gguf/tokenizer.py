@@ -1,48 +1,26 @@
-"""The tokenizer in a GGUF file, rebuilt with the `tokenizers` library (without torch).
-
-Byte-level BPE only. `tokenizer.ggml.pre` names how text is split before the merges. transformers'
-own GGUF reader ignores "smollm", so it splits a run of spaces before a digit otherwise than the
-model's own tokenizer. Source: llama.cpp `src/llama-vocab.cpp`, the regular expression of each name.
-"""
+"""The tokenizer in a GGUF file, rebuilt with the `tokenizers` library (without torch)."""
 
 from collections.abc import Mapping
+from reprlib import repr as short  # values in a file may be long
 from typing import Any
 
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import processors
 
 from jaxdepth.errors import InputError
 from jaxdepth.model import FastTokenizer
+from jaxdepth.weights.gguf.byte_level import begins_with_bos, byte_level_bpe
+from jaxdepth.weights.gguf.sentencepiece_bpe import sentencepiece_bpe
+from jaxdepth.weights.gguf.vocabulary import CONTROL, UNKNOWN, Vocabulary, read_vocabulary
 
-# Token types of the GGUF specification.
-_CONTROL, _USER_DEFINED = 3, 4
-_PREFIX = "tokenizer.ggml."
+_KIND = "tokenizer.ggml.model"
+_TEMPLATE = "tokenizer.chat_template"
+_BYTE_LEVEL, _SENTENCEPIECE = "gpt2", "llama"
 # transformers' name -> GGUF's
 _SPECIAL_TOKENS = {
     "bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding",
 }  # fmt: skip
-
-# Regular expressions that split text, from the models' own tokenizer.json.
-_NOT_WORD = r"[^\r\n\p{L}\p{N}]"
-_WORDS = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{_NOT_WORD}?\p{{L}}+"
-_REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_LOWER, _UPPER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
-_SPLITS = {
-    "qwen2": _WORDS + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _REST,
-    "llama-bpe": _WORDS + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _REST,
-    "tekken": rf"{_NOT_WORD}?{_UPPER}*{_LOWER}+|{_NOT_WORD}?{_UPPER}+{_LOWER}*|"
-    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _REST,
-}
-# These keep a word of the vocabulary without applying merges, and begin a text with BOS.
-_IGNORE_MERGES = ("llama-bpe", "tekken")
+# What a SentencePiece file means that does not name them, and their types there.
+_SENTENCEPIECE_IDS = {"unknown": (0, UNKNOWN), "bos": (1, CONTROL), "eos": (2, CONTROL)}
 
 
 def gguf_tokenizer(fields: Mapping[str, Any]) -> FastTokenizer | None:
@@ -51,71 +29,66 @@ def gguf_tokenizer(fields: Mapping[str, Any]) -> FastTokenizer | None:
     Raises:
         InputError: the tokenizer is damaged, or of a kind that is not supported.
     """
-    if f"{_PREFIX}model" not in fields:
+    kind = fields.get(_KIND, "none")
+    if kind in ("none", "no_vocab"):
         return None
-    kind, pre = fields[f"{_PREFIX}model"], fields.get(f"{_PREFIX}pre", "default")
-    if kind != "gpt2":
+    if kind not in (_BYTE_LEVEL, _SENTENCEPIECE):
         raise InputError(
-            f"GGUF tokenizer of kind {kind!r} is not implemented, only 'gpt2' (byte-level BPE): "
-            "convert the safetensors of this model, or pass --no-tokenizer"
+            f"GGUF tokenizer of kind {short(kind)} is not implemented, only 'gpt2' (byte-level "
+            "BPE) and 'llama' (SentencePiece BPE): convert the safetensors of this model, or pass "
+            "--no-tokenizer"
         )
     from transformers import PreTrainedTokenizerFast  # heavy
 
-    tokens, backend = _byte_level_bpe(fields, ignore_merges=pre in _IGNORE_MERGES)
-    backend.pre_tokenizer = _pre_tokenizer(pre)
-    backend.decoder = decoders.ByteLevel()
-    if pre == "qwen2":
-        backend.normalizer = normalizers.NFC()
-    special = {
-        name: tokens[fields[f"{_PREFIX}{key}_token_id"]]
-        for name, key in _SPECIAL_TOKENS.items()
-        if f"{_PREFIX}{key}_token_id" in fields
-    }
-    if fields.get(f"{_PREFIX}add_bos_token", pre in _IGNORE_MERGES) and "bos_token" in special:
-        bos, bos_id = special["bos_token"], int(fields[f"{_PREFIX}bos_token_id"])
+    vocabulary = read_vocabulary(fields)
+    build = byte_level_bpe if kind == _BYTE_LEVEL else sentencepiece_bpe
+    backend = build(vocabulary)
+    special = {name: _special_id(vocabulary, kind, gguf) for name, gguf in _SPECIAL_TOKENS.items()}
+    tokens = {name: vocabulary.tokens[i] for name, i in special.items() if i is not None}
+    has_bos = kind == _SENTENCEPIECE or begins_with_bos(vocabulary)
+    begins = _around(vocabulary, "bos", special["bos_token"], default=has_bos)
+    ends = _around(vocabulary, "eos", special["eos_token"], default=False)
+    if begins or ends:
         backend.post_processor = processors.TemplateProcessing(
-            single=[bos, "$A"], special_tokens=[(bos, bos_id)]
+            single=[*begins, "$A", *ends], special_tokens=list((begins | ends).items())
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        chat_template=fields.get("tokenizer.chat_template"),
+        chat_template=_chat_template(fields),
         clean_up_tokenization_spaces=False,
-        **special,
+        **tokens,
     )
 
 
-def _byte_level_bpe(fields: Mapping[str, Any], ignore_merges: bool) -> tuple[list[str], Tokenizer]:
-    """The vocabulary in order of ids, and a tokenizer of it with its control tokens."""
-    try:
-        tokens = fields[f"{_PREFIX}tokens"]
-        merges = [tuple(merge.split(" ")) for merge in fields[f"{_PREFIX}merges"]]
-        types = fields[f"{_PREFIX}token_type"]
-        vocab = {token: i for i, token in enumerate(tokens)}
-        if len(vocab) != len(tokens) or len(types) != len(tokens):
-            raise ValueError("tokens repeat, or their types are not as many")
-        backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges))
-    except Exception as error:  # tokenizers raises plain Exception for bad merges
-        raise InputError(f"the GGUF tokenizer is damaged ({error}): fetch it again") from None
-    for token, token_type in zip(tokens, types, strict=True):
-        if token_type in (_CONTROL, _USER_DEFINED):
-            is_control = token_type == _CONTROL
-            backend.add_tokens([AddedToken(token, special=is_control, normalized=False)])
-    return tokens, backend
+def _special_id(vocabulary: Vocabulary, kind: str, name: str) -> int | None:
+    default, expected = _SENTENCEPIECE_IDS.get(name, (0, None))
+    has_default = kind == _SENTENCEPIECE and vocabulary.types[default : default + 1] == [expected]
+    return vocabulary.special(name, default if has_default else None)
 
 
-def _pre_tokenizer(name: str):
-    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    if name in ("default", "gpt-2"):
-        return words
-    if name == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, words])
-    if name in _SPLITS:
-        split = pre_tokenizers.Split(Regex(_SPLITS[name]), behavior="isolated")
-        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        return pre_tokenizers.Sequence([split, to_bytes])
-    supported = ("smollm", "gpt-2", "default", *_SPLITS)
-    raise InputError(
-        f"GGUF pre-tokenizer {name!r} is not implemented, only {', '.join(supported)}: convert the "
-        "safetensors of this model, or pass --no-tokenizer"
-    )
+def _around(
+    vocabulary: Vocabulary, name: str, token_id: int | None, default: bool
+) -> dict[str, int]:
+    """The token that stands before (bos) or after (eos) every text, with its id, or nothing.
+
+    Raises:
+        InputError: the file says that there is one, but not which.
+    """
+    key = f"add_{name}_token"
+    if not vocabulary.flag(key, default):
+        return {}
+    if token_id is None:
+        if vocabulary.get(key) is None:
+            return {}
+        raise InputError(
+            f"tokenizer.ggml.{key} is true, but there is no tokenizer.ggml.{name}_token_id: fetch "
+            "the file again, or pass --no-tokenizer"
+        )
+    return {vocabulary.tokens[token_id]: token_id}
+
+
+def _chat_template(fields: Mapping[str, Any]) -> str | None:
+    template = fields.get(_TEMPLATE)
+    if template is not None and not isinstance(template, str):
+        raise InputError(f"{_TEMPLATE} is {short(template)}, expected a text")
+    return template
