@@ -57,7 +57,7 @@ def export(
     config = exported_config(raw, model.config, written_dtype, layers)
     with atomic_folder(target) as folder:
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        write_tokenizer(path, tokenizer, folder)
+        write_tokenizer(path, None if adapter is None else tokenizer, folder)
         _write_weights(model, ModelConfig.from_hf(config), folder)
         mode = (folder / "config.json").stat().st_mode
         for file in folder.glob("*.safetensors"):

@@ -14,7 +14,7 @@ from jaxdepth.files import read_json
 from jaxdepth.model import FastTokenizer
 from jaxdepth.weights.checkpoint import SIDECARS, load_tokenizer
 
-_CONFIG = "tokenizer_config.json"
+_CONFIG, _GENERATION = "tokenizer_config.json", "generation_config.json"
 _ONLY_TRANSFORMERS_5 = (
     "TokenizersBackend",
     "PythonBackend",
@@ -24,32 +24,29 @@ _ONLY_TRANSFORMERS_5 = (
 _OF_THIS_MACHINE = ("is_local", "local_files_only", "backend")
 
 
-def write_tokenizer(checkpoint: Path, tokenizer: FastTokenizer | None, folder: Path) -> None:
+def write_tokenizer(checkpoint: Path, changed: FastTokenizer | None, folder: Path) -> None:
     """Write a model's tokenizer, and its generation config, to an exported folder.
 
     Args:
         checkpoint: the model's folder, whose files are copied.
-        tokenizer: of the model that is exported; None if it has none.
+        changed: the tokenizer that an adapter may have changed, to write instead; None if there is
+            none.
         folder: the exported folder.
     """
-    for name in SIDECARS:
+    is_kept = changed is None or _state(changed) == _state(load_tokenizer(checkpoint))
+    for name in SIDECARS if is_kept else [_GENERATION]:
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, folder / name)
-    if tokenizer is None:
-        return
-    own = folder / _CONFIG
-    kept = read_json(own) if own.is_file() else {}
-    if _state(tokenizer) != _state(load_tokenizer(checkpoint)):
-        tokenizer.save_pretrained(folder)
-        saved = read_json(own)
-        if "tokenizer_class" in kept:
-            saved["tokenizer_class"] = kept["tokenizer_class"]
-        _write(own, saved)
-    if own.is_file():
-        config = read_json(own)
+    file, original = folder / _CONFIG, checkpoint / _CONFIG
+    if changed is not None and not is_kept:  # the older forms of its vocabulary would differ
+        changed.save_pretrained(folder)
+        kind = read_json(original).get("tokenizer_class") if original.is_file() else None
+        _write(file, read_json(file) | ({} if kind is None else {"tokenizer_class": kind}))
+    if file.is_file():
+        config = read_json(file)
         readable = readable_by_4(config)
         if readable != config:
-            _write(own, readable)
+            _write(file, readable)
 
 
 def readable_by_4(config: dict[str, Any]) -> dict[str, Any]:
@@ -65,8 +62,10 @@ def readable_by_4(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _state(tokenizer: FastTokenizer) -> tuple:
+def _state(tokenizer: FastTokenizer | None) -> tuple | None:
     """All that a tokenizer's files determine."""
+    if tokenizer is None:
+        return None
     special = tokenizer.special_tokens_map
     return tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, str(special)
 
