@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxdepth.files import read_json
 from jaxdepth.model import FastTokenizer
-from jaxdepth.weights.checkpoint import SIDECARS, load_tokenizer
+from jaxdepth.weights.checkpoint import load_tokenizer, sidecars
 
 _CONFIG, _GENERATION = "tokenizer_config.json", "generation_config.json"
 _ONLY_TRANSFORMERS_5 = (
@@ -34,8 +34,9 @@ def write_tokenizer(checkpoint: Path, changed: FastTokenizer | None, folder: Pat
         folder: the exported folder.
     """
     is_kept = changed is None or _state(changed) == _state(load_tokenizer(checkpoint))
-    for name in SIDECARS if is_kept else [_GENERATION]:
+    for name in sidecars(checkpoint) if is_kept else [_GENERATION]:
         if (checkpoint / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(checkpoint / name, folder / name)
     file, original = folder / _CONFIG, checkpoint / _CONFIG
     if changed is not None and not is_kept:  # the older forms of its vocabulary would differ
