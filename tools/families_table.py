@@ -1,6 +1,7 @@
 """Print the table of docs/families.md: each format and family, converted, against transformers.
 
     python tools/families_table.py
+    python tools/families_table.py GGUF mistral     # some formats, some families
 
 Needs torch. Every row of tests/helpers/parity_grid.py is a tiny random model with the shape and the
 quirks of a family. It is written in a format, converted by `jaxdepth.weights.convert`, loaded, and
@@ -48,7 +49,9 @@ def write_gguf(folder: Path, raw: dict, tensors: dict) -> Path:
     import gguf_files
 
     folder.mkdir()
-    return gguf_files.write_gguf(folder / "m.gguf", raw, tensors)
+    window = raw["sliding_window"] if raw["model_type"] == "mistral" else None
+    metadata = {} if window is None else {"llama__attention__sliding_window": window}
+    return gguf_files.write_gguf(folder / "m.gguf", raw, tensors, **metadata)
 
 
 def write_mistral(folder: Path, raw: dict, tensors: dict) -> Path:
@@ -104,15 +107,29 @@ def exported_difference(checkpoint: Path, folder: Path, expected_BV: np.ndarray)
     return float(np.abs(hf_exit_logits(model, *prompts(), [depth])[0] - expected_BV).max())
 
 
-def compare() -> dict[tuple[str, str, str], list[float]]:
-    """The differences of each format, family and comparison."""
+def is_named(name: str, names: list[str], all_names: set[str]) -> bool:
+    """Whether a format or a family is among the names given, or none of its kind is given."""
+    return name in names or not all_names & {*names}
+
+
+def compare(names: list[str]) -> dict[tuple[str, str, str], list[float]]:
+    """The differences of each format, family and comparison; `names` are what is compared."""
     from reference import hf_exit_logits, hf_model
     from tiny import hf_tensors, prompts
 
     found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     references: dict[str, np.ndarray] = {}
-    for format_name, write, cases in formats():
+    all_formats = list(formats())
+    format_names = {name for name, _, _ in all_formats}
+    family_names = {raw["model_type"] for _, _, cases in all_formats for raw in cases.values()}
+    if unknown := {*names} - format_names - family_names:
+        sys.exit(f"no format or family is called {', '.join(sorted(unknown))}")
+    for format_name, write, cases in all_formats:
         for name, raw in cases.items():
+            if not is_named(format_name, names, format_names):
+                continue
+            if not is_named(raw["model_type"], names, family_names):
+                continue
             config = ModelConfig.from_hf(raw)
             tensors, family = hf_tensors(config), raw["model_type"]
             if name not in references:
@@ -131,10 +148,10 @@ def compare() -> dict[tuple[str, str, str], list[float]]:
     return found
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     print("| format | family | what was compared | tiny models | largest difference |")
     print("|---|---|---|---|---|")
-    found = compare()
+    found = compare(names)
     for (format_name, family, compared), differences in found.items():
         print(
             f"| {format_name} | `{family}` | {compared} | {len(differences)} | "
@@ -146,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
