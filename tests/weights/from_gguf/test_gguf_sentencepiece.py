@@ -12,6 +12,7 @@ from tiny import hf_tensors, raw_config
 
 from jaxdepth import InputError
 from jaxdepth.model.config import ModelConfig
+from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.weights.checkpoint import load_tokenizer
 from jaxdepth.weights.convert import convert
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
@@ -206,6 +207,21 @@ def test_control_tokens_and_added_tokens_begin_the_text_anew(llama):
                 ids = tokenizer(before + token + after, add_special_tokens=False)["input_ids"]
                 assert ids == [*llama.encode(before), token_id, *llama.encode(after)]
     assert tokenizer("<|im_start|>x", add_special_tokens=False)["input_ids"] == [start + 1]
+
+
+def test_prompts_are_those_of_transformers(llama):
+    """A chat template over control tokens, around texts that begin with spaces or line breaks."""
+    turn = (
+        "{{ bos_token }}{% for m in messages %}{{ '[INST] ' + m.content + '[INST]' }}{% endfor %}"
+    )
+    tokenizer = gguf_tokenizer(spm_fields(llama) | {"tokenizer.chat_template": turn})
+    encoder = PromptEncoder(tokenizer)
+    for text in ("so it is", "  two", "\n\nlines ", "\u4f60\u00e9"):
+        turns = [{"role": "user", "content": text}]
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+        ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        assert list(encoder.encode(text)) == ids, text
+        assert ids[:2] == [1, llama.piece_to_id("[INST]")]
 
 
 def test_texts_begin_with_bos_unless_the_file_says_otherwise(llama):
