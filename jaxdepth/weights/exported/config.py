@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdepth.errors import InputError
-from jaxdepth.model.config import ModelConfig
+from jaxdepth.model.config import ModelConfig, block_config
 
 # model_type -> the class of transformers, by which vLLM and llama.cpp look a model up too.
 ARCHITECTURES = {
@@ -46,9 +46,7 @@ def exported_config(
     Raises:
         InputError: transformers has no class for the family.
     """
-    text = raw.get("text_config")
-    if isinstance(text, Mapping):  # the text model inside an image model
-        raw = {"model_type": "mistral", **text}
+    raw = block_config(raw)
     family = raw["model_type"]
     if family not in ARCHITECTURES:
         raise InputError(f"a model of the family {family!r} cannot be exported: convert it only")

@@ -10,7 +10,9 @@ from functools import partial
 import ml_dtypes
 import numpy as np
 import pytest
+from mistral_folders import in_image_model
 from packing import packers
+from parity_grid import image_model
 from safetensors.numpy import save_file
 from tiny import hf_tensors, raw_config
 from tiny_source import assert_holds
@@ -278,3 +280,18 @@ def test_a_config_of_other_files_is_refused(tmp_path):
     source = write_source(tmp_path / "c", "gptq", quantised_tensors(packers.gptq)[0])
     with pytest.raises(InputError, match=r"quantization_config is 'gptq', expected an object"):
         convert(source, tmp_path / "model")
+
+
+@pytest.mark.parametrize("layout", ["transformers 4", "transformers 5"])
+def test_a_quantised_text_model_inside_an_image_model(tmp_path, layout):
+    """As Ministral 3 is uploaded: FP8 with one scale a tensor, and another for activations."""
+    settings, pack = CASES["fp8 for tensors"]
+    written, dense = quantised_tensors(pack)
+    written |= {f"{MLP}.activation_scale": np.ones((), np.float32)}
+    raw = image_model(False, **RAW) | {"quantization_config": settings}
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(raw))
+    save_file(in_image_model(written, layout), source / "model.safetensors")
+    convert(source, tmp_path / "model")
+    assert_holds(tmp_path / "model", dense, RAW)
