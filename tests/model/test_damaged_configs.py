@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import pytest
-from layouts.mistral_folders import params_of, params_sizes, vision_encoder
+from folders.mistral import params_of, params_sizes, vision_encoder
 from mutants.damage import VALUES, pick, put
 from parity_grid import special_cases
 

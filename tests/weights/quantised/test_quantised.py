@@ -10,7 +10,7 @@ from functools import partial
 import ml_dtypes
 import numpy as np
 import pytest
-from mistral_folders import in_image_model
+from folders.mistral import in_image_model
 from packing import packers
 from parity_grid import image_model
 from safetensors.numpy import save_file
