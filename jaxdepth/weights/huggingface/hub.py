@@ -14,6 +14,7 @@ from jaxdepth.weights.huggingface.shards import (
     named_shards,
 )
 from jaxdepth.weights.huggingface.tokenizer_files import PATTERNS
+from jaxdepth.weights.quantised.methods import GPTQ_SETTINGS
 
 _MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -48,7 +49,7 @@ def fetch_model(model_id: str) -> Path:
             ) from None
         return Path(folder)
 
-    folder = fetch("config.json", PARAMS, INDEX_NAME, *SIDECARS, *PATTERNS)
+    folder = fetch("config.json", GPTQ_SETTINGS, PARAMS, INDEX_NAME, *SIDECARS, *PATTERNS)
     index, shards = folder / INDEX_NAME, [SINGLE_NAME]
     # The single file counts, as in transformers, if both are there.
     if index.exists() and not (fetch("config.json", SINGLE_NAME) / SINGLE_NAME).is_file():

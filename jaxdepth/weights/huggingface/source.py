@@ -25,7 +25,7 @@ from jaxdepth.weights.tensor_map import HF_NAMES, MappedTensor, tensor_map
 # Buffers in old checkpoints, which RoPE computes anew.
 _IGNORED = ("rotary_emb.inv_freq",)
 _DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-_STORED = _DTYPES | {  # and those of the tensors that hold a quantised weight
+_DTYPES_OF_PARTS = {  # of the tensors that hold a quantised weight
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
     "F8_E5M2": ml_dtypes.float8_e5m2,
     "F8_E8M0": ml_dtypes.float8_e8m0fnu,
