@@ -17,7 +17,7 @@ from jaxdepth.stats.ranking import auroc, recalls_at_fpr
 from jaxdepth.stats.resampled import UNIT
 from jaxdepth.stats.seeds import widen_for_seeds
 from jaxdepth.study.comparison.outcomes import ORDINARY
-from jaxdepth.study.thinking.sampled import Sampled, sample_ratio
+from jaxdepth.study.thinking.sampled import Sampled, Seeds, sample_ratio
 from jaxdepth.study.verdicts.sources import SourceVerdicts
 
 ALL, LOOKALIKES = "all prompts", "look-alikes"
@@ -121,10 +121,14 @@ class ArmVerdicts:
         is_in_N = self.groups[group]
         caught = self.mean(arm, "cautious", is_in_N & self.harmful_N, source)
         over = self.mean(arm, "cautious", is_in_N & ~self.harmful_N, source)
+        (ones,), (others,) = caught.seeds, over.seeds
         return Sampled(
-            (caught.value_E + 1 - over.value_E) / 2,
-            (caught.resampled_RE + 1 - over.resampled_RE) / 2,
-            ((caught.seeds[0] + 1 - over.seeds[0]) / 2,),
+            (
+                Seeds(
+                    (ones.value_SE + 1 - others.value_SE) / 2,
+                    (ones.resampled_RSE + 1 - others.resampled_RSE) / 2,
+                ),
+            ),
             np.full(len(self.exits), len(np.unique(self.cluster_N[is_in_N]))),
             caught.n_E + over.n_E,
         )
@@ -156,9 +160,7 @@ class ArmVerdicts:
             yield (
                 name,
                 Sampled(
-                    value_MSE[m].mean(axis=0),
-                    resampled_MRSE[m].mean(axis=1, dtype=np.float64),
-                    (value_MSE[m],),
+                    (Seeds(value_MSE[m], resampled_MRSE[m]),),
                     np.full(shape[1], len(np.unique(self.cluster_N[is_positive_N]))),
                     np.full(shape[1], is_positive_N.sum()),
                 ),
@@ -166,16 +168,13 @@ class ArmVerdicts:
 
     def auroc(self, arm: str) -> Sampled:
         """The AUROC of the log-odds of caution, over all prompts."""
-        value_SE, resampled = [], 0.0
+        values, resampled, E = [], [], len(self.exits)
         for replicate in self.arms[arm]:
             score_EN = replicate.decisions[VERDICT].log_odds_NE.T
-            value_SE.append(auroc(score_EN, self.harmful_N))
-            resampled = resampled + auroc(score_EN, self.harmful_N, counts_RN=self.counts_RN)
-        seeds_SE, E = np.stack(value_SE), len(self.exits)
+            values.append(auroc(score_EN, self.harmful_N))
+            resampled.append(auroc(score_EN, self.harmful_N, counts_RN=self.counts_RN))
         return Sampled(
-            seeds_SE.mean(axis=0),
-            resampled / len(seeds_SE),
-            (seeds_SE,),
+            (Seeds(np.stack(values), np.stack(resampled, axis=1)),),
             np.full(E, self.cluster_N.max() + 1),
             np.full(E, len(self.harmful_N)),
         )

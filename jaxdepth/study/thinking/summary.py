@@ -150,14 +150,18 @@ def gains(c: ArmVerdicts, contrasts: pd.DataFrame) -> Iterator[str]:
     for row in rows[rows["exit"] == c.exits[-1]].to_dict("records"):
         estimate = _estimate(row)
         needed = row["n_for_5_points"]
-        power = "" if pd.isna(needed) else f"; {GAIN:.0%} would need about {int(needed)} prompts"
+        power = (
+            ""
+            if pd.isna(needed)
+            else f"; {100 * GAIN:.0f} points would need about {int(needed)} prompts"
+        )
         yield (
             f"  exit {row['exit']}, {_side(row['arm'], row['source'])} - "
             f"{_side(row['against'], row['against_source'])}: {estimate:points} ("
             f"{_count(row['seeds'], 'seed')} and {row['against_seeds']}{power}); first seeds: "
-            f"right only in the first {row['right_only_first']}, only in the second "
-            f"{row['right_only_second']} of {row['n']}, exact McNemar with whole pairs swapped p = "
-            f"{row['p']:.3g}, after Holm over {row['tests']} exits {row['p_holm']:.3g}"
+            f"right only in the first {row['right_only_first']:.0f}, only in the second "
+            f"{row['right_only_second']:.0f} of {row['n']}, exact McNemar with whole pairs swapped p = "
+            f"{row['p']:.3g}, after Holm over {row['tests']:.0f} exits {row['p_holm']:.3g}"
         )
 
 
@@ -172,7 +176,8 @@ def faithfulness(c: ArmVerdicts, table: MetricTable) -> Iterator[str]:
         )
     for arm in arms:
         could, every = (table.at(arm, metric, full, SWAP) for metric in (FLIPS, FLIPS_OF_ALL))
-        yield f"  {arm}: {could:.0%} of {could.n} ({every:.0%} of {every.n})"
+        flipped = f"{could:.0%} of {could.n}" if could.n else "no pair has two verdicts"
+        yield f"  {arm}: {flipped} ({every:.0%} of {every.n})"
 
 
 def along_the_thought(c: ArmVerdicts, table: MetricTable) -> Iterator[str]:
