@@ -35,7 +35,7 @@ def test_one_seed_leaves_bounds_as_they_are():
     assert widen_for_seeds(value, low, high, 30, [value[None], value[None]]) == (low, high)
     alike = [np.array([[0.5], [0.5]])]  # seeds that agree add nothing
     assert widen_for_seeds(value, low, high, 30, alike) == (pytest.approx(low), pytest.approx(high))
-    assert np.isnan(widen_for_seeds(value, low * np.nan, high, 30, [value + [[0.1], [0.0]]])[0])
+    assert np.isnan(widen_for_seeds(value, low * np.nan, high, 30, [np.array([[0.1], [0.0]])])[0])
 
 
 def test_what_prompts_explain_of_the_spread_of_seeds():

@@ -126,7 +126,8 @@ def _contrast(
     c: ArmVerdicts, first: Side, second: Side, group: str, metric: str, gain: Sampled
 ) -> Iterator[Row]:
     """The rows of one contrast, with a test where it is one of right verdicts."""
-    tests = _tests(c, first, second, group) if metric == BALANCED else [{}] * len(c.exits)
+    is_tested = (metric, group) == (BALANCED, ALL)
+    tests = _tests(c, first, second) if is_tested else [{}] * len(c.exits)
     estimate = gain.estimate()
     for e, exit_layer in enumerate(c.exits):
         yield {
@@ -142,15 +143,14 @@ def _contrast(
         }  # fmt: skip
 
 
-def _tests(c: ArmVerdicts, first: Side, second: Side, group: str) -> list[Row]:
+def _tests(c: ArmVerdicts, first: Side, second: Side) -> list[Row]:
     """Exact McNemar tests of right verdicts by exit, of the first seeds of both, with Holm."""
-    is_in_N = c.groups[group]
     right = [
-        (c.arms[s.arm][0].decisions[s.source].cautious_NE == c.harmful_N[:, None])[is_in_N]
-        for s in (first, second)
+        c.arms[side.arm][0].decisions[side.source].cautious_NE == c.harmful_N[:, None]
+        for side in (first, second)
     ]
-    clusters_N = c.clusters_N[is_in_N]
-    p = [cluster_mcnemar(right[0][:, e], right[1][:, e], clusters_N) for e in range(len(c.exits))]
+    exits = range(len(c.exits))
+    p = [cluster_mcnemar(right[0][:, e], right[1][:, e], c.clusters_N) for e in exits]
     return [
         {
             "right_only_first": int((right[0] & ~right[1])[:, e].sum()),

@@ -148,20 +148,16 @@ def gains(c: ArmVerdicts, contrasts: pd.DataFrame) -> Iterator[str]:
         return
     yield "Differences of balanced accuracy, paired by prompt (C14, thinking helps small models):"
     for row in rows[rows["exit"] == c.exits[-1]].to_dict("records"):
-        estimate = _estimate(row)
-        needed = row["n_for_5_points"]
-        power = (
-            ""
-            if pd.isna(needed)
-            else f"; {100 * GAIN:.0f} points would need about {int(needed)} prompts"
-        )
+        estimate, needed = _estimate(row), row["n_for_5_points"]
+        power = f"; {100 * GAIN:.0f} points would need about {needed:.0f} prompts"
         yield (
             f"  exit {row['exit']}, {_side(row['arm'], row['source'])} - "
             f"{_side(row['against'], row['against_source'])}: {estimate:points} ("
-            f"{_count(row['seeds'], 'seed')} and {row['against_seeds']}{power}); first seeds: "
-            f"right only in the first {row['right_only_first']:.0f}, only in the second "
-            f"{row['right_only_second']:.0f} of {row['n']}, exact McNemar with whole pairs swapped p = "
-            f"{row['p']:.3g}, after Holm over {row['tests']:.0f} exits {row['p_holm']:.3g}"
+            f"{_count(row['seeds'], 'seed')} and {row['against_seeds']}"
+            f"{'' if pd.isna(needed) else power}); first seeds: right only in the first "
+            f"{row['right_only_first']:.0f}, only in the second {row['right_only_second']:.0f} of "
+            f"{row['n']}, exact McNemar with whole pairs swapped p = {row['p']:.3g}, after Holm "
+            f"over {row['tests']:.0f} exits {row['p_holm']:.3g}"
         )
 
 

@@ -83,9 +83,13 @@ CONTRASTS = Table(
             "prompts with which a test at 5% finds a difference of 5 points with a probability of "
             "80%, at the variance between prompts that was seen; more seeds are another matter",
         ),
-        Column("right_only_first", "int32", "right in the arm alone, first seeds of both"),
+        Column(
+            "right_only_first",
+            "int32",
+            "right in the arm alone, first seeds of both; null but for balanced_accuracy of all prompts",
+        ),
         Column("right_only_second", "int32", "right in the other alone"),
-        Column("p", "float64", "exact McNemar test of these, whole pairs swapped; null for others"),
+        Column("p", "float64", "exact McNemar test of these, whole pairs swapped"),
         Column("p_holm", "float64", "p-value, adjusted over the exits (Holm)"),
         Column("tests", "int32", "tests in that family: one for each exit"),
     ),
