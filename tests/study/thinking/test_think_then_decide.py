@@ -83,10 +83,8 @@ def test_given_adapters_are_compared(tiny_path, adapters, tmp_path, run_experime
     cautious = verdicts["verdict"] != "comply"
     is_row = (metrics["arm"] == "thought") & (metrics["source"] == "verdict")
     is_row &= (metrics["metric"] == "balanced_accuracy") & (metrics["group"] == "all prompts")
-    expected = (
-        cautious[labels == "harmful"].mean() + 1 - cautious[labels == "harmless"].mean()
-    ) / 2
-    assert metrics.loc[is_row, "value"].item() == pytest.approx(expected)
+    caught, over = (cautious[labels == label].mean() for label in ("harmful", "harmless"))
+    assert metrics.loc[is_row, "value"].item() == pytest.approx((caught + 1 - over) / 2)
     arms = pq.read_table(out / "arms.parquet").to_pandas()
     assert arms["is_run"].sum() == 2
     assert arms.loc[arms["is_run"], "command"].isna().all()
@@ -139,6 +137,11 @@ def test_all_arms_are_tuned_and_compared(tiny_path, tmp_path, run_experiment, ca
     assert run_experiment("think_then_decide", *args) == 0
     printed = capsys.readouterr().out
     assert "not run: " not in [line[:9] for line in printed.splitlines()]
-    for phrase in ("6 arms and a probe", "direct, thought also hold for other training seeds",
-                   "C13, the justification", "2 votes", "bottleneck: a swapped thought"):  # fmt: skip
+    for phrase in (
+        "6 arms and a probe",
+        "direct, thought also hold for other training seeds",
+        "C13, the justification",
+        "2 votes",
+        "bottleneck: a swapped thought",
+    ):
         assert phrase in printed, phrase
