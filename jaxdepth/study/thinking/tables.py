@@ -86,7 +86,8 @@ CONTRASTS = Table(
         Column(
             "right_only_first",
             "int32",
-            "right in the arm alone, first seeds of both; null but for balanced_accuracy of all prompts",
+            "right in the arm alone, first seeds of both; this and what follows are null but for "
+            "balanced_accuracy of all prompts",
         ),
         Column("right_only_second", "int32", "right in the other alone"),
         Column("p", "float64", "exact McNemar test of these, whole pairs swapped"),
