@@ -38,6 +38,11 @@ from jaxdepth.study.verdicts.tables import COST, FORCED, PAIRED
 
 # Below this probability of the three verdict words a verdict is not taken for the model's own.
 MIN_MASS = 0.5
+CLAIMS = (
+    "C13, the justification is post hoc",
+    "C14, thinking before deciding helps small models",
+    "C15, votes and a second pass help",
+)
 
 
 def describe_post_hoc(scores: ScoreTable, forced: pd.DataFrame, clusters: pd.Series) -> list[str]:
@@ -48,7 +53,7 @@ def describe_post_hoc(scores: ScoreTable, forced: pd.DataFrame, clusters: pd.Ser
         forced: rows of the forced table, of one exit and the first votes.
         clusters: the pair of each prompt, by prompt_id.
     """
-    lines = ["C13, the justification is post hoc:"]
+    lines = [f"{CLAIMS[0]}:"]
     for verdict in VERDICTS:
         refuses, complies = (
             scores.estimate(f"forced {verdict}", f"answer_{outcome}")[-1]
@@ -79,7 +84,7 @@ def describe_post_hoc(scores: ScoreTable, forced: pd.DataFrame, clusters: pd.Ser
 
 def describe_thinking(scores: ScoreTable, paired: pd.DataFrame) -> list[str]:
     """C14 (thinking before deciding helps small models): balanced accuracy by length of thought."""
-    lines = ["C14, thinking before deciding helps small models:"]
+    lines = [f"{CLAIMS[1]}:"]
     sources = [*(f"cut {cut}" for cut in scores.cuts), "thought"]
     for e, exit_layer in enumerate(scores.exits):
         cells = [f"{s}: {scores.estimate(s, 'balanced_accuracy')[e]:.0%}" for s in sources]
@@ -98,7 +103,7 @@ def describe_thinking(scores: ScoreTable, paired: pd.DataFrame) -> list[str]:
 
 def describe_votes(scores: ScoreTable, cost: pd.DataFrame) -> list[str]:
     """C15 (votes and a second pass help): balanced accuracy, and cost."""
-    lines = ["C15, votes and a second pass help:"]
+    lines = [f"{CLAIMS[2]}:"]
     for source in scores.sources:
         if " of " in source or source == "series":
             accuracy = scores.estimate(source, "balanced_accuracy")[-1]
@@ -131,14 +136,15 @@ def describe_limits(scores: ScoreTable) -> list[str]:
 
 
 def describe_claims(runs: StudyRuns) -> list[str]:
-    """The lines of C13, C14 and C15, of the first adapter that thinks."""
+    """What the first adapter that thinks shows of the three claims, a line each."""
     first = next((r.path for r in runs.units if r.unit.arm == THOUGHT and r.path), None)
     if first is None:
-        return [f"C13, C14, C15: not run, they need arm {THOUGHT}"]
+        return [f"{claim}: not run, it needs arm {THOUGHT}" for claim in CLAIMS]
     scores = ScoreTable(first)
     lines = [*describe_thinking(scores, read_frame(first, PAIRED.name)), *describe_limits(scores)]
     if runs.votes is None:
-        return ["C13, C15: not run, they need --votes and --answer-tokens above 0", *lines]
+        needs = "not run, it needs --votes, --votes-limit and --answer-tokens above 0"
+        return [*(f"{claim}: {needs}" for claim in (CLAIMS[0], CLAIMS[2])), *lines]
     sampled = ScoreTable(runs.votes)
     forced = read_frame(runs.votes, FORCED.name)
     forced = forced[(forced["vote"] == 0) & (forced["exit"] == sampled.exits[-1])]

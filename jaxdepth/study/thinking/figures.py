@@ -90,4 +90,4 @@ def _draw_gains(axes, contrasts: pd.DataFrame) -> None:
     axes.plot(value, places, "o", color="#1f6fa8", markersize=4)
     axes.axvline(0, color="0.5", linewidth=0.8)
     axes.set_yticks(places, names, fontsize="small")
-    axes.set_xlabel("difference of balanced accuracy at the deepest exit, points (95%)")
+    axes.set_xlabel("balanced accuracy at the deepest exit,\ndifference in points (95%)")

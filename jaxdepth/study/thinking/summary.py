@@ -146,7 +146,7 @@ def gains(c: ArmVerdicts, contrasts: pd.DataFrame) -> Iterator[str]:
     rows = contrasts[(contrasts["group"] == ALL) & (contrasts["metric"] == BALANCED)]
     if rows.empty:
         return
-    yield "Differences of balanced accuracy, paired by prompt (C14, thinking helps small models):"
+    yield "Differences of balanced accuracy, paired by prompt (C14, thinking before deciding helps small models):"
     for row in rows[rows["exit"] == c.exits[-1]].to_dict("records"):
         estimate, needed = _estimate(row), row["n_for_5_points"]
         power = f"; {100 * GAIN:.0f} points would need about {needed:.0f} prompts"
@@ -157,7 +157,7 @@ def gains(c: ArmVerdicts, contrasts: pd.DataFrame) -> Iterator[str]:
             f"{'' if pd.isna(needed) else power}); first seeds: right only in the first "
             f"{row['right_only_first']:.0f}, only in the second {row['right_only_second']:.0f} of "
             f"{row['n']}, exact McNemar with whole pairs swapped p = {row['p']:.3g}, after Holm "
-            f"over {row['tests']:.0f} exits {row['p_holm']:.3g}"
+            f"over {_count(int(row['tests']), 'exit')} {row['p_holm']:.3g}"
         )
 
 

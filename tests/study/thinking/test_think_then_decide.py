@@ -4,14 +4,19 @@ import json
 from pathlib import Path
 
 import jax
+import pyarrow.parquet as pq
 import pytest
 
 import jaxdepth
 from jaxdepth import InputError
+from jaxdepth.commands.parsing import parse
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.refusal.protocol import read_protocol
+from jaxdepth.settings_file import revise
 from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.thinking.arms import ARMS, Unit, check_adapter, training_differences
+from jaxdepth.study.thinking.run import run_arms
+from jaxdepth.study.thinking.settings import ThinkThenDecide
 from jaxdepth.weights.adapter import Adapter, add_tokens, save_adapter
 from jaxdepth.weights.checkpoint import read_manifest
 
@@ -60,7 +65,7 @@ def test_given_adapters_are_compared(tiny_path, adapters, tmp_path, run_experime
         "Not the same training: thought-1 was tuned with steps = 400, direct-1 with 200.",
         "exit 4, thought - direct: ",
         "thought - thought (cut 0): ",
-        "C13, C15: not run",
+        "C15, votes and a second pass help: not run, it needs --votes",
         "C14, thinking before deciding helps small models:",
         "  not run: verdicts of arm bottleneck that a swapped thought flips",
     ):
@@ -75,8 +80,6 @@ def test_given_adapters_are_compared(tiny_path, adapters, tmp_path, run_experime
     assert (out / "findings.txt").read_text().splitlines()[0] in printed
     assert (out / "figures" / "arms.png").stat().st_size > 20_000
     # What stands in the tables is what decide wrote.
-    import pyarrow.parquet as pq
-
     metrics = pq.read_table(out / "arm_metrics.parquet").to_pandas()
     verdicts = read_frame(out / "decide" / "thought-1", "verdicts").set_index("prompt_id")
     labels = read_frame(out / "decide" / "thought-1", "prompts").set_index("prompt_id")["label"]
@@ -89,10 +92,10 @@ def test_given_adapters_are_compared(tiny_path, adapters, tmp_path, run_experime
     assert arms["is_run"].sum() == 2
     assert arms.loc[arms["is_run"], "command"].isna().all()
     # Another call reads what is finished, and refuses other prompts.
-    assert run_experiment("think_then_decide", *args, "--only", "direct") == 0
-    assert "2 arms and a probe" in capsys.readouterr().out
+    again = parse(ThinkThenDecide, [*map(str, args), "--only", "direct"], "x", "think_then_decide")
+    assert [r.unit.name for r in run_arms(again).units if r.path] == ["direct-1", "thought-1"]
     with pytest.raises(InputError, match="holds a run with"):
-        run_experiment("think_then_decide", *args, "--seed", 3, "--only", "direct")
+        run_arms(revise(again, seed=3))
 
 
 def test_settings_that_make_no_sense(tiny_path, adapters, tmp_path, run_experiment):
