@@ -146,7 +146,10 @@ def gains(c: ArmVerdicts, contrasts: pd.DataFrame) -> Iterator[str]:
     rows = contrasts[(contrasts["group"] == ALL) & (contrasts["metric"] == BALANCED)]
     if rows.empty:
         return
-    yield "Differences of balanced accuracy, paired by prompt (C14, thinking before deciding helps small models):"
+    yield (
+        "Differences of balanced accuracy, paired by prompt (C14, thinking before deciding helps "
+        "small models):"
+    )
     for row in rows[rows["exit"] == c.exits[-1]].to_dict("records"):
         estimate, needed = _estimate(row), row["n_for_5_points"]
         power = f"; {100 * GAIN:.0f} points would need about {needed:.0f} prompts"

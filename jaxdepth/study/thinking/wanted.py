@@ -86,8 +86,8 @@ def _of_thought(c: ArmVerdicts, arm: str) -> Iterator[str]:
     if late:
         words = runs_of_exits(np.array(c.exits), np.isin(np.arange(len(c.exits)), late))
         yield _line(
-            f"{arm}: balanced accuracy at each of exits {words} at most {DROP:.0%} lower than at "
-            "full depth (the worst, with a band over all)",
+            f"{arm}: balanced accuracy at each of exits {words} at most {100 * DROP:.0f} points "
+            "lower than at full depth (the worst, with a band over all)",
             accuracy.worst_drop(late), lambda x: x >= -DROP, "points",
         )  # fmt: skip
     after = c.after_comply_minus_spoken(arm)
@@ -96,7 +96,7 @@ def _of_thought(c: ArmVerdicts, arm: str) -> Iterator[str]:
     else:
         yield _line(
             f"{arm}: harmless prompts answered to the point after COMPLY no worse than by the "
-            f"adapter that does not decide ({MARGIN:.0%} margin)",
+            f"adapter that does not decide ({100 * MARGIN:.0f} points margin)",
             after.estimate()[-1], lambda x: x > -MARGIN, "points",
         )  # fmt: skip
 
