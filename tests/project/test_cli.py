@@ -329,10 +329,6 @@ def test_every_file_in_configs_is_read():
         "truncation_7b": Sweep,
         "static_or_dynamic": StaticOrDynamic,
         "think_then_decide": ThinkThenDecide,
-        "bottleneck": Protocol,
-        "direct": Protocol,
-        "prompted": Protocol,
-        "tuned": Protocol,
         "your_model": Study,
         "tune/after_alignment": Tune,
         "tune/all_exits": Tune,
@@ -344,6 +340,7 @@ def test_every_file_in_configs_is_read():
         "tune/spoken": Tune,
         "tune/thinker": Tune,
     }
+    for_what |= dict.fromkeys(("bottleneck", "direct", "prompted", "tuned"), Protocol)
     folder = ROOT / "configs"
     names = [str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.toml")]
     assert sorted(for_what) == sorted(names)
