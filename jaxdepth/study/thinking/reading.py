@@ -1,5 +1,6 @@
 """Reading the finished runs of all arms, of the probe, and of the bar's answers."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,16 @@ from jaxdepth.study.thinking.tables import PROBE_SCORES
 from jaxdepth.study.verdicts.sources import RunVerdicts
 from jaxdepth.study.verdicts.tables import CUTS, SWAPPED, VERDICT_NAMES, VERDICT_TABLE
 
+# What decides a run's verdicts beside the adapter, as in run.json.
+_ALIKE = ("model_fingerprint", "dtype", "int8", "prompts_sha256", "exits", "temperature", "seed")
+
 
 def read_arms(runs: StudyRuns, seed: int) -> ArmVerdicts:
     """Read the verdicts of all arms that were run, and the probe's scores.
 
     Raises:
-        InputError: no arm was run, a run has other prompts or exits than the first, or the prompts
-            have one label only.
+        InputError: no arm was run, a run differs from the first in more than its adapter, or the
+            prompts have one label only.
     """
     paths = [(run.unit, run.path) for run in runs.units if run.path is not None]
     if not paths:
@@ -33,8 +37,9 @@ def read_arms(runs: StudyRuns, seed: int) -> ArmVerdicts:
     ids = first.prompt_ids.tolist()
     for unit, path in paths:
         verdicts = RunVerdicts(Run(path, read_record(path)))
-        if (verdicts.prompt_ids.tolist(), verdicts.exits) != (ids, first.exits):
-            raise InputError(f"the run {path} has other prompts or exits than {paths[0][1]}")
+        check_alike(
+            path, verdicts.run.record["settings"], paths[0][1], first.run.record["settings"]
+        )
         arms[unit.arm] = (*arms.get(unit.arm, ()), read_replicate(verdicts))
     arms[PROBE] = (read_probe(runs.probe, ids, first.exits),)
     prompts = read_frame(paths[0][1], PROMPTS.name)
@@ -53,6 +58,16 @@ def read_arms(runs: StudyRuns, seed: int) -> ArmVerdicts:
     return (
         compared if runs.spoken is None else replace(compared, spoken_N=_spoken(runs.spoken, ids))
     )
+
+
+def check_alike(path: Path, settings: Mapping, first_path: Path, first: Mapping) -> None:
+    """Raise InputError where a run was not made as the first one was."""
+    for name in _ALIKE:
+        if settings.get(name) != first.get(name):
+            raise InputError(
+                f"{path} is a run with another {name} than {first_path}: run it again with the "
+                "same settings, to a folder of its own"
+            )
 
 
 def read_replicate(verdicts: RunVerdicts) -> Replicate:

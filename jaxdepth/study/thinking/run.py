@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxdepth.depth.exits import parse_exits
-from jaxdepth.errors import InputError, at_least
+from jaxdepth.errors import InputError, at_least, listed
 from jaxdepth.model.config import read_config
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.settings_file import build, read_settings
@@ -84,12 +84,18 @@ def _check(settings: ThinkThenDecide) -> tuple[list[Unit], dict[Unit, str], set[
     """Check the settings before anything is run; returns the plan."""
     m = settings.measures
     at_least(0, answer_tokens=m.answer_tokens, votes=m.votes, votes_limit=m.votes_limit)
-    _answered(settings)
     depth = read_config(settings.model.model / "config.json")[0].num_hidden_layers
     exits = settings.decoding.exits
     if depth not in parse_exits(exits, depth):
         raise InputError(f"exits {exits} leave out full depth: add {depth}")
-    return plan_units(settings.arms)
+    plan = plan_units(settings.arms)
+    for unit in _answered(settings):
+        if unit not in plan[0]:
+            raise InputError(
+                f"answered {unit.name} is not among {listed([u.name for u in plan[0]], 12)}: "
+                "name others with --answered"
+            )
+    return plan
 
 
 def _answered(settings: ThinkThenDecide) -> set[Unit]:

@@ -15,6 +15,7 @@ from jaxdepth.refusal.protocol import read_protocol
 from jaxdepth.settings_file import revise
 from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.thinking.arms import ARMS, Unit, check_adapter, training_differences
+from jaxdepth.study.thinking.reading import check_alike
 from jaxdepth.study.thinking.run import run_arms
 from jaxdepth.study.thinking.settings import ThinkThenDecide
 from jaxdepth.weights.adapter import Adapter, add_tokens, save_adapter
@@ -104,6 +105,7 @@ def test_settings_that_make_no_sense(tiny_path, adapters, tmp_path, run_experime
         (("--exits", "1-3"), "leave out full depth: add 4"),
         (("--only", "thinker"), "no arm or seed of the plan"),
         (("--answered", "thinker-1"), "no arm with a seed"),
+        (("--answered", "thought-4"), "answered thought-4 is not among direct-1, direct-2"),
         (("--probe-prompts", "builtin:pairs/test"), "are among those that are decided on"),
         (("--probe-layers", "5-6"), "5"),
         (("--adapters", f"direct-1={adapters / 'thought-1.safetensors'}"), "thought_tokens = 64"),
@@ -123,6 +125,10 @@ def test_adapters_say_how_they_were_tuned(adapters):
         check_adapter(Unit("thought", 1), "builtin:spoken")
     same = {Unit("thought", 1): path["thought"], Unit("bottleneck", 1): path["bottleneck"]}
     assert training_differences(same) == []
+    one = {"dtype": "float32", "exits": [2, 4]}
+    check_alike(Path("b"), one, Path("a"), dict(one))
+    with pytest.raises(InputError, match="b is a run with another exits than a"):
+        check_alike(Path("b"), one | {"exits": [4]}, Path("a"), one)
 
 
 @pytest.mark.slow
