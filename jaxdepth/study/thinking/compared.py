@@ -229,8 +229,8 @@ class ArmVerdicts:
                 among_NE &= own_NE != own_NE[self.partner_N]
             flipped.append((own_NE != swapped_NE) & among_NE)
             among.append(among_NE)
-        arrays = (np.stack(x).astype(np.float64) for x in (flipped, among))
-        return sample_ratio(*arrays, self.counts_RN, self.cluster_N)
+        flipped_SNE, among_SNE = (np.stack(x).astype(np.float64) for x in (flipped, among))
+        return sample_ratio(flipped_SNE, among_SNE, self.counts_RN, self.cluster_N)
 
     def answer_follows(self, arm: str, verdict: Verdict) -> Sampled | None:
         """The share of answers after a verdict that are what it says; None without answers.
@@ -241,8 +241,9 @@ class ArmVerdicts:
             if r.verdict_NE is not None and r.outcome_NE is not None:
                 among_NE = (r.verdict_NE == verdict) & pd.notna(r.outcome_NE)
                 follows_NE = among_NE & (r.outcome_NE == verdict)
-                arrays = (x[None].astype(np.float64) for x in (follows_NE, among_NE))
-                return sample_ratio(*arrays, self.counts_RN, self.cluster_N)
+                both = (x[None].astype(np.float64) for x in (follows_NE, among_NE))
+                follows_SNE, among_SNE = both
+                return sample_ratio(follows_SNE, among_SNE, self.counts_RN, self.cluster_N)
         return None
 
     def after_comply_minus_spoken(self, arm: str) -> Sampled | None:

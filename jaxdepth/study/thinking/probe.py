@@ -169,4 +169,4 @@ def choose(
     is_run_G = np.array(layers) <= exit_layer
     among_GC = np.where(is_run_G[:, None], area_GC[:, order], -1.0)
     g, c = np.unravel_index(among_GC.argmax(), among_GC.shape)
-    return layers[g], strengths[order[c]]
+    return layers[int(g)], strengths[int(order[c])]

@@ -36,6 +36,8 @@ from jaxdepth.study.verdicts.run import run_decide
 from jaxdepth.study.verdicts.scores import write_verdicts
 from jaxdepth.study.verdicts.settings import Decide, Interventions, Thinking
 from jaxdepth.study.verdicts.tables import SCORES, SWAPPED, VERDICT_TABLE
+from jaxdepth.weights.adapter import check_base, read_adapter
+from jaxdepth.weights.checkpoint import read_manifest
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,6 @@ def run_arms(settings: ThinkThenDecide, bar: ProgressBar = silent) -> StudyRuns:
     """
     units, given, chosen = _check(settings)
     out = settings.output.out
-    for unit, adapter in given.items():
-        check_adapter(unit, adapter)
     probe = fit_probe(settings, _named(bar, "probe")).path
     runs = [_run_unit(settings, unit, given.get(unit), unit in chosen, bar) for unit in units]
     votes = _finished(out / "decide" / "votes", SCORES.name)
@@ -84,8 +84,8 @@ def _check(settings: ThinkThenDecide) -> tuple[list[Unit], dict[Unit, str], set[
     """Check the settings before anything is run; returns the plan."""
     m = settings.measures
     at_least(0, answer_tokens=m.answer_tokens, votes=m.votes, votes_limit=m.votes_limit)
-    depth = read_config(settings.model.model / "config.json")[0].num_hidden_layers
-    exits = settings.decoding.exits
+    config = read_config(settings.model.model / "config.json")[0]
+    depth, exits = config.num_hidden_layers, settings.decoding.exits
     if depth not in parse_exits(exits, depth):
         raise InputError(f"exits {exits} leave out full depth: add {depth}")
     plan = plan_units(settings.arms)
@@ -95,6 +95,13 @@ def _check(settings: ThinkThenDecide) -> tuple[list[Unit], dict[Unit, str], set[
                 f"answered {unit.name} is not among {listed([u.name for u in plan[0]], 12)}: "
                 "name others with --answered"
             )
+    # Before hours of tuning: adapters that are not of this base, or not of their arm.
+    fingerprint = read_manifest(settings.model.model)["fingerprint"]
+    for unit, adapter in plan[1].items():
+        check_base(read_adapter(adapter, config), fingerprint, adapter)
+        check_adapter(unit, adapter)
+    if m.spoken is not None:
+        check_base(read_adapter(m.spoken, config), fingerprint, m.spoken)
     return plan
 
 

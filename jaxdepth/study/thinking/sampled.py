@@ -110,8 +110,10 @@ class Sampled:
 
 def _widen(value_X, bounds, clusters: int, seeds: Sequence[Seeds]):
     """Bounds of prompts alone, joined with the variance between seeds."""
+    low_X, high_X = bounds
     explained = [explained_by_prompts(s.resampled_RSE) for s in seeds]
-    return widen_for_seeds(value_X, *bounds, clusters, [s.value_SE for s in seeds], explained)
+    values = [s.value_SE for s in seeds]
+    return widen_for_seeds(value_X, low_X, high_X, clusters, values, explained)
 
 
 def sample_ratio(
@@ -140,7 +142,7 @@ def sample_ratio(
             return above / below
 
     value_SE = over(np.ones((1, int(is_in_N.sum()))))[0]
-    any_NE = denominator_SNE.any(axis=0)
+    any_NE = np.asarray(denominator_SNE.any(axis=0))
     clusters_E = [len(np.unique(cluster_N[any_NE[:, e]])) for e in range(E)]
     n_E = np.rint(denominator_SNE.sum(axis=1).mean(axis=0)).astype(int)
     return Sampled((Seeds(value_SE, over(counts_RN[:, is_in_N])),), np.array(clusters_E, int), n_E)

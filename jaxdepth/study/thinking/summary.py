@@ -1,6 +1,6 @@
 """What the comparison of arms shows in words, each number with its 95% interval."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -227,7 +227,7 @@ def bar_lines(path: Path) -> Iterator[str]:
         )
 
 
-def _each(arms: Sequence[str], estimate_of: Callable[[str], Estimate]) -> str:
+def _each(arms: Iterable[str], estimate_of: Callable[[str], Estimate]) -> str:
     """The estimates of several arms on one line."""
     estimates = {arm: estimate_of(arm) for arm in arms}
     measured = {arm: e for arm, e in estimates.items() if np.isfinite(e.value)}

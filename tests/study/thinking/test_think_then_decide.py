@@ -12,7 +12,6 @@ from jaxdepth import InputError
 from jaxdepth.commands.parsing import parse
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.refusal.protocol import read_protocol
-from jaxdepth.settings_file import revise
 from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.thinking.arms import ARMS, Unit, check_adapter, training_differences
 from jaxdepth.study.thinking.reading import check_alike
@@ -92,15 +91,13 @@ def test_given_adapters_are_compared(tiny_path, adapters, tmp_path, run_experime
     arms = pq.read_table(out / "arms.parquet").to_pandas()
     assert arms["is_run"].sum() == 2
     assert arms.loc[arms["is_run"], "command"].isna().all()
-    # Another call reads what is finished, and refuses other prompts.
+    # Another call reads what is finished.
     again = parse(ThinkThenDecide, [*map(str, args), "--only", "direct"], "x", "think_then_decide")
     assert [r.unit.name for r in run_arms(again).units if r.path] == ["direct-1", "thought-1"]
-    with pytest.raises(InputError, match="holds a run with"):
-        run_arms(revise(again, seed=3))
 
 
 def test_settings_that_make_no_sense(tiny_path, adapters, tmp_path, run_experiment):
-    args = [tiny_path, "--out", tmp_path, "--prompts", *SETS, "--exits", "4"]
+    args = [tiny_path, "--out", tmp_path, "--prompts", *SETS, "--exits", "4", "--spoken", "None"]
     for more, message in (
         (("--exits", "1-3"), "leave out full depth: add 4"),
         (("--only", "thinker"), "no arm or seed of the plan"),
@@ -109,6 +106,7 @@ def test_settings_that_make_no_sense(tiny_path, adapters, tmp_path, run_experime
         (("--probe-prompts", "builtin:pairs/test"), "are among those that are decided on"),
         (("--probe-layers", "5-6"), "5"),
         (("--adapters", f"direct-1={adapters / 'thought-1.safetensors'}"), "thought_tokens = 64"),
+        (("--spoken", "builtin:spoken"), "is for another model"),
         (("--adapters", f"thought-1={adapters / 'filler-1.safetensors'}"), "thoughts = filler"),
     ):
         with pytest.raises(InputError, match=message):
