@@ -1,10 +1,10 @@
 """Tune the arms, let each decide on the same prompts, and fit the probe.
 
-OUT/tune/ARM-SEED       the tuning run of an arm that was not given
-OUT/decide/ARM-SEED     its verdicts, as `jaxdepth decide` writes them
-OUT/decide/votes        sampled votes, forced verdicts and costs of one adapter
-OUT/probe               the probe before any thought
-OUT/spoken              answers of the adapter that is the bar for those after COMPLY
+OUT/tune/ARM-SEED          the tuning run of an arm that was not given
+OUT/decide/ARM-SEED        its verdicts, as `jaxdepth decide` writes them
+OUT/decide/ARM-SEED-votes  sampled votes, forced verdicts and costs of one adapter
+OUT/probe                  the probe before any thought
+OUT/spoken                 answers of the adapter that is the bar for those after COMPLY
 """
 
 from dataclasses import dataclass, replace
@@ -69,12 +69,13 @@ def run_arms(settings: ThinkThenDecide, bar: ProgressBar = silent) -> StudyRuns:
     out = settings.output.out
     probe = fit_probe(settings, _named(bar, "probe")).path
     runs = [_run_unit(settings, unit, given.get(unit), unit in chosen, bar) for unit in units]
-    votes = _finished(out / "decide" / "votes", SCORES.name)
-    spoken = _finished(out / "spoken", GENERATIONS.name)
+    votes, spoken = None, _finished(out / "spoken", GENERATIONS.name)
     first = next((r for r in runs if r.unit.arm == THOUGHT and r.path), None)
-    if first and first.path and first.unit in chosen:
+    if first and first.path:
         write_verdicts(Run(first.path, read_record(first.path)), settings.output.seed)
-        votes = _run_votes(settings, first, bar)
+        votes = _finished(_votes_path(settings, first.unit), SCORES.name)
+        if first.unit in chosen:
+            votes = _run_votes(settings, first, bar)
     if settings.measures.spoken and any(r.path for r in runs if r.unit in _answered(settings)):
         spoken = _run_spoken(settings, _named(bar, "spoken"))
     return StudyRuns(tuple(runs), probe, votes, spoken)
@@ -158,7 +159,7 @@ def _decide_settings(settings: ThinkThenDecide, unit: Unit, adapter: str, out: P
 
 def _run_votes(settings: ThinkThenDecide, first: UnitRun, bar: ProgressBar) -> Path | None:
     """Sample votes, force verdicts and measure costs of the first adapter that thinks."""
-    m, path = settings.measures, settings.output.out / "decide" / "votes"
+    m, path = settings.measures, _votes_path(settings, first.unit)
     if first.adapter is None or not (m.votes and m.votes_limit and m.answer_tokens):
         return None
     decide = _decide_settings(settings, first.unit, first.adapter, path)
@@ -171,6 +172,10 @@ def _run_votes(settings: ThinkThenDecide, first: UnitRun, bar: ProgressBar) -> P
     )
     write_verdicts(run_decide(decide, _named(bar, "votes")), settings.output.seed)
     return path
+
+
+def _votes_path(settings: ThinkThenDecide, unit: Unit) -> Path:
+    return settings.output.out / "decide" / f"{unit.name}-votes"
 
 
 def _run_spoken(settings: ThinkThenDecide, bar: ProgressBar) -> Path:

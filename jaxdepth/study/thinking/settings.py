@@ -58,8 +58,8 @@ class Measures:
     spoken: Annotated[str, tyro.conf.arg(metavar="ADAPTER")] | None = "builtin:spoken"
     """The adapter whose answers are the bar for those after COMPLY: full depth only."""
     votes: Count = 5
-    """Sampled thoughts per prompt in a second run of thought-1, which also forces verdicts, repeats
-    PARTIAL ones and measures costs; 0 omits this run."""
+    """Sampled thoughts per prompt in a second run of the first adapter that thinks, which also
+    forces verdicts, repeats PARTIAL ones and measures costs; 0 omits this run."""
     votes_limit: Count = 30
     """Prompts of that run: the first N, a pair counts as one."""
     vote_temperature: Annotated[float, tyro.conf.arg(metavar="T")] = 0.7

@@ -138,9 +138,9 @@ def test_all_arms_are_tuned_and_compared(tiny_path, tmp_path, run_experiment, ca
         "lookalike = 1\nbenign = 1\nanswer_tokens = 4\nsteps = 400\n"
     )
     args = [tiny_path, "--out", tmp_path / "s", "--recipe", recipe, "--steps", 1, "--seeds", 1, 2]
-    args += ["--prompts", *SETS, "--exits", "2,4", "--probe-prompts", "builtin:pairs/train[:60]"]
-    args += ["--probe-folds", 3, "--answer-tokens", 4, "--votes", 2, "--votes-limit", 2]
-    args += ["--cuts", 0, 4, "--batch-size", 24, "--spoken", "None"]
+    args += ["--prompts", *SETS, "--exits", "4", "--probe-prompts", "builtin:pairs/train[:24]"]
+    args += ["--probe-folds", 2, "--probe-layers", "all", "--answer-tokens", 4, "--votes", 2]
+    args += ["--votes-limit", 2, "--cuts", 0, "--batch-size", 24, "--spoken", "None"]
     assert run_experiment("think_then_decide", *args) == 0
     printed = capsys.readouterr().out
     assert "not run: " not in [line[:9] for line in printed.splitlines()]
