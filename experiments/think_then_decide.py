@@ -1,32 +1,48 @@
-"""Is the justification post hoc? Do thinking, votes and a second pass help?
+"""Does a thought before the verdict help? Is it more than a justification? Do votes help?
 
 Tests C13 (the justification is post hoc), C14 (thinking before deciding helps small models) and C15
 (votes and a second pass help).
 
-    python experiments/think_then_decide.py MODEL [any option of `jaxdepth decide`]
+    python experiments/think_then_decide.py MODEL [--only ARM ...] [--adapters ARM-SEED=ADAPTER ...]
 
-Runs configs/think_then_decide.toml on a converted checkpoint. Prints the numbers for each claim
-with intervals (95%, bootstrap clustered by pair), and what this run cannot show. The same command
-resumes an unfinished run; its tables and figures are those of `jaxdepth decide`.
+Tunes arms alike but for what stands before the verdict: nothing (direct), a thought of its own
+(thought), another prompt's thought (same_verdict, any), full stops (filler), or a thought that is
+all the verdict reads (bottleneck). All decide on the same prompts at every exit; beside them stands
+a probe before any thought. Prints differences with intervals (95%, pairs resampled alike in all
+arms), whether what was wanted was reached, and the numbers of each claim. What is not run is
+printed as `not run` with the command that runs it. The settings are configs/think_then_decide.toml
+by default. The same command resumes a study that was stopped.
 """
 
+import shlex
 import sys
+from pathlib import Path
 
 import pandas as pd
 
 from jaxdepth.cli import guarded
-from jaxdepth.commands import decide
 from jaxdepth.commands.parsing import parse
+from jaxdepth.commands.printing import print_places
 from jaxdepth.refusal.protocol import VERDICTS
+from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.stats.cluster_mcnemar import cluster_mcnemar
 from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.run_directory import read_frame
+from jaxdepth.study.thinking.arms import THOUGHT
+from jaxdepth.study.thinking.compare import FINDINGS, compare_arms
+from jaxdepth.study.thinking.run import StudyRuns, UnitRun, run_arms
+from jaxdepth.study.thinking.settings import ThinkThenDecide
+from jaxdepth.study.verdicts.figures import draw_verdicts
 from jaxdepth.study.verdicts.score_table import ScoreTable
-from jaxdepth.study.verdicts.settings import Decide
 from jaxdepth.study.verdicts.tables import COST, FORCED, PAIRED
 
 # Below this probability of the three verdict words a verdict is not taken for the model's own.
 MIN_MASS = 0.5
+CLAIMS = (
+    "C13, the justification is post hoc",
+    "C14, thinking before deciding helps small models",
+    "C15, votes and a second pass help",
+)
 
 
 def describe_post_hoc(scores: ScoreTable, forced: pd.DataFrame, clusters: pd.Series) -> list[str]:
@@ -37,7 +53,7 @@ def describe_post_hoc(scores: ScoreTable, forced: pd.DataFrame, clusters: pd.Ser
         forced: rows of the forced table, of one exit and the first votes.
         clusters: the pair of each prompt, by prompt_id.
     """
-    lines = ["C13, the justification is post hoc:"]
+    lines = [f"{CLAIMS[0]}:"]
     for verdict in VERDICTS:
         refuses, complies = (
             scores.estimate(f"forced {verdict}", f"answer_{outcome}")[-1]
@@ -68,7 +84,7 @@ def describe_post_hoc(scores: ScoreTable, forced: pd.DataFrame, clusters: pd.Ser
 
 def describe_thinking(scores: ScoreTable, paired: pd.DataFrame) -> list[str]:
     """C14 (thinking before deciding helps small models): balanced accuracy by length of thought."""
-    lines = ["C14, thinking before deciding helps small models:"]
+    lines = [f"{CLAIMS[1]}:"]
     sources = [*(f"cut {cut}" for cut in scores.cuts), "thought"]
     for e, exit_layer in enumerate(scores.exits):
         cells = [f"{s}: {scores.estimate(s, 'balanced_accuracy')[e]:.0%}" for s in sources]
@@ -87,7 +103,7 @@ def describe_thinking(scores: ScoreTable, paired: pd.DataFrame) -> list[str]:
 
 def describe_votes(scores: ScoreTable, cost: pd.DataFrame) -> list[str]:
     """C15 (votes and a second pass help): balanced accuracy, and cost."""
-    lines = ["C15, votes and a second pass help:"]
+    lines = [f"{CLAIMS[2]}:"]
     for source in scores.sources:
         if " of " in source or source == "series":
             accuracy = scores.estimate(source, "balanced_accuracy")[-1]
@@ -119,24 +135,57 @@ def describe_limits(scores: ScoreTable) -> list[str]:
     return lines
 
 
+def describe_claims(runs: StudyRuns) -> list[str]:
+    """What the first adapter that thinks shows of the three claims, a line each."""
+    first = next((r.path for r in runs.units if r.unit.arm == THOUGHT and r.path), None)
+    if first is None:
+        return [f"{claim}: not run, it needs arm {THOUGHT}" for claim in CLAIMS]
+    scores = ScoreTable(first)
+    lines = [*describe_thinking(scores, read_frame(first, PAIRED.name)), *describe_limits(scores)]
+    if runs.votes is None:
+        needs = "not run, it needs --votes, --votes-limit and --answer-tokens above 0"
+        return [*(f"{claim}: {needs}" for claim in (CLAIMS[0], CLAIMS[2])), *lines]
+    sampled = ScoreTable(runs.votes)
+    forced = read_frame(runs.votes, FORCED.name)
+    forced = forced[(forced["vote"] == 0) & (forced["exit"] == sampled.exits[-1])]
+    prompts = read_frame(runs.votes, PROMPTS.name).set_index("prompt_id")
+    clusters = prompts["pair_id"].fillna(prompts.index.to_series())
+    return [
+        f"Sampled votes and forced verdicts: {len(prompts)} prompts, {runs.votes}",
+        *describe_post_hoc(sampled, forced, clusters),
+        *describe_votes(sampled, read_frame(runs.votes, COST.name)),
+        *lines,
+    ]
+
+
+def command_of(argv: list[str]) -> str:
+    """The command that was given, without --only and what follows it."""
+    words, is_left_out = [], False
+    for word in argv:
+        if word.startswith("-"):
+            is_left_out = word.partition("=")[0] == "--only"
+        if not is_left_out:
+            words.append(word)
+    return f"python experiments/think_then_decide.py {shlex.join(words)}"
+
+
 def main() -> int:
     """Run the study and print what it shows; return the exit status."""
-    settings = parse(Decide, sys.argv[1:], "think_then_decide", config="think_then_decide")
-    status = decide.run(settings)
-    out = settings.output.out
-    scores = ScoreTable(out)
-    forced = read_frame(out, FORCED.name)
-    forced = forced[(forced["vote"] == 0) & (forced["exit"] == scores.exits[-1])]
-    prompts = read_frame(out, PROMPTS.name).set_index("prompt_id")
-    clusters = prompts["pair_id"].fillna(prompts.index.to_series())
-    lines = [
-        *describe_post_hoc(scores, forced, clusters),
-        *describe_thinking(scores, read_frame(out, PAIRED.name)),
-        *describe_votes(scores, read_frame(out, COST.name)),
-        *describe_limits(scores),
-    ]
-    print("\n" + "\n".join(lines))
-    return status
+    argv = sys.argv[1:]
+    settings = parse(ThinkThenDecide, argv, "think_then_decide", config="think_then_decide")
+    runs = run_arms(settings, progress_bar)
+    again, out = command_of(argv), settings.output.out
+
+    def command(run: UnitRun) -> str:
+        return f"{again} --only {run.unit.name}"
+
+    lines, figures = compare_arms(runs, out, settings.output.seed, command)
+    print("\n".join([*lines, "", *describe_claims(runs)]))
+    if runs.votes is not None:
+        figures |= draw_verdicts(runs.votes)
+    print_places(out, figures)
+    print(f"The findings are also in {Path(out) / FINDINGS}")
+    return 0
 
 
 if __name__ == "__main__":

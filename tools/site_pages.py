@@ -66,6 +66,7 @@ STUDIES = {
     "checkpoints.tables": "`jaxdepth probe --against`",
     "tuning.tables": "`jaxdepth tune`",
     "comparison.tables": "Comparisons of models",
+    "thinking.tables": "Think, then decide: arms compared",
     "labelling.tables": "`jaxdepth label`",
 }
 

@@ -1,5 +1,7 @@
 """How well scores separate two classes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -76,3 +78,44 @@ def tpr_at_fpr(
     if allowed >= len(zero_Q):
         return 1.0
     return float(np.mean(score_N[positive_N] > zero_Q[allowed]))
+
+
+def recalls_at_fpr(
+    score_N: Float[np.ndarray, " N"],
+    y_N: Bool[np.ndarray, " N"],
+    counts_RN: Float[np.ndarray, "R N"],
+    groups: Sequence[Bool[np.ndarray, " N"]],
+    fpr: float = 0.01,
+) -> Float[np.ndarray, "M R"]:
+    """`tpr_at_fpr` in every bootstrap resample, on groups of positives with one threshold for all.
+
+    The threshold is chosen anew in each resample, on all its negatives.
+
+    Args:
+        score_N: the score of each example.
+        y_N: the class of each example.
+        counts_RN: how often each example is in each of R resamples.
+        groups: M masks; of each group the examples with y = 1 count.
+        fpr: the largest false positive rate that is allowed, below 1.
+
+    Returns:
+        The recall of each group in each resample; NaN where it has no positive, or no negative.
+    """
+    order_Q = np.flatnonzero(~y_N)[np.argsort(-score_N[~y_N], kind="stable")]
+    cumulative_RQ = np.cumsum(counts_RN[:, order_Q], axis=1)
+    negatives_R = cumulative_RQ[:, -1] if len(order_Q) else np.zeros(len(counts_RN))
+    allowed_R1 = np.floor(fpr * negatives_R + 1e-9)[:, None]
+    threshold_R = np.full(len(counts_RN), np.nan)
+    if len(order_Q):
+        threshold_R = score_N[order_Q][np.argmax(cumulative_RQ > allowed_R1, axis=1)]
+    recalls = []
+    for group_N in groups:
+        order_P = np.flatnonzero(y_N & group_N)
+        order_P = order_P[np.argsort(score_N[order_P], kind="stable")]
+        below_RP = np.zeros((len(counts_RN), len(order_P) + 1))
+        np.cumsum(counts_RN[:, order_P], axis=1, out=below_RP[:, 1:])
+        place_R = np.searchsorted(score_N[order_P], threshold_R, side="right")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            caught_R = 1 - below_RP[np.arange(len(counts_RN)), place_R] / below_RP[:, -1]
+        recalls.append(np.where(negatives_R > 0, caught_R, np.nan))
+    return np.stack(recalls)

@@ -26,8 +26,8 @@ from jaxdepth.study.policies.settings import StaticOrDynamic
 from jaxdepth.study.probes.settings import Where
 from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.sweep.settings import Sweep
+from jaxdepth.study.thinking.settings import ThinkThenDecide
 from jaxdepth.study.tuning.settings import Tune
-from jaxdepth.study.verdicts.settings import Decide
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 ROOT = Path(__file__).parents[2]
@@ -328,7 +328,7 @@ def test_every_file_in_configs_is_read():
         "where_is_safety": Where,
         "truncation_7b": Sweep,
         "static_or_dynamic": StaticOrDynamic,
-        "think_then_decide": Decide,
+        "think_then_decide": ThinkThenDecide,
         **dict.fromkeys(("bottleneck", "direct", "prompted", "tuned"), Protocol),
         "your_model": Study,
         "tune/after_alignment": Tune,
@@ -341,6 +341,7 @@ def test_every_file_in_configs_is_read():
         "tune/spoken": Tune,
         "tune/thinker": Tune,
     }
+    for_what |= dict.fromkeys(("bottleneck", "direct", "prompted", "tuned"), Protocol)
     folder = ROOT / "configs"
     names = [str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.toml")]
     assert sorted(for_what) == sorted(names)
