@@ -80,7 +80,9 @@ def ordinary_answers() -> list[Answer]:
 
     They comply, but for those with a word of declining, which are left out.
     """
-    tasks = read_tasks(["builtin:pairs"], "builtin")["benign"][: len(BENIGN) * ORDINARY]
+    tasks = read_tasks(["builtin:pairs"], "builtin", thoughts=False)["benign"][
+        : len(BENIGN) * ORDINARY
+    ]
     tasks = tasks[:: len(BENIGN)]
     return [
         Answer(HARD, t.prompt, BENIGN[n % len(BENIGN)], COMPLY, t.prompt, t.answers[0])

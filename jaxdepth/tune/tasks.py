@@ -55,7 +55,7 @@ class Task:
 
 
 def read_tasks(
-    harmful: Sequence[str], benign: str, refuse_random: bool = False
+    harmful: Sequence[str], benign: str, refuse_random: bool = False, thoughts: bool = True
 ) -> dict[str, list[Task]]:
     """Read the tasks of each kind; those that are `answered` are made by the model.
 
@@ -64,6 +64,7 @@ def read_tasks(
         benign: `builtin`, or a JSONL file made by tools/make_benign.py for another model.
         refuse_random: a control: what is refused is a half of the harmful prompts and of the
             look-alikes, whatever they ask; the other look-alikes are answered.
+        thoughts: whether tasks have thoughts, which takes seconds to make.
 
     Raises:
         InputError: a source has no harmful prompts; a file is missing or has another format.
@@ -81,6 +82,7 @@ def read_tasks(
         rows = _rows(Path(benign).read_text("utf-8"), benign)
     harmless = {p.text: p for p in read_prompts(["builtin:pairs", "builtin:lookalikes"])}
     acts = read_acts()
+    think = make_thoughts if thoughts else _no_thoughts
     partners = {p.pair_id: p.text for p in [*harmless.values(), *prompts] if p.label == HARMLESS}
 
     def to_comply(row: Mapping) -> Task:
@@ -90,21 +92,19 @@ def read_tasks(
             (row["answer"],),
             row["ended"],
             Verdict.COMPLY,
-            make_thoughts(text, acts.get(text), known.category if known else None),
+            think(text, acts.get(text), known.category if known else None),
             row.get("system"),
             known.pair_id if known else None,
         )
 
-    refusing = refusals(acts, partners)
+    refusing = refusals(acts, partners, think)
     tasks = {
         "harmful": [refusing(p) for p in to_refuse],
         "lookalike": [to_comply(r) for r in rows if r["kind"] == "lookalike"],
         "hard": [to_comply(r) for r in rows if r["kind"] == "hard"],
         "benign": [to_comply(r) for r in rows if r["kind"] == "benign"],
         "borderline": [
-            Task(
-                r["text"], (r["answer"],), True, Verdict.PARTIAL, make_thoughts(r["text"], r["act"])
-            )
+            Task(r["text"], (r["answer"],), True, Verdict.PARTIAL, think(r["text"], r["act"]))
             for r in map(json.loads, _data("borderline.jsonl").splitlines())
         ],
     }
@@ -117,13 +117,16 @@ def read_tasks(
 
 
 def refusals(
-    acts: Mapping[str, str], partners: Mapping[str | None, str]
+    acts: Mapping[str, str],
+    partners: Mapping[str | None, str],
+    think: Callable[..., tuple[str, ...]],
 ) -> Callable[[Prompt], Task]:
     """A function from a prompt to the task of refusing it by name, in any of our wordings.
 
     Args:
         acts: what prompts ask for, from `read_acts`.
         partners: the harmless prompts of pairs, by pair_id.
+        think: thoughts about a prompt, as `make_thoughts`.
     """
     rows = [json.loads(line) for line in _data("refusals.jsonl").splitlines()]
     offers = json.loads(_data("offers.json"))
@@ -137,7 +140,7 @@ def refusals(
             wordings,
             True,
             Verdict.REFUSE,
-            make_thoughts(prompt.text, acts.get(prompt.text), prompt.category),
+            think(prompt.text, acts.get(prompt.text), prompt.category),
             pair_id=prompt.pair_id,
             partner=partners.get(prompt.pair_id) if prompt.pair_id else None,
             act=acts.get(prompt.text, "that"),
@@ -146,6 +149,10 @@ def refusals(
         )
 
     return refusing
+
+
+def _no_thoughts(text: str, act: str | None = None, category: str | None = None) -> tuple[()]:
+    return ()
 
 
 def _heads(text: str) -> bool:

@@ -3,6 +3,8 @@
 Truncation there is exact: set `num_hidden_layers` to the exit. Needs torch.
 """
 
+import copy
+
 import numpy as np
 
 
@@ -10,7 +12,8 @@ def hf_model(raw: dict, tensors: dict):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    settings = {k: v for k, v in raw.items() if k != "model_type"}
+    # A copy: transformers writes into what it is given.
+    settings = copy.deepcopy({k: v for k, v in raw.items() if k != "model_type"})
     config = AutoConfig.for_model(raw["model_type"], **settings)
     wrapped = "text_config" in raw
     model = (AutoModelForImageTextToText if wrapped else AutoModelForCausalLM).from_config(

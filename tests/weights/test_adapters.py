@@ -43,7 +43,7 @@ def test_an_adapter_names_what_it_was_made_from(name, smollm2, smollm2_path):
     if name in EARLIER:
         assert settings["steps"] == 400
         return
-    tasks = read_tasks(["builtin:harmful/train"], "builtin")
+    tasks = read_tasks(["builtin:harmful/train"], "builtin", thoughts=False)
     assert settings["tasks_sha256"] == tasks_digest(tasks, settings, thoughts=False)
     recipe = read_settings(Tune, f"tune/{name}")
     assert {k: settings[k] for k in recipe if k != "out"} == {

@@ -80,7 +80,8 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
         InputError: something in the settings, the prompts or the checkpoint is wrong.
     """
     _check(settings)
-    tasks, mix = _read_tasks(settings.data)
+    decides = settings.supervision.method == "verdicts"
+    tasks, mix = _read_tasks(settings.data, decides)
     fingerprint = checkpoint.read_manifest(settings.model)["fingerprint"]
     use_compilation_cache()
     base, tokenizer = load(settings.model, settings.dtype, chosen_mesh(settings.devices.mesh))
@@ -88,7 +89,6 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
         raise InputError(f"{settings.model} was converted without a tokenizer: prompts need one")
     depth = base.config.num_hidden_layers
     recipe = _recipe(settings.supervision, depth, settings.trained.train != "lens")
-    decides = settings.supervision.method == "verdicts"
     protocol = read_protocol(settings.supervision.protocol) if decides else None
     if protocol and protocol.verdict_reads == "thought" and not _packs(settings, base):
         raise InputError(
@@ -174,9 +174,9 @@ def _check(settings: Tune) -> None:
         raise InputError("method dpo compares texts: set benign_target to text")
 
 
-def _read_tasks(data: TrainingData) -> tuple[dict, dict[str, int]]:
+def _read_tasks(data: TrainingData, thoughts: bool) -> tuple[dict, dict[str, int]]:
     """The tasks to learn from by kind, and how many of each kind a batch has."""
-    tasks = read_tasks(data.harmful_prompts, data.benign_answers, data.refuse_random)
+    tasks = read_tasks(data.harmful_prompts, data.benign_answers, data.refuse_random, thoughts)
     mix = {kind: getattr(data, kind) for kind in KINDS}
     for kind, count in mix.items():
         if count and kind != "answered" and not tasks[kind]:
