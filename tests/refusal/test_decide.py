@@ -179,6 +179,7 @@ def test_sampled_votes_equal_the_slow_twin(model, natural):
     assert len({actual.tokens[0, 2, m].tobytes() for m in range(3)}) > 1
 
 
+@pytest.mark.slow
 def test_any_split_gives_the_same_verdicts(model, natural):
     markers, stops = natural
     tokens, lengths = prompts()

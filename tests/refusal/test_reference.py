@@ -44,6 +44,7 @@ def test_scores_equal_the_slow_twin(reference):
                 assert actual_T[place] == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_batches_and_order_change_nothing(reference):
     texts = [*REPLIES, "", "Yes.", "<|im_end|> is not a control token here"]
     prompts = [*PROMPTS, *PROMPTS, ""]

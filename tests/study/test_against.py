@@ -68,6 +68,7 @@ def out(models, tmp_path_factory) -> Path:
     return compare_checkpoints(settings(models, "other", tmp_path_factory.mktemp("runs") / "other"))
 
 
+@pytest.mark.slow
 def test_an_adapter_of_nothing_changes_nothing(models, tmp_path):
     out = compare_checkpoints(settings(models, "nothing", tmp_path / "run"))
     rows = records(read_paired(out))
@@ -253,6 +254,7 @@ def test_a_knowledge_set_needs_another_checkpoint(models, tmp_path, capsys):
     assert "name the other with --against" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_study_of_capability_resumes(models, out, run_experiment, capsys):
     before = read_paired(out)
     (out / "against.parquet").unlink()
@@ -270,6 +272,7 @@ def test_the_study_of_capability_resumes(models, out, run_experiment, capsys):
         assert (out / "figures" / f"{name}.svg").is_file()
 
 
+@pytest.mark.slow
 def test_the_study_of_backfire(models, tmp_path, run_experiment, capsys):
     given = [models["base"], "--against", models["other"], "--out", tmp_path / "run"]
     given += ["--prompts", "builtin:facts[:3]", "--exits", 4, "--max-new-tokens", 3]

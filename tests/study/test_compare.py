@@ -196,6 +196,7 @@ def test_expectations_need_the_models_that_they_are_about(
     assert "Wanted beforehand" not in text
 
 
+@pytest.mark.slow
 def test_the_study_of_methods(tiny_path, one_length, tmp_path, run_experiment, capsys):
     args = [tiny_path, "--out", tmp_path / "s", "--prompts", *PROMPTS, "--steps", 2]
     args += ["--exits", "2,4", "--max-new-tokens", 4, "--batch-size", 8, "--methods", "dpo"]

@@ -220,6 +220,7 @@ def run(config_file, *words) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_plan_that_does_not_fit(config_file, quick_programs):
     """With four fifths of the memory that 64 prompts take, the plan names how many fit."""
     small = ("--mesh", "data=4,model=2", "--length", 32, "--new-tokens", 4, "--sequences", 0)
