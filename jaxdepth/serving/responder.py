@@ -6,7 +6,7 @@ padded shapes: prompts are padded to a power of two of tokens, batches to one of
 
 import functools
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -230,10 +230,9 @@ def build_responder(settings: Respond) -> Responder:
     at_least(1, lanes=s.lanes, max_prompt_tokens=s.max_prompt_tokens)
     if not s.memory_gb > 0:
         raise InputError(f"memory_gb is {s.memory_gb}, expected more than 0")
-    protocol = choose_protocol(s.protocol, settings.model.adapter)
-    for name in ("thought_tokens", "answer_tokens"):
-        if getattr(s, name) is not None:
-            protocol = replace(protocol, **{name: getattr(s, name)})
+    protocol = choose_protocol(
+        s.protocol, settings.model.adapter, s.thought_tokens, s.answer_tokens
+    )
     if jax.process_count() > 1:
         raise InputError("chats are answered by one process: start a single one")
     loaded = load_model(settings.model, settings.devices)
@@ -248,9 +247,9 @@ def build_responder(settings: Respond) -> Responder:
     markers = resolve_markers(protocol, loaded.encoder, loaded.end_tokens)
     new_tokens = protocol.thought_tokens + len(markers.close) + 1 + protocol.answer_tokens
     room = config.max_position_embeddings - new_tokens
-    longest = min(_DEFAULT_PROMPT_TOKENS, room) if s.max_prompt_tokens is None else None
-    longest = s.max_prompt_tokens if longest is None else longest
-    assert longest is not None
+    longest = s.max_prompt_tokens
+    if longest is None:
+        longest = min(_DEFAULT_PROMPT_TOKENS, room)
     if not 0 < longest <= room:
         raise InputError(
             f"prompts of {max(longest, 1)} tokens and {new_tokens} new ones are more than the "

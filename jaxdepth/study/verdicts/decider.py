@@ -92,32 +92,38 @@ def open_decider(settings: Decide, judge: Judge | None = None) -> Decider:
         InputError: something in the settings, the protocol, the prompts or the checkpoint is wrong.
     """
     check_settings(settings)
-    protocol = choose_protocol(settings.thinking.protocol, settings.model.adapter)
-    for name in ("thought_tokens", "answer_tokens"):
-        if getattr(settings.thinking, name) is not None:
-            protocol = replace(protocol, **{name: getattr(settings.thinking, name)})
+    thinking = settings.thinking
+    lengths = thinking.thought_tokens, thinking.answer_tokens
+    protocol = choose_protocol(thinking.protocol, settings.model.adapter, *lengths)
     subject = open_subject(settings, settings.decoding.exits)
     markers = resolve_markers(protocol, subject.encoder, subject.end_tokens)
     rule, reference = build_rule(settings.decision), subject.reference(settings.texts)
     return Decider(settings, subject, protocol, markers, rule, reference, judge)
 
 
-def choose_protocol(name: str | None, adapter: str | None) -> Protocol:
+def choose_protocol(
+    name: str | None,
+    adapter: str | None,
+    thought_tokens: int | None = None,
+    answer_tokens: int | None = None,
+) -> Protocol:
     """The protocol of a name; by default that of an adapter that was tuned to decide.
 
     Args:
         name: as for `read_protocol`, or None.
         adapter: as for `jaxdepth.load`.
+        thought_tokens, answer_tokens: in place of the protocol's, where they are given.
 
     Raises:
-        InputError: there is no such protocol or adapter, or it is damaged.
+        InputError: there is no such protocol or adapter, or it is damaged; a length is negative.
     """
-    if name is not None:
-        return read_protocol(name)
-    recorded = settings_of(adapter).get("protocol") if adapter else None
+    recorded = settings_of(adapter).get("protocol") if adapter and name is None else None
     if recorded is None:
-        return read_protocol("prompted")
-    return build(Protocol, recorded, f"the protocol of {adapter}")
+        protocol = read_protocol("prompted" if name is None else name)
+    else:
+        protocol = build(Protocol, recorded, f"the protocol of {adapter}")
+    given: dict[str, Any] = {"thought_tokens": thought_tokens, "answer_tokens": answer_tokens}
+    return replace(protocol, **{name: n for name, n in given.items() if n is not None})
 
 
 def build_rule(decision: DecisionRule) -> Rule:
