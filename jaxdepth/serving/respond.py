@@ -89,7 +89,9 @@ def stream_response(
     """Answer one chat piece by piece, from the verdict on.
 
     Args:
-        responder, messages, max_tokens: as for `respond`.
+        responder: as for `respond`.
+        messages: one chat, as for `respond`.
+        max_tokens: as for `respond`.
         seed: of sampling; by default that of the responder.
 
     Yields:
