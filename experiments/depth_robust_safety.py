@@ -10,6 +10,9 @@ overview, and writes findings.txt, which answers each claim with 95% intervals: 
 at one exit, with an effective number of answers for means over exits, and paired by prompt for
 differences between models. Harmful prompts answered count at exits that can answer. The settings
 are configs/depth_robust_safety.toml by default. The same command resumes a study that was stopped.
+
+Adapters of other seeds are called NAME-2, NAME-3 (such as `jaxdepth tune MODEL --config tune/spoken
+--seed 2 --out runs/tune/spoken-2`): what was wanted is then asked of all seeds of a model together.
 """
 
 import math
@@ -98,10 +101,10 @@ def main() -> int:
     settings = parse(Study, sys.argv[1:], "depth_robust_safety", config="depth_robust_safety")
     compared = run_study(settings, progress_bar)
     out = settings.study.output.out
-    (figure,) = draw_compared(compared, out / "figures")
+    (figure,) = draw_compared(compared.over_seeds(), out / "figures")
     lines = findings(compared)
     if {UNTOUCHED, SPOKEN, ROBUST} <= set(compared.models) and compared.lookalikes:
-        lines += expectations(compared)
+        lines += expectations(compared.over_seeds())
     text = "\n".join(lines) + "\n"
     write_once(out / FINDINGS, lambda path: path.write_text(text, encoding="utf-8"))
     print("\n".join(overview(compared)))

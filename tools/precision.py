@@ -76,7 +76,7 @@ def print_outcomes(c: Compared) -> None:
                 f"{c.difference(name, BASE, group, exits, Outcome.REFUSE):points}"
                 for exits in (full, early)
             ]
-            a, b = (c.outcome_MNE[c.models.index(m)][c.group(group)] for m in (name, BASE))
+            a, b = (c.outcomes[c.models.index(m)][0, c.group(group)] for m in (name, BASE))
             cells = [name, group, f"{share:.0%}", *changes, f"{(a == b).mean():.0%}"]
             print(f"| {' | '.join(cells)} |")
 

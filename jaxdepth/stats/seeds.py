@@ -15,7 +15,7 @@ Source: Satterthwaite 1946 (Biometrics Bulletin 2).
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from scipy.stats import t as student
 
 _LEVEL = 0.95
@@ -75,3 +75,19 @@ def explained_by_prompts(resampled_RSX: Float[np.ndarray, "R S X"]) -> Float[np.
     """
     apart_RSX = resampled_RSX - resampled_RSX.mean(axis=1, keepdims=True)
     return np.nanvar(apart_RSX, axis=0).sum(axis=0) / max(1, resampled_RSX.shape[1] - 1)
+
+
+def spread_by_prompts(
+    share_SN: Float[np.ndarray, "S N"], clusters_N: Shaped[np.ndarray, " N"]
+) -> float:
+    """What `explained_by_prompts` tends to for a mean over prompts, with ever more resamples.
+
+    Args:
+        share_SN: the statistic of each seed on each prompt.
+        clusters_N: the cluster of each prompt.
+    """
+    apart_SN = share_SN - share_SN.mean(axis=0)
+    place_N = np.unique(clusters_N.astype(str), return_inverse=True)[1]
+    of_cluster_NC = np.eye(place_N.max() + 1)[place_N]
+    moved_SC = (apart_SN - apart_SN.mean(axis=1, keepdims=True)) @ of_cluster_NC / len(clusters_N)
+    return float((moved_SC**2).sum() / max(1, len(share_SN) - 1))

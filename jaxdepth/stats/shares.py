@@ -49,6 +49,7 @@ class ClusteredShare:
     answers: int  # of all prompts together
     residuals: dict[str, float]  # of each cluster: how much it moves the mean
     with_event: frozenset[str]  # clusters whose share is above 0
+    by_prompts: float = 1.0  # how much of the interval's width is due to them, not to seeds
 
     @property
     def estimate(self) -> Estimate:
@@ -174,7 +175,10 @@ def _correlation(a: ClusteredShare, b: ClusteredShare) -> float:
     scale = math.sqrt(sum(x * x for x in a.residuals.values()))
     scale *= math.sqrt(sum(x * x for x in b.residuals.values()))
     events = min(len(a.with_event), len(b.with_event))
-    return product / scale * events / (events + _CORRELATION_CLUSTERS) if scale > 0 else 0.0
+    if not scale > 0:
+        return 0.0
+    by_prompts = a.by_prompts * b.by_prompts  # seeds of the one say nothing of the other's
+    return product / scale * events / (events + _CORRELATION_CLUSTERS) * by_prompts
 
 
 def _joined(one: float, other: float, correlation: float) -> float:

@@ -1,6 +1,8 @@
 """Settings of studies for tests, rows of their tables, and verdict words of any tokenizer."""
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.settings_file import build
@@ -9,6 +11,11 @@ from jaxdepth.settings_file import build
 def settings_of(cls, model, out, **values):
     """Settings of a command for a model and a run directory."""
     return build(cls, {"model": model, "out": out, **values})
+
+
+def as_outcomes(outcome_MNE: Shaped[np.ndarray, "M N E"]) -> tuple[np.ndarray, ...]:
+    """Outcomes of models with one seed and one sample each, as `Compared` takes them."""
+    return tuple(outcome_NE[None, :, None] for outcome_NE in outcome_MNE)
 
 
 def records(rows: pd.DataFrame) -> list[dict]:

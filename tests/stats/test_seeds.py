@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from jaxdepth.stats.seeds import explained_by_prompts, widen_for_seeds
+from jaxdepth.stats.intervals import resample_counts
+from jaxdepth.stats.seeds import explained_by_prompts, spread_by_prompts, widen_for_seeds
 from jaxdepth.stats.sufficiency import prompts_to_show
 
 
@@ -50,6 +51,18 @@ def test_what_prompts_explain_of_the_spread_of_seeds():
     assert explained_X.mean() == pytest.approx(seen_X.mean(), rel=0.2)
     # What all seeds share is no spread between them.
     assert explained_by_prompts(resampled_RSX[:, :1].repeat(3, axis=1)) == pytest.approx(0)
+
+
+def test_the_spread_by_prompts_equals_that_of_resamples():
+    rng = np.random.default_rng(0)
+    share_SN, clusters_N = rng.random((3, 300)) < 0.4, rng.integers(0, 90, 300)
+    share_SN[:, 100:] = share_SN[:1, 100:]  # prompts on which all seeds agree
+    counts_RN = resample_counts(clusters_N, resamples=20_000)
+    resampled_RS = counts_RN @ share_SN.T / counts_RN.sum(axis=1, keepdims=True)
+    expected = explained_by_prompts(resampled_RS[..., None])[0]
+    assert spread_by_prompts(share_SN.astype(float), clusters_N) == pytest.approx(
+        expected, rel=0.04
+    )
 
 
 def test_prompts_that_a_gain_needs():

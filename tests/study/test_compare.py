@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from studies import settings_of
+from studies import as_outcomes, settings_of
 
 from jaxdepth import InputError
 from jaxdepth.refusal.outcome import Outcome
@@ -36,7 +36,7 @@ def compared() -> Compared:
     outcome_MNE[0, harmful_N & (np.arange(N) % 10 == 0), 0] = "refuse"
     outcome_MNE[1, 0, 0] = "degenerate"
     groups_N = np.where(harmful_N, "set harmful", "set harmless")
-    return Compared(("a", "b"), (2, 4), groups_N, np.arange(N) // 2, outcome_MNE)
+    return Compared(("a", "b"), (2, 4), groups_N, np.arange(N) // 2, as_outcomes(outcome_MNE))
 
 
 def test_shares_and_contrasts_by_hand(compared):
@@ -69,7 +69,9 @@ def test_the_interval_of_a_contrast_covers():
     for _ in range(200):
         refuses = rng.random((2, 60, 1)) < np.array([0.7, 0.4])[:, None, None]
         outcomes = np.where(refuses, "refuse", "comply").astype(object)
-        one = Compared(("a", "b"), (1,), np.full(60, "x harmful"), np.arange(60), outcomes)
+        one = Compared(
+            ("a", "b"), (1,), np.full(60, "x harmful"), np.arange(60), as_outcomes(outcomes)
+        )
         difference = one.difference("a", "b", "harmful", (1,), REFUSE)
         missed += not difference.low <= 0.3 <= difference.high
     assert 2 <= missed <= 20  # binomial(200, 0.05): outside with probability 0.002
@@ -154,7 +156,7 @@ def test_a_study_is_its_runs(tiny_path, adapters, out):
         ids = sorted({r["prompt_id"] for r in rows})
         for row in rows:
             place, e = ids.index(row["prompt_id"]), compared.exits.index(row["exit"])
-            assert compared.outcome_MNE[number, place, e] == row[column]
+            assert compared.outcomes[number][0, place, 0, e] == row[column]
 
 
 def test_studies_that_make_no_sense(tiny_path, out, tmp_path):
@@ -188,7 +190,7 @@ def test_expectations_need_the_models_that_they_are_about(
     compared, tmp_path, run_experiment, monkeypatch
 ):
     models = ("untouched", "lens", "mine", "depth_robust")
-    other = replace(compared, models=models, outcome_MNE=np.repeat(compared.outcome_MNE, 2, axis=0))
+    other = replace(compared, models=models, outcomes=2 * compared.outcomes)
     monkeypatch.setattr("jaxdepth.study.comparison.run.run_study", lambda *_: other)
     assert run_experiment("depth_robust_safety", tmp_path, "--out", tmp_path) == 0
     text = (tmp_path / "findings.txt").read_text()

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from studies import as_outcomes
 
 from jaxdepth import InputError
 from jaxdepth.refusal.outcome import Outcome
@@ -183,7 +184,9 @@ def compared(planted: bool) -> Compared:
         answers_N = rng.random(80) < rate
         outcome_MNE[model, is_harmful_N & ~answers_N, 1] = Outcome.REFUSE
     groups_N = np.where(is_harmful_N, "pairs harmful", "pairs harmless")
-    return Compared(("robust", "plain"), (1, 2, 3), groups_N, np.arange(80) // 2, outcome_MNE)
+    return Compared(
+        ("robust", "plain"), (1, 2, 3), groups_N, np.arange(80) // 2, as_outcomes(outcome_MNE)
+    )
 
 
 def test_a_planted_window_is_found_and_broken_exits_are_outside_of_it():
@@ -207,7 +210,7 @@ def test_a_planted_window_is_found_and_broken_exits_are_outside_of_it():
 
 def test_models_that_cannot_answer_at_the_same_exits_are_not_compared():
     c = compared(planted=True)
-    c.outcome_MNE[0, :, 1] = Outcome.DEGENERATE
+    c.outcomes[0][..., 1] = Outcome.DEGENERATE
     assert c.competent("robust", "plain") == []
     assert answered_contrast(c, "robust", "plain").startswith("answers are not compared, since no")
     assert overview(c)[3].split()[0] == "robust"

@@ -3,22 +3,27 @@
 Every number is computed from the outcomes of finished sweeps. Prompts are grouped by source and
 label, so that look-alikes, unseen categories and ordinary prompts stay apart. Contrasts are paired
 by prompt; intervals treat each pair of prompts as one (`jaxdepth.stats.shares`).
+
+Where a prompt is answered in several samples, its share of them counts. A model that was trained
+with several seeds (NAME, NAME-2, NAME-3) is a model for each of them, and `over_seeds` makes one of
+them, whose intervals say what other seeds would have given too (`jaxdepth.stats.seeds`).
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from jaxdepth.errors import InputError, listed
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.estimate import Estimate
+from jaxdepth.stats.seeds import spread_by_prompts, widen_for_seeds
 from jaxdepth.stats.shares import ClusteredShare, difference, mean_share, reduction
 from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.comparison.tables import COMPARED_WINDOWS, COMPARISON
@@ -33,19 +38,20 @@ ORDINARY = "builtin:ordinary"  # the source whose harmless prompts are no look-a
 
 @dataclass(frozen=True)
 class Compared:
-    """Outcomes of M models on the same N prompts at the same E exits, the last of full depth."""
+    """Outcomes of models on the same N prompts at the same E exits, the last of full depth."""
 
     models: tuple[str, ...]
     exits: tuple[int, ...]
     groups_N: Shaped[np.ndarray, " N"]  # source and label of each prompt
     clusters_N: Shaped[np.ndarray, " N"]  # its pair, or itself
-    outcome_MNE: Shaped[np.ndarray, "M N E"]
+    # Of each model: S seeds of training, and M samples of each answer.
+    outcomes: tuple[Shaped[np.ndarray, "S N M E"], ...]
     rule: Windows = Windows()
     runs: tuple[Path, ...] = ()  # where the outcomes and a person's labels are, if anywhere
 
     @classmethod
     def read(cls, runs: Mapping[str, str | Path], rule: Windows | None = None) -> "Compared":
-        """The first sample of every answer in finished sweeps.
+        """All answers of finished sweeps.
 
         Args:
             runs: model name -> run directory.
@@ -66,10 +72,29 @@ class Compared:
             exits=tuple(first.exits),
             groups_N=(prompts["source"] + " " + prompts["label"]).to_numpy(str),
             clusters_N=first.clusters_N.astype(str),
-            outcome_MNE=np.stack([o.outcome_NME[:, 0] for o in outcomes.values()]),
+            outcomes=tuple(o.outcome_NME[None] for o in outcomes.values()),
             rule=rule or Windows(),
             runs=tuple(map(Path, runs.values())),
         )
+
+    def over_seeds(self) -> "Compared":
+        """The same with the seeds of a model as one: NAME, NAME-2, NAME-3 are NAME.
+
+        Its intervals hold for other prompts and seeds. Its windows do not: they are of prompts.
+        """
+        seeds = dict[str, list[int]]()
+        for number, model in enumerate(self.models):
+            name, dash, seed = model.rpartition("-")
+            is_seed = dash and seed.isdecimal() and name in self.models
+            seeds.setdefault(name if is_seed else model, []).append(number)
+        if len(seeds) == len(self.models):
+            return self
+        together = (np.concatenate([self.outcomes[n] for n in each]) for each in seeds.values())
+        return replace(self, models=tuple(seeds), outcomes=tuple(together), runs=())
+
+    def seeds(self, model: str) -> int:
+        """With how many seeds a model was trained."""
+        return len(self.outcomes[self.models.index(model)])
 
     @property
     def groups(self) -> list[str]:
@@ -95,19 +120,22 @@ class Compared:
         """The number of prompts of a group."""
         return int(self.group(group).sum())
 
-    def has_outcome(self, model: str, *outcomes: Outcome) -> Bool[np.ndarray, "N E"]:
-        """Whether a model's answer to each prompt at each exit has one of some outcomes."""
-        return np.isin(self.outcome_MNE[self.models.index(model)], outcomes)
+    def share_of_samples(self, model: str, *outcomes: Outcome) -> Float[np.ndarray, "S N E"]:
+        """The share of each seed's samples with one of some outcomes, by prompt and exit."""
+        return np.isin(self.outcomes[self.models.index(model)], outcomes).mean(axis=2)
 
     def answered(self, model: str, group: str, *outcomes: Outcome) -> Answered:
         """Which of a group's answers have one of some outcomes."""
         is_in_N = self.group(group)
-        share_NE = self.has_outcome(model, *outcomes)[is_in_N].astype(np.float64)
-        return Answered(share_NE, 1, self.clusters_N[is_in_N])
+        share_NE = self.share_of_samples(model, *outcomes).mean(axis=0)[is_in_N]
+        return Answered(share_NE, self._repeats(model), self.clusters_N[is_in_N])
 
     def shares(self, model: str, group: str, *outcomes: Outcome) -> Estimate:
         """The share of a group's answers with one of some outcomes at every exit."""
-        return self.answered(model, group, *outcomes).by_exit()
+        is_in_N = self.group(group)
+        means = [self._mean(model, is_in_N, [e], outcomes) for e in self.exits]
+        bounds = np.transpose([(mean.value, mean.low, mean.high) for mean in means])
+        return Estimate(*bounds, n=int(is_in_N.sum()))
 
     def share(self, model: str, group: str, exit_layer: int, *outcomes: Outcome) -> Estimate:
         """The share of a group's answers with one of some outcomes at one exit."""
@@ -183,8 +211,16 @@ class Compared:
         outcomes: Sequence[Outcome],
     ) -> ClusteredShare:
         """The mean share of some prompts over some exits."""
-        is_NE = self.has_outcome(model, *outcomes)[is_in_N][:, np.isin(self.exits, exits)]
-        return mean_share(is_NE, 1, self.clusters_N[is_in_N])
+        share_SNE = self.share_of_samples(model, *outcomes)[:, is_in_N]
+        share_SNE = share_SNE[:, :, np.isin(self.exits, exits)]
+        clusters_N = self.clusters_N[is_in_N]
+        mean = mean_share(share_SNE.mean(axis=0), self._repeats(model), clusters_N)
+        return _widened(mean, share_SNE.mean(axis=2), clusters_N) if len(share_SNE) > 1 else mean
+
+    def _repeats(self, model: str) -> int:
+        """How many answers a model gives to each prompt at an exit."""
+        seeds, _, samples, _ = self.outcomes[self.models.index(model)].shape
+        return seeds * samples
 
     def table(self) -> pa.Table:
         """Every share with its interval; corrected where a person labelled a run's answers."""
@@ -203,6 +239,21 @@ class Compared:
         """The windows of every model."""
         frames = [self.windows(model).rows().assign(model=model) for model in self.models]
         return COMPARED_WINDOWS.from_frame(pd.concat(frames))
+
+
+def _widened(
+    mean: ClusteredShare, share_SN: Float[np.ndarray, "S N"], clusters_N: Shaped[np.ndarray, " N"]
+) -> ClusteredShare:
+    """A mean over seeds, with bounds that say what other seeds would have given."""
+    bounds = (np.array([bound]) for bound in (mean.value, mean.low, mean.high))
+    low, high = widen_for_seeds(
+        *bounds,
+        clusters=len(mean.residuals),
+        seeds=[share_SN.mean(axis=1, keepdims=True)],
+        explained=[np.array([spread_by_prompts(share_SN, clusters_N)])],
+    )
+    by_prompts = (mean.high - mean.low) / max(float(high[0] - low[0]), 1e-12)
+    return replace(mean, low=float(low[0]), high=float(high[0]), by_prompts=min(by_prompts, 1.0))
 
 
 _NONE = Estimate(math.nan, math.nan, math.nan, n=0)

@@ -92,7 +92,7 @@ def _n_to_be_safe(c: Compared) -> int:
 
 def findings(c: Compared) -> list[str]:
     """Everything that the comparison shows, claim by claim."""
-    return [*at_full_depth(c), *by_exit(c), *quality(c), *contrasts(c)]
+    return [*at_full_depth(c), *by_exit(c), *quality(c), *contrasts(c), *over_seeds(c)]
 
 
 def at_full_depth(c: Compared) -> list[str]:
@@ -184,6 +184,22 @@ def contrasts(c: Compared) -> list[str]:
                 f"{answered_contrast(c, model, UNTOUCHED)}"
             )
     return lines
+
+
+def over_seeds(c: Compared) -> list[str]:
+    """What models do that were trained with several seeds, and would with others; none: nothing."""
+    pooled = c.over_seeds()
+    early, lines = c.exits[:-1], []
+    for model in pooled.models:
+        if pooled.seeds(model) > 1:
+            full = pooled.share(model, "harmful", c.exits[-1], REFUSE)
+            mean = pooled.over_exits(model, "harmful", early, REFUSE)
+            lines.append(
+                f"  {model}, {pooled.seeds(model)} seeds: refuses {full:.0%} at full depth, "
+                f"{mean:.0%} on average before it; {_there(pooled, model, pooled.competent(model))}"
+            )
+    head = "Over training seeds (harmful prompts; intervals hold for other prompts and seeds):"
+    return [head, *lines] if lines else []
 
 
 def answered_contrast(c: Compared, a: str, b: str) -> str:
