@@ -245,9 +245,11 @@ def _widened(
     mean: ClusteredShare, share_SN: Float[np.ndarray, "S N"], clusters_N: Shaped[np.ndarray, " N"]
 ) -> ClusteredShare:
     """A mean over seeds, with bounds that say what other seeds would have given."""
-    bounds = (np.array([bound]) for bound in (mean.value, mean.low, mean.high))
+    value, low, high = (np.array([bound]) for bound in (mean.value, mean.low, mean.high))
     low, high = widen_for_seeds(
-        *bounds,
+        value,
+        low,
+        high,
         clusters=len(mean.residuals),
         seeds=[share_SN.mean(axis=1, keepdims=True)],
         explained=[np.array([spread_by_prompts(share_SN, clusters_N)])],
