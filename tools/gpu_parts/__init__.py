@@ -1,0 +1,1 @@
+"""The parts of tools/gpu_check.py: `python -m gpu_parts PART --out FOLDER`."""
