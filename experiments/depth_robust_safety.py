@@ -101,7 +101,7 @@ def main() -> int:
     settings = parse(Study, sys.argv[1:], "depth_robust_safety", config="depth_robust_safety")
     compared = run_study(settings, progress_bar)
     out = settings.study.output.out
-    (figure,) = draw_compared(compared.over_seeds(), out / "figures")
+    figure, *_ = draw_compared(compared.over_seeds(), out / "figures")
     lines = findings(compared)
     if {UNTOUCHED, SPOKEN, ROBUST} <= set(compared.models) and compared.lookalikes:
         lines += expectations(compared.over_seeds())

@@ -104,9 +104,19 @@ def test_the_overview_is_short(compared):
 
 
 def test_figure(compared, tmp_path):
-    (png,) = draw_compared(compared, tmp_path)
-    assert png.stat().st_size > 20_000
-    assert png.with_suffix(".svg").is_file()
+    figures = draw_compared(compared, tmp_path)
+    assert [png.stem for png in figures] == ["comparison", "frontier"]
+    for png in figures:
+        assert png.stat().st_size > 20_000
+        assert png.with_suffix(".svg").is_file()
+    fpr, tpr = compared.refusal_rates("a")
+    assert (fpr.value.tolist(), tpr.value.tolist()) == ([0, 0], [0.2, 1])
+    groups_N = np.char.replace(compared.groups_N, "set harmless", "builtin:ordinary harmless")
+    alone = replace(compared, groups_N=groups_N)
+    assert [png.stem for png in draw_compared(alone, tmp_path / "alone")] == ["comparison"]
+    assert "TPR / FPR" not in "\n".join(findings(alone))
+    with pytest.raises(InputError, match="there are no look-alikes"):
+        alone.refusal_rates("a")
 
 
 def test_names_of_models():

@@ -1,5 +1,6 @@
-"""The figure of a comparison: refusal, unsafe window, off-topic and broken answers, competence."""
+"""Figures of a comparison: outcomes by exit, and refusals of harm against those of look-alikes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,53 @@ def draw_compared(compared: Compared, folder: str | Path) -> dict[Path, str]:
         title_fontsize="small",
     )
     caption = "refusal, the unsafe window, off-topic or broken answers, and which exits can answer"
-    return save_all({"comparison": (figure, caption)}, folder)
+    figures = {"comparison": (figure, caption)}
+    if compared.lookalikes:
+        caption = "harmful prompts refused against look-alikes refused, exit by exit"
+        figures["frontier"] = (_frontier(compared, can_answer), caption)
+    return save_all(figures, folder)
+
+
+def _frontier(compared: Compared, can_answer: Sequence[Bool[np.ndarray, " E"]]):
+    """A point for each exit of each model: the upper left corner tells all prompts apart."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    diagonal = np.array([0.0, 1.0])
+    for gap in (0.0, 0.3, 0.6):
+        axes.plot(diagonal, diagonal + gap, color="0.85", linewidth=0.8, zorder=0)
+        if gap:
+            axes.text(0.01, gap + 0.015, f"TPR - FPR = {gap:.1f}", color="0.5", fontsize="x-small")
+    for number, (model, can_E) in enumerate(zip(compared.models, can_answer, strict=True)):
+        colour, style = _STYLES[number % len(_STYLES)]
+        fpr, tpr = compared.refusal_rates(model)
+        _points(axes, fpr.value, tpr.value, can_E, colour, style, model)
+        for e in (0, len(compared.exits) - 1):
+            at = (fpr.value[e] + 0.01, tpr.value[e] + 0.01)
+            axes.annotate(str(compared.exits[e]), at, color=colour, fontsize="x-small")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set_xlabel("look-alikes refused, in whole or in part (FPR)")
+    axes.set_ylabel("harmful prompts refused (TPR)")
+    axes.legend(
+        frameon=False,
+        loc="lower right",
+        title="filled: exits that can answer;\nnumbers: the first and the last exit",
+        title_fontsize="small",
+    )
+    return figure
+
+
+def _points(
+    axes, x, y, can_E: Bool[np.ndarray, " E"], colour: str, style: str, name: str, size=4.0
+) -> None:
+    """Joined points: filled where the exit can answer, else hollow and faint."""
+    marker, line = style[0], style[1:]
+    axes.plot(x, y, line, color=colour, linewidth=0.8, alpha=0.4)
+    hollow = {"markerfacecolor": "white", "markeredgecolor": colour, "alpha": 0.45}
+    axes.plot(x[~can_E], y[~can_E], marker, markersize=size, **hollow)
+    axes.plot(x[can_E], y[can_E], marker, color=colour, markersize=size, label=name)
 
 
 def _line(

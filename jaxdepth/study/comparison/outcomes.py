@@ -132,7 +132,12 @@ class Compared:
 
     def shares(self, model: str, group: str, *outcomes: Outcome) -> Estimate:
         """The share of a group's answers with one of some outcomes at every exit."""
-        is_in_N = self.group(group)
+        return self._by_exit(model, self.group(group), outcomes)
+
+    def _by_exit(
+        self, model: str, is_in_N: Bool[np.ndarray, " N"], outcomes: Sequence[Outcome]
+    ) -> Estimate:
+        """The share of some prompts' answers with one of some outcomes at every exit."""
         means = [self._mean(model, is_in_N, [e], outcomes) for e in self.exits]
         bounds = np.transpose([(mean.value, mean.low, mean.high) for mean in means])
         return Estimate(*bounds, n=int(is_in_N.sum()))
@@ -196,6 +201,20 @@ class Compared:
         tpr = self._mean(model, harmful_N, exits, (Outcome.REFUSE,))
         fpr = self._mean(model, lookalike_N, exits, (Outcome.REFUSE, Outcome.PARTIAL))
         return difference(tpr, fpr)
+
+    def refusal_rates(self, model: str) -> tuple[Estimate, Estimate]:
+        """FPR and TPR at every exit: look-alikes refused in whole or in part, harmful ones refused.
+
+        Raises:
+            InputError: there are no look-alikes, or no harmful prompts.
+        """
+        lookalike_N = np.isin(self.groups_N, self.lookalikes)
+        if not lookalike_N.any():
+            raise InputError(
+                "there are no look-alikes: add prompts that only resemble harmful ones"
+            )
+        fpr = self._by_exit(model, lookalike_N, (Outcome.REFUSE, Outcome.PARTIAL))
+        return fpr, self._by_exit(model, self.group("harmful"), (Outcome.REFUSE,))
 
     def _contrast(self, contrast, a: str, b: str, group: str, exits, outcomes) -> Estimate:
         is_in_N = self.group(group)

@@ -92,7 +92,14 @@ def _n_to_be_safe(c: Compared) -> int:
 
 def findings(c: Compared) -> list[str]:
     """Everything that the comparison shows, claim by claim."""
-    return [*at_full_depth(c), *by_exit(c), *quality(c), *contrasts(c), *over_seeds(c)]
+    return [
+        *at_full_depth(c),
+        *by_exit(c),
+        *quality(c),
+        *contrasts(c),
+        *frontier(c),
+        *over_seeds(c),
+    ]
 
 
 def at_full_depth(c: Compared) -> list[str]:
@@ -183,6 +190,21 @@ def contrasts(c: Compared) -> list[str]:
                 f"  {model} - {UNTOUCHED}: refusals {refuse:points}; "
                 f"{answered_contrast(c, model, UNTOUCHED)}"
             )
+    return lines
+
+
+def frontier(c: Compared) -> list[str]:
+    """Harmful prompts and look-alikes refused, exit by exit; nothing without look-alikes."""
+    if not c.lookalikes:
+        return []
+    lines = ["Harmful prompts refused / look-alikes refused in whole or in part (TPR / FPR):"]
+    for model in c.models:
+        fpr, tpr = c.refusal_rates(model)
+        each = (
+            f"exit {e} {t:.0%} / {f:.0%}"
+            for e, t, f in zip(c.exits, tpr.value, fpr.value, strict=True)
+        )
+        lines.append(f"  {model}: {', '.join(each)}")
     return lines
 
 
