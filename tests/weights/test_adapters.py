@@ -17,7 +17,6 @@ from jaxdepth.weights.adapter import find_adapter, read_adapter
 from jaxdepth.weights.checkpoint import end_tokens, read_manifest
 
 NAMES = ("lens", "shallow", "spoken", "depth_robust")
-EARLIER = NAMES[1:]  # made by release 0.1.0, from its data and by its recipes
 
 
 def test_every_adapter_has_a_card_and_every_card_an_adapter():
@@ -34,15 +33,12 @@ def test_every_adapter_has_a_card_and_every_card_an_adapter():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_adapter_names_what_it_was_made_from(name, smollm2, smollm2_path):
-    """Its base, its data and its recipe are those in this repository, or of an earlier release."""
+    """Its base, its data and its recipe are those in this repository."""
     model, _ = smollm2
     adapter = read_adapter(f"builtin:{name}", model.config)
     assert find_adapter(f"builtin:{name}").stat().st_size < 6e6
     assert adapter.base == read_manifest(smollm2_path)["fingerprint"]
     settings = adapter.made["settings"]
-    if name in EARLIER:
-        assert settings["steps"] == 400
-        return
     tasks = read_tasks(["builtin:harmful/train"], "builtin", thoughts=False)
     assert settings["tasks_sha256"] == tasks_digest(tasks, settings, thoughts=False)
     recipe = read_settings(Tune, f"tune/{name}")
