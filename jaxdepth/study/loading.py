@@ -150,9 +150,10 @@ def load_reference(
 
 
 def reference_settings(path: Path, date: str) -> dict:
-    """The settings that stand for a checkpoint that judges coherence; arguments and errors as above.
+    """The settings that stand for a checkpoint that judges coherence.
 
-    They hold the run's date only if the checkpoint's prompts depend on it.
+    Arguments and errors are those of `load_reference`, but it may lack a tokenizer. The run's date
+    is among the settings only if the checkpoint's prompts depend on it.
     """
     settings = {"fingerprint": checkpoint.read_manifest(path)["fingerprint"]}
     vocab_size = read_config(path / "config.json")[0].vocab_size

@@ -74,7 +74,7 @@ def readers_of(record: Mapping, given: Rejudge) -> Readers:
 def _model_of(
     record: Mapping, given: Path | None
 ) -> tuple[AdaptedModel, tuple[str, ...], dict[str, str | None]]:
-    """The checkpoint that reads answers, its digests, and those of prompts that the run recorded."""
+    """The checkpoint that reads answers, its digests, and those that the run recorded of it."""
     settings, facts = record["settings"], record["facts"]
     dtype, expected = settings.get("dtype"), settings.get(f"{REFERENCE}fingerprint")
     if given is not None:

@@ -84,5 +84,5 @@ def _check_model(run_path: Path, recorded: Mapping, settings: Mapping) -> None:
     changed = changed_prompts(recorded, settings)
     if changed:
         raise InputError(
-            f"{run_path} is a run with another {listed(changed)}: make it again with this checkpoint"
+            f"{run_path} is a run with another {listed(changed)}: make it again with this model"
         )
