@@ -24,6 +24,7 @@ from jaxdepth.study.inspection.description import (
 from jaxdepth.weights.checkpoint import MANIFEST, end_tokens, load_tokenizer, read_manifest
 from jaxdepth.weights.gguf.source import GGUFSource, gguf_types
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
+from jaxdepth.weights.huggingface.folder_tokenizer import load_folder_tokenizer
 from jaxdepth.weights.huggingface.source import SafetensorsSource, safetensors_dtypes
 from jaxdepth.weights.quantised.methods import describe_method
 from jaxdepth.weights.quantised.packed import Settings
@@ -93,7 +94,7 @@ def describe_source(path: Path) -> Description:
         if isinstance(source, GGUFSource):
             tokenizer = gguf_tokenizer(source.fields)
         else:
-            tokenizer = load_tokenizer(path)
+            tokenizer = load_folder_tokenizer(path)
             end_ids = end_tokens(path, tokenizer)
         converts = f"yes, to {format_bytes(nbytes)}"
     except InputError as error:
