@@ -164,9 +164,10 @@ def _write_sidecars(source: Source, tokenizer, folder: Path) -> None:
     (folder / "config.json").write_text(text, encoding="utf-8")
     if tokenizer is None:
         return
-    for name in [] if isinstance(source, GGUFSource) else checkpoint.sidecars(source.folder):
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(source.folder / name, folder / name)
+    if isinstance(source, SafetensorsSource):
+        for name in checkpoint.sidecars(source.folder):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source.folder / name, folder / name)
     if not (folder / TOKENIZER).is_file():
         tokenizer.save_pretrained(folder)
     what = tokenizer_difference(tokenizer, checkpoint.load_tokenizer(folder))
