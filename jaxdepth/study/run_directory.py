@@ -347,7 +347,7 @@ def _check_same_settings(path: Path, old: Mapping, new: Mapping) -> None:
     if changed and not is_redated:
         others = [word for name, word in _OF_MODEL.items() if name in differing]
         raise InputError(
-            f"{path} holds a run with another {listed([*others, *changed])}: restore what it began "
+            f"{path} holds a run with another {listed([*others, *changed], 8)}: restore what it began "
             "with, or name another --out"
         )
     name = "date" if is_redated else differing[0]

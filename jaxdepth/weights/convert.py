@@ -26,7 +26,7 @@ from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
 from jaxdepth.weights.huggingface.folder_tokenizer import load_folder_tokenizer
 from jaxdepth.weights.huggingface.source import SafetensorsSource
 from jaxdepth.weights.huggingface.spare_tokens import without_spare_tokens
-from jaxdepth.weights.huggingface.tokenizer_files import TOKENIZER, tokenizer_difference
+from jaxdepth.weights.huggingface.tokenizer_files import CONFIG, TOKENIZER, tokenizer_difference
 from jaxdepth.weights.prefetch import prefetch, worker_thread
 from jaxdepth.weights.sources import Source, open_source, source_tensors
 from jaxdepth.weights.tensor_map import MappedTensor
@@ -226,17 +226,19 @@ def _check_same_sidecars(target: Path, source: Source, tokenizer: FastTokenizer 
     """Check that the files beside the weights of an existing target are still the source's."""
     if tokenizer is None or isinstance(source, GGUFSource):
         return
-    if not (source.folder / TOKENIZER).is_file():  # some files were made, not copied
+    made: tuple[str, ...] = ()  # files that were written anew
+    if not (source.folder / TOKENIZER).is_file():
+        made = (TOKENIZER, CONFIG, "chat_template.jinja")
         what = tokenizer_difference(tokenizer, checkpoint.load_tokenizer(target))
         if what is not None:
             raise InputError(
                 f"{target} was converted when the tokenizer of {source.name} differed in {what}: "
                 "name another target or remove it"
             )
-        return
-    digests = {n: file_digest(source.folder / n) for n in checkpoint.sidecars(source.folder)}
+    names = [name for name in checkpoint.sidecars(source.folder) if name not in made]
+    digests = {name: file_digest(source.folder / name) for name in names}
     copied = checkpoint.read_manifest(target)["files"]
-    copied = {name: copied[name] for name in checkpoint.sidecars(target)}
+    copied = {name: copied[name] for name in checkpoint.sidecars(target) if name not in made}
     if digests != copied:
         changed = [n for n in {**digests, **copied} if digests.get(n) != copied.get(n)]
         raise InputError(

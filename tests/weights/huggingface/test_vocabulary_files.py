@@ -75,6 +75,10 @@ def test_converting_again_notices_another_vocabulary(tmp_path):
     with pytest.raises(InputError, match="differed in chat template: name"):
         convert(source, target)
     write(source / "tokenizer_config.json", config)
+    write(source / "generation_config.json", {"eos_token_id": 1})
+    with pytest.raises(InputError, match=r"when generation_config.json of .* had other content"):
+        convert(source, target)
+    (source / "generation_config.json").unlink()
     merges = (source / "merges.txt").read_text().splitlines()
     (source / "merges.txt").write_text("\n".join(merges[:-400]))
     with pytest.raises(InputError, match="differed in the ids of a text: name"):
