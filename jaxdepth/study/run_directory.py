@@ -345,10 +345,10 @@ def _check_same_settings(path: Path, old: Mapping, new: Mapping) -> None:
     is_redated = "date" in differing and old.get("date") and new.get("date")
     changed = changed_prompts(old, new, PROMPT_DIGESTS | _OF_REFERENCE)
     if changed and not is_redated:
-        others = [word for name, word in _OF_MODEL.items() if name in differing]
+        words = [word for name, word in _OF_MODEL.items() if name in differing] + changed
         raise InputError(
-            f"{path} holds a run with another {listed([*others, *changed], 8)}: restore what it began "
-            "with, or name another --out"
+            f"{path} holds a run with another {listed(words, 8)}: restore what it began with, or "
+            "name another --out"
         )
     name = "date" if is_redated else differing[0]
     raise InputError(
