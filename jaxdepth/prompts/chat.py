@@ -15,12 +15,13 @@ there a typed marker has the tokens of a real one.
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date as Date
 
 from jaxdepth.errors import InputError
 from jaxdepth.model import FastTokenizer
-from jaxdepth.prompts.template import prints_date, render
+from jaxdepth.prompts.identity import PROBE, PROBE_DATE, template_digest
+from jaxdepth.prompts.template import Rendered, prints_date, render
 
 # Private-use characters: no template or prompt has them.
 _PLACEHOLDER = "\ue000user\ue001"
@@ -75,7 +76,15 @@ class PromptEncoder:
         is_dated = self.has_template and prints_date(tokenizer, conversations)
         # What the template was told; None for one that prints no date.
         self.date = (date or Date.today().isoformat()) if is_dated else None
-        parts = _render_parts(tokenizer, conversations, self.date)
+        self.template_digest: str | None = None  # of what the template renders on that day
+        rendered: list[Rendered] = []
+        if self.has_template:
+            # Together: each rendering is a new process.
+            everything = [*conversations, *PROBE]
+            rendered = render(tokenizer, everything, self.date or PROBE_DATE)
+            probe = [one.text for one in rendered[len(conversations) :]]
+            self.template_digest = template_digest(probe, _template_markers(tokenizer))
+        parts = _parts_of(rendered[: len(conversations)])
         self._before, self._after, self._strips, lead = parts
         # Everything up to the template's last control token before the text, and from its first
         # one after it: both are tokenised once, control tokens included.
@@ -253,18 +262,19 @@ class PromptEncoder:
         return starts[0] if starts else len(text)
 
 
-def _render_parts(
-    tokenizer, conversations: list[tuple[list[dict], bool]], date: str | None
-) -> tuple[str, str, bool, str]:
+def _parts_of(rendered: Sequence[Rendered]) -> tuple[str, str, bool, str]:
     """The template's text around the user's.
+
+    Args:
+        rendered: `_CONVERSATIONS`; nothing where there is no template.
 
     Returns:
         The text before the user's and after it, whether the template strips the user's text, and
         the text between the user's and a reply in a finished conversation.
     """
-    if not tokenizer.chat_template:
+    if not rendered:
         return "", "", False, " "  # a base model continues the text
-    *prompts, finished = render(tokenizer, conversations, date)
+    *prompts, finished = rendered
     for text, reason in prompts:
         if text is None:
             raise InputError(f"the chat template cannot be rendered ({reason})")
@@ -294,16 +304,23 @@ def _adds_bos(tokenizer) -> bool:
 
 def _control_ids(tokenizer: FastTokenizer) -> frozenset[int]:
     """The ids of added tokens that structure a conversation or text, rather than being text."""
-    template = str(tokenizer.chat_template or "")
-
-    def is_control(token) -> bool:
-        if token.special or _MARKER.fullmatch(token.content):
-            return True
-        return bool(_TEMPLATE_MARKER.fullmatch(token.content)) and token.content in template
-
     added = tokenizer.added_tokens_decoder.items()
-    named = set(tokenizer.all_special_ids)
-    return frozenset(i for i, token in added if i in named or is_control(token))
+    named, written = set(tokenizer.all_special_ids), _template_markers(tokenizer)
+    return frozenset(
+        i
+        for i, token in added
+        if i in named
+        or token.special
+        or _MARKER.fullmatch(token.content)
+        or token.content in written
+    )
+
+
+def _template_markers(tokenizer: FastTokenizer) -> set[str]:
+    """The added tokens that look like markers and that the chat template writes."""
+    template = str(tokenizer.chat_template or "")
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    return {text for text in added if _TEMPLATE_MARKER.fullmatch(text) and text in template}
 
 
 def _without_control_tokens(spec: dict, ordinary: Mapping, follows_control_token: bool) -> dict:

@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -101,8 +101,12 @@ def read_prompts(names: Iterable[str]) -> list[Prompt]:
 
 
 def prompts_digest(prompts: Iterable[Prompt]) -> str:
-    """SHA-256 over every field of every prompt."""
-    return hashlib.sha256(json.dumps([astuple(p) for p in prompts]).encode()).hexdigest()
+    """SHA-256 over every field of every prompt, with its source's number in place of its path."""
+    numbers: dict[str, int] = {}
+    fields = [
+        astuple(replace(p, source=str(numbers.setdefault(p.source, len(numbers))))) for p in prompts
+    ]
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 
 def read_acts() -> dict[str, str]:

@@ -9,16 +9,24 @@ import numpy as np
 
 from jaxdepth.errors import InputError
 from jaxdepth.model import FastTokenizer
+from jaxdepth.model.config import read_config
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh, describe
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.identity import tokenizer_digest
 from jaxdepth.runtime.distributed import all_gather
 from jaxdepth.runtime.profiling import use_compilation_cache
 from jaxdepth.study.atomic_files import on_first
-from jaxdepth.study.run_directory import RUN_FILE, check_file, read_record
+from jaxdepth.study.run_directory import (
+    REFERENCE,
+    RUN_FILE,
+    check_file,
+    read_record,
+)
 from jaxdepth.study.settings import AdaptedModel, Devices
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.adapter import adapter_digest, find_adapter
+from jaxdepth.weights.huggingface.adapter_tokenizer import load_adapted_tokenizer
 from jaxdepth.weights.load import load
 
 
@@ -37,6 +45,35 @@ class LoadedModel:
     def identity(self) -> str:
         """The checkpoint's fingerprint, with the adapter's digest where there is one."""
         return self.fingerprint + (self.adapter_sha256 or "")
+
+    @property
+    def resolved(self) -> dict:
+        """The settings that stand for it: a run is resumed only with an equal model and prompts."""
+        settings = {
+            "model_fingerprint": self.fingerprint,
+            "end_tokens": list(self.end_tokens),
+            **prompt_settings(self.tokenizer, self.encoder),
+        }
+        if self.adapter_sha256 is not None:
+            settings["adapter_sha256"] = self.adapter_sha256
+        return settings
+
+
+def prompt_settings(tokenizer: FastTokenizer, encoder: PromptEncoder) -> dict:
+    """The settings that stand for how a run's prompts are written and its texts are read.
+
+    They are the same for every command, so that a run notices a checkpoint, or an adapter, whose
+    tokenizer or chat template has changed while the weights have not.
+
+    Args:
+        tokenizer: with an adapter's changes, if there is one.
+        encoder: of that tokenizer, told the run's date.
+    """
+    settings = {
+        "tokenizer_sha256": tokenizer_digest(tokenizer),
+        "template_sha256": encoder.template_digest,
+    }
+    return settings if encoder.date is None else settings | {"date": encoder.date}
 
 
 def run_date(chosen: str | None, out: Path) -> str:
@@ -110,6 +147,21 @@ def load_reference(
     if tokenizer is None:
         raise InputError(f"{path} was converted without a tokenizer: name another")
     return reference, PromptEncoder(tokenizer, date=date)
+
+
+def reference_settings(path: Path, date: str) -> dict:
+    """The settings that stand for a checkpoint that judges coherence.
+
+    Arguments and errors are those of `load_reference`, but it may lack a tokenizer. The run's date
+    is among the settings only if the checkpoint's prompts depend on it.
+    """
+    settings = {"fingerprint": checkpoint.read_manifest(path)["fingerprint"]}
+    vocab_size = read_config(path / "config.json")[0].vocab_size
+    tokenizer = load_adapted_tokenizer(path, None, vocab_size)
+    if tokenizer is not None:
+        settings |= prompt_settings(tokenizer, PromptEncoder(tokenizer, date=date))
+    dated = {"date": settings.pop("date")} if "date" in settings else {}
+    return {f"{REFERENCE}{name}": value for name, value in settings.items()} | dated
 
 
 def device_provenance(model: Mistral) -> dict:

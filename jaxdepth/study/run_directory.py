@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxdepth.errors import InputError
+from jaxdepth.errors import InputError, listed
 from jaxdepth.files import file_digest, read_json
 from jaxdepth.runtime.distributed import barrier, is_first, raise_on_all
 from jaxdepth.study.atomic_files import (
@@ -39,6 +39,16 @@ from jaxdepth.study.atomic_files import (
 )
 
 RUN_FILE = "run.json"
+# Settings that are digests of how prompts are written and texts are read, and what changes them.
+PROMPT_DIGESTS = {"tokenizer_sha256": "tokenizer", "template_sha256": "chat template"}
+REFERENCE = "reference_"  # before the settings of the checkpoint that judges coherence
+_OF_REFERENCE = {f"{REFERENCE}{k}": f"{v} of the reference" for k, v in PROMPT_DIGESTS.items()}
+_OF_MODEL = {
+    "model_fingerprint": "model",
+    "base_fingerprint": "model",
+    "adapter_sha256": "adapter",
+    f"{REFERENCE}fingerprint": "reference",
+}
 
 
 class Run:
@@ -311,13 +321,40 @@ def read_frame(run_path: str | Path, table: str) -> pd.DataFrame:
     return read_table(run_path, table).to_pandas()
 
 
+def changed_prompts(
+    old: Mapping, new: Mapping, words: Mapping[str, str] = PROMPT_DIGESTS
+) -> list[str]:
+    """What decides how prompts are written, in words, where two runs' settings differ in it.
+
+    A run of an earlier version recorded nothing of it: nothing has changed as far as is known.
+    """
+    both = [name for name in words if name in old and name in new]
+    return [words[name] for name in both if old[name] != new[name]]
+
+
 def _check_same_settings(path: Path, old: Mapping, new: Mapping) -> None:
-    for name in sorted(set(old) | set(new)):
-        if old.get(name) != new.get(name):
-            raise InputError(
-                f"{path} holds a run with {name} = {_shorten(old.get(name))}, not "
-                f"{_shorten(new.get(name))}: use the same settings, or another --out"
-            )
+    differing = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k)]
+    if not differing:
+        return
+    if any(name in new and name not in old for name in PROMPT_DIGESTS):
+        raise InputError(
+            f"{path} holds a run of an earlier version of jaxdepth, which did not record the "
+            "tokenizer and the chat template: name another --out, or finish it with that version"
+        )
+    # A template that prints the date differs with it; what the user named is the reason.
+    is_redated = "date" in differing and old.get("date") and new.get("date")
+    changed = changed_prompts(old, new, PROMPT_DIGESTS | _OF_REFERENCE)
+    if changed and not is_redated:
+        words = [word for name, word in _OF_MODEL.items() if name in differing] + changed
+        raise InputError(
+            f"{path} holds a run with another {listed(words, 8)}: restore what it began with, or "
+            "name another --out"
+        )
+    name = "date" if is_redated else differing[0]
+    raise InputError(
+        f"{path} holds a run with {name} = {_shorten(old.get(name))}, not "
+        f"{_shorten(new.get(name))}: use the same settings, or another --out"
+    )
 
 
 def _shorten(value) -> str:

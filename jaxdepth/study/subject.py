@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 from jaxdepth.depth.exits import parse_exits
@@ -23,6 +22,7 @@ from jaxdepth.study.loading import (
     device_provenance,
     load_model,
     load_reference,
+    reference_settings,
     run_date,
 )
 from jaxdepth.study.run_directory import Run
@@ -33,13 +33,13 @@ from jaxdepth.study.steering import (
     steer_model,
     steering_provenance,
 )
-from jaxdepth.weights import checkpoint
 from jaxdepth.weights.adapter import brings_tokenizer
 
-# Paths and devices: fingerprints and digests stand for them, and no number depends on them. The
-# rule of windows is in their table, which is made anew from the answers whenever it changes.
+# Paths, devices and memory: fingerprints and digests stand for them, and no number depends on them.
+# The rule of windows is in their table, which is made anew from the answers whenever it changes.
 _UNRESOLVED: tuple[str, ...] = ("model", "out", "adapter", "reference", "directions", "classifier")
 _UNRESOLVED += ("encoder", "mesh", "profile", "competent_from", "unsafe_from", "date")
+_UNRESOLVED += ("prompts", "memory_gb")
 
 
 class SubjectSettings(Protocol):
@@ -118,21 +118,16 @@ class Subject:
         """
         settings = {k: v for k, v in flatten(self.settings).items() if k not in _UNRESOLVED}
         settings |= {
-            "model_fingerprint": self.loaded.fingerprint,
+            **self.loaded.resolved,
             "prompts_sha256": prompts_digest(self.prompts),
             "exits": self.exits,
             "dtype": str(self.model.embed[...].dtype),
         }
         reference = flatten(self.settings).get("reference")
         if reference is not None:
-            manifest = checkpoint.read_manifest(reference)
-            settings["reference_fingerprint"] = manifest["fingerprint"]
-        if self.encoder.date is not None or (reference and _tells_date(reference)):
-            settings["date"] = self.date
+            settings |= reference_settings(reference, self.date)
         if self.sentences is not None:
             settings["encoder_sha256"] = self.sentences.identity
-        if self.loaded.adapter_sha256 is not None:
-            settings["adapter_sha256"] = self.loaded.adapter_sha256
         return settings | resolved_steering(self.settings.steering) | resolved
 
     def open_run(self, resolved: dict, *, with_prompts: bool = True, **provenance) -> Run:
@@ -146,12 +141,15 @@ class Subject:
         Raises:
             InputError: as `Run.open`.
         """
+        flat = flatten(self.settings)
         provenance = {
             "model": str(self.settings.model.model),
             "adapter": self.settings.model.adapter,
             "adapter_tokenizer": _brings_tokenizer(self.settings.model.adapter),
-            "reference": _as_text(flatten(self.settings).get("reference")),
-            "encoder": _as_text(flatten(self.settings).get("encoder")),
+            "prompts": list(self.settings.prompts.prompts),
+            "reference": _as_text(flat.get("reference")),
+            "encoder": _as_text(flat.get("encoder")),
+            "memory_gb": flat.get("memory_gb"),
             "depth": self.model.config.num_hidden_layers,
             "chat_template": self.encoder.has_template,
             "opens_thought": opens_thought(self.encoder.reply_opening),
@@ -199,12 +197,6 @@ def _open(settings: SubjectSettings, exits: str, date: str) -> Subject:
         prompts=prompts,
         date=date,
     )
-
-
-def _tells_date(path: Path) -> bool:
-    """Whether a checkpoint's prompts depend on the day."""
-    tokenizer = checkpoint.load_tokenizer(path)
-    return tokenizer is not None and PromptEncoder(tokenizer).date is not None
 
 
 def _brings_tokenizer(adapter: str | None) -> bool:

@@ -181,8 +181,18 @@ def load_tokenizer(path: Path) -> FastTokenizer | None:
     except Exception as error:  # tokenizers raises plain Exception
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"the tokenizer in {path} cannot be read ({reason})") from None
+    return checked_tokenizer(tokenizer, path)
+
+
+def checked_tokenizer(tokenizer: FastTokenizer, path: Path) -> FastTokenizer:
+    """A tokenizer from a folder, with the chat template of a processor if it has none of its own.
+
+    Raises:
+        InputError: an id is so high that writing the tokenizer, a step for each id up to there,
+            would not end; or the processor's file has no template.
+    """
     last = max(tokenizer.get_vocab().values(), default=0)
-    if last > _MAX_TOKEN_ID:  # writing it would take a step for each id up to there
+    if last > _MAX_TOKEN_ID:
         raise InputError(f"the tokenizer in {path} has a token with the id {last}: fetch it again")
     if not tokenizer.chat_template and (path / PROCESSOR_TEMPLATE).is_file():
         tokenizer.chat_template = _processor_template(path / PROCESSOR_TEMPLATE)

@@ -17,18 +17,16 @@ import numpy as np
 
 from jaxdepth.errors import InputError, listed, one_line
 from jaxdepth.files import file_digest, read_json
+from jaxdepth.model import FastTokenizer
 from jaxdepth.runtime import preemption
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.atomic_folder import atomic_folder
 from jaxdepth.weights.gguf.source import GGUFSource
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
+from jaxdepth.weights.huggingface.folder_tokenizer import load_folder_tokenizer
 from jaxdepth.weights.huggingface.source import SafetensorsSource
 from jaxdepth.weights.huggingface.spare_tokens import without_spare_tokens
-from jaxdepth.weights.huggingface.tokenizer_files import (
-    TOKENIZER,
-    check_has_tokenizer,
-    tokenizer_difference,
-)
+from jaxdepth.weights.huggingface.tokenizer_files import CONFIG, TOKENIZER, tokenizer_difference
 from jaxdepth.weights.prefetch import prefetch, worker_thread
 from jaxdepth.weights.sources import Source, open_source, source_tensors
 from jaxdepth.weights.tensor_map import MappedTensor
@@ -72,7 +70,7 @@ def convert(
         origin["quantisation"] = dict(opened.quantisation)
     if target.exists():
         _check_same(target, {"files": {f.name: _file_record(f) for f in opened.files}, **origin})
-        _check_same_sidecars(target, opened, with_tokenizer)
+        _check_same_sidecars(target, opened, tokenizer)
         return False
 
     chunks = list(_chunks(tensors, opened))
@@ -166,12 +164,12 @@ def _write_sidecars(source: Source, tokenizer, folder: Path) -> None:
     (folder / "config.json").write_text(text, encoding="utf-8")
     if tokenizer is None:
         return
-    if isinstance(source, GGUFSource):
-        tokenizer.save_pretrained(folder)
-    else:
+    if isinstance(source, SafetensorsSource):
         for name in checkpoint.sidecars(source.folder):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source.folder / name, folder / name)
+    if not (folder / TOKENIZER).is_file():
+        tokenizer.save_pretrained(folder)
     what = tokenizer_difference(tokenizer, checkpoint.load_tokenizer(folder))
     if what is not None:
         raise InputError(
@@ -193,14 +191,13 @@ def _read_tokenizer(source: Source):
 
 def _read_folder_tokenizer(source: SafetensorsSource):
     folder = source.folder
-    check_has_tokenizer(folder, "pass --no-tokenizer")
     for name in checkpoint.sidecars(folder):
         if name.endswith(".json"):
             content = read_json(folder / name)
             if not isinstance(content, dict):
                 kind = type(content).__name__
                 raise InputError(f"{folder / name} holds a {kind}, expected an object")
-    tokenizer = checkpoint.load_tokenizer(folder)
+    tokenizer = load_folder_tokenizer(folder)
     checkpoint.end_tokens(folder, tokenizer)
     return tokenizer
 
@@ -225,14 +222,24 @@ def _check_same(target: Path, origin: Mapping) -> None:
         )
 
 
-def _check_same_sidecars(target: Path, source: Source, with_tokenizer: bool) -> None:
+def _check_same_sidecars(target: Path, source: Source, tokenizer: FastTokenizer | None) -> None:
     """Check that the files beside the weights of an existing target are still the source's."""
-    if not with_tokenizer or isinstance(source, GGUFSource):
+    if tokenizer is None or isinstance(source, GGUFSource):
         return
-    digests = {n: file_digest(source.folder / n) for n in checkpoint.sidecars(source.folder)}
+    made: tuple[str, ...] = ()  # files that were written anew
+    if not (source.folder / TOKENIZER).is_file():
+        made = (TOKENIZER, CONFIG, "chat_template.jinja")
+        what = tokenizer_difference(tokenizer, checkpoint.load_tokenizer(target))
+        if what is not None:
+            raise InputError(
+                f"{target} was converted when the tokenizer of {source.name} differed in {what}: "
+                "name another target or remove it"
+            )
+    names = [name for name in checkpoint.sidecars(source.folder) if name not in made]
+    digests = {name: file_digest(source.folder / name) for name in names}
     copied = checkpoint.read_manifest(target)["files"]
-    copied = {name: copied[name] for name in checkpoint.sidecars(target)}
-    if (source.folder / TOKENIZER).is_file() and digests != copied:
+    copied = {name: copied[name] for name in checkpoint.sidecars(target) if name not in made}
+    if digests != copied:
         changed = [n for n in {**digests, **copied} if digests.get(n) != copied.get(n)]
         raise InputError(
             f"{target} was converted when {listed(changed)} of {source.name} had other content: "

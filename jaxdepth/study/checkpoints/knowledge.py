@@ -45,6 +45,7 @@ from jaxdepth.study.subject import open_subject
 LEAD = "The answer is"
 # The resolved settings of a run that decide its knowledge table.
 _DECISIVE: tuple[str, ...] = ("model_fingerprint", "adapter_sha256", "dtype", "exits", "batch_size")
+_DECISIVE += ("tokenizer_sha256", "template_sha256", "date")
 _DECISIVE += ("steer", "directions_sha256", "direction", "steer_layers", "steer_scale")
 
 

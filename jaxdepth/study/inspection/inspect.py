@@ -7,8 +7,9 @@ import textwrap
 from pathlib import Path
 
 from jaxdepth.errors import InputError, visible
+from jaxdepth.study.inspection.adapters import describe_adapter, describe_peft, is_peft_folder
 from jaxdepth.study.inspection.description import Description
-from jaxdepth.study.inspection.models import describe_adapter, describe_checkpoint, describe_source
+from jaxdepth.study.inspection.models import describe_checkpoint, describe_source
 from jaxdepth.study.inspection.runs import describe_run
 from jaxdepth.study.run_directory import RUN_FILE
 from jaxdepth.weights.adapter import find_adapter
@@ -31,14 +32,16 @@ def inspect(path: str | Path) -> Description:
         return describe_checkpoint(path)
     if (path / RUN_FILE).is_file():
         return describe_run(path)
+    if is_peft_folder(path):
+        return describe_peft(path)
     if (path / "config.json").is_file() or is_mistral_format(path) or _is_file(path, ".gguf"):
         return describe_source(path)
     if _is_file(path, ".safetensors"):
         return describe_adapter(path)
     problem = "is nothing to inspect" if path.exists() else "does not exist"
     raise InputError(
-        f"{path} {problem}: expected a checkpoint, a run directory, an adapter (.safetensors), a "
-        "Hugging Face folder or a .gguf file"
+        f"{path} {problem}: expected a checkpoint, a run directory, an adapter (.safetensors, or a "
+        "PEFT folder), a Hugging Face folder or a .gguf file"
     )
 
 

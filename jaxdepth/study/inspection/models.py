@@ -1,16 +1,16 @@
-"""Describe checkpoints, adapters and weights that are not converted."""
+"""Describe checkpoints and weights that are not converted."""
 
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401 (numpy then knows bfloat16)
 import numpy as np
 
 from jaxdepth.errors import InputError
-from jaxdepth.files import damaged_header, read_arrays
+from jaxdepth.model import FastTokenizer
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.study.inspection.description import (
@@ -18,15 +18,13 @@ from jaxdepth.study.inspection.description import (
     Rows,
     format_bytes,
     format_count,
-    format_values,
     name_first,
     truncate,
 )
-from jaxdepth.study.wording import runs_of_exits
-from jaxdepth.weights.adapter import FORMAT, adapter_digest
 from jaxdepth.weights.checkpoint import MANIFEST, end_tokens, load_tokenizer, read_manifest
 from jaxdepth.weights.gguf.source import GGUFSource, gguf_types
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
+from jaxdepth.weights.huggingface.folder_tokenizer import load_folder_tokenizer
 from jaxdepth.weights.huggingface.source import SafetensorsSource, safetensors_dtypes
 from jaxdepth.weights.quantised.methods import describe_method
 from jaxdepth.weights.quantised.packed import Settings
@@ -68,7 +66,7 @@ def describe_checkpoint(path: Path) -> Description:
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path / MANIFEST} is damaged ({error!r}): convert again") from None
     tokenizer = load_tokenizer(path)
-    rows += _tokenizer_rows(tokenizer, end_tokens(path, tokenizer))
+    rows += tokenizer_rows(tokenizer, end_tokens(path, tokenizer))
     return Description("a checkpoint of jaxdepth", rows)
 
 
@@ -88,7 +86,7 @@ def describe_source(path: Path) -> Description:
         *_model_rows(source.config, family),
         ("tensors", ", ".join(f"{count} of {dtype}" for dtype, count in dtypes.most_common())),
         *_quantised_rows(source.quantisation),
-        *name_first("file", [_file_size(file) for file in source.files]),
+        *name_first("file", [file_size(file) for file in source.files]),
     ]
     end_ids: Sequence[int] = ()
     try:
@@ -96,12 +94,12 @@ def describe_source(path: Path) -> Description:
         if isinstance(source, GGUFSource):
             tokenizer = gguf_tokenizer(source.fields)
         else:
-            tokenizer = load_tokenizer(path)
+            tokenizer = load_folder_tokenizer(path)
             end_ids = end_tokens(path, tokenizer)
         converts = f"yes, to {format_bytes(nbytes)}"
     except InputError as error:
         tokenizer, converts = None, f"no: {error}"
-    rows += [*_tokenizer_rows(tokenizer, end_ids), ("converts", converts)]
+    rows += [*tokenizer_rows(tokenizer, end_ids), ("converts", converts)]
     kind = "a GGUF file" if isinstance(source, GGUFSource) else source.kind
     return Description(f"{kind}, not converted", rows)
 
@@ -109,49 +107,6 @@ def describe_source(path: Path) -> Description:
 def _quantised_rows(settings: Settings | None) -> Rows:
     """The method by which a source is quantised, if it is."""
     return [] if settings is None else [("quantised by", describe_method(settings))]
-
-
-def describe_adapter(path: Path) -> Description:
-    """Describe an adapter that `jaxdepth tune` made.
-
-    Raises:
-        InputError: it is damaged, or something else.
-    """
-    arrays, metadata = read_arrays(path, "an adapter", FORMAT)
-    try:
-        form, made = metadata["form"], metadata["made"]
-        tokens, (what, where) = [str(token) for token in metadata["tokens"]], _form_words(form)
-        numbers = sum(array.size for array in arrays.values())
-        size = format_bytes(sum(array.nbytes for array in arrays.values()))
-        dtypes = ", ".join(dict.fromkeys(str(array.dtype) for array in arrays.values()))
-        rows = [
-            ("form", what),
-            ("of", where),
-            ("arrays", f"{len(arrays)}, {numbers:,} numbers, {size} of {dtypes}"),
-            ("base", str(metadata["base"] or "unknown")),
-            ("new tokens", ", ".join(tokens) or "none"),
-            ("file", _file_size(path)),
-            ("sha256", adapter_digest(str(path))),
-            ("settings", format_values(made.get("settings") or {})),
-            ("made by", format_values(made.get("versions") or {})),
-        ]
-        card = path.with_suffix(".md")
-        rows += [("card", str(card))] if card.is_file() else []
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise damaged_header(path, error) from None
-    return Description("an adapter of jaxdepth", rows)
-
-
-def _form_words(form: Mapping) -> tuple[str, str]:
-    """What was trained, and of which layers or exits."""
-    if form.get("lens_exits"):
-        exits = np.array(form["lens_exits"], int)
-        return f"a lens, rank {form['lens_rank']}", f"exits {runs_of_exits(exits, exits > 0)}"
-    layers = np.array(form["layers"], int) + 1
-    where = f"{', '.join(form['leaves'])} of layers {runs_of_exits(layers, layers > 0)}"
-    if form["rank"] is None:
-        return "weights", where
-    return f"LoRA, rank {form['rank']}, alpha {form['alpha']}", where
 
 
 def _model_rows(config: ModelConfig, family: str) -> Rows:
@@ -193,7 +148,8 @@ def _model_rows(config: ModelConfig, family: str) -> Rows:
     ]
 
 
-def _tokenizer_rows(tokenizer, end_ids: Sequence[int]) -> Rows:
+def tokenizer_rows(tokenizer: FastTokenizer | None, end_ids: Sequence[int] = ()) -> Rows:
+    """A tokenizer with the ids that end an answer, and its chat template."""
     if tokenizer is None:
         return [("tokenizer", "none")]
     text = (
@@ -202,13 +158,15 @@ def _tokenizer_rows(tokenizer, end_ids: Sequence[int]) -> Rows:
     )
     if end_ids:
         text += f"; answers end with {', '.join(_token(tokenizer, i) for i in end_ids)}"
-    template = tokenizer.chat_template
+    return [("tokenizer", text), ("chat template", template_text(tokenizer.chat_template))]
+
+
+def template_text(template: object) -> str:
+    """The length and the beginning of a chat template, or of several by name."""
     if not template:
-        return [("tokenizer", text), ("chat template", "none")]
-    if not isinstance(template, str):  # several by name
-        template = json.dumps(template, ensure_ascii=False)
-    shown = f"{format_count(len(template), 'character')}: {truncate(template, 120)}"
-    return [("tokenizer", text), ("chat template", shown)]
+        return "none"
+    text = template if isinstance(template, str) else json.dumps(template, ensure_ascii=False)
+    return f"{format_count(len(text), 'character')}: {truncate(text, 120)}"
 
 
 def _token(tokenizer, token_id: int | None) -> str:
@@ -217,5 +175,6 @@ def _token(tokenizer, token_id: int | None) -> str:
     return f"{tokenizer.convert_ids_to_tokens(token_id)} ({token_id})"
 
 
-def _file_size(file: Path) -> str:
+def file_size(file: Path) -> str:
+    """A file's name and size."""
     return f"{file.name}: {format_bytes(file.stat().st_size)}"

@@ -8,10 +8,12 @@ from jaxdepth.files import file_digest
 from jaxdepth.study.atomic_files import check_chunk, find_chunks
 from jaxdepth.study.inspection.description import (
     Description,
+    Rows,
     format_bytes,
     format_count,
     format_values,
     name_first,
+    truncate,
 )
 from jaxdepth.study.probes.activations import FOLDER
 from jaxdepth.study.run_directory import finished_files, read_record
@@ -36,6 +38,7 @@ def describe_run(path: Path) -> Description:
         ("command", _command(settings)),
         ("model", f"{provenance.get('model', 'unknown')}, fingerprint {base or 'unknown'}"),
         *([("adapter", str(provenance["adapter"]))] if provenance.get("adapter") else []),
+        *_prompts_row(provenance.get("prompts")),
         ("run on", ", ".join(str(provenance[n]) for n in ("device", "mesh") if n in provenance)),
         ("made by", format_values(versions | {"Python": provenance.get("python")})),
         ("settings", format_values({k: v for k, v in settings.items() if k != "command"})),
@@ -46,6 +49,11 @@ def describe_run(path: Path) -> Description:
     texts = finished + chunks + unfinished
     is_damaged = any(_DAMAGED in text or _MISSING in text for text in texts)
     return Description(f"a run of jaxdepth{', with DAMAGE' if is_damaged else ''}", rows)
+
+
+def _prompts_row(names) -> Rows:
+    """The names of the prompt sets, which are no setting: their content is."""
+    return [("prompts", truncate(", ".join(map(str, names)), 120))] if names else []
 
 
 def _command(settings: Mapping) -> str:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jaxdepth.errors import InputError
+from jaxdepth.errors import InputError, listed
 from jaxdepth.refusal.encoder import Encoder
 from jaxdepth.refusal.outcome import rule_identity
 from jaxdepth.refusal.reference import Reference
 from jaxdepth.study.judging.settings import Rejudge
-from jaxdepth.study.loading import load_model
+from jaxdepth.study.loading import load_model, prompt_settings
+from jaxdepth.study.run_directory import PROMPT_DIGESTS, REFERENCE, changed_prompts
 from jaxdepth.study.settings import AdaptedModel, Devices
 from jaxdepth.weights.adapter import adapter_digest
 from jaxdepth.weights.checkpoint import read_manifest
@@ -27,6 +28,7 @@ class Readers:
     encoder: Encoder | None
     digests: tuple[str, ...]
     date: str | None  # that the run's chat templates were told
+    recorded: Mapping[str, str | None]  # digests of its tokenizer and template, as the run had them
 
     @property
     def identity(self) -> str:
@@ -34,8 +36,15 @@ class Readers:
         return hashlib.sha256("\n".join([rule_identity(), *self.digests]).encode()).hexdigest()
 
     def load(self) -> Reference:
-        """Load the model; raises InputError where it cannot be."""
+        """Load the model; raises InputError where it cannot be, or reads texts otherwise by now."""
         loaded = load_model(self.model, Devices(), self.date)
+        own = prompt_settings(loaded.tokenizer, loaded.encoder)
+        changed = changed_prompts(self.recorded, own)
+        if changed:
+            raise InputError(
+                f"{self.model.model} has another {listed(changed)} than the run had: restore it, "
+                "or name another model with --reference"
+            )
         return Reference(loaded.model, loaded.encoder, self.encoder, known={})
 
 
@@ -49,7 +58,7 @@ def readers_of(record: Mapping, given: Rejudge) -> Readers:
     Raises:
         InputError: one of the run's own is not where it was, or is another by now.
     """
-    model, digests = _model_of(record, given.reference)
+    model, digests, recorded = _model_of(record, given.reference)
     encoder, path = None, given.encoder
     expected = record["settings"].get("encoder_sha256")
     if path is None and expected is not None:
@@ -59,16 +68,20 @@ def readers_of(record: Mapping, given: Rejudge) -> Readers:
     elif path is not None:
         encoder = Encoder.open(path)
     digests = (*digests, "" if encoder is None else encoder.identity)
-    return Readers(model, encoder, digests, record["settings"].get("date"))
+    return Readers(model, encoder, digests, record["settings"].get("date"), recorded)
 
 
-def _model_of(record: Mapping, given: Path | None) -> tuple[AdaptedModel, tuple[str, ...]]:
-    """The checkpoint that reads answers, and its digests."""
+def _model_of(
+    record: Mapping, given: Path | None
+) -> tuple[AdaptedModel, tuple[str, ...], dict[str, str | None]]:
+    """The checkpoint that reads answers, its digests, and those that the run recorded of it."""
     settings, facts = record["settings"], record["facts"]
-    dtype, expected = settings.get("dtype"), settings.get("reference_fingerprint")
+    dtype, expected = settings.get("dtype"), settings.get(f"{REFERENCE}fingerprint")
     if given is not None:
-        return AdaptedModel(given, dtype=dtype), (read_manifest(given)["fingerprint"],)
+        return AdaptedModel(given, dtype=dtype), _digests(given), {}
     own = expected is None
+    prefix = "" if own else REFERENCE
+    recorded = {k: settings[prefix + k] for k in PROMPT_DIGESTS if prefix + k in settings}
     path = Path(facts.get("model" if own else "reference") or "")
     expected = settings.get("model_fingerprint") if own else expected
     found = _found(
@@ -79,13 +92,20 @@ def _model_of(record: Mapping, given: Path | None) -> tuple[AdaptedModel, tuple[
     )
     _check(path, found, expected, "the model", "--reference")
     if not own:
-        return AdaptedModel(path, dtype=dtype), (found,)
+        return AdaptedModel(path, dtype=dtype), _digests(path), recorded
     adapter, sha256 = facts.get("adapter"), settings.get("adapter_sha256")
     if adapter is not None:
         digest = _found("the run's adapter", "--reference", adapter, adapter_digest)
         _check(adapter, digest, sha256, "the adapter", "--reference")
     model = AdaptedModel(path, dtype=dtype, int8=settings.get("int8", False), adapter=adapter)
-    return model, (found, str(sha256))
+    return model, (*_digests(path), str(sha256)), recorded
+
+
+def _digests(path: Path) -> tuple[str, ...]:
+    """Those of a checkpoint: its weights, and its files, which say how it reads texts."""
+    manifest = read_manifest(path)
+    files = sorted(manifest["files"].items())
+    return (manifest["fingerprint"], *(f"{name} {digest}" for name, digest in files))
 
 
 def _found(what: str, option: str, path: Any, find: Callable[[Any], T]) -> T:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from jaxdepth.errors import InputError
+from jaxdepth.errors import InputError, listed
 from jaxdepth.prompts.datasets import Prompt
-from jaxdepth.study.run_directory import read_frame, read_record
+from jaxdepth.study.run_directory import changed_prompts, read_frame, read_record
 
 REFUSED, ANSWERED, NEITHER = 1, 0, -1
 # Outcomes and verdicts; every other one is neither.
@@ -81,3 +81,8 @@ def _check_model(run_path: Path, recorded: Mapping, settings: Mapping) -> None:
                 f"{run_path} is a run of another model ({name} {recorded.get(name)}, not "
                 f"{settings.get(name)}): name one of this model"
             )
+    changed = changed_prompts(recorded, settings)
+    if changed:
+        raise InputError(
+            f"{run_path} is a run with another {listed(changed)}: make it again with this model"
+        )

@@ -20,7 +20,7 @@ from jaxdepth.prompts.batches import limit_prompts, make_batches
 from jaxdepth.prompts.datasets import HARMFUL, Prompt, prompts_digest, read_prompts
 from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.stats.ranking import auroc
-from jaxdepth.study.loading import LoadedModel, device_provenance, load_model
+from jaxdepth.study.loading import LoadedModel, device_provenance, load_model, run_date
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.settings import AdaptedModel
 from jaxdepth.study.thinking.settings import ThinkThenDecide
@@ -38,7 +38,9 @@ def fit_probe(settings: ThinkThenDecide, bar: ProgressBar) -> Run:
     train = read_prompts(p.probe_prompts)
     prompts = limit_prompts(read_prompts(settings.prompts.prompts), settings.prompts.limit)
     check_disjoint(train, prompts)
-    loaded = load_model(AdaptedModel(**vars(settings.model)), settings.devices)
+    out = settings.output.out / "probe"
+    date = run_date(settings.prompts.date, out)
+    loaded = load_model(AdaptedModel(**vars(settings.model)), settings.devices, date)
     depth = loaded.model.config.num_hidden_layers
     exits = parse_exits(settings.decoding.exits, depth)
     layers = parse_exits(p.probe_layers, depth, "layer")
@@ -48,7 +50,7 @@ def fit_probe(settings: ThinkThenDecide, bar: ProgressBar) -> Run:
         )
     resolved = {
         "command": "probe before the thought",
-        "model_fingerprint": loaded.fingerprint,
+        **loaded.resolved,
         "dtype": str(loaded.model.embed[...].dtype),
         "prompts_sha256": prompts_digest(prompts),
         "probe_prompts_sha256": prompts_digest(train),
@@ -58,7 +60,7 @@ def fit_probe(settings: ThinkThenDecide, bar: ProgressBar) -> Run:
         "probe_folds": p.probe_folds,
         "seed": settings.output.seed,
     }
-    run = Run.open(settings.output.out / "probe", resolved, device_provenance(loaded.model))
+    run = Run.open(out, resolved, device_provenance(loaded.model))
     if run.finished(PROBE_SCORES.name) and run.finished(PROBE_CHOICE.name):
         return run
     size = settings.prompts.batch_size

@@ -21,7 +21,7 @@ from jaxdepth.runtime.profiling import use_compilation_cache
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.settings_file import flatten
 from jaxdepth.study.first_token import opener_mask
-from jaxdepth.study.loading import device_provenance, run_date
+from jaxdepth.study.loading import device_provenance, prompt_settings, run_date
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.tuning.settings import Supervision, TrainingData, Tune
 from jaxdepth.study.tuning.tables import LOSS
@@ -107,9 +107,8 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
         "start": settings.trained.start and adapter_digest(settings.trained.start),
         "protocol": protocol and protocol.record(),
         "dtype": dtype,
+        **prompt_settings(tokenizer, encoder_of(None)),
     }
-    if encoder_of(None).date is not None:
-        resolved["date"] = date
     provenance = {"model": str(settings.model), **device_provenance(base)}
     run = Run.open(settings.output.out, resolved, provenance)
     if mix["answered"]:

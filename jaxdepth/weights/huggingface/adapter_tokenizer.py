@@ -14,11 +14,7 @@ from jaxdepth.files import read_json
 from jaxdepth.model import FastTokenizer
 from jaxdepth.weights.checkpoint import load_tokenizer
 from jaxdepth.weights.huggingface.spare_tokens import without_spare_tokens
-from jaxdepth.weights.huggingface.tokenizer_files import (
-    TOKENIZER,
-    check_has_tokenizer,
-    tokenizer_files,
-)
+from jaxdepth.weights.huggingface.tokenizer_files import check_has_tokenizer, tokenizer_files
 
 _CONFIG, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 
@@ -49,12 +45,8 @@ def load_adapted_tokenizer(
     names = tokenizer_files(adapter) if adapter is not None and adapter.is_dir() else []
     if adapter is None or not names:
         return base
-    check_has_tokenizer(adapter, "move those files elsewhere to use the checkpoint's tokenizer")
-    if TOKENIZER in names:
-        own = load_tokenizer(adapter)
-    elif base is None:
-        return None
-    else:
+    own = load_own_tokenizer(adapter)
+    if own is None and base is not None:
         own = _changed(checkpoint, adapter, names)
     if own is None:
         return None
@@ -62,6 +54,16 @@ def load_adapted_tokenizer(
     if base is not None:
         _check_words(own, base, adapter)
     return own
+
+
+def load_own_tokenizer(adapter: Path) -> FastTokenizer | None:
+    """The whole tokenizer that a PEFT folder has; None if it has none, or only changes the base's.
+
+    Raises:
+        InputError: it cannot be read, or is there in a form that is not read.
+    """
+    check_has_tokenizer(adapter, "move those files elsewhere to use the checkpoint's tokenizer")
+    return load_tokenizer(adapter)
 
 
 def _changed(checkpoint: Path, adapter: Path, names: list[str]) -> FastTokenizer | None:

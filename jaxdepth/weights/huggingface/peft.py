@@ -1,5 +1,6 @@
 """LoRA adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +17,13 @@ from jaxdepth.weights.huggingface.peft_config import PEFT_CONFIG, PeftConfig, re
 from jaxdepth.weights.tensor_map import HF_NAMES
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+_PICKLE = "adapter_model.bin"
+PREFIX = "base_model.model."  # before the names of the base's modules
+# Inputs and outputs of each matrix of a layer.
+Shapes = Mapping[str, tuple[int, int]]
 
 
-class _Factors(NamedTuple):
+class Factors(NamedTuple):
     """Those of one module, inputs first, and the scale of their product."""
 
     a: np.ndarray
@@ -50,18 +54,9 @@ def read_peft(path: Path, config: ModelConfig) -> PeftAdapter:
         InputError: it is damaged, for a model of another shape, or more than low-rank factors of
             the layers' matrices.
     """
-    for name in (PEFT_CONFIG, PEFT_WEIGHTS):
-        if not (path / name).is_file():
-            raise InputError(f"{path} is not a PEFT adapter: it has no {name}")
-    settings = read_peft_config(path)
-    arrays = open_arrays(path / PEFT_WEIGHTS)[0]
-    factors = _pop_factors(arrays, config, settings)
-    if arrays or not factors:
-        problem = listed(sorted(arrays)) if arrays else "an adapter without lora_A and lora_B"
-        raise InputError(
-            f"{path}: cannot read {problem}: only lora_A and lora_B of the layers' matrices are "
-            "read; merge the adapter into its base with PEFT and convert that"
-        )
+    stacks = {name: parameter_shapes(config)[f"layers.{name}"] for name in MATRICES}
+    shapes = {name: (inputs, outputs) for name, (_, inputs, outputs) in stacks.items()}
+    settings, factors = read_factors(path, shapes, range(config.num_hidden_layers))
     layers = tuple(sorted({layer for by_layer in factors.values() for layer in by_layer}))
     all_factors = [one for by_layer in factors.values() for one in by_layer.values()]
     rank = max(one.a.shape[1] for one in all_factors)
@@ -69,7 +64,7 @@ def read_peft(path: Path, config: ModelConfig) -> PeftAdapter:
     scale = scales.pop() if len(scales) == 1 else 1.0
     params = {}
     for name, by_layer in factors.items():
-        _, inputs, outputs = parameter_shapes(config)[f"layers.{name}"]
+        inputs, outputs = shapes[name]
         stack_a = np.zeros((len(layers), inputs, rank), np.float32)
         stack_b = np.zeros((len(layers), rank, outputs), np.float32)
         for layer, one in by_layer.items():
@@ -81,19 +76,48 @@ def read_peft(path: Path, config: ModelConfig) -> PeftAdapter:
     return PeftAdapter(form, params, settings.version)
 
 
+def read_factors(
+    path: Path, shapes: Shapes, layers: Iterable[int]
+) -> tuple[PeftConfig, dict[str, dict[int, Factors]]]:
+    """The config of a PEFT folder, and its factors by matrix and layer.
+
+    Args:
+        path: the folder.
+        shapes: of the base's matrices.
+        layers: that the base has.
+
+    Raises:
+        InputError: as `read_peft`.
+    """
+    for name in (PEFT_CONFIG, PEFT_WEIGHTS):
+        if not (path / name).is_file():
+            pickled = name == PEFT_WEIGHTS and (path / _PICKLE).is_file()
+            hint = f" ({_PICKLE} can run code when loaded and is not read)" if pickled else ""
+            raise InputError(f"{path} is not a PEFT adapter: it has no {name}{hint}")
+    settings = read_peft_config(path)
+    arrays = open_arrays(path / PEFT_WEIGHTS)[0]
+    factors = _pop_factors(arrays, shapes, layers, settings)
+    if arrays or not factors:
+        problem = listed(sorted(arrays)) if arrays else "an adapter without lora_A and lora_B"
+        raise InputError(
+            f"{path}: cannot read {problem}: only lora_A and lora_B of the layers' matrices are "
+            "read; merge the adapter into its base with PEFT and convert that"
+        )
+    return settings, factors
+
+
 def _pop_factors(
-    arrays: dict[str, np.ndarray], config: ModelConfig, settings: PeftConfig
-) -> dict[str, dict[int, _Factors]]:
+    arrays: dict[str, np.ndarray], all_shapes: Shapes, layers: Iterable[int], settings: PeftConfig
+) -> dict[str, dict[int, Factors]]:
     """Take the factors out of `arrays`: by matrix and layer.
 
     What is left in `arrays` afterwards belongs to no matrix of the model.
     """
-    factors: dict[str, dict[int, _Factors]] = {}
-    for name in MATRICES:
-        _, inputs, outputs = parameter_shapes(config)[f"layers.{name}"]
-        for layer in range(config.num_hidden_layers):
+    factors: dict[str, dict[int, Factors]] = {}
+    for name, (inputs, outputs) in all_shapes.items():
+        for layer in layers:
             module = HF_NAMES[name].format(i=layer).removesuffix(".weight")
-            pair = [arrays.pop(f"{_PREFIX}{module}.lora_{letter}.weight", None) for letter in "AB"]
+            pair = [arrays.pop(f"{PREFIX}{module}.lora_{letter}.weight", None) for letter in "AB"]
             if pair[0] is None and pair[1] is None:
                 continue
             rank = settings.rank_of(module)
@@ -113,5 +137,5 @@ def _pop_factors(
             for array in found:
                 check_finite(array, module, settings.path / PEFT_WEIGHTS)
             a, b = (np.asarray(array, np.float32).T for array in found)
-            factors.setdefault(name, {})[layer] = _Factors(a, b, settings.scale_of(module))
+            factors.setdefault(name, {})[layer] = Factors(a, b, settings.scale_of(module))
     return factors

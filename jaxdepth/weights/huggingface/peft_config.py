@@ -119,9 +119,7 @@ def read_peft_config(path: Path) -> PeftConfig:
         InputError: it is damaged, or asks for something else than low-rank factors on the base as
             it was published.
     """
-    settings = read_json(path / PEFT_CONFIG)
-    if not isinstance(settings, dict):
-        raise InputError(f"{path / PEFT_CONFIG} is not an object of JSON: fetch it again")
+    settings = read_peft_settings(path)
     _check_kind(path, settings)
     _check_initialisation(path, settings)
     targets = settings.get("target_modules")
@@ -142,6 +140,24 @@ def read_peft_config(path: Path) -> PeftConfig:
     )
 
 
+def read_peft_settings(path: Path) -> dict:
+    """The fields of a PEFT adapter's config as they are; raises InputError if it is damaged."""
+    settings = read_json(path / PEFT_CONFIG)
+    if not isinstance(settings, dict):
+        raise InputError(f"{path / PEFT_CONFIG} is not an object of JSON: fetch it again")
+    return settings
+
+
+def changes_base(start: object) -> bool | None:
+    """Whether a value of `init_lora_weights` changes the base; None where that is not known."""
+    if start is None or isinstance(start, bool):
+        return False
+    name = start.lower() if isinstance(start, str) else ""
+    if name in _OWN_START:
+        return False
+    return True if name.startswith(_CHANGED_BASE) else None
+
+
 def _check_kind(path: Path, settings: Mapping) -> None:
     """Raise InputError if a field asks for something that is not read."""
     known = _APPLIED | _NO_EFFECT
@@ -159,12 +175,10 @@ def _check_kind(path: Path, settings: Mapping) -> None:
 def _check_initialisation(path: Path, settings: Mapping) -> None:
     """Raise InputError if the factors belong to a base that the initialisation has changed."""
     start = settings.get("init_lora_weights", True)
-    if start is None or isinstance(start, bool):
+    is_changed = changes_base(start)
+    if is_changed is False:
         return
-    name = start.lower() if isinstance(start, str) else ""
-    if name in _OWN_START:
-        return
-    if name.startswith(_CHANGED_BASE):
+    if is_changed:
         raise InputError(
             f"{path}: init_lora_weights {start!r} changes the base before training, so these are "
             "no factors of the published base: save the adapter anew with PEFT's save_pretrained "

@@ -273,10 +273,20 @@ class SafetensorsSource:
         )
 
 
+def safetensors_headers(file: Path) -> dict[str, Header]:
+    """Every tensor of a file by its name, from the header alone.
+
+    Raises:
+        InputError: it is no safetensors file, or truncated.
+    """
+    with _open_safetensors(file) as handle:
+        slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+        return {k: Header(v.get_dtype(), tuple(v.get_shape())) for k, v in slices.items()}
+
+
 def safetensors_dtypes(file: Path) -> list[str]:
     """The dtype of every tensor of a file, as safetensors names it."""
-    with _open_safetensors(file) as handle:
-        return [handle.get_slice(name).get_dtype() for name in handle.keys()]  # noqa: SIM118
+    return [header.dtype for header in safetensors_headers(file).values()]
 
 
 def _open_safetensors(file: Path):

@@ -11,19 +11,21 @@ from pathlib import Path
 from jaxdepth.errors import InputError
 from jaxdepth.model import FastTokenizer
 
-TOKENIZER = "tokenizer.json"
+TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
 PROCESSOR_TEMPLATE = "chat_template.json"  # where a processor keeps the template of its tokenizer
 # In the order of importance to a reader.
 TOKENIZER_FILES = (
     TOKENIZER,
-    "tokenizer_config.json",
+    CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
     PROCESSOR_TEMPLATE,
 )
-# The same vocabulary in other forms. They are copied; without `tokenizer.json` they are not read.
-OTHER_FORMS = ("tokenizer.model", "tekken.json", "vocab.json", "merges.txt", "vocab.txt")
+# The same vocabulary in other forms. They are copied; without `tokenizer.json` a vocabulary and its
+# merges are read, by the classes in folder_tokenizer.py.
+OTHER_FORMS = ("tokenizer.model", "tekken.json", VOCABULARY, MERGES, "vocab.txt")
 TEMPLATE_FOLDER = "additional_chat_templates"
 PATTERNS = ("tokenizer.*.json", f"{TEMPLATE_FOLDER}/*.jinja")  # of the files without fixed names
 # `fast_tokenizer_files` of a config may name a file for each range of transformers' versions.

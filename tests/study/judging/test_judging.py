@@ -86,13 +86,17 @@ def test_a_model_that_has_moved_is_named_or_not_needed(run, tiny_path, tmp_path,
         judged(moved, "builtin")
     rows = judged(moved, "builtin", reference=tiny_path)
     assert rows["outcome"].tolist() == read_frame(run, "generations")["outcome"].tolist()
-    changed = Run.open(
-        tmp_path / "changed", record["settings"] | {"model_fingerprint": "0"}, record["facts"]
-    )
-    for name in ("prompts", "generations"):
-        changed.write_table(name, read_table(run, name))
-    with pytest.raises(InputError, match="is not the model that the run had"):
-        judged(changed.path, f"python:{file}:judge")
+    for name, judge, says in (
+        ("model_fingerprint", f"python:{file}:judge", "is not the model that the run had"),
+        ("template_sha256", "builtin", "has another chat template than the run had"),
+        ("tokenizer_sha256", "builtin", "has another tokenizer than the run had"),
+    ):
+        settings = record["settings"] | {name: "0"}
+        changed = Run.open(tmp_path / f"changed {name}", settings, record["facts"])
+        for table in ("prompts", "generations"):
+            changed.write_table(table, read_table(run, table))
+        with pytest.raises(InputError, match=says):
+            judged(changed.path, judge)
 
 
 def test_a_judge_that_leaves_all_to_the_builtin_rule_changes_nothing(run):
