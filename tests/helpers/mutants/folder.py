@@ -159,7 +159,10 @@ def peft_value(files, rng):
 
 def tokenizer_value(files, rng):
     sidecars = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
-    name = pick(rng, [name for name in sidecars if name in files])
+    present = [name for name in sidecars if name in files]
+    if not present:
+        return flip(files, rng)
+    name = pick(rng, present)
     tree = json.loads(files[name])
     put(tree, rng, pick(rng, VALUES))
     return files | {name: json.dumps(tree).encode()}
