@@ -28,6 +28,8 @@ from jaxdepth.weights.convert import convert
 from jaxdepth.weights.tensor_map import HF_NAMES, tensor_map
 from jaxdepth.weights.verify import verify
 
+# What is refused is a message of ours, not of the types that tests check.
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 RAW = raw_config(
     vocab_size=1000, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
     num_attention_heads=2, num_key_value_heads=1, head_dim=4,

@@ -23,6 +23,8 @@ from jaxdepth.weights.adapter import adapter_digest, brings_tokenizer, read_adap
 from jaxdepth.weights.convert import convert
 from jaxdepth.weights.huggingface.adapter_tokenizer import load_adapted_tokenizer
 
+# What is refused is a message of ours, not of the types that tests check.
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 BASE = RAW | {"vocab_size": 1200}
 CONFIG = ModelConfig.from_hf(BASE)
 PLACES = [("q", 1), ("q", 2), ("v", 1), ("down", 3)]

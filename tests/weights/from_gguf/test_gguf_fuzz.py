@@ -19,6 +19,8 @@ from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.rope import inverse_frequencies
 from jaxdepth.weights.convert import convert
 
+# What is refused is a message of ours, not of the types that tests check.
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 SIZES = {
     "vocab_size": 1000, "hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
@@ -77,6 +79,8 @@ def check_rope(config, fields, tensors):
     own = {k.removeprefix(prefix): v for k, v in fields.items() if k.startswith(prefix)}
     assert config.hidden_size == own["embedding_length"]
     assert config.num_hidden_layers == own["block_count"]
+    assert config.max_position_embeddings == own["context_length"]
+    assert config.rms_norm_eps == own["attention.layer_norm_rms_epsilon"]
     assert config.num_key_value_heads == own.get(
         "attention.head_count_kv", own["attention.head_count"]
     )
