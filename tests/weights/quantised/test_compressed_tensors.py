@@ -10,7 +10,8 @@ from functools import partial
 import numpy as np
 import pytest
 from packing import packers
-from test_quantised import CONFIG, RAW, compressed, group, per_group, per_output, write_source
+from packing.cases import compressed, group, per_group, per_output
+from test_quantised import CONFIG, RAW, write_source
 from test_quantised import quantised_tensors as packed_by
 from tiny import hf_tensors
 from tiny_source import assert_holds
