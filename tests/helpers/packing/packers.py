@@ -107,7 +107,8 @@ def integers(
     half = 2 ** (bits - 1)
     codes = rng.integers(-half, half, shape)
     zeros = rng.integers(-half, half, grid) if zero else np.zeros(grid, int)
-    scales = scales_of(rng, grid, dtype)
+    # So that weights are as large with 8 bits as with 4.
+    scales = (scales_of(rng, grid, np.float64) * 8 / half).astype(dtype)
     weight = np.empty(shape, np.float32)
     group_of = np.arange(inputs) // columns
     if order:
