@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 EXIT = 2
 SCRIPT = "convert_hf_to_gguf.py"
 # Rows of tests/helpers/parity_grid.py. Not Mistral 7B v0.1, whose window llama.cpp leaves out, nor
-# Qwen2: transformers 5 splits its text in Qwen2's own way, which is not how SmolLM2's tokens are made.
+# Qwen2, whose text transformers 5 splits in Qwen2's way, unknown with the tokens of SmolLM2.
 IN_LLAMA_CPP = (
     "mistral-7b-v0.2", "mistral-nemo", "ministral-3", "llama-2", "llama-3.1", "smollm2", "qwen3",
 )  # fmt: skip

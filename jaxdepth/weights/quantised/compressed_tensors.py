@@ -245,6 +245,8 @@ def _packed(module: str, scheme: _Scheme, headers: Headers, read: Reader) -> _Fi
         outputs, inputs = (*headers[parts["weight"]].shape, 0, 0)[:2]
         check_part(parts["weight"], headers, FP8 if scheme.is_float else ["I8"], (outputs, inputs))
     rows, columns = scheme.block_of(outputs, inputs)
+    if scheme.strategy == "group" and inputs > columns and inputs % columns:
+        raise InputError(f"{module} has {inputs} inputs, no multiple of group_size {columns}")
     grid = -(-outputs // max(rows, 1)), -(-inputs // max(columns, 1))
     flat = [(), (1,)] if scheme.strategy == "tensor" else []
     check_part(parts["weight_scale"], headers, SCALES, grid, *flat)

@@ -148,6 +148,7 @@ def test_groups_that_differ_in_nothing_that_weights_depend_on(tmp_path):
         ((EIGHT, FOUR, WHOLE | {"sparsity": "2:4"}), r"'group_2' with sparsity: not implemented"),
         ((EIGHT, FOUR, ["Linear"]), r"'group_2' is \['Linear'\], expected settings"),
         ((EIGHT, FOUR, group() | {"weights": [8]}), r"weights is \[8\], expected an object"),
+        ((EIGHT, WHOLE, group(**INT4 | {"group_size": 33})), r"inputs, no multiple of .* 33"),
         ((CACHE,), r"no group of config_groups has settings for weights"),
     ],
 )

@@ -121,6 +121,8 @@ def test_what_weights_do_not_depend_on_is_left_out(tmp_path):
         ("gptq", {"bits": 5}, r"GPTQ of 5 bits"),
         ("gptq", {"bits": "4"}, r"bits is '4', expected a number"),
         ("gptq", {"group_size": 64}, r"qzeros is I32 \(4, 8\), expected I32 \(2, 8\)"),
+        ("gptq", {"checkpoint_format": None, "format": "marlin"}, r"GPTQ in the format 'marlin'"),
+        ("awq", {"group_size": 33}, r"inputs, no multiple of group_size 33"),
         ("awq", {"version": "gemv"}, r"AWQ in the form \['gemv'\]"),
         ("awq", {"zero_point": False}, r"zero_point = False"),
         ("fp8 in blocks", {"weight_block_size": [128, 128]}, r"expected F32 or .* \(1, 1\)"),
@@ -170,6 +172,25 @@ def test_damaged_parts_are_named(tmp_path, name, role, array, message):
     with pytest.raises(InputError, match=message):
         convert(source, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_outputs_whose_zero_points_fill_no_word(tmp_path):
+    """33 outputs, though 4 words of zero points have the codes of 32."""
+    written, _ = quantised_tensors(packers.gptq)
+    for role, columns in (("qweight", 33), ("qzeros", 4), ("scales", 33)):
+        name = f"{MLP}.{role}"
+        written[name] = np.ascontiguousarray(written[name][:, :columns])
+    source = write_source(tmp_path / "source", GPTQ, written)
+    with pytest.raises(InputError, match=r"qweight has 33 outputs, expected a multiple of 8"):
+        convert(source, tmp_path / "model")
+
+
+def test_blocks_beyond_the_weight_take_no_memory(tmp_path):
+    """A file may say blocks of any size: here they are one block."""
+    settings = {"weight_block_size": [10**13, 10**13]}
+    written, dense = quantised_tensors(partial(packers.fp8, block=(1000, 1000)))
+    convert(write_source(tmp_path / "source", FP8 | settings, written), tmp_path / "model")
+    assert_holds(tmp_path / "model", dense, RAW)
 
 
 def test_a_config_of_other_files_is_refused(tmp_path):
