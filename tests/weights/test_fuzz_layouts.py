@@ -1,5 +1,6 @@
 """Damaged folders of other layouts: refused in one clear line, or read exactly as the files say."""
 
+import copy
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from mutants.folder import mutate_folder
 from mutants.harness import fuzz, refused_conversion
 from mutants.layouts import IMAGE_KINDS, MISTRAL_KINDS, YARN_KINDS
 from mutants.safetensors import shards
+from mutants.settings import damage
 from parity_grid import MINISTRAL3, QWEN2, YARN, image_model
 from safetensors.numpy import load_file, save_file
 from tiny import hf_tensors, leaves_of, raw_config, write_folder
@@ -184,3 +186,30 @@ def test_damage_is_refused_or_harmless(whole, tmp_path, kind, counts):
     }[kind]
     refused = fuzz(kind, counts[kind], tmp_path, one)
     assert 0.3 * counts[kind] < refused < counts[kind]
+
+
+@pytest.mark.live
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_damaged_yarn_means_what_it_means_to_transformers(torch, key):
+    """Of what both read: frequencies, and what logits are scaled by."""
+    from transformers import AutoConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    compared = 0
+    for number in range(300):
+        raw = copy.deepcopy(RAW if key == "rope_parameters" else QWEN_RAW)
+        damage(raw[key], np.random.default_rng(number))
+        try:
+            config = ModelConfig.from_hf(raw)
+            settings = copy.deepcopy({k: v for k, v in raw.items() if k != "model_type"})
+            theirs = AutoConfig.for_model(raw["model_type"], **settings)
+            compute = ROPE_INIT_FUNCTIONS[theirs.rope_parameters["rope_type"]]
+            frequencies, factor = compute(theirs, "cpu")
+        except Exception:  # ours refuses it; or transformers cannot compute with it, as with nulls
+            continue
+        ours = inverse_frequencies(config.rope, config.head_dim)
+        np.testing.assert_allclose(ours, frequencies.numpy(), rtol=1e-5, err_msg=str(raw[key]))
+        assert config.rope.scaling.attention_factor == pytest.approx(factor), raw[key]
+        compared += 1
+    assert compared > 100

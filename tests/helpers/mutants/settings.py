@@ -24,14 +24,15 @@ def settings_damage(name, *keys):
         part = tree
         for key in keys:
             part = part[key]
-        _damage(part, rng)
+        damage(part, rng)
         return files | {name: json.dumps(tree).encode()}
 
     settings.__name__ = ".".join((name, *keys))
     return settings
 
 
-def _damage(tree, rng):
+def damage(tree, rng):
+    """One value in a tree of objects is another, is gone, or is new."""
     kind = int(rng.integers(6))
     if kind == 0:
         put(tree, rng, copy.deepcopy(pick(rng, VALUES)))

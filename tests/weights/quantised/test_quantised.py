@@ -23,6 +23,7 @@ from jaxdepth.cli import main
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.convert import convert
+from jaxdepth.weights.sources import open_source, source_tensors
 from jaxdepth.weights.verify import verify
 
 RAW = raw_config(num_hidden_layers=1, intermediate_size=128, num_key_value_heads=4)
@@ -218,3 +219,12 @@ def test_a_quantised_text_model_inside_an_image_model(tmp_path, layout):
     save_file(in_image_model(written, layout), source / "model.safetensors")
     convert(source, tmp_path / "model")
     assert_holds(tmp_path / "model", dense, RAW)
+
+
+@pytest.mark.parametrize("name", ["gptq", "int4 packed", "nf4", "fp8 in blocks"])
+def test_chunks_are_as_large_as_what_is_dequantised(tmp_path, name):
+    """A conversion holds two chunks; their sizes are planned before anything is read."""
+    settings, pack = CASES[name]
+    opened = open_source(write_source(tmp_path / "hf", settings, quantised_tensors(pack)[0]))
+    for tensor in source_tensors(opened):
+        assert opened.nbytes(tensor) == opened.read(tensor).nbytes
