@@ -33,7 +33,7 @@ RAW = raw_config(**MINISTRAL3 | SIZES)
 TENSORS = hf_tensors(ModelConfig.from_hf(RAW))
 QWEN_RAW = raw_config(**QWEN2 | SIZES, rope_scaling=YARN)
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-FEW = {"mistral": 30, "image, 4": 20, "image, 5": 20, "yarn": 20}
+FEW = {"mistral": 20, "image, 4": 10, "image, 5": 10, "yarn": 10}
 MANY = {"mistral": 1400, "image, 4": 700, "image, 5": 700, "yarn": 500}
 
 

@@ -114,7 +114,7 @@ def _pop_factors(
                 check_finite(array, module, settings.path / PEFT_WEIGHTS)
             a, b = (np.asarray(array, np.float32).T for array in found)
             one = _Factors(a, b, settings.scale_of(module))
-            if not _largest_product(one) < np.finfo(np.float32).max:
+            if not _largest_product(one) < float(np.finfo(np.float32).max):
                 raise InputError(
                     f"{settings.path}: lora_A times lora_B of {module} may be infinite in "
                     "float32: the file is damaged or the training diverged"
