@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 
 import numpy as np
@@ -186,6 +187,36 @@ def test_damage_is_refused_or_harmless(whole, tmp_path, kind, counts):
     }[kind]
     refused = fuzz(kind, counts[kind], tmp_path, one)
     assert 0.3 * counts[kind] < refused < counts[kind]
+
+
+PLACES = {
+    "params.json": "mistral", "consolidated-00001-of-00002.safetensors": "mistral",
+    "model.safetensors": "yarn, new", "model-00001-of-00002.safetensors": "image, 5",
+    "part-00001-of-00002.gguf": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "link"])
+@pytest.mark.parametrize("name", PLACES)
+def test_what_is_no_file_is_not_waited_for(whole, tmp_path, name, what):
+    """A folder, a pipe, or a link to nothing, in the place of a file of weights or settings."""
+    source = tmp_path / "source"
+    if PLACES[name] is None:
+        source.mkdir()
+        (source / name.replace("00001", "00002", 1)).write_bytes(b"GGUF")
+    else:
+        shutil.copytree(whole / PLACES[name], source)
+        (source / name).unlink()
+        (source / "model.safetensors.index.json").unlink(missing_ok=True)
+    if what == "folder":
+        (source / name).mkdir()
+    elif what == "pipe":
+        os.mkfifo(source / name)
+    else:
+        (source / name).symlink_to("nowhere")
+    opened = source / name.replace("00001", "00002", 1) if name.endswith(".gguf") else source
+    message = refused_conversion(opened, tmp_path / "target")
+    assert ("config.json is missing" if name == "params.json" else name) in message
 
 
 @pytest.mark.live
