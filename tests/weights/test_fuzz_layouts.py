@@ -122,14 +122,14 @@ def rope_of_params(params):
     """The same from a `params.json` that is understood."""
     yarn, window = params.get("yarn") or None, params.get("sliding_window") or None
     if yarn:
-        yarn = {name: yarn[name] for name in ("factor", "beta", "alpha")} | {
-            "original": yarn["original_max_position_embeddings"]
+        yarn = {name: float(yarn[name]) for name in ("factor", "beta", "alpha")} | {
+            "original": int(yarn["original_max_position_embeddings"])
         }
     scale = (params.get("llama_4_scaling") or {}).get("beta")
     window = next(iter({*window} - {None}), None) if isinstance(window, list) else window
     window = int(window) if isinstance(window, str) else window
     tied = params.get("tied_embeddings") or False
-    return params.get("rope_theta", 10000.0), yarn, scale, window, tied
+    return float(params.get("rope_theta") or 10000.0), yarn, scale, window, tied
 
 
 def image_mutant(whole, name, place, rng, done):
