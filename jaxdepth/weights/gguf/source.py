@@ -91,6 +91,8 @@ class GGUFSource:
 
 def _open_gguf(file: Path) -> tuple[dict[str, Any], list[ReaderTensor]]:
     """The metadata of a GGUF file, and its tensors as the reader gives them: mapped, not read."""
+    if not file.is_file():  # a pipe, on which reading would wait
+        raise InputError(f"{file} is not a file: fetch it again")
     try:
         check_header(file)
         reader = GGUFReader(file)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxdepth.errors import InputError, listed
 from jaxdepth.files import read_json
 from jaxdepth.model.config import ModelConfig
+from jaxdepth.model.rope_config import number
 from jaxdepth.weights.huggingface.shards import CONSOLIDATED, INDEX_NAME, PARAMS
 from jaxdepth.weights.huggingface.source import SafetensorsSource
 from jaxdepth.weights.tensor_map import MISTRAL_NAMES, MappedTensor, unpermute
@@ -152,11 +153,15 @@ def _rope(stated: Mapping[str, Any]) -> dict[str, Any]:
     queries = _part(stated, "llama_4_scaling", (name, "beta"))
     rope: dict[str, Any] = {}
     if yarn:
-        if "apply_scale" not in stated["yarn"]:
+        if "apply_scale" not in yarn:
             raise InputError("yarn lacks apply_scale, whose default differs between programs")
+        if not isinstance(yarn["apply_scale"], bool):
+            raise InputError(
+                f"yarn.apply_scale is {short(yarn['apply_scale'])}, expected true or false"
+            )
         rope = {"rope_type": "yarn", "factor": yarn["factor"], name: yarn[name]}
         rope |= {"beta_fast": yarn["beta"], "beta_slow": yarn["alpha"]}
-        rope |= {} if stated["yarn"]["apply_scale"] else {"attention_factor": 1.0}
+        rope |= {} if yarn["apply_scale"] else {"attention_factor": 1.0}
     if queries:
         if rope.get(name, queries[name]) != queries[name]:
             raise InputError(f"yarn and llama_4_scaling have two values of {name}")
@@ -175,4 +180,6 @@ def _part(stated: Mapping[str, Any], name: str, keys: tuple[str, ...]) -> Mappin
     missing = [key for key in keys if key not in part] if part else []
     if extra or missing:
         raise InputError(f"{name} has the keys {sorted(part)}, expected {', '.join(keys)}")
+    for key in keys if part else ():
+        number(f"{name}.{key}", part[key])  # null would become a default of Hugging Face's
     return part

@@ -137,5 +137,17 @@ def _pop_factors(
             for array in found:
                 check_finite(array, module, settings.path / PEFT_WEIGHTS)
             a, b = (np.asarray(array, np.float32).T for array in found)
-            factors.setdefault(name, {})[layer] = Factors(a, b, settings.scale_of(module))
+            one = Factors(a, b, settings.scale_of(module))
+            if not _largest_product(one) < float(np.finfo(np.float32).max):
+                raise InputError(
+                    f"{settings.path}: lora_A times lora_B of {module} may be infinite in "
+                    "float32: the file is damaged or the training diverged"
+                )
+            factors.setdefault(name, {})[layer] = one
     return factors
+
+
+def _largest_product(factors: Factors) -> float:
+    """A bound of the absolute values that a pair of factors adds to its matrix."""
+    a, b = (float(np.abs(array).max()) for array in (factors.a, factors.b))
+    return factors.a.shape[1] * a * b * max(factors.scale, 1.0)

@@ -290,6 +290,8 @@ def safetensors_dtypes(file: Path) -> list[str]:
 
 
 def _open_safetensors(file: Path):
+    if not file.is_file():  # a folder; a link to nothing; a pipe, on which reading would wait
+        raise InputError(f"{file} is not a file: fetch it again")
     try:
         return safe_open(file, framework="np")
     except SafetensorError as error:

@@ -91,6 +91,6 @@ def _described(tokenizer: FastTokenizer) -> Iterator[tuple[str, object]]:
 
 def _ids(tokenizer: FastTokenizer, text: str) -> object:
     try:
-        return tokenizer(text)["input_ids"]
+        return tokenizer(text, verbose=False)["input_ids"]
     except Exception as error:  # of a damaged tokenizer: the other must fail alike
         return type(error).__name__

@@ -61,7 +61,9 @@ def find_awq(settings: Settings, headers: Headers, _read: Reader) -> Found:
         parts = parts_of(module, headers, ["qweight", "qzeros", "scales"])
         inputs, words = (*headers[parts["qweight"]].shape, 0, 0)[:2]
         outputs = words * _PER_WORD
-        groups = 1 if size < 1 else -(-inputs // size)
+        if size > 0 and inputs % size:
+            raise InputError(f"{module} has {inputs} inputs, no multiple of group_size {size}")
+        groups = 1 if size < 1 else inputs // size
         check_part(parts["qweight"], headers, ["I32"], (inputs, words))
         check_part(parts["qzeros"], headers, ["I32"], (groups, words))
         check_part(parts["scales"], headers, ["F16", "BF16", "F32"], (groups, outputs))

@@ -38,8 +38,8 @@ def scale_blocks(
     zero: Num[np.ndarray, "R G"] | None = None,
 ) -> Float[np.ndarray, "O I"]:
     """(codes - zero) * scale in float32, with one scale and zero for a block of (rows, columns)."""
-    rows, columns = block
-    outputs = len(codes_OI)
+    outputs, columns = len(codes_OI), block[1]
+    rows = min(block[0], outputs)  # a file may say any number
     weight_OI = codes_OI.astype(np.float32, order="C")
     scale_OG = np.repeat(scale.astype(np.float32), rows, axis=0)[:outputs]
     zero_OG = None if zero is None else np.repeat(zero.astype(np.float32), rows, axis=0)[:outputs]

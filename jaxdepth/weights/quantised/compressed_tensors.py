@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from reprlib import repr as short
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,6 +57,7 @@ _OF_WEIGHTS = (
     "num_bits type symmetric strategy group_size block_structure dynamic observer observer_kwargs "
     "actorder scale_dtype zp_dtype"
 ).split()
+_OF_GROUPS = ("targets", "weights", "input_activations", "output_activations", "format")
 _SPARSITY = {
     "format",
     "global_sparsity",
@@ -89,6 +91,13 @@ class _Scheme:
         }[self.strategy]
 
 
+class _Fit(NamedTuple):
+    """A module's weight by one scheme, and what that scheme tells to dequantise it."""
+
+    packed: Packed
+    arguments: Mapping[str, Any]
+
+
 def find_compressed_tensors(settings: Settings, headers: Headers, read: Reader) -> Found:
     """The quantised weights of a source.
 
@@ -102,16 +111,7 @@ def find_compressed_tensors(settings: Settings, headers: Headers, read: Reader) 
     groups = settings.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
         raise InputError("quantization_config lacks config_groups")
-    for kind in (
-        settings.get("format"),
-        *(g.get("format") for g in map(_mapping, groups.values())),
-    ):
-        if kind is not None and kind not in _FORMATS:
-            raise InputError(
-                f"compressed-tensors in the format {kind!r} is not implemented, only "
-                f"{', '.join(_FORMATS)}"
-            )
-    schemes = list(dict.fromkeys(_read_scheme(_mapping(g).get("weights")) for g in groups.values()))
+    schemes = _read_schemes(settings.get("format"), groups)
     packed = {
         f"{module}.weight": _fitting(module, schemes, headers, read)
         for module in modules_with(headers, "weight_scale")
@@ -141,8 +141,37 @@ def dequantise_integers(
     return scale_blocks(codes_OI, scale, block, zero)
 
 
-def _read_scheme(given: object) -> _Scheme:
-    weights = _mapping(given)
+def _read_schemes(kind: object, groups: Mapping) -> list[_Scheme]:
+    """Those of all groups that quantise weights; some are for activations or the cache alone.
+
+    Raises:
+        InputError: a group is only the name of a preset, or a format or a setting is not known.
+    """
+    schemes = {}
+    for name, group in groups.items():
+        if not isinstance(group, Mapping):
+            raise InputError(f"config_groups: {short(name)} is {short(group)}, expected settings")
+        unknown = [key for key in group if key not in _OF_GROUPS and group[key] is not None]
+        if unknown:
+            raise InputError(
+                f"config_groups: {short(name)} with {listed(unknown)}: not implemented"
+            )
+        for one in (kind, group.get("format")):
+            if one is not None and one not in _FORMATS:
+                raise InputError(
+                    f"compressed-tensors in the format {short(one)} is not implemented, only "
+                    f"{', '.join(_FORMATS)}"
+                )
+        if group.get("weights") is not None:
+            schemes[_read_scheme(group["weights"])] = True
+    if not schemes:
+        raise InputError("no group of config_groups has settings for weights")
+    return list(schemes)
+
+
+def _read_scheme(weights: object) -> _Scheme:
+    if not isinstance(weights, Mapping):
+        raise InputError(f"config_groups: weights is {short(weights)}, expected an object")
     unknown = [name for name in weights if name not in _OF_WEIGHTS]
     bits, kind = whole_number(weights, "num_bits", default=8), weights.get("type", "int")
     size = whole_number(weights, "group_size", default=0)
@@ -151,13 +180,15 @@ def _read_scheme(given: object) -> _Scheme:
     if isinstance(block, str):  # "128x128" in older files
         block = [int(b) if b.isdecimal() and len(b) < 9 else 0 for b in block.split("x")]
     order = weights.get("actorder") or "weight"
+    order = "group" if order is True else order  # as older versions of the library have it
+    ordered = order in ("group", "dynamic")
     is_known = (
         not unknown
         and (bits, kind) in ((4, "int"), (8, "int"), (8, "float"))
         and strategy in ("tensor", "channel", "group", "block")
         and (strategy != "group" or size > 0)
         and (strategy != "block" or is_block(block))
-        and order in ("weight", "static", "group", "dynamic")
+        and (order in ("weight", "static") or (ordered and strategy == "group"))
         and not weights.get("dynamic")
     )
     if not is_known:
@@ -173,7 +204,7 @@ def _read_scheme(given: object) -> _Scheme:
         strategy=str(strategy),
         size=size,
         block=tuple(block) if strategy == "block" and block else (0, 0),
-        ordered=order in ("group", "dynamic"),
+        ordered=ordered,
     )
 
 
@@ -187,12 +218,16 @@ def _fitting(module: str, schemes: list[_Scheme], headers: Headers, read: Reader
             errors.append(error)
     if not fitting:
         raise errors[0]
-    if len(fitting) > 1:
-        raise InputError(f"{module} fits several groups of quantization_config: not implemented")
-    return fitting[0]
+    first, *others = fitting
+    if any(other.arguments != first.arguments for other in others):
+        raise InputError(
+            f"{module} fits several groups of quantization_config, whose patterns of names are not "
+            "read: not implemented"
+        )
+    return first.packed
 
 
-def _packed(module: str, scheme: _Scheme, headers: Headers, read: Reader) -> Packed:
+def _packed(module: str, scheme: _Scheme, headers: Headers, read: Reader) -> _Fit:
     parts = parts_of(module, headers, ["weight_scale"], _OPTIONAL)
     is_packed = "weight_packed" in parts
     if is_packed == ("weight" in parts) or (is_packed and "weight_shape" not in parts):
@@ -210,6 +245,8 @@ def _packed(module: str, scheme: _Scheme, headers: Headers, read: Reader) -> Pac
         outputs, inputs = (*headers[parts["weight"]].shape, 0, 0)[:2]
         check_part(parts["weight"], headers, FP8 if scheme.is_float else ["I8"], (outputs, inputs))
     rows, columns = scheme.block_of(outputs, inputs)
+    if scheme.strategy == "group" and inputs > columns and inputs % columns:
+        raise InputError(f"{module} has {inputs} inputs, no multiple of group_size {columns}")
     grid = -(-outputs // max(rows, 1)), -(-inputs // max(columns, 1))
     flat = [(), (1,)] if scheme.strategy == "tensor" else []
     check_part(parts["weight_scale"], headers, SCALES, grid, *flat)
@@ -217,11 +254,13 @@ def _packed(module: str, scheme: _Scheme, headers: Headers, read: Reader) -> Pac
     if scheme.ordered and "weight_g_idx" not in parts:
         raise InputError(f"{module} has no weight_g_idx, but inputs in an order of their own")
     if "weight_g_idx" in parts:
+        if scheme.strategy != "group":
+            raise InputError(f"{module} has weight_g_idx, but the strategy {scheme.strategy!r}")
         check_part(parts["weight_g_idx"], headers, ["I32", "I64"], (inputs,))
-    call = partial(
-        _dequantise, shape=(outputs, inputs), bits=scheme.bits, block=(rows, columns), grid=grid
-    )
-    return Packed((outputs, inputs), parts, call)
+    arguments: dict[str, Any] = {
+        "shape": (outputs, inputs), "bits": scheme.bits, "block": (rows, columns), "grid": grid
+    }  # fmt: skip
+    return _Fit(Packed((outputs, inputs), parts, partial(_dequantise, **arguments)), arguments)
 
 
 def _check_zero(parts: dict[str, str], scheme: _Scheme, headers: Headers, grid: tuple) -> None:
@@ -251,14 +290,26 @@ def _dequantise(
         words = np.ascontiguousarray(arrays["weight_packed"].T)
         codes = unpack_bits(words, bits)[: shape[1]].T.astype(np.int16) - offset
     group_of_I = arrays.get("weight_g_idx")
-    if group_of_I is not None and (group_of_I < 0).any():
-        group_of_I = None  # -1: not used
-    if group_of_I is not None and group_of_I.max(initial=0) >= grid[1]:
-        raise InputError(f"g_idx names group {group_of_I.max()}, expected 0 to {grid[1] - 1}")
+    if group_of_I is not None:
+        group_of_I = _checked_groups(group_of_I, grid[1], block[1])
     zero = None if zero is None else zero.reshape(grid)
     return dequantise_integers(codes, arrays["weight_scale"].reshape(grid), block, zero, group_of_I)
 
 
-def _mapping(value: object) -> Mapping:
-    """A mapping, or an empty one: a group with nothing in it is refused for what it lacks."""
-    return value if isinstance(value, Mapping) else {}
+def _checked_groups(group_of_I: np.ndarray, count: int, size: int) -> np.ndarray | None:
+    """The group of each input; None if the file leaves them in order, by a -1.
+
+    Raises:
+        InputError: a group does not exist, or has more inputs than the settings say.
+    """
+    first, last = group_of_I.min(initial=0), group_of_I.max(initial=0)
+    if first < -1 or last >= count:
+        raise InputError(
+            f"g_idx names group {first if first < -1 else last}, expected 0 to {count - 1}"
+        )
+    if first == -1:
+        return None
+    largest = np.bincount(group_of_I, minlength=1).max()
+    if largest > size:
+        raise InputError(f"g_idx has {largest} inputs in one group, expected {size}")
+    return group_of_I

@@ -9,6 +9,7 @@ The first version of the format has every zero point stored less one. Sources: A
 add to whole words).
 """
 
+import math
 from functools import partial
 
 import numpy as np
@@ -49,7 +50,7 @@ def find_gptq(settings: Settings, headers: Headers, _read: Reader) -> Found:
         InputError: a setting is unknown, or a tensor is missing or of a wrong shape.
     """
     check_settings(settings, _HARMLESS, _ONLY)
-    kind = settings.get("checkpoint_format", settings.get("format")) or "gptq"
+    kind = settings.get("checkpoint_format") or settings.get("format") or "gptq"
     if not isinstance(kind, str) or kind not in FORMATS:
         raise InputError(
             f"GPTQ in the format {kind!r} is not implemented, only {', '.join(FORMATS)}"
@@ -63,6 +64,11 @@ def find_gptq(settings: Settings, headers: Headers, _read: Reader) -> Found:
         parts = parts_of(module, headers, ["qweight", "qzeros", "scales"], ["g_idx"])
         rows, outputs = (*headers[parts["qweight"]].shape, 0, 0)[:2]
         inputs = rows * 32 // bits
+        whole = 32 // math.gcd(bits, 32)  # so many zero points fill whole words
+        if outputs % whole:
+            raise InputError(
+                f"{parts['qweight']} has {outputs} outputs, expected a multiple of {whole}"
+            )
         groups = 1 if size < 1 else -(-inputs // size)
         check_part(parts["qweight"], headers, ["I32"], (inputs * bits // 32, outputs))
         check_part(parts["qzeros"], headers, ["I32"], (groups, outputs * bits // 32))

@@ -99,5 +99,6 @@ def describe_method(settings: Settings) -> str:
         weights = group.get("weights") if isinstance(group, Mapping) else None
         if isinstance(weights, Mapping):
             names = ("num_bits", "type", "strategy", "group_size")
-            shown.append(" ".join(str(weights[name]) for name in names if weights.get(name)))
+            stated = (weights[name] for name in names if weights.get(name))
+            shown.append(" ".join(short(value).strip("'") for value in stated))
     return ", ".join([str(settings["quant_method"]), *shown])

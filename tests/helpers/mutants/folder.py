@@ -23,20 +23,27 @@ INDEX = "model.safetensors.index.json"
 
 def mutate_source(folder, rng):
     """Damages a Hugging Face folder of two shards; returns the kind of damage."""
-    return _mutate(folder, rng, KINDS)
+    return mutate_folder(folder, rng, KINDS)
 
 
 def mutate_checkpoint(folder, rng):
     """Damages a converted checkpoint; returns the kind of damage."""
-    return _mutate(folder, rng, CHECKPOINT_KINDS)
+    return mutate_folder(folder, rng, CHECKPOINT_KINDS)
 
 
 def mutate_peft(folder, rng):
     """Damages a folder with a LoRA of PEFT; returns the kind of damage."""
-    return _mutate(folder, rng, PEFT_KINDS)
+    return mutate_folder(folder, rng, PEFT_KINDS)
 
 
-def _mutate(folder, rng, kinds):
+def mutate_folder(folder, rng, kinds):
+    """Damages the files of a folder; returns the kind of damage, and the files.
+
+    Args:
+        folder: it has no empty files.
+        rng: of the standard library.
+        kinds: functions of {name: content} and a random generator of numpy.
+    """
     files = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
     files = {name: files[name] for name in sorted(files) if files[name]}
     rng = np.random.default_rng(rng.getrandbits(64))
@@ -151,7 +158,11 @@ def peft_value(files, rng):
 
 
 def tokenizer_value(files, rng):
-    name = pick(rng, ("tokenizer.json", "tokenizer_config.json", "generation_config.json"))
+    sidecars = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+    present = [name for name in sidecars if name in files]
+    if not present:
+        return flip(files, rng)
+    name = pick(rng, present)
     tree = json.loads(files[name])
     put(tree, rng, pick(rng, VALUES))
     return files | {name: json.dumps(tree).encode()}

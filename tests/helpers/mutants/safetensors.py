@@ -201,13 +201,97 @@ def shards_swapped(files, rng):
     return files | {one: files[other], other: files[one]}
 
 
+# Whole files, in which one tensor is not what is expected.
+
+_SAME_SIZE = (
+    ("F32", "I32", "U32"), ("F16", "BF16", "I16", "U16"), ("F64", "I64", "U64"),
+    ("I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "BOOL"),
+)  # fmt: skip
+
+
+def _with_tensor(files, rng, change):
+    """A file in which a tensor's entry and bytes are what `change` makes of them; None is none."""
+    name = pick(rng, shard_names(files))
+    header, numbers = split(files[name])
+    tensor = pick(rng, sorted(set(header) - {"__metadata__"}))
+    again, content = {}, b""
+    for key, entry in header.items():
+        if key == "__metadata__":
+            again[key] = entry
+            continue
+        begin, end = entry.pop("data_offsets")
+        part = entry, numbers[begin:end]
+        part = change(*part) if key == tensor else part
+        if part is not None:
+            entry, own = part
+            again[key] = entry | {"data_offsets": [len(content), len(content) + len(own)]}
+            content += own
+    return files | {name: join(again, content)}
+
+
+def tensor_gone(files, rng):
+    return _with_tensor(files, rng, lambda entry, content: None)
+
+
+def tensor_rows(files, rng):
+    """One row less, twice as many, or none."""
+
+    def change(entry, content):
+        rows, *row = entry["shape"] or [1]
+        size = len(content) // max(rows, 1)
+        count = pick(rng, (rows - 1, 2 * rows, 0))
+        return entry | {"shape": [count, *row]}, (content * 2)[: count * size]
+
+    return _with_tensor(files, rng, change)
+
+
+def tensor_shape(files, rng):
+    """The same numbers in another shape."""
+
+    def change(entry, content):
+        shape = entry["shape"]
+        size = 1
+        for axis in shape:
+            size *= axis
+        return entry | {
+            "shape": pick(rng, ([size], [1, *shape], shape[::-1], [*shape, 1], [1, size]))
+        }, content
+
+    return _with_tensor(files, rng, change)
+
+
+def tensor_type(files, rng):
+    """The same bytes as another type of the same size."""
+
+    def change(entry, content):
+        others = next((kinds for kinds in _SAME_SIZE if entry["dtype"] in kinds), ("F32",))
+        return entry | {"dtype": pick(rng, others)}, content
+
+    return _with_tensor(files, rng, change)
+
+
+def tensor_bytes(files, rng):
+    """Other numbers: zeros, all bits set, random ones, or the same bytes backwards."""
+
+    def change(entry, content):
+        size = len(content)
+        return entry, pick(
+            rng, (bytes(size), b"\xff" * size, rng.bytes(size), content[::-1], b"\x7f" * size)
+        )
+
+    return _with_tensor(files, rng, change)
+
+
+TENSOR_KINDS = (tensor_gone, tensor_rows, tensor_shape, tensor_type, tensor_bytes)
+
 SHARD_KINDS = (
     flip_header, flip_number, header_length, header_bomb, offsets, overlap, dtype, shape,
     header_value, tensor_name, same_key, metadata, many_tensors, shard_doubled, shards_swapped,
+    *TENSOR_KINDS,
 )  # fmt: skip
 
 
 FILE_KINDS = (
     flip, flip_header, flip_number, cut, more, noise, header_length, header_bomb, offsets, overlap,
-    dtype, shape, header_value, tensor_name, same_key, metadata, many_tensors,
+    dtype, shape, header_value, tensor_name, same_key, metadata, many_tensors, *TENSOR_KINDS,
 )  # fmt: skip

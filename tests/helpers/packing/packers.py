@@ -94,20 +94,31 @@ def fp8(rng, shape, block=None, scale="weight_scale_inv", dtype=np.float32, chan
     return {"weight": values, scale: flat}, weight
 
 
-def integers(rng, shape, bits=8, grid=None, packed=False, zero=False, dtype=np.float32):
-    """compressed-tensors: codes from -2^(bits - 1), one scale for each cell of a grid."""
+def integers(
+    rng, shape, bits=8, grid=None, packed=False, zero=False, dtype=np.float32, order=False
+):
+    """compressed-tensors: codes from -2^(bits - 1), one scale for each cell of a grid.
+
+    With `order` (actorder "group") the columns of the grid are of inputs in a random order.
+    """
     outputs, inputs = shape
     grid = grid or (1, 1)
     rows, columns = outputs // grid[0], inputs // grid[1]
     half = 2 ** (bits - 1)
     codes = rng.integers(-half, half, shape)
     zeros = rng.integers(-half, half, grid) if zero else np.zeros(grid, int)
-    scales = scales_of(rng, grid, dtype)
+    # So that weights are as large with 8 bits as with 4.
+    scales = (scales_of(rng, grid, np.float64) * 8 / half).astype(dtype)
     weight = np.empty(shape, np.float32)
+    group_of = np.arange(inputs) // columns
+    if order:
+        group_of = rng.permutation(group_of)
     for o, i in product(range(outputs), range(inputs)):
-        cell = o // rows, i // columns
+        cell = o // rows, group_of[i]
         weight[o, i] = np.float32(codes[o, i] - zeros[cell]) * np.float32(scales[cell])
     tensors = {"weight_scale": scales}
+    if order:
+        tensors["weight_g_idx"] = group_of.astype(np.int32)
     if packed:
         tensors["weight_packed"] = np.ascontiguousarray(pack_rows((codes + half).T, bits).T)
         tensors["weight_shape"] = np.array(shape)

@@ -6,6 +6,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 from folders.peft import CONFIG, SHAPES, deltas_of, module_of, write_adapter
+from safetensors.numpy import load_file, save_file
 
 from jaxdepth import InputError
 from jaxdepth.weights.adapter import read_adapter
@@ -198,6 +199,19 @@ def test_values_that_make_no_sense(tmp_path, settings, says):
 def test_arrays_that_belong_to_no_pair(tmp_path, extra, says):
     write_adapter(tmp_path / "a", PLACES, extra=extra)
     with pytest.raises(InputError, match=says):
+        read_peft(tmp_path / "a", CONFIG)
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_alpha": 1e-8}])
+def test_factors_whose_product_is_infinite(tmp_path, settings):
+    """Each is finite, as after damage to an exponent."""
+    write_adapter(tmp_path / "a", PLACES, **settings)
+    file = tmp_path / "a/adapter_model.safetensors"
+    arrays = load_file(file)
+    for letter in "AB":
+        arrays[f"base_model.model.{Q1}.lora_{letter}.weight"][0, 0] = 1e30
+    save_file(arrays, file)
+    with pytest.raises(InputError, match=f"lora_A times lora_B of {Q1} may be infinite"):
         read_peft(tmp_path / "a", CONFIG)
 
 

@@ -226,12 +226,22 @@ def test_another_value_of_a_neutral_key_is_refused_by_name(key):
         gguf_config(fields, SHAPES)
 
 
+REQUIRED = {"context_length": 256, "attention.layer_norm_rms_epsilon": 1e-5}
+
+
+@pytest.mark.parametrize("key", REQUIRED)
+def test_what_llama_cpp_requires_is_not_guessed(key):
+    fields = {f"llama.{k}": value for k, value in REQUIRED.items() if k != key}
+    with pytest.raises(InputError, match=f"metadata llama.{key} is missing: fetch the file again"):
+        gguf_config(fields | {"general.architecture": "llama"}, SHAPES)
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 @pytest.mark.parametrize("window", [0, 16])
 def test_absent_keys_mean_what_they_mean_to_llama_cpp(architecture, window):
     """Not what they mean to transformers: 8 or 32 heads of keys and values."""
     sizes = {"block_count": 2, "embedding_length": 64, "feed_forward_length": 112}
-    sizes |= {"attention.head_count": 4, "context_length": 256}
+    sizes |= {"attention.head_count": 4} | REQUIRED
     if architecture == "llama":
         sizes |= {"attention.sliding_window": window}
     fields = {f"{architecture}.{key}": value for key, value in sizes.items()}
@@ -267,7 +277,8 @@ def test_values_of_another_type_are_one_line(metadata, message):
 
 
 def test_a_token_id_of_minus_one_is_none():
-    fields = {"general.architecture": "llama", "tokenizer.ggml.padding_token_id": 2**32 - 1}
+    fields = {f"llama.{key}": value for key, value in REQUIRED.items()}
+    fields |= {"general.architecture": "llama", "tokenizer.ggml.padding_token_id": 2**32 - 1}
     fields["tokenizer.ggml.bos_token_id"] = 1
     raw = gguf_config(fields, SHAPES)
     assert raw["bos_token_id"] == 1

@@ -7,11 +7,12 @@ libraries that write these formats are compared in `test_quantising_libraries`.
 import json
 from functools import partial
 
-import ml_dtypes
 import numpy as np
 import pytest
 from folders.mistral import in_image_model
 from packing import packers
+from packing.cases import BNB, CASES, FP8, GPTQ, group
+from packing.cases import quantised_tensors as packed_tensors
 from parity_grid import image_model
 from safetensors.numpy import save_file
 from tiny import hf_tensors, raw_config
@@ -22,6 +23,7 @@ from jaxdepth.cli import main
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.convert import convert
+from jaxdepth.weights.sources import open_source, source_tensors
 from jaxdepth.weights.verify import verify
 
 RAW = raw_config(num_hidden_layers=1, intermediate_size=128, num_key_value_heads=4)
@@ -29,106 +31,7 @@ CONFIG = ModelConfig.from_hf(RAW)
 MLP = "model.layers.0.mlp.up_proj"
 
 
-def group(**weights):
-    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"} | weights
-    return {"targets": ["Linear"], "weights": weights}
-
-
-def compressed(kind, *groups):
-    named = {f"group_{number}": settings for number, settings in enumerate(groups)}
-    return {"quant_method": "compressed-tensors", "format": kind, "config_groups": named}
-
-
-def per_output(rng, shape, **options):
-    return packers.integers(rng, shape, grid=(shape[0], 1), **options)
-
-
-def per_group(rng, shape, **options):
-    return packers.integers(rng, shape, grid=(shape[0], shape[1] // 32), **options)
-
-
-GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": False}
-AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}
-FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
-BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
-CASES = {
-    "gptq": (GPTQ, packers.gptq),
-    "gptq v2, act-order": (
-        GPTQ | {"checkpoint_format": "gptq_v2", "desc_act": True},
-        partial(packers.gptq, version=2, order=True),
-    ),
-    "gptq 8 bits, one group": (
-        GPTQ | {"bits": 8, "group_size": -1},
-        partial(packers.gptq, bits=8, size=-1),
-    ),
-    "gptq 3 bits": (GPTQ | {"bits": 3}, partial(packers.gptq, bits=3)),
-    "gptq 2 bits": (GPTQ | {"bits": 2}, partial(packers.gptq, bits=2)),
-    "awq": (AWQ, packers.awq),
-    "fp8 in blocks": (
-        FP8 | {"weight_block_size": [48, 40]},
-        partial(packers.fp8, block=(48, 40)),
-    ),
-    "fp8 in powers of two": (
-        FP8 | {"weight_block_size": [32, 32], "scale_fmt": "ue8m0"},
-        partial(packers.fp8, block=(32, 32), dtype=ml_dtypes.float8_e8m0fnu),
-    ),
-    "fp8 for tensors": (
-        FP8 | {"activation_scheme": "static", "weight_block_size": None, "dequantize": False},
-        partial(packers.fp8, dtype=ml_dtypes.bfloat16),
-    ),
-    "fp8 for outputs": (FP8, partial(packers.fp8, scale="weight_scale", channel=True)),
-    "int8": (compressed("int-quantized", group()), per_output),
-    "int8 for tensors": (compressed("int-quantized", group(strategy="tensor")), packers.integers),
-    "int4 packed": (
-        compressed("pack-quantized", group(num_bits=4, strategy="group", group_size=32)),
-        partial(per_group, bits=4, packed=True, dtype=ml_dtypes.bfloat16),
-    ),
-    "int4 packed, zero points": (
-        compressed(
-            "pack-quantized",
-            group(num_bits=4, strategy="group", group_size=32, symmetric=False, actorder=None),
-        ),
-        partial(per_group, bits=4, packed=True, zero=True),
-    ),
-    "int8 packed, zero points": (
-        compressed("pack-quantized", group(symmetric=False)),
-        partial(per_output, packed=True, zero=True),
-    ),
-    "int8, zero points": (
-        compressed("naive-quantized", group(symmetric=False)),
-        partial(per_output, zero=True),
-    ),
-    "float8": (
-        compressed("float-quantized", group(type="float")),
-        partial(packers.fp8, scale="weight_scale", channel=True),
-    ),
-    "float8 in blocks": (
-        compressed(
-            "float-quantized", group(type="float", strategy="block", block_structure=[48, 40])
-        ),
-        partial(packers.fp8, scale="weight_scale", block=(48, 40)),
-    ),
-    "nf4": (BNB, packers.bitsandbytes_4bit),
-    "nf4, nested": (BNB, partial(packers.bitsandbytes_4bit, nested=True)),
-    "8 bits": (
-        {"quant_method": "bitsandbytes", "_load_in_8bit": True},
-        packers.bitsandbytes_int8,
-    ),
-}
-
-
-def quantised_tensors(pack, seed=0):
-    """Tensors of a folder whose matrices are packed, and the tensors that they stand for."""
-    rng, written, dense = np.random.default_rng(seed), {}, {}
-    for name, array in hf_tensors(CONFIG).items():
-        dense[name] = array
-        if not name.endswith("_proj.weight"):
-            written[name] = array
-            continue
-        parts, dense[name] = pack(rng, array.shape)
-        module = name.removesuffix(".weight")
-        written |= {f"{module}.{role}": part for role, part in parts.items()}
-    return written, dense
+quantised_tensors = partial(packed_tensors, tensors=hf_tensors(CONFIG))
 
 
 def write_source(folder, settings, tensors, **changes):
@@ -219,6 +122,8 @@ def test_what_weights_do_not_depend_on_is_left_out(tmp_path):
         ("gptq", {"bits": 5}, r"GPTQ of 5 bits"),
         ("gptq", {"bits": "4"}, r"bits is '4', expected a number"),
         ("gptq", {"group_size": 64}, r"qzeros is I32 \(4, 8\), expected I32 \(2, 8\)"),
+        ("gptq", {"checkpoint_format": None, "format": "marlin"}, r"GPTQ in the format 'marlin'"),
+        ("awq", {"group_size": 33}, r"inputs, no multiple of group_size 33"),
         ("awq", {"version": "gemv"}, r"AWQ in the form \['gemv'\]"),
         ("awq", {"zero_point": False}, r"zero_point = False"),
         ("fp8 in blocks", {"weight_block_size": [128, 128]}, r"expected F32 or .* \(1, 1\)"),
@@ -270,6 +175,25 @@ def test_damaged_parts_are_named(tmp_path, name, role, array, message):
     assert not (tmp_path / "model").exists()
 
 
+def test_outputs_whose_zero_points_fill_no_word(tmp_path):
+    """33 outputs, though 4 words of zero points have the codes of 32."""
+    written, _ = quantised_tensors(packers.gptq)
+    for role, columns in (("qweight", 33), ("qzeros", 4), ("scales", 33)):
+        name = f"{MLP}.{role}"
+        written[name] = np.ascontiguousarray(written[name][:, :columns])
+    source = write_source(tmp_path / "source", GPTQ, written)
+    with pytest.raises(InputError, match=r"qweight has 33 outputs, expected a multiple of 8"):
+        convert(source, tmp_path / "model")
+
+
+def test_blocks_beyond_the_weight_take_no_memory(tmp_path):
+    """A file may say blocks of any size: here they are one block."""
+    settings = {"weight_block_size": [10**13, 10**13]}
+    written, dense = quantised_tensors(partial(packers.fp8, block=(1000, 1000)))
+    convert(write_source(tmp_path / "source", FP8 | settings, written), tmp_path / "model")
+    assert_holds(tmp_path / "model", dense, RAW)
+
+
 def test_a_config_of_other_files_is_refused(tmp_path):
     source = write_source(tmp_path / "a", BNB, hf_tensors(CONFIG))
     with pytest.raises(InputError, match=r"quantised by bitsandbytes, but no tensor is"):
@@ -295,3 +219,12 @@ def test_a_quantised_text_model_inside_an_image_model(tmp_path, layout):
     save_file(in_image_model(written, layout), source / "model.safetensors")
     convert(source, tmp_path / "model")
     assert_holds(tmp_path / "model", dense, RAW)
+
+
+@pytest.mark.parametrize("name", ["gptq", "int4 packed", "nf4", "fp8 in blocks"])
+def test_chunks_are_as_large_as_what_is_dequantised(tmp_path, name):
+    """A conversion holds two chunks; their sizes are planned before anything is read."""
+    settings, pack = CASES[name]
+    opened = open_source(write_source(tmp_path / "hf", settings, quantised_tensors(pack)[0]))
+    for tensor in source_tensors(opened):
+        assert opened.nbytes(tensor) == opened.read(tensor).nbytes
