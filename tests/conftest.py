@@ -67,6 +67,7 @@ def _forget_programs():
 
     jax.clear_caches()
     gc.collect()
+    gc.freeze()  # what is left, mostly imports, need not be searched again after each module
 
 
 @pytest.fixture(scope="module")
