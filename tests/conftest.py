@@ -14,6 +14,7 @@ from jaxtyping import install_import_hook
 HERE = Path(__file__).parent
 # The files that take longest, about in order of their time.
 LONGEST = ("decode", "tune", "cli", "mesh", "decide", "coherence", "parity", "think", "conversion")
+LONGEST += ("compare", "against", "same_numbers", "detector_fit", "sweep", "fuzz", "adapters")
 
 # Shapes and types of what is annotated in these folders are checked while programs are traced. It
 # has to be switched on before any of their modules is imported.
