@@ -9,6 +9,7 @@ from tiny import model_of
 from jaxdepth import InputError, exit_logits
 from jaxdepth.depth.continuation import continuation_logprobs
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
 LONGEST = 17 + 20  # of a prefix with its continuation, below
 
 
