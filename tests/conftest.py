@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import install_import_hook
 HERE = Path(__file__).parent
 # The files that take longest, about in order of their time.
 LONGEST = ("decode", "tune", "cli", "mesh", "decide", "coherence", "parity", "think", "conversion")
+LONGEST += ("compare", "against", "same_numbers", "detector_fit", "sweep", "fuzz", "adapters")
 
 # Shapes and types of what is annotated in these folders are checked while programs are traced. It
 # has to be switched on before any of their modules is imported.
@@ -67,6 +69,7 @@ def _forget_programs():
 
     jax.clear_caches()
     gc.collect()
+    gc.freeze()  # what is left, mostly imports, need not be searched again after each module
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,18 @@ def less_optimised():
         jax.config.update(name, False)
 
 
+@lru_cache
+def _is_known(flag: str, value: bool | int) -> bool:
+    """Whether this version of the compiler has the flag: those of CPUs come and go."""
+    import jax
+
+    try:
+        jax.jit(lambda x: x + 1).lower(1).compile(compiler_options={flag: value})
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def quick_programs(less_optimised):
     """For modules that mostly compile: programs that are made in a quarter of the time.
@@ -91,19 +106,18 @@ def quick_programs(less_optimised):
     import jax
     from jax._src import compiler  # its options are nowhere public
 
-    flag, options = "xla_cpu_use_fusion_emitters", compiler.get_compile_options
-    try:
-        jax.jit(lambda x: x + 1).lower(1).compile(compiler_options={flag: False})
-    except jax.errors.JaxRuntimeError:  # newer versions have no such emitters to leave out
-        yield
-        return
+    # Without emitters for fusions, and a program in one piece: the workers leave no core idle.
+    wanted = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+    flags = {name: value for name, value in wanted.items() if _is_known(name, value)}
+    options = compiler.get_compile_options
 
     def quick_options(*args, env_options_overrides=None, **kwargs):
-        quick = {flag: False} if jax.config.read("jax_disable_most_optimizations") else {}
+        quick = flags if jax.config.read("jax_disable_most_optimizations") else {}
         return options(*args, env_options_overrides=quick | (env_options_overrides or {}), **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --{flag}=false")
+        words = [f"--{name}={str(value).lower()}" for name, value in flags.items()]
+        patch.setenv("XLA_FLAGS", " ".join([os.environ.get("XLA_FLAGS", ""), *words]))
         patch.setattr(compiler, "get_compile_options", quick_options)
         yield
 

@@ -4,18 +4,20 @@ It imports nothing of jaxdepth, which would start JAX. Its first line of output 
 ready; then it reads one request and writes one answer, both JSON.
 """
 
+import importlib
+import importlib.util
 import json
 import math
 import sys
 from datetime import datetime
+from typing import Any
 
 
 def main() -> None:
     """Write the rendered conversations, or the name of the limit that was reached."""
     # Some versions of transformers would import torch without need; None makes that an ImportError.
     sys.modules["torch"] = None  # type: ignore[assignment]  # typeshed forbids the documented None
-    from transformers.utils import chat_template_utils
-
+    chat_template_utils = _import_renderer()
     print("ready", flush=True)
     request = json.load(sys.stdin)
     if request.get("date"):
@@ -46,6 +48,26 @@ def main() -> None:
     except MemoryError:
         answer = "memory"
     print(json.dumps(answer))
+
+
+def _import_renderer() -> Any:
+    """Import what transformers renders with, without the packages around it.
+
+    Their start takes most of a second, for every model that is opened, and does nothing that is
+    needed here. A version where it does gets it.
+    """
+    renderer = "transformers.utils.chat_template_utils"
+    try:
+        for name in ("transformers", "transformers.utils"):
+            spec = importlib.util.find_spec(name)
+            if spec is None:
+                raise ImportError(name)
+            sys.modules[name] = importlib.util.module_from_spec(spec)  # found, and not run
+        return importlib.import_module(renderer)
+    except (ImportError, AttributeError):
+        for name in [name for name in sys.modules if name.split(".")[0] == "transformers"]:
+            del sys.modules[name]
+        return importlib.import_module(renderer)
 
 
 def _stopped_at(time: datetime) -> type[datetime]:

@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from importlib.resources import files
 from pathlib import Path
@@ -176,7 +176,7 @@ def tasks_digest(
         learned.add("harmful")
     for kind, of_kind in tasks.items():
         for task in of_kind if kind in learned else ():
-            values = {name: value for name, value in asdict(task).items() if value}
+            values = {name: value for name, value in vars(task).items() if value}
             if not thoughts:
                 values.pop("thoughts", None)
             digest.update(json.dumps([kind, values], sort_keys=True).encode())

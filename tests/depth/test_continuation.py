@@ -9,11 +9,16 @@ from tiny import model_of
 from jaxdepth import InputError, exit_logits
 from jaxdepth.depth.continuation import continuation_logprobs
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+LONGEST = 17 + 20  # of a prefix with its continuation, below
+
 
 def logprobs_alone(model, tokens: list[int]) -> np.ndarray:
-    """The slow twin: each token after a prompt of its own, at full depth."""
-    prompts = np.repeat([tokens], len(tokens), axis=0)
-    logits = exit_logits(model, prompts, np.arange(1, len(tokens) + 1), model.depth)
+    """The slow twin: each token after a prompt of its own, at full depth; all of one shape."""
+    prompts = np.zeros((LONGEST, LONGEST), np.int64)
+    prompts[:, : len(tokens)] = tokens
+    lengths = np.minimum(np.arange(1, LONGEST + 1), len(tokens))
+    logits = exit_logits(model, prompts, lengths, model.depth)
     logp = log_softmax(np.asarray(logits, np.float64), axis=-1)
     return np.append(np.nan, logp[np.arange(len(tokens) - 1), tokens[1:]])
 

@@ -13,6 +13,7 @@ from jaxdepth.model.attention import attend
 from jaxdepth.model.mistral import Mistral
 
 VMAPPED = jax.vmap(jaxdepth.exit_logits, in_axes=(None, None, None, 0))
+one_layer = jax.jit(lambda block, h, *inputs: block(h, *inputs))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def truncated_twin(model: Mistral, tokens, lengths, exit: int) -> np.ndarray:
         inputs = model.position_inputs(int(length))
         for i in range(exit):
             block = jax.tree.map(lambda leaf, i=i: leaf[i], model.layers)
-            h, _ = block(h, *inputs)
+            h, _ = one_layer(block, h, *inputs)
         rows.append(np.asarray(model.unembed(h, exit))[0, -1])
     return np.array(rows)
 

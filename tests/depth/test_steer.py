@@ -41,6 +41,7 @@ pytestmark = pytest.mark.usefixtures("quick_programs")
 
 EVERY = (1, 2, 3, 4)
 at_exits = jax.vmap(exit_logits, in_axes=(None, None, None, 0))
+one_layer = jax.jit(lambda block, h, *inputs: block(h, *inputs)[0])
 DIRECTION = np.random.default_rng(5).standard_normal(64) * 0.3
 
 
@@ -61,7 +62,7 @@ def slow_streams(model, direction, layers, how, scale) -> list[np.ndarray]:
     actual = []
     for number in EVERY:
         block = jax.tree.map(lambda leaf, n=number: leaf[n - 1], model.blocks())
-        h = np.asarray(block(jnp.asarray(h), *model.position_inputs(tokens_BS.shape[1]))[0])
+        h = np.asarray(one_layer(block, h, *model.position_inputs(tokens_BS.shape[1])))
         if number in layers and how == "ablate":
             along = np.einsum("bsd,d->bs", h.astype(np.float64), unit)
             h = h - scale * along[..., None] * unit

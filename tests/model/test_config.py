@@ -15,6 +15,7 @@ from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.rope import query_scale, rope_table
 from jaxdepth.model.rope_config import Llama3Scaling, QueryScaling, RopeConfig, YarnScaling
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
 BASE = ModelConfig.from_hf(raw_config(rope_scaling=LLAMA3, sliding_window=16))
 
 # A change of every field. Sizes that are read off the weights must be refused when they do not fit;

@@ -1,4 +1,7 @@
-"""Every exit, on a grid of configs, against Hugging Face: golden files, and live with torch."""
+"""Every exit, on a grid of configs, against Hugging Face: golden files, and live with torch.
+
+The grid runs the programs that users run; families run quick ones, and with -m slow those too.
+"""
 
 import re
 from itertools import combinations, product
@@ -16,7 +19,6 @@ from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 
 TOLERANCE = 1e-5
-IN_SUITE = covering_set() | special_cases()
 
 
 def all_exits(raw: dict) -> np.ndarray:
@@ -31,33 +33,28 @@ def assert_close(actual, expected):
     assert np.abs(actual - expected).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", IN_SUITE)
-def test_golden(name, golden):
-    assert_close(all_exits(IN_SUITE[name]), golden("tiny.npz")[name])
+@pytest.mark.parametrize("name", covering_set())
+def test_grid(name, golden):
+    assert_close(all_exits(covering_set()[name]), golden("tiny.npz")[name])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", full_product())
-def test_golden_full_product(name, golden):
-    assert_close(all_exits(full_product()[name]), golden("tiny.npz")[name])
+@pytest.mark.parametrize("name", full_product() | special_cases())
+def test_all_as_users_run_them(name, golden):
+    assert_close(all_exits((full_product() | special_cases())[name]), golden("tiny.npz")[name])
 
 
-def live_cases() -> list:
-    """Cases of `IN_SUITE`: the grid and one row of each family now, the rest behind -m slow."""
-    first_of = {raw["model_type"]: name for name, raw in reversed(families().items())}
-    now = {*covering_set(), *first_of.values(), "smollm3-window", "yarn-mscale"}
-    slow = pytest.mark.slow
-    return [name if name in now else pytest.param(name, marks=slow) for name in IN_SUITE]
+def assert_close_to_torch(raw: dict) -> None:
+    from reference import hf_exit_logits, hf_model
+
+    model = hf_model(raw, hf_tensors(ModelConfig.from_hf(raw)))
+    assert_close(all_exits(raw), hf_exit_logits(model, *prompts(), range(1, 5)))
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("name", live_cases())
-def test_live(name, torch):
-    from reference import hf_exit_logits, hf_model
-
-    raw = IN_SUITE[name]
-    model = hf_model(raw, hf_tensors(ModelConfig.from_hf(raw)))
-    assert_close(all_exits(raw), hf_exit_logits(model, *prompts(), range(1, 5)))
+@pytest.mark.parametrize("name", covering_set())
+def test_grid_live(name, torch):
+    assert_close_to_torch(covering_set()[name])
 
 
 def test_every_family_has_its_row():
@@ -88,6 +85,28 @@ def test_covering_set_covers_every_pair():
             assert any((c[i], c[j]) == pair for c in chosen), pair
 
 
+# From here on quick programs.
+
+
+@pytest.mark.parametrize("name", special_cases())
+def test_golden(name, golden, quick_programs):
+    assert_close(all_exits(special_cases()[name]), golden("tiny.npz")[name])
+
+
+def live_cases() -> list:
+    """Special cases: one row of each family and two more now, the rest behind -m slow."""
+    first_of = {raw["model_type"]: name for name, raw in reversed(families().items())}
+    now = {*first_of.values(), "smollm3-window", "yarn-mscale"}
+    slow = pytest.mark.slow
+    return [name if name in now else pytest.param(name, marks=slow) for name in special_cases()]
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("name", live_cases())
+def test_live(name, torch, quick_programs):
+    assert_close_to_torch(special_cases()[name])
+
+
 # Mistakes that ports make. Each must move the logits far beyond the tolerance, else parity proves
 # nothing about it.
 @pytest.mark.parametrize(
@@ -102,6 +121,6 @@ def test_covering_set_covers_every_pair():
     ],
     ids=str,
 )
-def test_the_grid_would_notice(right_and_wrong):
+def test_the_grid_would_notice(right_and_wrong, quick_programs):
     right, wrong = (all_exits(raw_config(**changes)) for changes in right_and_wrong)
     assert np.abs(right - wrong).max() > 2 * TOLERANCE

@@ -19,6 +19,8 @@ from jaxdepth.probing.exit_classifier import (
     save_exit_classifier,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 BEGINS = np.array([60, 17, 1])  # of sequences of 64, 37 and 5
 at_exits = jax.vmap(exit_logits, in_axes=(None, None, None, 0))
 

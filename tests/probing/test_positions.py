@@ -11,6 +11,8 @@ from jaxdepth.probing.capture import residuals
 from jaxdepth.probing.positions import choose_positions, locate
 from jaxdepth.prompts.chat import PromptEncoder
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 AFTER = {
     "mistral v0.3": ["[/INST]"],
     "llama 3": ["<|eot_id|>", "<|start_header_id|>", "assistant", "<|end_header_id|>", "\n\n"],

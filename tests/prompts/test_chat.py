@@ -267,6 +267,30 @@ def in_process(tokenizer, conversations):
     ]
 
 
+@pytest.mark.parametrize(
+    ("start", "needs"),
+    [("raise SystemExit", ""), ("part = 1", "from .. import part"), ("", "import transformers.x")],
+)
+def test_a_renderer_is_imported_alone_where_it_can_be(tmp_path, start, needs):
+    """The packages around it are started where it needs them, which takes long, and only there."""
+    utils = tmp_path / "transformers" / "utils"
+    utils.mkdir(parents=True)
+    (utils.parent / "__init__.py").write_text(start)
+    (utils / "__init__.py").touch()
+    code = "def render_jinja_template(conversations, **given):\n    return ['rendered'], None\n"
+    (utils / "chat_template_utils.py").write_text(f"{needs}\n{code}")
+    request = {"template": "", "variables": {}, "conversations": [[[], True]]}
+    request |= {"seconds": 9, "bytes": 1 << 29, "characters": 99}
+    done = subprocess.run(
+        [sys.executable, "-P", template._CHILD], input=json.dumps(request), text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True,
+    )  # fmt: skip
+    if needs.endswith("x"):  # what is missing altogether is an error as ever
+        assert "No module named 'transformers.x'" in done.stderr
+    else:
+        assert json.loads(done.stdout.splitlines()[1]) == [{"text": "rendered", "reason": None}]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_rendered_apart_as_in_transformers_itself(tokenizers, kind):
     rendered = template.render(tokenizers[kind], _CONVERSATIONS)

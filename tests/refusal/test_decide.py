@@ -34,7 +34,7 @@ def slow_twin(
     """One prompt, one exit, one vote: a plain loop that runs the model anew for every token."""
     most, answer_tokens = new
     close = list(markers.close)
-    ids = np.zeros((1, len(tokens) + most + len(close) + 1 + answer_tokens), np.int64)
+    ids = np.zeros((1, len(tokens) + N + A + 8), np.int64)  # one shape, one program
     ids[0, :length] = tokens[:length]
     decoded: list[int] = []
 

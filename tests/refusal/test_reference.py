@@ -24,7 +24,8 @@ def reference(smollm2):
     return Reference(model, PromptEncoder(tokenizer))
 
 
-def score_replies(reference, texts, prompts, **sizes):
+def score_replies(reference, texts, prompts, batch_size=2, **sizes):
+    sizes |= {"batch_size": batch_size}  # rows are padded to it: SmolLM2 takes long over 32
     return score_given(reference, texts, prompts, score_alone(reference, texts, **sizes), **sizes)
 
 

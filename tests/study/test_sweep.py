@@ -46,8 +46,8 @@ def test_every_number_computed_one_prompt_and_exit_at_a_time(tiny_path, tmp_path
     prompts = limit_prompts(read_prompts(["builtin:pairs/test"]), 6)
     assert len(by_key) == len(prompts) * 4 == 48
     for prompt in prompts:
-        ids = np.array([encoder.encode(prompt.text)])
-        lengths = np.array([ids.shape[1]])
+        tokens = encoder.encode(prompt.text)
+        ids, lengths = np.array([tokens + [0] * (64 - len(tokens))]), np.array([len(tokens)])
         full = None
         for exit_layer in (4, 3, 2, 1):
             logits = np.asarray(jaxdepth.exit_logits(model, ids, lengths, exit_layer), np.float64)[

@@ -274,6 +274,7 @@ def test_the_tasks_have_a_digest(tasks):
         return tasks_digest(tasks, mix, thoughts=thoughts)
 
     assert digest(tasks) == digest(read_tasks(["builtin:harmful/train"], "builtin"))
+    tasks = {kind: of_kind[:9] for kind, of_kind in tasks.items()}  # the others take long
     assert digest(tasks) != digest({**tasks, "benign": tasks["benign"][1:]})
     assert digest(tasks) == digest({**tasks, "borderline": []})
     assert digest(tasks) != digest(tasks, mix | {"borderline": 1})
