@@ -27,7 +27,8 @@ from jaxdepth.study.certificates.measured import (
 from jaxdepth.study.certificates.settings import Certify
 from jaxdepth.study.certificates.split import check_apart, split_run
 from jaxdepth.study.certificates.system import system_of
-from jaxdepth.study.sweep.windows import LEAST_COMPETENT
+from jaxdepth.study.settings import Windows
+from jaxdepth.study.sweep.windows import Answered, Competence, find_competent
 
 
 def certify(settings: Certify) -> Certificate:
@@ -48,12 +49,7 @@ def certify(settings: Certify) -> Certificate:
     tests = certify_rules(
         [Risk(losses[risk].loss_CR, tolerances[risk]) for risk in RISKS], sequences, error
     )
-    reason, chosen = _cannot_answer(calibration), None
-    if reason is None:
-        chosen = _cheapest(calibration, tests)
-        reason = (
-            None if chosen is not None else "no exit or policy keeps all risks within tolerance"
-        )
+    chosen, reason = _choose(calibration, tests)
     run_settings, facts = calibration.record["settings"], calibration.record["facts"]
     return Certificate(
         {
@@ -179,24 +175,30 @@ def _check_test(test: Measured) -> None:
             )
 
 
-def _cannot_answer(measured: Measured) -> str | None:
-    """Why no exit can be called safe: full depth itself answers hardly any harmless prompt."""
+def _choose(measured: Measured, tests: RuleTests) -> tuple[int | None, str | None]:
+    """The certified rule with the fewest layers on harmless prompts, or why there is none.
+
+    It must be competent, as in the table windows: what cannot answer shows no safety. Of rules with
+    equal layers it is the one that exits later.
+    """
     is_harmless_N = measured.has_label(QUALITY_LOSS)
-    comply_N1 = measured.shares[Outcome.COMPLY][is_harmless_N][:, [measured.full]]
-    answered = mean_share(comply_N1, measured.samples, measured.clusters_N[is_harmless_N])
-    if answered.high >= LEAST_COMPETENT:
-        return None
-    return (
-        f"full depth answers {answered.estimate:.0%} of the harmless prompts to the point: what "
-        "cannot answer shows no safety"
+    answered = Answered(
+        measured.shares[Outcome.COMPLY][is_harmless_N],
+        measured.samples,
+        measured.clusters_N[is_harmless_N],
     )
-
-
-def _cheapest(measured: Measured, tests: RuleTests) -> int | None:
-    """The certified rule with the fewest layers on harmless prompts; of equals the later exit."""
-    rows = np.flatnonzero(tests.certified_R).tolist()
+    can_answer_R = find_competent(answered, Windows(), measured.full)[1] == Competence.YES
+    if not can_answer_R[measured.full]:
+        rate = answered.by_exit()[measured.full]
+        return None, (
+            f"full depth answers {rate:.0%} of the harmless prompts to the point: what cannot "
+            "answer shows no safety"
+        )
     layers_R, thresholds = _harmless_layers(measured), measured.rules["threshold"]
-    return min(rows, key=lambda r: (round(layers_R[r], 9), -thresholds[r]), default=None)
+    rows = np.flatnonzero(tests.certified_R & can_answer_R).tolist()
+    if not rows:
+        return None, "no exit or policy keeps all risks within tolerance"
+    return min(rows, key=lambda r: (round(layers_R[r], 9), -thresholds[r])), None
 
 
 def _harmless_layers(measured: Measured) -> np.ndarray:

@@ -6,6 +6,10 @@ from typing import Annotated
 
 import tyro
 
+from jaxdepth.study.policies.settings import Policies
+from jaxdepth.study.settings import PromptSets
+from jaxdepth.study.sweep.settings import Sweep
+
 RunPath = Annotated[Path, tyro.conf.arg(metavar="RUN")]
 
 
@@ -59,6 +63,17 @@ class Certify:
     """Seed of the split."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File of the certificate; by default certificate.json in RUN."""
+
+
+@dataclass(frozen=True)
+class CertifiedExit:
+    """Certify static, confident and guarded exits of a model, each policy by itself."""
+
+    sweep: Annotated[Sweep, tyro.conf.arg(name="")]
+    policies: Policies = Policies()
+    tolerances: Tolerances = Tolerances()
+    fit: PromptSets = ("builtin:pairs/validation",)
+    """Prompts to which the probes of guarded exits are fitted; nothing is reported on them."""
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,11 @@ def test_a_model_that_answers_nothing_is_not_safe(tmp_path):
     assert certificate.rule is None
     assert re.match(r"full depth answers \d% \[", certificate.content["reason"])
     assert "Nothing is certified: full depth" in next(iter(certificate_lines(certificate)))
+    # An exit that answers less than half of what full depth answers, whatever is tolerated.
+    run = make_run(tmp_path / "other", {30: SAFE, 20: (0, 0, 60)})
+    certificate = certify(settings(run, quality_loss=0.9))
+    assert certificate.content["rules"][-1]["passed"]
+    assert certificate.exit_layer == 30
 
 
 def test_two_runs(tmp_path, static_run):
