@@ -59,9 +59,8 @@ def fit_harm_probe(
 ) -> HarmProbe:
     """Fit a calibrated logistic probe to each layer.
 
-    The strength of a layer is the median over folds of the one that ranks a fold's validation
-    prompts best. Log-odds are scaled and shifted so that those of prompts out of fold are
-    calibrated.
+    It is the mean of the folds' probes, which `cross_fit` fits and chooses. Its log-odds are scaled
+    and shifted so that those of prompts out of fold are calibrated.
 
     Args:
         x_JND: residual streams at the prompt's last token.
@@ -70,29 +69,18 @@ def fit_harm_probe(
         strengths_C: candidates for the inverse strength of the L2 penalty.
 
     Raises:
-        InputError: as `cross_fit` and `fit_logistic`.
+        InputError: as `cross_fit`.
     """
-    J, N, _ = x_JND.shape
-    everything_1N = np.ones((1, N), bool)
-    out_of_fold = cross_fit(x_JND, harmful_N, fold_N, strengths_C)
-    scale_J, shift_J = (
-        a[:, 0, 0]
-        for a in fit_logistic(out_of_fold.score_GN[..., None], harmful_N, everything_1N, [1.0])
-    )
-    grid_C = np.sort(np.asarray(strengths_C, np.float64))
-    probes = fit_logistic(x_JND, harmful_N, everything_1N, grid_C)
-    chosen_J = np.searchsorted(grid_C, np.quantile(out_of_fold.strength_GF, 0.5, 1, method="lower"))
-    rows_J = np.arange(J)
-    weights_JD = np.float64(probes.weights_GFCD[rows_J, 0, chosen_J])
-    bias_J = np.float64(probes.bias_GFC[rows_J, 0, chosen_J])
-    centre_JD = x_JND.mean(axis=1, dtype=np.float64)
-    # The file is float32: what the centre takes away is added as float32 has it.
-    weights_JD = np.float32(weights_JD * scale_J)
-    centre_JD = np.float32(centre_JD)
+    fitted = cross_fit(x_JND, harmful_N, fold_N, strengths_C)
+    everything_1N = np.ones((1, len(harmful_N)), bool)
+    out_of_fold_JN1 = fitted.score_GN[..., None]
+    scale_J11D, shift_J11 = fit_logistic(out_of_fold_JN1, harmful_N, everything_1N, [1.0])
+    weights_JD = np.float32(fitted.weights_GFD.mean(axis=1) * scale_J11D[:, 0, 0])
+    bias_J = fitted.bias_GF.mean(axis=1) * scale_J11D[:, 0, 0, 0] + shift_J11[:, 0, 0]
+    # What the centre takes away is added to the bias, as float32 has both.
+    centre_JD = np.float32(x_JND.mean(axis=1, dtype=np.float64))
     at_centre_J = (np.float64(weights_JD) * centre_JD).sum(axis=1)
-    return HarmProbe(
-        weights_JD, centre_JD, np.float32(bias_J * scale_J[:, 0] + shift_J + at_centre_J)
-    )
+    return HarmProbe(weights_JD, centre_JD, np.float32(bias_J + at_centre_J))
 
 
 def save_harm_probes(path: Path, probes: HarmProbes) -> None:

@@ -39,7 +39,7 @@ def test_probabilities_are_calibrated_whatever_the_regularisation(planted):
     """At such strengths a probe alone would call everything about as likely as not."""
     x_JND, _, probe = planted
     p_N, truth_N = harm_of(probe, 1, x_JND[1]), 1 / (1 + np.exp(-2 * x_JND[1, :, 0]))
-    assert np.abs(p_N - truth_N).mean() < 0.06
+    assert np.abs(p_N - truth_N).mean() < 0.1
     assert p_N.min() < 0.03
     assert p_N.max() > 0.97
     assert np.abs(harm_of(probe, 0, x_JND[0]) - 0.5).max() < 0.35  # it knows nothing there

@@ -14,13 +14,9 @@ def run(settings: Certify) -> int:
     certificate = certify(settings)
     file = settings.out or settings.runs[0] / FILE
     certificate.write(file)
-    print(visible_lines(certificate_lines(certificate)))
-    print(visible(f"\n{file}: the certificate, with every test"))
+    print("\n".join(map(visible, certificate_lines(certificate))))
+    print(f"\n{visible(str(file))}: the certificate, with every test")
     command = export_command(certificate, file)
     if command is not None:
-        print(visible(f"Export what was certified:\n  {command}"))
+        print(f"Export what was certified:\n  {visible(command)}")
     return 0 if certificate.rule is not None else NOT_CERTIFIED
-
-
-def visible_lines(lines) -> str:
-    return "\n".join(map(visible, lines))
