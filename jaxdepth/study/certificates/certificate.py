@@ -10,6 +10,7 @@ from typing import Any
 from jaxdepth.errors import InputError
 from jaxdepth.files import read_json
 from jaxdepth.study.atomic_files import atomic_write
+from jaxdepth.study.certificates.measured import RISKS
 
 FORMAT = "jaxdepth-certificate-1"
 FILE = "certificate.json"
@@ -83,15 +84,18 @@ class Certificate:
 def _is_well_formed(content: Mapping) -> bool:
     if not all(isinstance(content.get(key), kind) for key, kind in _KEYS.items()):
         return False
-    certified = content["certified"]
+    certified, model, system = (content[name] for name in ("certified", "model", "system"))
     if certified is None:
         return content["reason"] is not None
     return (
         isinstance(certified.get("rule"), str)
         and isinstance(certified.get("exit"), int | None)
+        and set(content["tolerances"]) == set(RISKS)
         and all(isinstance(t, float) and 0 < t < 1 for t in content["tolerances"].values())
         and 0 < content["confidence"] < 1
-        and isinstance(content["model"].get("depth"), int)
+        and isinstance(model.get("depth"), int)
+        and isinstance(model.get("adapter"), str | None)
+        and all(isinstance(system.get(name), str) for name in ("model_fingerprint", "dtype"))
     )
 
 

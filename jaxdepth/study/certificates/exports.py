@@ -33,7 +33,7 @@ def check_export(certificate: Certificate, settings: Export) -> None:
         )
     adapter = None if settings.adapter is None else adapter_digest(settings.adapter)
     if adapter != system.get("adapter_sha256"):
-        certified = certificate.content["model"]["adapter"]
+        certified = certificate.content["model"].get("adapter")
         raise InputError(
             f"{file} is of the model {_with(certified)}, not {_with(settings.adapter)} (or the "
             "adapter's file is another)"

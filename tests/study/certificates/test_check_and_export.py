@@ -11,6 +11,7 @@ from jaxdepth import InputError
 from jaxdepth.cli import main
 from jaxdepth.settings_file import build
 from jaxdepth.study.certificates.certificate import Certificate
+from jaxdepth.study.certificates.certificate import _digest as digest_of
 from jaxdepth.study.certificates.check import check
 from jaxdepth.study.certificates.settings import Check
 from jaxdepth.weights.checkpoint import read_manifest
@@ -87,13 +88,21 @@ def test_runs_that_show_nothing_are_refused(certificate, tmp_path, capsys):
     assert "has no harmless prompts" in capsys.readouterr().err
 
 
+def sign(content):
+    """Give a certificate that somebody else wrote the digest of its content."""
+    content.pop("sha256")
+    content["sha256"] = digest_of(content)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda c: c["tolerances"].update(harmful=0.5), "was edited or is damaged"),
         (lambda c: c.update(format="other"), "is no certificate of jaxdepth"),
+        (lambda c: (c["model"].pop("depth"), sign(c)), "was edited or is damaged"),
+        (lambda c: (c["tolerances"].pop("harmful"), sign(c)), "was edited or is damaged"),
     ],
-    ids=["edited", "another format"],
+    ids=["edited", "another format", "without depth", "without a tolerance"],
 )
 def test_an_edited_certificate_is_refused(certificate, tmp_path, damage, message):
     content = json.loads(certificate.read_text())
