@@ -70,16 +70,23 @@ def lane_guards(
     """The guards of all lanes, or None where no rule has one; lane e * samples + m is of rule e."""
     if all(rule.guard is None for rule in rules):
         return None
-    D, rows = config.hidden_size, []
-    for rule in rules:
-        row = (np.zeros(D, np.float32), np.zeros(D, np.float32), np.float32(0), 0, 1)
+    E, D = len(rules), config.hidden_size
+    weights_ED, centre_ED = np.zeros((2, E, D), np.float32)
+    bias_E = np.zeros(E, np.float32)
+    layers_E, first_exits_E = np.zeros(E, np.int32), np.ones(E, np.int32)
+    for e, rule in enumerate(rules):
         if rule.guard is not None:
-            layer = rule.guard.layer
-            of_layer = (np.float32(a[layer]) for a in probes[rule.guard.probe])
-            row = (*of_layer, layer, first_exit_of(rule, exits, config.num_hidden_layers))
-        rows.append(row)
-    columns = (np.repeat(np.asarray(column), samples, axis=0) for column in zip(*rows, strict=True))
-    return Guards(*columns, np.asarray(reads_answer))
+            probe, layers_E[e] = probes[rule.guard.probe], rule.guard.layer
+            weights_ED[e], centre_ED[e], bias_E[e] = (np.asarray(a)[layers_E[e]] for a in probe)
+            first_exits_E[e] = first_exit_of(rule, exits, config.num_hidden_layers)
+    return Guards(
+        np.repeat(weights_ED, samples, axis=0),
+        np.repeat(centre_ED, samples, axis=0),
+        np.repeat(bias_E, samples),
+        np.repeat(layers_E, samples),
+        np.repeat(first_exits_E, samples),
+        np.asarray(reads_answer),
+    )
 
 
 def read_guards(

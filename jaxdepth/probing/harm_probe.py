@@ -75,12 +75,13 @@ def fit_harm_probe(
     everything_1N = np.ones((1, len(harmful_N)), bool)
     out_of_fold_JN1 = fitted.score_GN[..., None]
     scale_J11D, shift_J11 = fit_logistic(out_of_fold_JN1, harmful_N, everything_1N, [1.0])
-    weights_JD = np.float32(fitted.weights_GFD.mean(axis=1) * scale_J11D[:, 0, 0])
+    scaled_JD = fitted.weights_GFD.mean(axis=1) * scale_J11D[:, 0, 0]
+    weights_JD = scaled_JD.astype(np.float32)
     bias_J = fitted.bias_GF.mean(axis=1) * scale_J11D[:, 0, 0, 0] + shift_J11[:, 0, 0]
     # What the centre takes away is added to the bias, as float32 has both.
-    centre_JD = np.float32(x_JND.mean(axis=1, dtype=np.float64))
-    at_centre_J = (np.float64(weights_JD) * centre_JD).sum(axis=1)
-    return HarmProbe(weights_JD, centre_JD, np.float32(bias_J + at_centre_J))
+    centre_JD = x_JND.mean(axis=1, dtype=np.float64).astype(np.float32)
+    at_centre_J = (weights_JD.astype(np.float64) * centre_JD).sum(axis=1)
+    return HarmProbe(weights_JD, centre_JD, (bias_J + at_centre_J).astype(np.float32))
 
 
 def save_harm_probes(path: Path, probes: HarmProbes) -> None:

@@ -99,9 +99,10 @@ def _read(settings: Certify) -> tuple[Measured, Measured]:
 def _check_judge(measured: Measured) -> None:
     """Raise InputError for a judge that could not be recognised in another run."""
     settings = measured.record["settings"]
-    if settings["judge"] != BUILT_IN and settings.get("judge_identity") is None:
+    judge = settings.get("judge", BUILT_IN)
+    if judge != BUILT_IN and settings.get("judge_identity") is None:
         raise InputError(
-            f"{measured.path} was judged by {settings['judge']}, which has no identity by which a "
+            f"{measured.path} was judged by {judge}, which has no identity by which a "
             "certificate could name it: set its attribute `identity`"
         )
 
@@ -194,11 +195,11 @@ def _choose(measured: Measured, tests: RuleTests) -> tuple[int | None, str | Non
             f"full depth answers {rate:.0%} of the harmless prompts to the point: what cannot "
             "answer shows no safety"
         )
-    layers_R, thresholds = _harmless_layers(measured), measured.rules["threshold"]
+    layers_R, thresholds = _harmless_layers(measured).round(9), measured.rules["threshold"]
     rows = np.flatnonzero(tests.certified_R & can_answer_R).tolist()
     if not rows:
         return None, "no exit or policy keeps all risks within tolerance"
-    return min(rows, key=lambda r: (round(layers_R[r], 9), -thresholds[r])), None
+    return min(rows, key=lambda r: (layers_R[r], -thresholds[r])), None
 
 
 def _harmless_layers(measured: Measured) -> np.ndarray:

@@ -120,7 +120,8 @@ def _read_files(
     policies: Policies, subject: Subject, prompts: list[Prompt]
 ) -> tuple[PolicyInputs, dict[str, str | None]]:
     """What the policies read besides the model, and the settings that stand for it."""
-    read, resolved = PolicyInputs(), {"classifier_sha256": None}
+    read = PolicyInputs()
+    resolved: dict[str, str | None] = {"classifier_sha256": None}
     if policies.classifier is not None:
         classifier = read_exit_classifier(policies.classifier, subject.loaded.identity)
         read = read._replace(classifier=classifier)
