@@ -141,8 +141,9 @@ def test_a_run_goes_on_where_it_was_stopped(tiny_path, run, tmp_path, monkeypatc
     resumed = sweep_policies(same)
     for table in ("dynamic", "tokens"):
         assert read_table(resumed.path, table).equals(read_table(run.path, table))
+    other = {"policy": ("guarded=content@1:0.5",), "probes": tmp_path / "probes.safetensors"}
     with pytest.raises(InputError, match="holds a run with policy"):
-        sweep_policies(settings(tiny_path, tmp_path / "run", policy=("top1=0.5",)))
+        sweep_policies(settings(tiny_path, tmp_path / "run", **other))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from jaxdepth.weights.checkpoint import read_manifest
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
+@pytest.mark.slow
 def test_the_study(tiny_path, tmp_path, run_experiment, capsys):
     args = [tiny_path, "--out", tmp_path / "s", "--exits", "2-4", "--max-new-tokens", 3]
     args += ["--fit", "builtin:pairs/validation[:24]", "--prompts", "builtin:pairs/test[:44]"]
