@@ -1,6 +1,7 @@
 """Command lines and settings files become settings: tyro over the dataclasses of each command."""
 
 import importlib
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ def parse_command(argv: Sequence[str]) -> Command:
 def parse(cls: type[S], argv: Sequence[str], program: str, config: str | None = None) -> S:
     """Parse settings: the command line over `--config` (or `config`) over the defaults."""
     words, name = take_config(list(argv))
-    about = f"{cls.__doc__} Settings can also come from a file: --config NAME."
+    about = f"{inspect.getdoc(cls)} Settings can also come from a file: --config NAME."
     settings = _cli(cls, about, program, words, default=_defaults(cls, name or config))
     start_profile(flatten(settings).get("profile"))
     return settings
