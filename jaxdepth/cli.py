@@ -20,8 +20,9 @@ def main(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda
         ready: called when everything is imported and parsed, before the command begins.
 
     Returns:
-        0 done, 2 bad input, 3 a plan does not fit, 130 interrupted, 141 standard output was closed,
-        143 stopped by SIGTERM between two chunks.
+        0 done, 2 bad input, 3 a plan does not fit, 4 nothing is certified or a run does not meet
+        its certificate, 130 interrupted, 141 standard output was closed, 143 stopped by SIGTERM
+        between two chunks.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in ("--version", "-V"):

@@ -1,6 +1,7 @@
 """Command lines and settings files become settings: tyro over the dataclasses of each command."""
 
 import importlib
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from jaxdepth.settings_file import build, field_help, flatten, read_settings
 
 S = TypeVar("S")
 
-# name -> settings class; `jaxdepth.commands.NAME` has the function `run` that takes them.
+# name -> settings class; `jaxdepth.commands.NAME`, or the module below, has the function `run` that
+# takes them.
 COMMANDS = {
     "convert": "jaxdepth.weights.settings:Convert",
     "inspect": "jaxdepth.weights.settings:Inspect",
@@ -26,11 +28,14 @@ COMMANDS = {
     "serve": "jaxdepth.serving.settings:Serve",
     "judge": "jaxdepth.study.judging.settings:Rejudge",
     "label": "jaxdepth.study.labelling.settings:Label",
+    "certify": "jaxdepth.study.certificates.settings:Certify",
+    "check": "jaxdepth.study.certificates.settings:Check",
     "probe": "jaxdepth.study.checkpoints.settings:ProbeAgainst",
     "tune": "jaxdepth.study.tuning.settings:Tune",
     "bench": "jaxdepth.study.planning.settings:Bench",
     "plan": "jaxdepth.study.planning.settings:Plan",
 }
+_IN_FOLDERS = {"certify": "certificates.certify", "check": "certificates.check"}
 ABOUT = """\
 Measure what truncation does to a language model's safety, at every exit at once. An exit is the
 number of layers that run before the final norm and head.
@@ -66,13 +71,14 @@ def parse_command(argv: Sequence[str]) -> Command:
     if name not in COMMANDS:
         raise InputError(f"unknown command {name!r}{nearest(name, COMMANDS)}; try --help")
     settings: Any = parse(settings_class(name), words, f"jaxdepth {name}", config)
-    return Command(name, settings, importlib.import_module(f"jaxdepth.commands.{name}").run)
+    module = importlib.import_module(f"jaxdepth.commands.{_IN_FOLDERS.get(name, name)}")
+    return Command(name, settings, module.run)
 
 
 def parse(cls: type[S], argv: Sequence[str], program: str, config: str | None = None) -> S:
     """Parse settings: the command line over `--config` (or `config`) over the defaults."""
     words, name = take_config(list(argv))
-    about = f"{cls.__doc__} Settings can also come from a file: --config NAME."
+    about = f"{inspect.getdoc(cls)} Settings can also come from a file: --config NAME."
     settings = _cli(cls, about, program, words, default=_defaults(cls, name or config))
     start_profile(flatten(settings).get("profile"))
     return settings

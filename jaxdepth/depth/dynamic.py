@@ -6,7 +6,7 @@ through every layer, wherever its tokens exit: this shows which text a rule give
 `layers_computed` shows what the rule would cost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from jaxdepth.depth.decode import prefill
 from jaxdepth.depth.dynamic_loop import POLICY_NUMBERS, DynamicLanes, LaneRules, decode_dynamic
 from jaxdepth.depth.exits import check_exits, check_tokens
 from jaxdepth.depth.generation import DEFAULT_BUDGET, check_room, split
+from jaxdepth.depth.guard import Guards, HarmProbe, check_guards, lane_guards
 from jaxdepth.depth.lanes import Segment, memory
 from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
 from jaxdepth.depth.sampling import Sampling, TokenSampler, lane_keys
@@ -52,6 +53,8 @@ def generate_dynamic(
     seeds_B: Ints | None = None,
     stop_tokens: Ints = (),
     classifier: ExitClassifier | None = None,
+    probes: Mapping[str, HarmProbe] | None = None,
+    guard_answers: bool = False,
     memory_budget: int = DEFAULT_BUDGET,
 ) -> DynamicGeneration:
     """Decode every prompt with every rule, each token at the exit that the rule chooses.
@@ -73,6 +76,8 @@ def generate_dynamic(
             `jaxdepth.generate` at that exit; those of other rules depend on seed and sample alone.
         stop_tokens: token ids that end a lane; by default none does.
         classifier: for rules with policy `classifier`.
+        probes: for rules with policy `guarded`, by name.
+        guard_answers: whether guards read every token of the answer too, not the prompt alone.
         memory_budget: bytes that caches, residual streams and logits may take; prompts, then
             samples, then rules are split into batches that fit.
 
@@ -81,7 +86,7 @@ def generate_dynamic(
 
     Raises:
         InputError: an argument is out of range, a rule does not fit the candidates or lacks its
-            classifier, or one lane alone exceeds the budget.
+            classifier or probe, or one lane alone exceeds the budget.
 
     Source: confident adaptive language modeling, Schuster et al. 2022 (arXiv:2207.07061).
     """
@@ -89,6 +94,7 @@ def generate_dynamic(
     check_tokens(model, tokens_BS, lengths_B)
     _check_exits(exits, model.config.num_hidden_layers)
     _check_rules(rules, exits, classifier, model.config)
+    check_guards(rules, exits, probes or {}, model.config)
     at_least(1, max_new_tokens=max_new_tokens, samples=samples)
     check_room(model.config, np.shape(tokens_BS)[1], max_new_tokens)
     tokens_BS, lengths_B = np.asarray(tokens_BS), np.asarray(lengths_B)
@@ -109,11 +115,13 @@ def generate_dynamic(
     for batch in split(bytes_of, rules, B, M, memory_budget, model.mesh):
         rows, batch_rules = batch.padded_rows, [rules[e] for e in batch.exits]
         samples = len(batch.samples)
+        guards = lane_guards(batch_rules, exits, probes or {}, model.config, guard_answers, samples)
+        depth = model.config.num_hidden_layers
         lanes = _run(
             model,
             tokens_BS[rows],
             lengths_B[rows],
-            _lane_rules(batch_rules, exits, classifier, model.config.num_hidden_layers, samples),
+            _lane_rules(batch_rules, exits, classifier, guards, depth, samples),
             T,
             sampler,
             lane_keys(seeds_B[rows], [_key_exit(rule) for rule in batch_rules], batch.samples),
@@ -174,6 +182,7 @@ def _lane_rules(
     rules: Sequence[ExitRule],
     exits: Sequence[int],
     classifier: ExitClassifier | None,
+    guards: Guards | None,
     depth: int,
     samples: int,
 ) -> LaneRules:
@@ -192,6 +201,7 @@ def _lane_rules(
         column((rule.policy in LOGIT_POLICIES for rule in rules), bool),
         np.isin(np.arange(1, depth + 1), [*exits, depth]),
         ExitClassifier(*arrays) if has_classifier else None,
+        guards,
     )
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxdepth.depth.guard import Guards, read_guards
 from jaxdepth.depth.policies import (
     ExitClassifier,
     Policy,
@@ -52,6 +53,7 @@ class LaneRules(NamedTuple):
     # After which layers a token may exit; always after the last.
     candidates_L: Bool[AnyArray, " L"]
     classifier: ExitClassifier | None
+    guards: Guards | None
 
 
 class TokenProgress(NamedTuple):
@@ -61,6 +63,8 @@ class TokenProgress(NamedTuple):
     scores_XB: Float[Array, "X B"]  # where it exited
     tokens_XB: Int[Array, "X B"]  # the most probable at the last candidate
     streaks_XB: Int[Array, "X B"]  # for how many candidates in a row it has been so
+    # The smallest probability of being harmless that its guard has read, at this token or before.
+    calm_XB: Float[Array, "X B"]
 
 
 class ExitChoice(NamedTuple):
@@ -69,6 +73,7 @@ class ExitChoice(NamedTuple):
     exits_XB: Int[Array, "X B"]
     scores_XB: Float[Array, "X B"]
     h_XBD: Float[Array, "X B D"]
+    calm_XB: Float[Array, "X B"]  # as of the token's progress
 
 
 class DynamicLanes(NamedTuple):
@@ -124,7 +129,7 @@ def decode_dynamic(
     def exit_test(done_XB, step) -> ExitTest:
         thresholds_X = threshold_at(rules.thresholds_X, rules.decays_X, step, T)
         return functools.partial(
-            _test_exit, model, rules, thresholds_X[:, None], done_XB, needs_logits
+            _test_exit, model, rules, thresholds_X[:, None], done_XB, step == 0, needs_logits
         )
 
     def append(lanes: DynamicLanes, done_XB, choice: ExitChoice, step):
@@ -158,16 +163,17 @@ def decode_dynamic(
         return (step < T - 1) & ~done_XB.all()
 
     def advance(state):
-        step, done_XB, lanes, lane_cache = state
+        step, done_XB, lanes, lane_cache, calm_XB = state
         last_XB = jax.lax.dynamic_index_in_dim(lanes.tokens_XBT, step, axis=2, keepdims=False)
         test = exit_test(done_XB, step + 1)
         choice, lane_cache = _forward(
-            model, cache, lane_cache, last_XB, step, lengths_B, rules, done_XB, test
+            model, cache, lane_cache, last_XB, step, lengths_B, rules, done_XB, calm_XB, test
         )
         lanes, done_XB = append(lanes, done_XB, choice, step + 1)
-        return step + 1, done_XB, lanes, lane_cache
+        return step + 1, done_XB, lanes, lane_cache, choice.calm_XB
 
-    return jax.lax.while_loop(is_going, advance, (jnp.int32(0), done_XB, lanes, lane_cache))[2]
+    start = (jnp.int32(0), done_XB, lanes, lane_cache, choice.calm_XB)
+    return jax.lax.while_loop(is_going, advance, start)[2]
 
 
 def _choose_first_exits(
@@ -178,7 +184,7 @@ def _choose_first_exits(
     numbers_L = jnp.arange(len(after_L1BD))
     progress, top_L1B = jax.lax.scan(
         lambda progress, layer: exit_test(progress, *layer),
-        _no_progress(len(rules.policies_X), h_JBD.shape[1]),
+        _no_progress(jnp.ones((len(rules.policies_X), h_JBD.shape[1]))),
         (numbers_L, before_L1BD, after_L1BD),
     )
     return _choose_exits(rules, progress, after_L1BD, top_L1B)
@@ -193,6 +199,7 @@ def _forward(
     lengths_B: Int[Array, " B"],
     rules: LaneRules,
     done_XB: Bool[Array, "X B"],
+    calm_XB: Float[Array, "X B"],
     exit_test: ExitTest,
 ) -> tuple[ExitChoice, LaneCache]:
     """Run token `step` of every lane through all layers: the next token's exit, and the caches.
@@ -223,7 +230,7 @@ def _forward(
         progress, top_XB = exit_test(progress, i, h_XBD, after_XBD)
         return (after_XBD, progress), (k_XBKH, v_XBKH, after_XBD, top_XB)
 
-    start = (model.embed_tokens(tokens_XB), _no_progress(*tokens_XB.shape))
+    start = (model.embed_tokens(tokens_XB), _no_progress(calm_XB))
     numbers_L = jnp.arange(model.config.num_hidden_layers)
     (_, progress), (k_LXBKH, v_LXBKH, after_LXBD, top_LXB) = jax.lax.scan(
         run_layer, start, numbers_L
@@ -232,9 +239,9 @@ def _forward(
     return choice, write_step(lane_cache, k_LXBKH, v_LXBKH, step)
 
 
-def _no_progress(X: int, B: int) -> TokenProgress:
-    zeros_XB = jnp.zeros((X, B), jnp.int32)
-    return TokenProgress(zeros_XB, zeros_XB.astype(jnp.float32), zeros_XB - 1, zeros_XB)
+def _no_progress(calm_XB: Float[Array, "X B"]) -> TokenProgress:
+    zeros_XB = jnp.zeros(calm_XB.shape, jnp.int32)
+    return TokenProgress(zeros_XB, zeros_XB.astype(jnp.float32), zeros_XB - 1, zeros_XB, calm_XB)
 
 
 def _test_exit(
@@ -242,6 +249,7 @@ def _test_exit(
     rules: LaneRules,
     thresholds_X1: Float[Array, "X 1"],
     done_XB: Bool[Array, "X B"],
+    is_first: Bool[Array, ""],
     needs_logits: bool,
     progress: TokenProgress,
     i: Int[Array, ""],
@@ -270,6 +278,11 @@ def _test_exit(
     }
     if rules.classifier is not None:
         scores[Policy.CLASSIFIER] = classify(rules.classifier, exit_layer, after_XBD)
+    calm_XB = progress.calm_XB
+    if rules.guards is not None:
+        calm_XB = read_guards(rules.guards, exit_layer, is_first, after_XBD, calm_XB)
+        scores[Policy.GUARDED] = calm_XB
+        is_candidate = is_candidate & (rules.guards.first_exits_X[:, None] <= exit_layer)
 
     def by_lane(x, dtype):
         return jnp.broadcast_to(jnp.asarray(x, dtype), open_XB.shape)
@@ -285,6 +298,7 @@ def _test_exit(
         jnp.where(exits_XB, score_XB, progress.scores_XB),
         jnp.where(is_candidate, top.token, progress.tokens_XB),
         jnp.where(is_candidate, streaks_XB, progress.streaks_XB),
+        calm_XB,
     )
     return progress, top.token
 
@@ -301,4 +315,4 @@ def _choose_exits(
     exits_XB = jnp.where(is_oracle_X1, first_XB, progress.exits_XB)
     h_1XBD = jnp.take_along_axis(after_LXBD, exits_XB[None, ..., None] - 1, axis=0)
     scores_XB = jnp.where(is_oracle_X1, 1.0, progress.scores_XB)
-    return ExitChoice(exits_XB, scores_XB, h_1XBD[0])
+    return ExitChoice(exits_XB, scores_XB, h_1XBD[0], progress.calm_XB)

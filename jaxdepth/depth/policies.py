@@ -10,6 +10,8 @@ patience    how many candidates in a row, this one included, agree on the most p
             (Zhou et al. 2020, arXiv:2006.04152)
 classifier  probability, by a linear classifier of the residual stream, that the most probable
             token is full depth's (CALM)
+guarded     probability, by a linear probe of the prompt at an early layer, that the prompt is
+            harmless: what is not calm runs to full depth (see `depth.guard`)
 fixed       the number of layers that have run: static truncation
 oracle      1 where the most probable token is full depth's
 
@@ -38,6 +40,7 @@ class Policy(StrEnum):
     SATURATION = "saturation"
     PATIENCE = "patience"
     CLASSIFIER = "classifier"
+    GUARDED = "guarded"
     FIXED = "fixed"
     ORACLE = "oracle"
 
@@ -54,6 +57,15 @@ class Caching(StrEnum):
 
 
 @dataclass(frozen=True)
+class Guard:
+    """Where a guarded rule reads harm, and from which exit on a calm token exits."""
+
+    probe: str  # its name
+    layer: int  # the probe reads the residual stream after so many layers, 1..L
+    first_exit: int | None = None  # None: the first candidate that is not before `layer`
+
+
+@dataclass(frozen=True)
 class ExitRule:
     """A policy with its threshold, from which a token exits."""
 
@@ -62,6 +74,7 @@ class ExitRule:
     decay: float | None = None
     """CALM's: token t of at most N needs 0.9 threshold + 0.1 exp(-decay t / N), at most 1."""
     caching: Caching = Caching.LATE
+    guard: Guard | None = None  # of the policy guarded, which needs one
 
     def __post_init__(self):
         if not self.threshold >= 0:
@@ -70,8 +83,10 @@ class ExitRule:
             )
         if self.decay is not None and not self.decay >= 0:
             raise InputError(f"decay is {self.decay}, expected 0 or more")
+        if (self.guard is not None) != (self.policy == Policy.GUARDED):
+            raise InputError("a guard and the policy guarded go together")
         if self.decay is not None and self.policy in (
-            Policy.PATIENCE, Policy.FIXED, Policy.ORACLE,
+            Policy.PATIENCE, Policy.GUARDED, Policy.FIXED, Policy.ORACLE,
         ):  # fmt: skip
             raise InputError(f"the threshold of {self.policy} does not decay")
         if self.policy == Policy.ORACLE and self.caching == Caching.PROPAGATE:

@@ -3,15 +3,17 @@
 A policy is tried at a grid of thresholds, of which higher ones are more conservative: tokens exit
 later. For a depth the threshold is an estimate with an interval. For a risk it comes with a
 guarantee: over random samples of validation prompts, it is chosen wrongly with a probability of at
-    most `error`.
+    most `error`. `certify_rules` bounds several risks at once, over several sequences of rules.
 
 Sources: Learn then Test with fixed-sequence testing, Angelopoulos et al. 2021 (arXiv:2110.01052);
 its use for early exits, Schuster et al. 2022 (CALM, arXiv:2207.07061); the Hoeffding-Bentkus
-p-value, Bates et al. 2021 (arXiv:2101.02703).
+p-value, Bates et al. 2021 (arXiv:2101.02703); the largest of several p-values for the union of
+their null hypotheses, Berger 1982 (Technometrics 24).
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from scipy.special import rel_entr
 from scipy.stats import binom
 
 from jaxdepth.errors import InputError
+from jaxdepth.stats.bands import prompts_to_decide
 
 
 class Calibrated(NamedTuple):
@@ -109,13 +112,78 @@ def threshold_for_risk(
     thresholds_R, loss_NR = _grid(thresholds_R, loss_NR, "losses")
     _check(loss_NR, risk=risk, error=error)
     if clusters_N is not None:
-        loss_NR = _cluster_means(loss_NR, clusters_N)
-    certified = None
-    for index in np.argsort(-thresholds_R):
-        if risk_p_value(loss_NR[:, index], risk) > error:
-            break
-        certified = int(index)
-    return certified
+        loss_NR = cluster_means(loss_NR, clusters_N)
+    order = np.argsort(-thresholds_R)
+    count = count_passed((risk_p_value(loss_NR[:, index], risk) for index in order), error)
+    return int(order[count - 1]) if count else None
+
+
+def count_passed(p_values: Iterable[float], error: float) -> int:
+    """How many tests of a fixed sequence pass before the first that fails.
+
+    Each is at the whole level `error`: a true hypothesis that is rejected wrongly is the first true
+    one of the sequence, or comes after it.
+    """
+    return sum(1 for _ in takewhile(lambda p: p <= error, p_values))
+
+
+class Risk(NamedTuple):
+    """Losses of independent prompts under R rules, and the mean loss that is tolerated."""
+
+    loss_NR: Float[np.ndarray, "N R"] | Bool[np.ndarray, "N R"]
+    tolerance: float
+
+
+class RuleTests(NamedTuple):
+    """The tests of R rules against K risks."""
+
+    p_KR: Float[np.ndarray, "K R"]  # of each risk by itself
+    p_R: Float[np.ndarray, " R"]  # of any risk above its tolerance
+    certified_R: Bool[np.ndarray, " R"]
+
+
+def certify_rules(
+    risks: Sequence[Risk], sequences: Sequence[Sequence[int]], error: float
+) -> RuleTests:
+    """Certify the rules under which every risk is within its tolerance.
+
+    Over random samples of prompts, some certified rule has some risk above its tolerance with a
+    probability of at most `error`, whatever the losses' distribution and however they correlate. So
+    any certified rule may be picked, by its cost for instance. A rule's p-value is the largest of
+    its risks', which is valid for their union. Each sequence is tested in its order, until the
+    first rule that fails; several sequences share `error` equally (Bonferroni).
+
+    The guarantee requires prompts that are independent samples, and rules, sequences, tolerances
+    and an error that were chosen without looking at their losses.
+
+    Args:
+        risks: the prompts of each risk may be others.
+        sequences: of rules, each from the most conservative on; rules in none are not certified.
+        error: in (0, 1).
+
+    Raises:
+        InputError: a risk has no prompts, a loss is not in [0, 1], or a tolerance or `error` is not
+            in (0, 1).
+    """
+    p_KR = np.array(
+        [[risk_p_value(loss_N, tolerance) for loss_N in loss_NR.T] for loss_NR, tolerance in risks]
+    )
+    _check(p_KR, error=error)
+    p_R, certified_R = p_KR.max(axis=0), np.zeros(p_KR.shape[1], bool)
+    for rules in map(list, sequences):
+        certified_R[rules[: count_passed(p_R[rules], error / len(sequences))]] = True
+    return RuleTests(p_KR, p_R, certified_R)
+
+
+def prompts_to_certify(rate: float, tolerance: float, error: float) -> int | None:
+    """How many prompts certify that a mean loss is within a tolerance, if the rate is as observed.
+
+    By chance the rate will differ, so that this many suffice about half of the time. None where the
+    rate is not below the tolerance, or so near to it that a million prompts do not.
+    """
+    if rate >= tolerance:
+        return None
+    return prompts_to_decide(rate, tolerance, tests=1, level=1 - 2 * error)
 
 
 def risk_p_value(loss_N: Float[np.ndarray, " N"] | Bool[np.ndarray, " N"], risk: float) -> float:
@@ -141,7 +209,7 @@ def risk_p_value(loss_N: Float[np.ndarray, " N"] | Bool[np.ndarray, " N"], risk:
     return min(hoeffding, math.e * float(binom.cdf(above, count, risk)))
 
 
-def _cluster_means(
+def cluster_means(
     loss_NR, clusters_N: Sequence[Hashable] | Shaped[np.ndarray, " N"]
 ) -> Float[np.ndarray, "C R"]:
     """The mean loss of each cluster."""

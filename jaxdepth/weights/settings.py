@@ -51,3 +51,6 @@ class Export:
     """dtype of the written weights; by default the checkpoint's."""
     exit: int | None = None
     """Truncate after so many layers; the final norm and the head stay. By default all layers."""
+    certificate: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Certificate from `jaxdepth certify` of what is exported; another exit, model, adapter or
+    dtype is refused. It is written into the folder too."""

@@ -3,7 +3,6 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,12 +12,13 @@ from tiny import NEW_TOKENS, model_of, prompts
 
 import jaxdepth
 from jaxdepth import InputError
-from jaxdepth.depth import dynamic, policies
+from jaxdepth.depth import dynamic
 from jaxdepth.depth.decode import prefill
-from jaxdepth.depth.dynamic import generate_dynamic, layers_computed
+from jaxdepth.depth.dynamic import generate_dynamic
 from jaxdepth.depth.dynamic_loop import decode_dynamic
 from jaxdepth.depth.generation import split
-from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
+from jaxdepth.depth.guard import HarmProbe
+from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Guard, Policy
 from jaxdepth.depth.sampling import Sampling
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -34,11 +34,32 @@ def classifier_of(seed: int = 2) -> ExitClassifier:
     return ExitClassifier(rng.standard_normal((4, 64)) * 0.3, rng.standard_normal(4))
 
 
+def harm_probe(seed: int = 3) -> HarmProbe:
+    rng = np.random.default_rng(seed)
+    weights, centre = rng.standard_normal((2, 5, 64)) * 0.2
+    return HarmProbe(weights, centre, rng.standard_normal(5) * 0.1)
+
+
+PROBES = {"content": harm_probe(), "other": harm_probe(4)}
+
+
+def guarded(bars, exits) -> list[ExitRule]:
+    """Calm tokens exit at the first candidate, or at the deepest but full depth."""
+    low, high = bars.get(Policy.GUARDED, (0.4, 0.6))
+    deep, shallow = max({*exits} - {4}), Guard("content", 1)
+    return [
+        ExitRule(Policy.GUARDED, low, None, PROPAGATE, shallow),
+        ExitRule(Policy.GUARDED, high, None, LATE, shallow),
+        ExitRule(Policy.GUARDED, low, None, LATE, Guard("other", deep, deep)),
+    ]
+
+
 def grid(bars, exits) -> list[ExitRule]:
     """As many rules whatever the candidates are, so that all share a program."""
     graded = [
         ExitRule(policy, bar, decay, caching)
         for policy, (low, high) in bars.items()
+        if policy in GRADED
         for bar, decay, caching in ((low, None, PROPAGATE), (high, None, LATE), (low, 3.0, LATE))
     ]
     counted = [(2, PROPAGATE), (2, LATE), (3, LATE)]
@@ -49,11 +70,12 @@ def grid(bars, exits) -> list[ExitRule]:
         ExitRule(Policy.SATURATION, 0.0),
         *(ExitRule(Policy.PATIENCE, times, None, caching) for times, caching in counted),
         ExitRule(Policy.ORACLE, 1.0),
+        *guarded(bars, exits),
         *(ExitRule(Policy.FIXED, d, None, c) for d, c in itertools.product(fixed, Caching)),
     ]
 
 
-def run(model, rules, exits, stop_tokens=(-1, -1)):
+def run(model, rules, exits, stop_tokens=(-1, -1), guard_answers=False):
     """As many end tokens always, for one program; by default no token is one."""
     return generate_dynamic(
         model,
@@ -63,7 +85,17 @@ def run(model, rules, exits, stop_tokens=(-1, -1)):
         T,
         stop_tokens=stop_tokens,
         classifier=classifier_of(),
+        probes=PROBES,
+        guard_answers=guard_answers,
     )
+
+
+def check_lane(actual, b, r, expected, rule):
+    decoded, exit, score, confidence = expected
+    assert actual.tokens[b, r, 0].tolist() == decoded.tolist(), rule
+    assert actual.exits[b, r, 0].tolist() == exit.tolist(), rule
+    assert np.abs(actual.scores[b, r, 0] - score).max() < 1e-4, rule
+    assert np.abs(actual.confidence[b, r, 0] - confidence).max() < 1e-4, rule
 
 
 @pytest.mark.parametrize(
@@ -77,16 +109,15 @@ def run(model, rules, exits, stop_tokens=(-1, -1)):
 )
 def test_every_rule_equals_the_slow_twin(name, exits):
     model, (tokens, lengths) = model_of(CASES[name]), prompts()
-    slow = Slow(model, classifier_of())
+    slow = Slow(model, classifier_of(), PROBES)
     prefilled = [slow.prompt(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
-    rules = grid(bars_of(slow, *prefilled[1], lengths[1], exits), exits)
+    bars = bars_of(slow, *prefilled[1], lengths[1], exits)
+    calm = sorted(slow.calmness(Guard("content", 1), streams) for streams, _ in prefilled)
+    bars[Policy.GUARDED] = tuple(np.add(calm[:2], calm[1:]) / 2)
+    rules = grid(bars, exits)
     actual = run(model, rules, exits)
     for (r, rule), b in itertools.product(enumerate(rules), range(3)):
-        decoded, exit, score, confidence = slow.say(*prefilled[b], lengths[b], rule, exits)
-        assert actual.tokens[b, r, 0].tolist() == decoded.tolist(), rule
-        assert actual.exits[b, r, 0].tolist() == exit.tolist(), rule
-        assert np.abs(actual.scores[b, r, 0] - score).max() < 1e-4, rule
-        assert np.abs(actual.confidence[b, r, 0] - confidence).max() < 1e-4, rule
+        check_lane(actual, b, r, slow.say(*prefilled[b], lengths[b], rule, exits), rule)
     for policy, caching in itertools.product(set(Policy) - {Policy.FIXED, Policy.ORACLE}, Caching):
         own = [
             r for r, rule in enumerate(rules) if (rule.policy, rule.caching) == (policy, caching)
@@ -147,6 +178,26 @@ def test_a_threshold_that_is_never_reached_is_full_depth(model, static, rules):
     deep = run(model, list(itertools.islice(itertools.cycle(never), len(rules))), [1, 2, 3])
     assert (deep.exits == 4).all()
     assert np.array_equal(deep.tokens[:, :, 0], np.repeat(static[:, 3:], len(rules), axis=1))
+
+
+def test_a_guard_along_the_answer_is_the_slow_twin(model, rules, actual):
+    """What was calm may alarm later, and then stays at full depth."""
+    own = [r for r, rule in enumerate(rules) if rule.policy == Policy.GUARDED]
+    assert all(
+        (actual.exits[b, r] == actual.exits[b, r, 0, 0]).all() for b in range(3) for r in own
+    )
+    before = decode_dynamic._cache_size()
+    along = run(model, rules, [1, 3], guard_answers=True)
+    assert decode_dynamic._cache_size() == before
+    slow, (tokens, lengths) = Slow(model, classifier_of(), PROBES, True), prompts()
+    for b in range(3):
+        prefilled = slow.prompt(tokens[b, : lengths[b]])
+        for r in own:
+            check_lane(along, b, r, slow.say(*prefilled, lengths[b], rules[r], [1, 3]), rules[r])
+    assert (np.diff(along.exits[:, own], axis=-1) >= 0).all()
+    assert (np.diff(along.exits[:, own], axis=-1) > 0).any()
+    others = [r for r in range(len(rules)) if r not in own]
+    assert np.array_equal(along.exits[:, others], actual.exits[:, others])
 
 
 def logits_on_the_way(model, tokens, length, decoded) -> np.ndarray:
@@ -279,75 +330,3 @@ def test_other_rules_are_no_other_program(model, rules, actual):
     other = run(model, others, [2])
     assert not np.array_equal(other.exits, actual.exits)
     assert (decode_dynamic._cache_size(), prefill._cache_size()) == before
-
-
-# Pieces
-
-
-def test_the_threshold_decays():
-    steps, (threshold, decay) = np.arange(T), (0.8, 4.0)
-    expected = [0.9 * threshold + 0.1 * np.exp(-decay * t / T) for t in steps]
-
-    def thresholds(threshold, decay):
-        both = jnp.float32(threshold), jnp.float32(decay)
-        return np.array([policies.threshold_at(*both, jnp.int32(t), T) for t in steps])
-
-    assert np.allclose(thresholds(threshold, decay), expected, atol=1e-6)
-    assert thresholds(threshold, decay)[0] == pytest.approx(0.82)
-    assert np.allclose(thresholds(0.8, np.nan), 0.8)
-    assert np.allclose(thresholds(1.3, 0.0), 1.0)
-    assert np.allclose(thresholds(1.3, np.nan), 1.3)
-
-
-@pytest.mark.parametrize("caching", Caching)
-def test_layers_computed_by_a_loop(caching):
-    rng = np.random.default_rng(0)
-    exits = rng.integers(1, 9, (3, 5, 12))
-    lengths = rng.integers(0, 13, (3, 5))
-    exits[np.arange(12) >= lengths[..., None]] = 0
-    actual = layers_computed(exits, caching)
-    for b, r, t in np.ndindex(exits.shape):
-        expected = exits[b, r, t]
-        if caching == LATE:
-            for later in range(t, lengths[b, r]):
-                expected = max(expected, exits[b, r, later])
-        assert actual[b, r, t] == expected
-
-
-@pytest.mark.usefixtures("unchecked_shapes")
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"rules": []}, "no rules"),
-        ({"exits": []}, "no exits"),
-        ({"exits": [0, 1]}, "exit 0 is out of range"),
-        ({"exits": [2, 5]}, "exit 5 is out of range"),
-        ({"exits": [1.5]}, "exit 1.5 is not a whole number"),
-        ({"exits": [2, 1, 2]}, "exits 2, 1, 2 repeat one"),
-        ({"rules": [ExitRule(Policy.FIXED, 2)]}, "fixed exit 2 is not .*: there are 1, 3, 4$"),
-        ({"rules": [ExitRule(Policy.FIXED, 3.5)]}, "fixed exit 3.5 is not"),
-        ({"rules": [ExitRule(Policy.ORACLE, 0.5)]}, "threshold of oracle is 0.5, expected 1"),
-        ({"classifier": None}, "needs a classifier, but none was given"),
-        ({"classifier": ExitClassifier(np.zeros((3, 64)), np.zeros(4))}, r"are \(3, 64\) and"),
-        ({"classifier": ExitClassifier(np.zeros((4, 64)), np.zeros(3))}, r"and \(3,\), expected"),
-        ({"max_new_tokens": 0}, "max_new_tokens"),
-        ({"max_new_tokens": 193}, "256 that this model takes"),
-        ({"samples": 0}, "samples"),
-        ({"tokens_BS": np.full((3, 64), 96)}, "not in the vocabulary"),
-        ({"memory_budget": 100}, "memory budget is 100"),
-    ],
-    ids=str,
-)
-def test_bad_arguments(model, changes, says):
-    tokens, lengths = prompts()
-    given = {
-        "tokens_BS": tokens,
-        "lengths_B": lengths,
-        "rules": [ExitRule(Policy.CLASSIFIER, 0.5)],
-        "exits": [1, 3],
-        "max_new_tokens": 2,
-        "classifier": classifier_of(),
-    }
-    with pytest.raises(InputError, match=says) as error:
-        generate_dynamic(model, **given | changes)
-    assert "\n" not in str(error.value)

@@ -25,7 +25,7 @@ def lower_decode(model, rules, B, S, new_tokens):
         jnp.zeros((4, B, c.hidden_size)),
         jnp.zeros(B, jnp.int32),
         jnp.full(B, S),
-        dynamic._lane_rules(rules, [1, 2], None, 4, 1),
+        dynamic._lane_rules(rules, [1, 2], None, None, 4, 1),
         lane_keys(range(B), range(X), [0]).reshape(X, B),
         TokenSampler.of(Sampling(), [0]),
         needs_logits=dynamic._needs_logits(rules),

@@ -21,9 +21,10 @@ def softmax(x, axis=-1):
 class Slow:
     """One lane in plain numpy, float64: token by token, and a layer at a time."""
 
-    def __init__(self, model, classifier):
+    def __init__(self, model, classifier, probes=None, guard_answers=False):
         c = self.config = model.config
         self.classifier = classifier
+        self.probes, self.guard_answers = probes, guard_answers
         self.layers = [
             {
                 n: np.float64(getattr(model.layers, n)[i])
@@ -82,11 +83,22 @@ class Slow:
                 return 1 / (1 + np.exp(-(h @ weights[d - 1] + bias[d - 1])))
             case Policy.FIXED:
                 return d
+            case Policy.GUARDED:
+                return self.calm  # of the lane that is decoded, see `say`
             case Policy.ORACLE:
                 return float(logits.argmax() == self.logits(streams[4]).argmax())
 
+    def calmness(self, guard, streams) -> float:
+        """The probability of being harmless that a guard reads."""
+        weights, centre, bias = (a[guard.layer] for a in self.probes[guard.probe])
+        return 1 / (1 + np.exp((streams[guard.layer] - centre) @ weights + bias))
+
     def exit_of(self, rule, streams, places, need) -> int | None:
         for d in (d for d in places if d < len(streams)):
+            if rule.guard is not None:
+                if d < (rule.guard.first_exit or rule.guard.layer):
+                    continue
+                self.calm = min(self.calms + [self.calmness(rule.guard, streams)] * self.reads)
             if d == 4 or self.score(rule.policy, streams, d, places) >= need:
                 return d
 
@@ -107,7 +119,9 @@ class Slow:
     def say(self, streams, cache, length, rule, exits):
         """(token, exit, score, confidence) of every new token."""
         cache, places, decoded = list(cache), sorted({*exits, 4}), []
+        self.calms = []
         for t in range(T):
+            self.reads = t == 0 or self.guard_answers
             need = rule.threshold
             if rule.decay is not None:
                 need = min(1.0, 0.9 * need + 0.1 * np.exp(-rule.decay * t / T))
@@ -121,6 +135,8 @@ class Slow:
             exit = self.exit_of(rule, streams, places, need)
             logits = self.logits(streams[exit])
             score = self.score(rule.policy, streams, exit, places)
+            if rule.guard is not None:
+                self.calms = [score]
             decoded.append((logits.argmax(), exit, score, softmax(logits).max()))
         return [np.array(column) for column in zip(*decoded, strict=True)]
 

@@ -20,6 +20,7 @@ from jaxdepth.commands.parsing import COMMANDS, parse, settings_class
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.refusal.protocol import Protocol
 from jaxdepth.settings_file import check_settings, field_types, read_settings
+from jaxdepth.study.certificates.settings import CertifiedExit
 from jaxdepth.study.checkpoints.settings import Backfire, ProbeAgainst
 from jaxdepth.study.comparison.settings import Alignment, Study
 from jaxdepth.study.policies.settings import StaticOrDynamic
@@ -333,6 +334,7 @@ def test_every_file_in_configs_is_read():
         "where_is_safety": Where,
         "truncation_7b": Sweep,
         "static_or_dynamic": StaticOrDynamic,
+        "certified_exit": CertifiedExit,
         "think_then_decide": ThinkThenDecide,
         **dict.fromkeys(("bottleneck", "direct", "prompted", "tuned"), Protocol),
         "your_model": Study,

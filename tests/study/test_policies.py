@@ -13,28 +13,43 @@ import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.cli import main
 from jaxdepth.depth.dynamic import generate_dynamic
-from jaxdepth.depth.policies import Caching, ExitRule, Policy
+from jaxdepth.depth.guard import HarmProbe
+from jaxdepth.depth.policies import Caching, ExitRule, Guard, Policy
+from jaxdepth.probing.harm_probe import HarmProbes, save_harm_probes, text_digest
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.study.policies import run as policy_run
 from jaxdepth.study.policies.choice import write_policies
 from jaxdepth.study.policies.figures import draw_policies
 from jaxdepth.study.policies.rates import RuleMeans, can_answer, match_depths, rule_rates
-from jaxdepth.study.policies.rules import parse_rules, rule_name
+from jaxdepth.study.policies.rules import family_of, parse_rules, rule_name
 from jaxdepth.study.policies.run import sweep_policies
 from jaxdepth.study.policies.settings import PolicySweep
 from jaxdepth.study.run_directory import Run, read_frame, read_table
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
-from jaxdepth.weights.checkpoint import end_tokens
+from jaxdepth.weights.checkpoint import end_tokens, read_manifest
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
-POLICY = ("margin=0.02,0.1", "patience=2", "fixed=2,3", "oracle")
+POLICY = ("margin=0.02,0.1", "patience=2", "guarded=content@1:0.5/3", "fixed=2,3", "oracle")
 LIMIT, T = 4, 6
+
+
+PROBE = HarmProbe(np.random.default_rng(0).standard_normal((5, 64)), np.zeros((5, 64)), np.zeros(5))
+
+
+def write_probes(path, tiny_path, fitted_to=()):
+    """A made-up probe of the tiny model."""
+    base = read_manifest(tiny_path)["fingerprint"]
+    texts = frozenset(map(text_digest, fitted_to))
+    save_harm_probes(path, HarmProbes({"content": PROBE}, base, texts))
+    return path
 
 
 def settings(tiny_path, out, **changes) -> PolicySweep:
     small = {"limit": LIMIT, "max_new_tokens": T, "batch_size": 4, "policy": POLICY}
+    if "policy" not in changes and "probes" not in changes:
+        small["probes"] = write_probes(out.with_name("probes.safetensors"), tiny_path)
     return settings_of(PolicySweep, tiny_path, out, **(small | changes))
 
 
@@ -54,14 +69,16 @@ def test_tables_hold_what_is_generated(tiny_path, run):
     answers = {(r["prompt_id"], r["rule"]): r for r in rows(run, "dynamic")}
     steps = dict(list(read_frame(run.path, "tokens").groupby(["prompt_id", "rule"])))
     prompts = rows(run, "prompts")
-    assert len(answers) == len(steps) == len(prompts) * len(rules) == 2 * LIMIT * 7
+    assert len(answers) == len(steps) == len(prompts) * len(rules) == 2 * LIMIT * 8
+    guarded = [r["mean_exit"] for r in answers.values() if r["policy"] == "guarded"]
+    assert set(guarded) == {3, 4}  # the whole answer at one of them
     for prompt in prompts[::3]:
         ids = encoder.encode(prompt["text"])
         padded = np.zeros((1, 64), np.int64)
         padded[0, : len(ids)] = ids
         generation = generate_dynamic(
             model, padded, np.array([len(ids)]), rules, [1, 2, 3, 4], T,
-            stop_tokens=end_tokens(tiny_path, tokenizer),
+            stop_tokens=end_tokens(tiny_path, tokenizer), probes={"content": PROBE},
         )  # fmt: skip
         for r, rule in enumerate(rules):
             row = answers[prompt["prompt_id"], rule_name(rule)]
@@ -96,6 +113,18 @@ def test_fixed_rules_are_the_static_sweep(tiny_path, run, tmp_path):
             assert row["score"] == pytest.approx(want["score"], abs=1e-4)
 
 
+def test_a_guard_is_measured_on_prompts_that_its_probe_has_not_seen(tiny_path, run, tmp_path):
+    seen = rows(run, "prompts")[0]["text"]
+    probes = write_probes(tmp_path / "seen.safetensors", tiny_path, [seen])
+    with pytest.raises(InputError, match=r"seen\.safetensors was fitted to 1 of these prompts"):
+        sweep_policies(settings(tiny_path, tmp_path / "x", probes=probes))
+    probes = write_probes(tmp_path / "early.safetensors", tiny_path)
+    early = settings(tiny_path, tmp_path / "x", policy=("guarded=contant@1:0.5",), probes=probes)
+    with pytest.raises(InputError, match="no probe 'contant'"):
+        sweep_policies(early)
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_run_goes_on_where_it_was_stopped(tiny_path, run, tmp_path, monkeypatch):
     answer_batch, calls = policy_run.answer_batch, []
 
@@ -112,8 +141,9 @@ def test_a_run_goes_on_where_it_was_stopped(tiny_path, run, tmp_path, monkeypatc
     resumed = sweep_policies(same)
     for table in ("dynamic", "tokens"):
         assert read_table(resumed.path, table).equals(read_table(run.path, table))
+    other = {"policy": ("guarded=content@1:0.5",), "probes": tmp_path / "probes.safetensors"}
     with pytest.raises(InputError, match="holds a run with policy"):
-        sweep_policies(settings(tiny_path, tmp_path / "run", policy=("top1=0.5",)))
+        sweep_policies(settings(tiny_path, tmp_path / "run", **other))
 
 
 @pytest.fixture
@@ -211,6 +241,18 @@ def test_rules_that_are_read():
     (top,) = parse_rules(["top1=0.5"], decay=4.0)
     assert (top.threshold, top.decay) == (0.5, 4.0)
     assert rule_name(top) == "top1 0.5"
+    guarded = parse_rules(
+        ["guarded=content@12:0.5,0.9/20,24", "guarded=behaviour@3:0.7"], decay=4.0
+    )
+    names = [rule_name(rule) for rule in guarded]
+    assert names == [
+        "guarded content@12/20 0.5", "guarded content@12/20 0.9", "guarded content@12/24 0.5",
+        "guarded content@12/24 0.9", "guarded behaviour@3 0.7",
+    ]  # fmt: skip
+    assert [family_of(name) for name in (names[0], names[-1], "margin 0.3", "oracle")] == [
+        "guarded content@12/20", "guarded behaviour@3", "margin", "oracle",
+    ]  # fmt: skip
+    assert guarded[2] == ExitRule(Policy.GUARDED, 0.5, guard=Guard("content", 12, 24))
 
 
 @pytest.mark.parametrize(
@@ -221,6 +263,10 @@ def test_rules_that_are_read():
         (["margin=a"], "'a' is no threshold"),
         (["margin=0.5,0.5"], "name a rule twice"),
         (["top1=-1"], "threshold of top1 is -1.0"),
+        (["guarded=0.5"], "expected guarded=PROBE@LAYER:THRESHOLDS or .../EXITS, such as guarded="),
+        (["guarded=content@x:0.5"], "expected guarded=PROBE@LAYER:THRESHOLDS"),
+        (["guarded=content@3:0.5/x"], "expected guarded=PROBE@LAYER:THRESHOLDS"),
+        (["guarded=content@3:y"], "'y' is no threshold; write guarded=content@12:0.5"),
     ],
 )
 def test_rules_that_are_refused(policies, message):
@@ -244,6 +290,11 @@ def test_the_command(tiny_path, tmp_path, capsys):
     for wrong, message in (
         (["--caching", "propagate"], "--caching applies to exit policies only"),
         (["--policy", "classifier=0.5"], "and --classifier FILE go together"),
+        (["--policy", "guarded=content@1:0.5"], "and --probes FILE go together"),
+        (
+            ["--policy", "fixed=2", "--guard-reads", "answer"],
+            "applies to --policy guarded=... only",
+        ),
         (["--policy", "fixed=2", "--max-new-tokens", "0"], "max_new_tokens is 0"),
     ):
         assert main(["sweep", str(tiny_path), "--out", str(tmp_path / "x"), *wrong]) == 2

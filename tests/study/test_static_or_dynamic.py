@@ -1,5 +1,7 @@
 """The study of exit policies: calibration and acceptance by hand, and the whole of it once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,6 +54,20 @@ def test_thresholds_are_chosen_on_validation_and_evaluated_on_the_rest():
     assert lines[0].endswith("on held-out prompts 29.0 (n=60: no interval).")
     assert lines[2].endswith("28% [27%, 32%] at 25.0 layers.")  # the rule of three for 60 alike
     assert "no threshold of the grid is certified for a risk of 5%" in lines[3]
+
+
+def test_guarded_exits_are_calibrated_apart():
+    """Guards of one policy with the same threshold: each exit is a family of its own."""
+    rules = [(f"guarded content@1/{d} {t}", "guarded", t) for d in (2, 3) for t in (0.5, 0.9)]
+    means = rule_means(np.ones((60, 4)), np.tile([2.5, 3.5, 3.0, 4.0], (60, 1)))
+    means = replace(means, rules=pd.DataFrame(rules, columns=means.rules.columns))
+    chosen = calibrate(means, means, [3.0], risk=0.2, error=0.05).set_index(["policy", "aim"])
+    assert chosen["threshold"].to_dict() == {
+        ("guarded content@1/2", "mean layers"): 0.9,
+        ("guarded content@1/2", "risk"): 0.5,
+        ("guarded content@1/3", "mean layers"): 0.5,
+        ("guarded content@1/3", "risk"): 0.5,
+    }
 
 
 def test_acceptance_by_hand(tmp_path):

@@ -14,9 +14,11 @@ import jaxdepth
 from jaxdepth.probing.along import scores_along
 from jaxdepth.probing.capture import residuals
 from jaxdepth.probing.folds import cross_fit, make_folds
+from jaxdepth.probing.harm_probe import read_harm_probes, text_digest
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.protocol import instruct, read_protocol, resolve_markers
 from jaxdepth.stats.ranking import auroc
+from jaxdepth.study.probes.activations import read_stream
 from jaxdepth.study.probes.figures import draw_probes
 from jaxdepth.study.probes.run import probe
 from jaxdepth.study.probes.settings import Probe
@@ -25,6 +27,7 @@ from jaxdepth.study.probes.thoughts import PLACES, POINTS, at_places
 from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.verdicts.run import run_decide
 from jaxdepth.study.verdicts.settings import Decide
+from jaxdepth.weights.checkpoint import read_manifest
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -82,6 +85,27 @@ def sequences(tiny_path, thought, spec) -> dict[str, tuple[list[int], int, int]]
 
 def rows(run, table) -> list[dict]:
     return read_table(run.path, table).to_pylist()
+
+
+def test_probes_that_guard_exits_by_scikit_learn(tiny_path, probed):
+    """The mean of the folds' probes, calibrated by a logistic fit to scores out of fold."""
+    prompts = rows(probed, "prompts")
+    base = read_manifest(tiny_path)["fingerprint"]
+    saved = read_harm_probes(probed.path / "probes.safetensors", base)
+    assert saved.prompts == {text_digest(p["text"]) for p in prompts}
+    y = np.array([p["label"] == "harmful" for p in prompts])
+    x_JND = read_stream(probed.path, "own", 0).astype(np.float64)
+    fold = make_folds([p["pair_id"] for p in prompts], y, 3, 0)
+    fitted = cross_fit(x_JND, y, fold, (STRENGTH,))
+    for layer in range(1, 5):
+        scores = fitted.score_GN[layer].astype(np.float64)
+        middle, scale = scores.mean(), scores.std()
+        platt = LogisticRegression(C=1.0, tol=1e-10).fit((scores[:, None] - middle) / scale, y)
+        weights, bias = fitted.weights_GFD[layer].mean(axis=0), fitted.bias_GF[layer].mean()
+        raw = x_JND[layer] @ weights + bias
+        expected = platt.coef_[0, 0] * (raw - middle) / scale + platt.intercept_[0]
+        w, centre, b = (np.float64(a[layer]) for a in saved.probes["content"])
+        np.testing.assert_allclose((x_JND[layer] - centre) @ w + b, expected, atol=1e-3)
 
 
 def test_scores_along_a_thought_by_plain_code(tiny_path, thought, spec, probed):

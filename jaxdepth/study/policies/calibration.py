@@ -12,9 +12,11 @@ from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.stats.resampled import UNIT, resampled_bounds
 from jaxdepth.stats.risk_control import threshold_for_depth, threshold_for_risk
 from jaxdepth.study.policies.rates import AGREEMENT, MEAN_LAYERS, RuleMeans, resampled_means
+from jaxdepth.study.policies.rules import family_of
 from jaxdepth.study.policies.tables import CALIBRATION
 
 DEPTH, RISK = "mean layers", "risk"
+_ORDER = [str(policy) for policy in Policy]
 
 
 def calibrate(
@@ -40,23 +42,23 @@ def calibrate(
     """
     counts_KN = resample_counts(validation.clusters_N, seed=seed)
     rows = []
-    for policy in Policy:
-        is_of_policy = validation.rules["policy"] == policy
-        if policy in (Policy.FIXED, Policy.ORACLE) or not is_of_policy.any():
-            continue
-        grid = np.flatnonzero(is_of_policy)
-        thresholds = validation.rules["threshold"][grid].tolist()
+    rules = validation.rules
+    is_free = ~rules["policy"].isin((Policy.FIXED, Policy.ORACLE))
+    families = np.array([family_of(name) for name in rules["rule"]], object)
+    for family in sorted(set(families[is_free]), key=lambda f: (_ORDER.index(f.split()[0]), f)):
+        grid = np.flatnonzero(families == family)
+        thresholds = rules["threshold"][grid].tolist()
         depth_NR = validation.values[MEAN_LAYERS][:, grid]
         loss_NR = 1 - validation.values[AGREEMENT][:, grid]
         for target in target_layers:
             chosen = threshold_for_depth(thresholds, depth_NR, target, counts_KN).index
             rows.append(
-                {"policy": str(policy), "aim": DEPTH, "wanted": target}
+                {"policy": family, "aim": DEPTH, "wanted": target}
                 | _evaluate(validation, held_out, DEPTH, grid[chosen], seed)
             )
         certified = threshold_for_risk(thresholds, loss_NR, risk, error, validation.clusters_N)
         rows.append(
-            {"policy": str(policy), "aim": RISK, "wanted": risk}
+            {"policy": family, "aim": RISK, "wanted": risk}
             | _evaluate(
                 validation, held_out, RISK, None if certified is None else grid[certified], seed
             )

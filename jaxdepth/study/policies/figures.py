@@ -23,6 +23,7 @@ _STYLES = {
     Policy.SATURATION: ("#6f9e4c", "D-."),
     Policy.PATIENCE: ("#1f6fa8", "v:"),
     Policy.CLASSIFIER: ("#6b4fa0", "P-."),
+    Policy.GUARDED: ("#8a5a2b", "X"),
     Policy.ORACLE: ("#2aa198", "*"),
 }
 _PANELS = (

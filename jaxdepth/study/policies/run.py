@@ -9,16 +9,22 @@ Full depth is always a rule: agreement is measured against it. Depth is counted 
 computed: with late caching also layers that a token had skipped and a later, deeper token needs.
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 
 from jaxdepth.depth.dynamic import generate_dynamic, layers_computed
 from jaxdepth.depth.generation import check_room
+from jaxdepth.depth.guard import HarmProbe, check_guards
 from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.files import file_digest
 from jaxdepth.probing.exit_classifier import read_exit_classifier
+from jaxdepth.probing.harm_probe import read_harm_probes
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
+from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.answers import (
@@ -31,11 +37,19 @@ from jaxdepth.study.answers import (
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.chosen_judge import choose_judge
 from jaxdepth.study.policies.rules import parse_rules, rule_name
-from jaxdepth.study.policies.settings import PolicySweep
+from jaxdepth.study.policies.settings import Policies, PolicySweep
 from jaxdepth.study.policies.tables import DYNAMIC, TOKENS
-from jaxdepth.study.run_directory import Run
-from jaxdepth.study.subject import open_subject
+from jaxdepth.study.run_directory import Run, check_file
+from jaxdepth.study.subject import Subject, open_subject
 from jaxdepth.study.sweep.run import check_sweep
+
+
+class PolicyInputs(NamedTuple):
+    """What some policies read besides the model, as `generate_dynamic` takes it."""
+
+    classifier: ExitClassifier | None = None
+    probes: Mapping[str, HarmProbe] = {}
+    guard_answers: bool = False
 
 
 def sweep_policies(
@@ -57,19 +71,15 @@ def sweep_policies(
     rules = parse_rules(policies.policy, policies.decay, policies.caching)
     check_sweep(sweep)
     at_least(1, max_new_tokens=sweep.answers.max_new_tokens)
-    needs_classifier = any(rule.policy == Policy.CLASSIFIER for rule in rules)
-    if needs_classifier != (policies.classifier is not None):
-        raise InputError("--policy classifier=... and --classifier FILE go together")
+    _check_files(policies, {rule.policy for rule in rules})
     chosen = choose_judge(sweep.texts, judge, sweep.output.out)
     subject = open_subject(sweep, sweep.decoding.exits)
     depth = subject.model.config.num_hidden_layers
     full = ExitRule(Policy.FIXED, depth, caching=Caching(policies.caching))
     rules = list(dict.fromkeys([*rules, full]))
-    classifier = classifier_sha256 = None
-    if policies.classifier is not None:
-        classifier = read_exit_classifier(policies.classifier, subject.loaded.identity)
-        classifier_sha256 = file_digest(policies.classifier)
     prompts = limit_prompts(subject.prompts, sweep.answers.generate_limit)
+    read, read_settings = _read_files(policies, subject, prompts)
+    check_guards(rules, subject.exits, read.probes, subject.model.config)
     ids = [subject.encoder.encode(p.text) for p in prompts]
     check_room(subject.model.config, max(map(len, ids)), sweep.answers.max_new_tokens)
     resolved = subject.resolved(
@@ -78,7 +88,7 @@ def sweep_policies(
         caching=policies.caching,
         decay=policies.decay,
         rules=[rule_name(rule) for rule in rules],
-        classifier_sha256=classifier_sha256,
+        **read_settings,
         **chosen.resolved,
     )
     run = subject.open_run(resolved)
@@ -87,15 +97,47 @@ def sweep_policies(
     batches = make_batches(ids, sweep.prompts.batch_size, subject.model.mesh)
 
     def answer(batch: Batch) -> OnHost:
-        return answer_batch(answerer, rules, classifier, batch)
+        return answer_batch(answerer, rules, read, batch)
 
     in_parts(run, (DYNAMIC.name, TOKENS.name), batches, answer, bar)
     chosen.warn(run.path)
     return run
 
 
+def _check_files(policies: Policies, used: set[Policy]) -> None:
+    """Raise InputError for a policy without its file, or a file without its policy."""
+    for policy, file, option in (
+        (Policy.CLASSIFIER, policies.classifier, "classifier"),
+        (Policy.GUARDED, policies.probes, "probes"),
+    ):
+        if (policy in used) != (file is not None):
+            raise InputError(f"--policy {policy}=... and --{option} FILE go together")
+    if policies.guard_reads != "prompt" and Policy.GUARDED not in used:
+        raise InputError("--guard-reads applies to --policy guarded=... only")
+
+
+def _read_files(
+    policies: Policies, subject: Subject, prompts: list[Prompt]
+) -> tuple[PolicyInputs, dict[str, str | None]]:
+    """What the policies read besides the model, and the settings that stand for it."""
+    read = PolicyInputs()
+    resolved: dict[str, str | None] = {"classifier_sha256": None}
+    if policies.classifier is not None:
+        classifier = read_exit_classifier(policies.classifier, subject.loaded.identity)
+        read = read._replace(classifier=classifier)
+        resolved["classifier_sha256"] = file_digest(policies.classifier)
+    if policies.probes is not None:
+        fitted = read_harm_probes(check_file(policies.probes), subject.loaded.identity)
+        fitted.check_unseen((p.text for p in prompts), policies.probes)
+        reads_answer = policies.guard_reads == "answer"
+        read = read._replace(probes=fitted.probes, guard_answers=reads_answer)
+        resolved["probes_sha256"] = file_digest(policies.probes)
+        resolved["guard_reads"] = policies.guard_reads
+    return read, resolved
+
+
 def answer_batch(
-    answerer: Answerer, rules: list[ExitRule], classifier: ExitClassifier | None, batch: Batch
+    answerer: Answerer, rules: list[ExitRule], read: PolicyInputs, batch: Batch
 ) -> OnHost:
     """Answer the prompts of a batch under each rule; the rows of both tables."""
     s, subject = answerer.settings, answerer.subject
@@ -110,8 +152,8 @@ def answer_batch(
         sampling=sampling_of(s.decoding),
         seeds_B=prompt_seeds(s.output.seed, subject.prompts, batch),
         stop_tokens=subject.end_tokens,
-        classifier=classifier,
         memory_budget=memory_budget(s.decoding),
+        **read._asdict(),
     )
     answers, steps = [], []
     for b, r, m in np.ndindex(len(batch.indices), len(rules), s.answers.samples):

@@ -17,7 +17,10 @@ class Policies:
     policy: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=THRESHOLDS")] = ()
     """Exit policies with their thresholds, such as margin=0.3,0.6 fixed=20,24 oracle: each token
     exits at the first of --exits whose confidence reaches the threshold. Policies: top1, margin,
-    saturation, patience, classifier, fixed, oracle."""
+    saturation, patience, classifier, guarded, fixed, oracle. guarded=PROBE@LAYER:T/EXIT exits at
+    EXIT (by default the first of --exits that is not before LAYER) where the probe, read at the
+    prompt's last token after LAYER layers, gives a probability of at least T that the prompt is
+    harmless; every other prompt is answered at full depth."""
     caching: Literal["late", "propagate"] = "late"
     """With --policy: how the KV cache gets keys and values for layers that a token skipped. late
     runs those layers once a later token needs them (the same numbers as without skipping);
@@ -29,6 +32,12 @@ class Policies:
     classifier: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --policy classifier=...: a .safetensors file of exit classifiers, which
     experiments/static_or_dynamic.py fits."""
+    probes: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """With --policy guarded=...: the probes.safetensors of a `jaxdepth probe` run of this model on
+    other prompts, with probes such as content and behaviour."""
+    guard_reads: Literal["prompt", "answer"] = "prompt"
+    """With --policy guarded=...: what the probe reads. prompt: its last token alone; answer: that
+    and every token of the answer, which goes on at full depth from the first that is not calm."""
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ CALIBRATION = Table(
     "calibration",
     "a target for a policy, and the threshold that validation prompts choose for it",
     (
-        Column("policy", "string", "exit policy"),
+        Column("policy", "string", "exit policy; of guarded with its probe, layer and exit"),
         Column("aim", "string", "mean layers, or risk: mean share of tokens not full depth's"),
         Column("wanted", "float64", "target value of the aim"),
         Column(

@@ -10,6 +10,7 @@ categories.parquet     cosines of the categories' directions
 sum_or_or.parquet      whether refusal adds categories up, where prompts have several
 knows_does.parquet     what the probe reads beside what a run did (with --run)
 directions.safetensors differences of means, for --directions
+probes.safetensors     probes of the prompt's last token, for `sweep --policy guarded=...`
 thought*.parquet       probes along thoughts (with --run of decide); see `study.probes.thoughts`
 """
 
@@ -47,6 +48,7 @@ from jaxdepth.study.probes.evaluate import (
     evaluate,
     evaluate_words,
 )
+from jaxdepth.study.probes.harm_probes import HARM_PROBES, write_harm_probes
 from jaxdepth.study.probes.knows_does import write_knows_does
 from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.probes.tables import CHANGE_POINTS, KNOWS_DOES, PROBE_SCORES, PROBES
@@ -117,6 +119,11 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     _write_probes(run, subject, own, transfer, targets, validation, bar)
     if not run.has_file(DIRECTIONS):
         write_directions(run, subject.loaded.fingerprint, own.prompts, targets)
+    if not run.has_file(HARM_PROBES):
+        write_harm_probes(
+            run, subject.loaded.identity, own.prompts, own.located, own.examples, targets,
+            validation,
+        )  # fmt: skip
     if not run.finished(CHANGE_POINTS.name):
         write_categories(run, own.prompts, own.examples, settings.probes.folds)
         write_changes(run, own.examples, [other.examples for other in transfer])

@@ -1,0 +1,1 @@
+"""Certificates: which exit or policy keeps three risks within tolerances."""
