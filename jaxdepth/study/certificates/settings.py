@@ -33,23 +33,19 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class Certify:
-    """Certify the shallowest exit, or the cheapest policy, that keeps three risks in bounds.
-
-    Some prompts of the run (calibration) decide what is certified, by tests from the deepest exit
-    up until the first that fails; the others (test) only report its rates. RUN must have harmful
-    and harmless prompts and the answers of full depth. The exit status is 4 if nothing is
-    certified.
-    """
+    """Certify the shallowest exit, or the cheapest policy, that keeps three risks in bounds."""
 
     runs: tyro.conf.Positional[
         Annotated[
             tuple[Path, ...],
-            tyro.conf.arg(metavar="RUN [TEST_RUN]", help_behavior_hint="(required)"),
+            tyro.conf.arg(metavar="RUNS", help_behavior_hint="(required)"),
         ]
     ]
-    """A finished run of `jaxdepth sweep`, with or without --policy. With a second run of the same
-    model and settings on other prompts, all prompts of the first calibrate and those of the second
-    test."""
+    """A finished run of `jaxdepth sweep`, with or without --policy, that has harmful and harmless
+    prompts and full depth. Some of its prompts calibrate: they decide what is certified, by tests
+    from the deepest exit up until the first that fails. The others test: they only report its
+    rates. With a second run of the same model and settings on other prompts, all of the first
+    calibrate and those of the second test. The exit status is 4 if nothing is certified."""
     tolerances: Tolerances = Tolerances()
     exits: Annotated[str, tyro.conf.arg(metavar="EXITS")] = "all"
     """Exits to test, such as 20-30; full depth always is. Choose them before you look at the run:
@@ -78,16 +74,14 @@ class CertifiedExit:
 
 @dataclass(frozen=True)
 class Check:
-    """Check whether a run is of what a certificate certifies, and does not contradict it.
-
-    The exit status is 0 if the run has the same model, adapter, settings of decoding, judge, and
-    exit or policy, and none of its three rates is above its tolerance by more than chance: by exact
-    one-sided tests on all prompts of the run, which together err with a probability of at most 1 -
-    confidence if every rate is within its tolerance. It is 4 if the run is of something else, or
-    contradicts the certificate. Status 0 is no new certificate: few prompts contradict little.
-    """
+    """Check whether a run is of what a certificate certifies, and does not contradict it."""
 
     certificate: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="CERTIFICATE")]]
     """A file from `jaxdepth certify`."""
     run: tyro.conf.Positional[RunPath]
-    """A finished run of `jaxdepth sweep` on any prompts, harmful and harmless ones."""
+    """A finished run of `jaxdepth sweep` on any prompts, harmful and harmless ones. The exit status
+    is 0 if it has the same model, adapter, settings of decoding, judge, and exit or policy, and none
+    of its three rates is above its tolerance by more than chance: by exact one-sided tests on all
+    its prompts, which together err with a probability of at most 1 - confidence. It is 4 if the run
+    is of something else, or contradicts the certificate. Status 0 is no new certificate: few
+    prompts contradict little."""
