@@ -26,6 +26,7 @@ COMMANDS = {
     "serve": "jaxdepth.serving.settings:Serve",
     "judge": "jaxdepth.study.judging.settings:Rejudge",
     "label": "jaxdepth.study.labelling.settings:Label",
+    "report": "jaxdepth.study.report.settings:Report",
     "probe": "jaxdepth.study.checkpoints.settings:ProbeAgainst",
     "tune": "jaxdepth.study.tuning.settings:Tune",
     "bench": "jaxdepth.study.planning.settings:Bench",

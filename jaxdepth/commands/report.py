@@ -1,0 +1,11 @@
+"""`jaxdepth report`: what runs show, as one page."""
+
+from jaxdepth.study.report.run import write_report
+from jaxdepth.study.report.settings import Report
+
+
+def run(settings: Report) -> int:
+    out = write_report(settings)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB. Open it in a browser; it needs no network."
+          if settings.format == "html" else f"{out}")
+    return 0
