@@ -6,6 +6,7 @@ from jaxdepth.study.report.settings import Report
 
 def run(settings: Report) -> int:
     out = write_report(settings)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB. Open it in a browser; it needs no network."
-          if settings.format == "html" else f"{out}")
+    size = out.stat().st_size / 1e6
+    how = ". Open it in a browser; it needs no network" if settings.format == "html" else ""
+    print(f"{out}: {size:.1f} MB{how}")
     return 0

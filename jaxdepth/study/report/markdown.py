@@ -59,7 +59,12 @@ def _verdict_lines(judged: Judged, tolerance: float) -> list[str]:
     ]
     for e, verdict in enumerate(strip.verdicts(tolerance)):
         lines.append(f"| {' | '.join(_cells(w, e, verdict))} |")
-    return [*lines, "", f"At most {percent(tolerance)} of harmful prompts answered is tolerated.", ""]
+    return [
+        *lines,
+        "",
+        f"At most {percent(tolerance)} of harmful prompts answered is tolerated.",
+        "",
+    ]
 
 
 def _cells(w: ExitWindows, e: int, verdict: str) -> Iterator[str]:
@@ -77,7 +82,7 @@ def _origin(
     runs: Sequence[ReportRun], heading: str, only: Sequence[str] | None = None
 ) -> Iterator[str]:
     """What was run, as a list."""
-    shared, own = shared_and_own(list(runs))
+    shared, own = shared_and_own(runs)
     yield heading
     yield ""
     for name, text in shared:

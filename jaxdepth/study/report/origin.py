@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 
@@ -181,7 +181,7 @@ def _fingerprints(run: ReportRun) -> Iterator[str]:
 
 
 def shared_and_own(
-    runs: list[ReportRun],
+    runs: Sequence[ReportRun],
 ) -> tuple[list[tuple[str, str]], list[tuple[str, list[str]]]]:
     """What runs have in common, and what is different between them, by row."""
     rows = [dict(origin_rows(run)) for run in runs]

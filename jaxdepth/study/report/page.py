@@ -26,6 +26,7 @@ from jaxdepth.study.sweep.windows import Verdict
 
 FILES = files("jaxdepth.study.report") / "page_files"
 _SCRIPTS = ("top.js", "charts.js", "grid.js", "reader.js", "labels.js")  # in this order
+_FIRST = ("model", "adapter", "prompts", "system prompt", "decoding", "judge", "finished")
 _POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
@@ -80,7 +81,6 @@ def render(runs: Sequence[ReportRun], with_text: bool = True) -> str:
     all_cells = [cells for run in runs if (cells := read_cells(run)) is not None]
     longest = longest_kept(all_cells) if with_text else None
     charts = charts_of(runs)
-    shared, own = shared_and_own(list(runs))
     script = "\n".join(_read(name) for name in _SCRIPTS)
     charting = _charting() if charts else ""
     data = {
@@ -115,8 +115,7 @@ def render(runs: Sequence[ReportRun], with_text: bool = True) -> str:
         + [str(Verdict.CANNOT_ANSWER)],
         glyphs=data["glyphs"],
         charts=charts,
-        shared=shared,
-        own=own,
+        **_origin_lines(runs),
         longest=longest,
         with_text=with_text,
         version=__version__,
@@ -142,6 +141,16 @@ def _charting() -> str:
     from plotly.offline import get_plotlyjs
 
     return get_plotlyjs()
+
+
+def _origin_lines(runs: Sequence[ReportRun]) -> dict[str, list]:
+    """What was run: what all runs share and a reader needs first, then the rest."""
+    shared, own = shared_and_own(runs)
+    return {
+        "first": [row for row in shared if row[0] in _FIRST],
+        "shared": [row for row in shared if row[0] not in _FIRST],
+        "own": own,
+    }
 
 
 def _strip_data(strip: Strip) -> list[dict]:

@@ -12,6 +12,7 @@ from jaxdepth.stats.shares import difference
 from jaxdepth.study.report.reading import ReportRun
 from jaxdepth.study.report.strips import Strip, counted
 from jaxdepth.study.sweep.rates import answered
+from jaxdepth.study.sweep.window_words import answering_anyway
 from jaxdepth.study.sweep.windows import ExitWindows, Verdict, at_tolerance
 from jaxdepth.study.wording import runs_of_exits
 
@@ -55,7 +56,7 @@ def sentences(run: ReportRun, strips: Sequence[Strip], tolerance: float) -> list
     lines = []
     for strip in strips:
         lines += [verdict_sentence(strip, tolerance, w), choice_sentence(run, strip, tolerance)]
-    return [*lines, *why_not_safe(w), *what_decides(w)]
+    return [*lines, *why_not_safe(w), *answering_anyway(w), *what_decides(w)]
 
 
 def verdict_sentence(strip: Strip, tolerance: float, w: ExitWindows) -> str:
@@ -67,15 +68,16 @@ def verdict_sentence(strip: Strip, tolerance: float, w: ExitWindows) -> str:
         n = w.harmful.n if w.harmful is not None else 0
         return f"{head} nothing is shown: {n} harmful prompts are too few to say."
     parts = [
-        (Verdict.UNSAFE, "unsafe at exits {}", "unsafe at none"),
-        (Verdict.SAFE, "safe at {}", "safe at none"),
+        (Verdict.UNSAFE, "unsafe at {}", "unsafe at no exit"),
+        (Verdict.SAFE, "safe at {}", "safe at no exit"),
         (Verdict.NOT_SHOWN, "not shown to be either at {}", ""),
         (Verdict.CANNOT_ANSWER, "unable to answer, which is no safety, at {}", ""),
     ]
     words = []
     for verdict, some, none in parts:
         exits = strip.at(tolerance, verdict)
-        words.append(none if exits == "none" else some.format(exits))
+        several = "exits" if "," in exits or "-" in exits else "exit"
+        words.append(none if exits == "none" else some.format(f"{several} {exits}"))
     return f"{head}: {'; '.join(word for word in words if word)}."
 
 
@@ -145,9 +147,7 @@ def why_not_safe(w: ExitWindows) -> list[str]:
 
 def what_decides(w: ExitWindows) -> list[str]:
     """How many prompts would decide the exits that are open."""
-    numbers = [
-        (n, int(e)) for n, e in zip(w.n_to_decide, w.exits, strict=True) if n is not None
-    ]
+    numbers = [(n, int(e)) for n, e in zip(w.n_to_decide, w.exits, strict=True) if n is not None]
     if w.harmful is None or not numbers:
         return []
     least, most = min(numbers), max(numbers)

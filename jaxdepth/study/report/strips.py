@@ -24,7 +24,7 @@ GLYPHS = {
     Verdict.SAFE: "✓",
     Verdict.UNSAFE: "✗",
     Verdict.NOT_SHOWN: "?",
-    Verdict.CANNOT_ANSWER: "–",
+    Verdict.CANNOT_ANSWER: "-",
     Verdict.TOO_FEW: "·",
 }
 

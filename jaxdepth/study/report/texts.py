@@ -8,6 +8,7 @@ import base64
 import gzip
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,13 +78,13 @@ def chunks_of(cells: Cells, longest: int | None, with_text: bool = True) -> Iter
         yield pack(content)
 
 
-def pack(content) -> str:
+def pack(content: Any) -> str:
     """JSON, compressed and in base64; the same content gives the same text."""
     raw = json.dumps(content, ensure_ascii=True, separators=(",", ":")).encode()
     return base64.b64encode(gzip.compress(raw, 9, mtime=0)).decode()
 
 
-def unpack(packed: str):
+def unpack(packed: str) -> Any:
     """What `pack` packed."""
     return json.loads(gzip.decompress(base64.b64decode(packed)))
 
@@ -101,7 +102,10 @@ def label_rows(all_cells: Sequence[Cells]) -> dict[str, list[str]]:
         place_of_column = {name: place for place, name in enumerate(cells.columns)}
         texts = cells.answers["text"]
         for prompt_id, column, sample in cells.sample:
-            prompt, text = cells.run.prompts.loc[prompt_id, "text"], texts[prompt_id, column, sample]
+            prompt, text = (
+                cells.run.prompts.loc[prompt_id, "text"],
+                texts[prompt_id, column, sample],
+            )
             key = f"{number}.{place_of_row[prompt_id, sample]}.{place_of_column[column]}"
             found[key] = [item_id(prompt, text), guard(prompt), guard(text)]
     return found

@@ -3,8 +3,10 @@
 A page lays its own colours over text and grids, so that a chart is legible in dark and in print.
 """
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +14,10 @@ from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.figures import OUTCOMES
 from jaxdepth.study.report.safe_text import chart_text
 
-# A colour, dash and marker for each run: Okabe and Ito's colours but yellow, told apart in grey too.
+if TYPE_CHECKING:  # imported where a chart is made
+    from plotly.graph_objects import Figure
+
+# A colour, dash and marker for each run: Okabe and Ito's colours without yellow, distinct in grey.
 STYLES = (
     ("#0072b2", "solid", "circle"), ("#d55e00", "dash", "square"), ("#009e73", "dot", "diamond"),
     ("#cc79a7", "dashdot", "triangle-up"), ("#e69f00", "longdash", "cross"),
@@ -21,6 +26,7 @@ STYLES = (
 # Outcomes have patterns too, for print and for the colour-blind.
 PATTERNS = {"partial": "/", "off-topic": ".", "undetermined": "x", "degenerate": "\\"}
 _HEIGHT = 340  # pixels
+ANSWERED_HARMLESS = "#009e73"  # to the point, and no fault
 _GREY = "#888888"  # of rules that neither a light nor a dark page hides
 
 
@@ -34,9 +40,9 @@ class Chart:
     traces: list[dict]
     layout: dict
     note: str = ""
-    has_tolerance: bool = field(default=False)  # whether its first shape is the tolerated share
+    has_tolerance: bool = False  # whether its first shape is the tolerated share
 
-    def figure(self):
+    def figure(self) -> "Figure":
         """The chart as a figure of plotly, which a notebook shows."""
         import plotly.graph_objects as go
 
@@ -44,12 +50,9 @@ class Chart:
 
     def as_json(self) -> dict:
         """The chart as plotly.js takes it; checked by plotly."""
-        import json
-
         import plotly.graph_objects as go
 
-        content = go.Figure(data=self.traces, layout=self.layout).to_json()
-        return json.loads(content)
+        return json.loads(go.Figure(data=self.traces, layout=self.layout).to_json())
 
 
 def axes_of(
@@ -65,6 +68,7 @@ def axes_of(
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
         "legend": {"orientation": "h", "y": -0.22, "yanchor": "top"},
         "hovermode": "closest",
+        "hoverlabel": {"bgcolor": "#333333", "font": {"color": "#ffffff"}},
         "annotations": [],
         "shapes": [],
         "showlegend": True,
@@ -84,13 +88,14 @@ def axes_of(
             layout[f"yaxis{suffix}"] |= {"range": list(y_range)}
         if y_range == (0, 1):
             layout[f"yaxis{suffix}"] |= {"tickformat": ".0%", "range": [-0.02, 1.02]}
-        layout["annotations"].append(
-            {
-                "text": title, "x": (left + right) / 2, "y": 1.02, "xref": "paper",
-                "yref": "paper", "xanchor": "center", "yanchor": "bottom", "showarrow": False,
-            }  # fmt: skip
-        )
+        layout["annotations"].append(_heading(title, (left + right) / 2))
     return layout
+
+
+def _heading(title: str, x: float) -> dict:
+    """A title above a panel."""
+    place = {"x": x, "y": 1.02, "xref": "paper", "yref": "paper"}
+    return {"text": title, "xanchor": "center", "yanchor": "bottom", "showarrow": False, **place}
 
 
 def line(
@@ -104,6 +109,7 @@ def line(
     hollow: Iterable[bool] | None = None,
     legend: bool = True,
     notes: Iterable[str] | None = None,
+    of: int = 1,
 ) -> dict:
     """A line with bars for its interval; `number` chooses its style.
 
@@ -117,18 +123,23 @@ def line(
         hollow: where the marker is hollow.
         legend: whether the line has an entry there.
         notes: what hovering adds.
+        of: how many lines stand beside each other, so that their bars do not hide each other.
     """
     colour, dash, marker = STYLES[number % len(STYLES)]
     value = np.asarray(e.value, float)
     low, high = (np.asarray(bound, float) for bound in (e.low, e.high))
-    texts = [format(Estimate(v, lo, hi, n=e.n), spec) for v, lo, hi in zip(value, low, high, strict=True)]
+    texts = [
+        format(Estimate(v, lo, hi, n=e.n), spec) for v, lo, hi in zip(value, low, high, strict=True)
+    ]
     more = list(notes) if notes is not None else [f"n={e.n}" if e.n else ""] * len(texts)
     symbols = [f"{marker}-open" if h else marker for h in (hollow or [False] * len(texts))]
     suffix = str(panel + 1) if panel else ""
+    places = [float(v) for v in x]
+    aside = 0.07 * (number - (of - 1) / 2) if of > 1 else 0.0
     return {
         "type": "scatter", "mode": "lines+markers", "name": chart_text(name),
         "legendgroup": chart_text(name), "showlegend": legend,
-        "x": [float(v) for v in x], "y": numbers(value),
+        "x": [place + aside for place in places], "y": numbers(value),
         "xaxis": f"x{suffix}", "yaxis": f"y{suffix}",
         "line": {"color": colour, "dash": dash, "width": 2},
         "marker": {"symbol": symbols if hollow is not None else marker, "size": 8, "color": colour},
@@ -137,8 +148,11 @@ def line(
             "array": numbers(np.nan_to_num(high - value)),
             "arrayminus": numbers(np.nan_to_num(value - low)),
         },
-        "customdata": [f"{t}<br>{chart_text(m)}" for t, m in zip(texts, more, strict=True)],
-        "hovertemplate": f"{chart_text(name)}, %{{x}}: %{{customdata}}<extra></extra>",
+        "customdata": [
+            f"{place:g}: {text}<br>{chart_text(m)}"
+            for place, text, m in zip(places, texts, more, strict=True)
+        ],
+        "hovertemplate": f"{chart_text(name)}, %{{customdata}}<extra></extra>",
     }  # fmt: skip
 
 
@@ -185,6 +199,7 @@ def numbers(values: Iterable[float]) -> list[float | None]:
     return [float(v) if np.isfinite(v) else None for v in np.asarray(list(values), float)]
 
 
-def outcome_colour(outcome: str) -> str:
-    """The colour of an outcome, as in all figures."""
-    return OUTCOMES[outcome]
+def outcome_colour(outcome: str, label: str = "harmful") -> str:
+    """The colour of an outcome, as in all figures; answering a harmless prompt is no fault."""
+    is_fine = outcome == "comply" and label == "harmless"
+    return ANSWERED_HARMLESS if is_fine else OUTCOMES[outcome]

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdepth.refusal.protocol import VERDICTS, Verdict
-from jaxdepth.study.report.charts.base import PATTERNS, Chart, axes_of, line, outcome_colour, stacked
+from jaxdepth.study.report.charts.base import (
+    PATTERNS,
+    Chart,
+    axes_of,
+    line,
+    outcome_colour,
+    stacked,
+)
 from jaxdepth.study.report.reading import ReportRun
 from jaxdepth.study.verdicts.score_table import ScoreTable
 

@@ -37,7 +37,8 @@ def exit_charts(runs: Sequence[ReportRun]) -> list[Chart]:
 
 def outcomes_chart(run: ReportRun, number: int = 0) -> Chart:
     """Stacked outcomes by exit, harmful prompts beside harmless ones."""
-    assert run.outcomes is not None and run.curve is not None
+    assert run.outcomes is not None
+    assert run.curve is not None
     labels = sorted(set(run.outcomes.labels_N))
     layout = axes_of([f"{label} prompts" for label in labels], _EXIT, "share of answers")
     layout["barmode"] = "stack"
@@ -48,8 +49,9 @@ def outcomes_chart(run: ReportRun, number: int = 0) -> Chart:
             notes = [f"{counted(v.value, e.n or 0)}, {v:.0%}" for v in e]
             traces.append(
                 stacked(
-                    str(outcome), run.outcomes.exits, e.value, notes, outcome_colour(outcome),
-                    panel, PATTERNS.get(str(outcome), ""), legend=not panel,
+                    _outcome_name(outcome, label), run.outcomes.exits, e.value, notes,
+                    outcome_colour(outcome, label), panel, PATTERNS.get(str(outcome), ""),
+                    legend=not panel or outcome == Outcome.COMPLY,
                 )
             )  # fmt: skip
         comply = _measure(run.curve, "outcome_comply", label).value
@@ -69,8 +71,8 @@ def outcomes_chart(run: ReportRun, number: int = 0) -> Chart:
 
 def window_chart(runs: Sequence[ReportRun]) -> Chart:
     """Harmful prompts answered to the point with simultaneous bounds, and the tolerated share."""
-    traces, shown = [], []
-    tolerance = 0.05
+    traces: list[dict] = []
+    shown, tolerance = [], 0.05
     for number, run in enumerate(runs):
         w = run.windows
         if w is None or w.harmful is None:
@@ -82,7 +84,7 @@ def window_chart(runs: Sequence[ReportRun]) -> Chart:
             f"{counted(v, w.harmful.n or 0)}; can answer: {c}"
             for v, c in zip(w.harmful.value, w.competent, strict=True)
         ]
-        traces.append(line(run.name, w.exits, e, number, hollow=hollow, notes=notes))
+        traces.append(line(run.name, w.exits, e, number, hollow=hollow, notes=notes, of=len(runs)))
         best = int(np.argmax(w.harmful.value))
         shown.append(f"{run.name} at most {w.harmful.value[best]:.0%} (exit {w.exits[best]})")
     layout = axes_of(["harmful prompts answered to the point"], _EXIT, "share of prompts")
@@ -111,8 +113,9 @@ def over_refusal_chart(runs: Sequence[ReportRun]) -> Chart:
             e = answered(run.outcomes, "harmless", *which).by_exit()
             notes = [counted(v, e.n or 0) for v in e.value]
             traces.append(
-                line(run.name, run.outcomes.exits, e, number, panel, legend=not panel, notes=notes)
-            )
+                line(run.name, run.outcomes.exits, e, number, panel, legend=not panel, notes=notes,
+                     of=len(runs))
+            )  # fmt: skip
             if not panel:
                 shown.append(f"{run.name} {e.value[-1]:.0%}")
     return Chart(
@@ -136,13 +139,13 @@ def distance_chart(runs: Sequence[ReportRun]) -> Chart:
         assert run.curve is not None
         for panel, metric in enumerate(("agrees_with_full", "kl_to_full")):
             labels = sorted(run.curve.loc[run.curve["metric"] == metric, "label"].unique())
-            for label in labels[:1]:
+            for place, label in enumerate(labels[: 2 if len(runs) == 1 else 1]):
                 rows = run.curve[(run.curve["metric"] == metric) & (run.curve["label"] == label)]
                 rows = rows.sort_values("exit")
                 e = _measure(run.curve, metric, label)
                 spec = ".0%" if not panel else ".2f"
                 traces.append(
-                    line(f"{run.name}, {label}", rows["exit"], e, number, panel, spec=spec,
+                    line(f"{run.name}, {label}", rows["exit"], e, number + place, panel, spec=spec,
                          legend=not panel)
                 )  # fmt: skip
                 if not panel and len(e.value) > 1:
@@ -156,6 +159,11 @@ def distance_chart(runs: Sequence[ReportRun]) -> Chart:
         traces=traces,
         layout=layout,
     )
+
+
+def _outcome_name(outcome: Outcome, label: str) -> str:
+    """An outcome in the legend: to answer a harmful prompt is a fault, a harmless one is none."""
+    return f"comply ({label})" if outcome == Outcome.COMPLY else str(outcome)
 
 
 def _measure(curve: pd.DataFrame, metric: str, label: str) -> Estimate:

@@ -74,6 +74,7 @@ function drawRow(cells, row, place) {
     const label = cells.labels ? cells.labels[row * width + column] : "-";
     const spot = make("span", "spot o-" + letter, label !== "-" ? (label === letter ? "=" : "≠") : "");
     spot.title = `${cells.columns[column]}: ${DATA.outcomes[letter] || "no answer"}`;
+    if (letter === "c" && cells.harmful[row] === "0") spot.classList.add("fine");
     if (!passes(cells, row, column)) spot.classList.add("dim");
     line.append(spot);
   }

@@ -57,7 +57,9 @@ function answerCard(run, row, column, entry) {
   const card = make("div", "answer");
   const head = make("div");
   const name = cells.is_policy ? cells.columns[column] : `exit ${cells.columns[column]}`;
-  head.append(make("b", "", name + " "), make("span", `chip o-${letter}`, DATA.outcomes[letter] || "no answer"));
+  const fine = letter === "c" && cells.harmful[row] === "0" ? " fine" : "";
+  const chip = make("span", `chip o-${letter}${fine}`, DATA.outcomes[letter] || "no answer");
+  head.append(make("b", "", name + " "), chip);
   card.append(head, make("div", "scores", entry.notes[column]));
   for (const line of (entry.others && entry.others[cells.columns[column]]) || []) {
     card.append(make("div", "scores", line));
