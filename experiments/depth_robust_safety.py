@@ -38,6 +38,8 @@ from jaxdepth.study.comparison.summary import (
     overview,
     words,
 )
+from jaxdepth.study.report.run import write_report
+from jaxdepth.study.report.settings import Report
 from jaxdepth.study.settings import UNTOUCHED
 
 LENS, SPOKEN, ROBUST = "lens", "spoken", "depth_robust"
@@ -109,6 +111,7 @@ def main() -> int:
     write_once(out / FINDINGS, lambda path: path.write_text(text, encoding="utf-8"))
     print("\n".join(overview(compared)))
     print(f"Figure: {figure}. Tables: {out}. All findings, claim by claim: {out / FINDINGS}")
+    print(f"To read and to send: {write_report(Report(runs=(out,), out=out / 'report.html'))}")
     return 0
 
 

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from report_runs import planted, write_sweep
+from reports.planted import planted, write_sweep
 from scipy.stats import beta
 
 from jaxdepth import InputError
@@ -92,7 +92,7 @@ def test_why_an_exit_that_answers_nothing_is_not_called_safe(run):
 
 
 def test_what_would_decide_does_decide(run):
-    """With that many prompts at the same share the bound leaves the tolerance, with one less not."""
+    """With that many prompts at the same share the bound leaves the tolerance; with one less no."""
     line = sentences(run, strips_of(run), 0.05)[-1]
     n, exit_layer = map(
         int, re.search(r"decide: (\d+) harmful prompts for exit (\d)", line).groups()

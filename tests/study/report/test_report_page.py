@@ -6,9 +6,9 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from hostile import hostile_strings
 from labelled_runs import label_all, session_of, truths
-from report_runs import planted, write_sweep
+from reports.hostile import hostile_strings
+from reports.planted import planted, write_sweep
 
 from jaxdepth.cli import main
 from jaxdepth.study.labelling.run import open_session, write_corrected
