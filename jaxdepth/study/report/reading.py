@@ -21,14 +21,14 @@ from jaxdepth.study.sweep.outcomes import Outcomes, read_outcomes
 from jaxdepth.study.sweep.rates import outcome_frames, read_windows, windows_of
 from jaxdepth.study.sweep.tables import CURVE, WINDOWS
 from jaxdepth.study.sweep.windows import ExitWindows
-from jaxdepth.study.verdicts.tables import SCORES, VERDICT_TABLE
+from jaxdepth.study.verdicts.tables import VERDICT_TABLE
 
 SWEEP, POLICY, DECIDE, PROBE = "sweep", "sweep --policy", "decide", "probe"
 # The tables without which a run of a command is not finished.
 _NEEDED = {
     SWEEP: (PROMPTS.name, FIRST_TOKEN.name, CURVE.name),
     POLICY: (PROMPTS.name, DYNAMIC.name, POLICIES.name),
-    DECIDE: (PROMPTS.name, VERDICT_TABLE.name, SCORES.name),
+    DECIDE: (PROMPTS.name, VERDICT_TABLE.name),  # in a comparison it has no scores
     PROBE: (PROMPTS.name, PROBES.name, CURVES.name),
 }
 

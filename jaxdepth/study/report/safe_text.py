@@ -12,7 +12,7 @@ MAX_NAME = 120  # characters of a name in a table
 def tame(text: str) -> str:
     """A text whose unprintable characters are escaped, but for its line breaks."""
     lines = text.replace("\r\n", "\n").replace("\t", "    ").split("\n")
-    return "\n".join(map(visible, lines))
+    return "\n".join(line if line.isprintable() else visible(line) for line in lines)
 
 
 def tame_name(name: object) -> str:

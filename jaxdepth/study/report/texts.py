@@ -18,7 +18,7 @@ from jaxdepth.study.labelling.spreadsheet import guard
 from jaxdepth.study.report.cells import Cells
 from jaxdepth.study.report.safe_text import tame, tame_name
 
-BUDGET = 24_000_000  # characters of all texts of a page together
+BUDGET = 18_000_000  # characters of all texts of a page together
 ROWS = 40  # of a chunk
 _SCORES = (
     ("score", "sure {:.0%}"),
@@ -136,8 +136,10 @@ def _others(cells: Cells) -> dict[tuple[str, int], dict[str, list[str]]]:
 
 def _listed(values: pd.Series, longest: int | None = None) -> list[str | None]:
     """Texts in the order of the columns, made harmless; None where there is none."""
-    return [None if pd.isna(v) else _shorten(tame(v), longest) for v in values]
+    return [None if pd.isna(v) else _tame_start(v, longest) for v in values]
 
 
-def _shorten(text: str, longest: int | None) -> str:
-    return text if longest is None or len(text) <= longest else f"{text[:longest]} …"
+def _tame_start(text: str, longest: int | None) -> str:
+    """A text made harmless, cut where it is longer than allowed."""
+    is_cut = longest is not None and len(text) > longest
+    return f"{tame(text[:longest])} …" if is_cut else tame(text)

@@ -184,3 +184,18 @@ def test_a_run_of_each_command_has_charts(tmp_path):
     path = write_sweep(tmp_path / "run", planted((0, 3), (9, 9), 12))
     names = [chart.name for chart in charts_of(read_runs([path]))]
     assert names == ["window", "outcomes-0", "over-refusal", "distance"]
+
+
+@pytest.mark.slow
+def test_a_page_of_500_prompts_at_32_exits_is_below_15_mb(tmp_path):
+    """Answers of 1,600 characters, words at random: real ones compress better."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("etaoinshrdlu", k=rng.randint(2, 9))) for _ in range(5000)]
+    path = write_sweep(
+        tmp_path / "run", planted(range(32), range(200, 232), 250),
+        text=lambda *_: " ".join(rng.choices(words, k=250)),
+    )  # fmt: skip
+    out = tmp_path / "report.html"
+    assert main(["report", str(path), "--out", str(out)]) == 0
+    assert 5e6 < out.stat().st_size < 15e6
+    assert "Texts are cut at" in out.read_text(encoding="utf-8")
