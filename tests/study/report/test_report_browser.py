@@ -154,6 +154,8 @@ def test_the_slider_shows_what_python_computes(browser, page, run_path):
 
 def test_filters_choose_rows(browser, page, run_path):
     (run,) = read_runs([run_path])
+    rows = browser.execute_script("return document.querySelectorAll('#grid .row').length")
+    assert 20 < rows < 60  # those in sight, of 60: so that thousands scroll
     outcomes = run.frame("generations").pivot(index="prompt_id", columns="exit", values="outcome")
     changed = (outcomes.ne(outcomes[5], axis=0) & (outcomes == "comply")).any(axis=1)
     is_bad = outcomes.index.str.startswith("bad")

@@ -3,8 +3,22 @@ const HEIGHT = 20;
 const grid = byId("grid");
 let current = 0; // the run
 let shown = []; // its rows that pass the filters
+let filters = {}; // as they were when rows were chosen
 
-const valueOf = (id) => byId(id).value;
+function readFilters() {
+  const chosen = (id) => (byId(id).value === "" ? null : Number(byId(id).value));
+  return {
+    label: byId("f-label").value,
+    outcome: byId("f-outcome").value,
+    column: chosen("f-column"),
+    category: chosen("f-category"),
+    source: chosen("f-source"),
+    changed: byId("f-changed").checked,
+    judges: byId("f-judges").checked,
+    drawn: byId("f-drawn").checked,
+  };
+}
+
 const cellsOf = (run) => DATA.grids[run];
 
 function fill(select, names, all) {
@@ -18,9 +32,13 @@ function chooseRun(run) {
   fill(byId("f-column"), cells.columns, "any");
   fill(byId("f-category"), cells.categories, "all");
   fill(byId("f-source"), cells.sources, "all");
-  byId("f-judges").disabled = !cells.disagreement;
-  byId("f-drawn").disabled = !cells.drawn;
-  byId("f-changed").disabled = cells.is_policy;
+  const offer = (id, isOffered) => {
+    byId(id).disabled = !isOffered;
+    byId(id).checked = byId(id).checked && isOffered;
+  };
+  offer("f-judges", Boolean(cells.disagreement));
+  offer("f-drawn", Boolean(cells.drawn));
+  offer("f-changed", !cells.is_policy);
   const names = [make("span", "row-name", "▲ harmful  ○ harmless")];
   const step = Math.ceil(cells.columns.length / 16);
   cells.columns.forEach((name, c) => {
@@ -38,20 +56,21 @@ function passes(cells, row, column) {
   const width = cells.columns.length;
   const place = row * width + column;
   const outcome = cells.outcomes[place];
-  if (valueOf("f-outcome") && outcome !== valueOf("f-outcome")) return false;
-  if (valueOf("f-column") !== "" && column !== Number(valueOf("f-column"))) return false;
-  if (byId("f-changed").checked && outcome === cells.outcomes[row * width + width - 1]) return false;
-  if (byId("f-judges").checked && cells.disagreement[place] !== "1") return false;
-  return !(byId("f-drawn").checked && cells.drawn[place] !== "1");
+  if (filters.outcome && outcome !== filters.outcome) return false;
+  if (filters.column !== null && column !== filters.column) return false;
+  if (filters.changed && outcome === cells.outcomes[row * width + width - 1]) return false;
+  if (filters.judges && cells.disagreement[place] !== "1") return false;
+  return !(filters.drawn && cells.drawn[place] !== "1");
 }
 
 function applyFilters() {
   const cells = cellsOf(current);
+  filters = readFilters();
   shown = [];
   for (let row = 0; row < cells.ids.length; row++) {
-    if (valueOf("f-label") && cells.harmful[row] !== valueOf("f-label")) continue;
-    if (valueOf("f-category") !== "" && cells.category[row] !== Number(valueOf("f-category"))) continue;
-    if (valueOf("f-source") !== "" && cells.source[row] !== Number(valueOf("f-source"))) continue;
+    if (filters.label && cells.harmful[row] !== filters.label) continue;
+    if (filters.category !== null && cells.category[row] !== filters.category) continue;
+    if (filters.source !== null && cells.source[row] !== filters.source) continue;
     if (cells.columns.some((_, column) => passes(cells, row, column))) shown.push(row);
   }
   byId("f-count").textContent = `${shown.length} of ${cells.ids.length} rows`;
