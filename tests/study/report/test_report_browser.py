@@ -201,5 +201,6 @@ def test_labels_go_into_the_file_that_label_takes(browser, page, run_path, tmp_p
 
 @pytest.mark.skipif("JAXDEPTH_SCREENSHOT" not in os.environ, reason="no picture is asked for")
 def test_picture_of_the_top(browser):
+    browser.set_window_size(1280, 1060)
     browser.get(Path(os.environ["JAXDEPTH_REPORT"]).resolve().as_uri())
     browser.save_screenshot(os.environ["JAXDEPTH_SCREENSHOT"])

@@ -11,15 +11,17 @@ from reports.hostile import hostile_strings
 from reports.planted import planted, write_sweep
 
 from jaxdepth.cli import main
+from jaxdepth.study.judging.tables import JUDGEMENTS
 from jaxdepth.study.labelling.run import open_session, write_corrected
 from jaxdepth.study.labelling.settings import Label
-from jaxdepth.study.report.cells import read_cells
+from jaxdepth.study.report.cells import grid_of, read_cells
 from jaxdepth.study.report.charts.choose import charts_of
 from jaxdepth.study.report.page import render, script_hash
 from jaxdepth.study.report.reading import read_runs
 from jaxdepth.study.report.safe_text import tame
 from jaxdepth.study.report.strips import strips_of
 from jaxdepth.study.report.texts import chunks_of, longest_kept, unpack
+from jaxdepth.study.run_directory import Run
 
 SECRET = "zebra quince obelisk"
 HOSTILE = hostile_strings(300)
@@ -131,7 +133,9 @@ def test_several_runs_are_overlaid(tmp_path):
     assert np_values == [[0.0, 0.75], [0.25, 0.25]]
     assert "one at most 75% (exit 2); two at most 25% (exit 1)" in window.alt
     html = render(runs)
-    assert html.count('class="strip"') == 2
+    top = html.split("<script", 1)[0]  # what is there without scripts
+    assert top.count('class="strip"') == 2
+    assert top.count("At a tolerance of 5%: ") == 2
     # The same run twice is one; runs of equal names have their folders' in front.
     assert len(read_runs([tmp_path / "both", tmp_path / "both" / "one"])) == 2
     twin = write_sweep(tmp_path / "other" / "one", planted((0, 0), (12, 12), 12))
@@ -184,6 +188,23 @@ def test_a_run_of_each_command_has_charts(tmp_path):
     path = write_sweep(tmp_path / "run", planted((0, 3), (9, 9), 12))
     names = [chart.name for chart in charts_of(read_runs([path]))]
     assert names == ["window", "outcomes-0", "over-refusal", "distance"]
+
+
+def test_the_grid_knows_where_judges_disagree(tmp_path):
+    path = write_sweep(tmp_path / "run", planted((1, 0), (12, 12), 12))
+    (run,) = read_runs([path])
+    seen = run.frame("generations").assign(judge="other", identity="y", failed=False)
+    seen.loc[(seen["prompt_id"] == "bad0003") & (seen["exit"] == 2), "outcome"] = "comply"
+    columns = seen.reindex(columns=JUDGEMENTS.schema.names).astype({"rule": object})
+    Run(path, run.record).write_table(JUDGEMENTS.name, JUDGEMENTS.from_frame(columns))
+    cells = read_cells(read_runs([path])[0])
+    grid = grid_of(cells)
+    place = grid["ids"].index("bad0003") * 2 + 1
+    assert [n for n, c in enumerate(grid["disagreement"]) if c == "1"] == [place]
+    assert grid["outcomes"][place] == "r"
+    assert grid["outcomes"].count("c") == 1 + 24
+    entry = next(iter(unpack(chunk) for chunk in chunks_of(cells, None)))[place // 2]
+    assert entry["others"]["2"] == ["other: comply"]
 
 
 @pytest.mark.slow
