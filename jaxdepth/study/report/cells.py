@@ -17,7 +17,7 @@ from jaxdepth.study.judging.tables import JUDGEMENTS
 from jaxdepth.study.labelling.tables import LABEL_PLAN, LABELS
 from jaxdepth.study.policies.tables import DYNAMIC
 from jaxdepth.study.report.reading import DECIDE, POLICY, SWEEP, ReportRun
-from jaxdepth.study.report.safe_text import tame_name
+from jaxdepth.study.report.safe_text import tame_name, without_folders
 from jaxdepth.study.verdicts.tables import TEXTS, VERDICT_TABLE
 
 LETTERS = {str(outcome): str(outcome)[0] for outcome in Outcome}
@@ -134,7 +134,7 @@ def grid_of(cells: Cells) -> dict:
 
     def column(name: str) -> list[str]:
         values: Shaped[np.ndarray, " R"] = prompts.loc[[p for p, _ in cells.rows], name].to_numpy()
-        return ["" if pd.isna(v) else tame_name(v) for v in values]
+        return ["" if pd.isna(v) else tame_name(without_folders(v)) for v in values]
 
     categories, category_R = np.unique(column("category"), return_inverse=True)
     sources, source_R = np.unique(column("source"), return_inverse=True)

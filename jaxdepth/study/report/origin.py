@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from jaxdepth.study.labelling.tables import LABELS
 from jaxdepth.study.policies.settings import PolicySweep
 from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.report.reading import DECIDE, POLICY, PROBE, SWEEP, ReportRun
-from jaxdepth.study.report.safe_text import tame_name
+from jaxdepth.study.report.safe_text import tame_name, without_folders
 from jaxdepth.study.run_directory import RUN_FILE
 from jaxdepth.study.sweep.rates import Rates
 from jaxdepth.study.sweep.settings import Sweep
@@ -31,11 +31,11 @@ _SHORT = 16  # characters of a digest
 def origin_rows(run: ReportRun) -> list[tuple[str, str]]:
     """What a run is of, as pairs of a name and a text."""
     settings, facts, versions = (run.record[key] for key in ("settings", "facts", "versions"))
-    model, _, revision = _place(facts.get("model", "unknown")).partition("@")
+    model, _, revision = without_folders(facts.get("model", "unknown")).partition("@")
     rows = [
         ("model", f"{model}, {run.depth} layers, {settings.get('dtype', 'unknown dtype')}"),
         ("revision", revision or "not named; its fingerprint is below"),
-        ("adapter", _place(facts["adapter"]) if facts.get("adapter") else "none"),
+        ("adapter", without_folders(facts["adapter"]) if facts.get("adapter") else "none"),
         ("prompts", "; ".join(prompt_sets(run))),
         ("system prompt", _system_prompt(settings, facts)),
         ("exits", exits_in_words(run)),
@@ -56,7 +56,7 @@ def prompt_sets(run: ReportRun) -> list[str]:
     for source, rows in prompts.groupby("source", sort=False):
         counts = rows["label"].value_counts().sort_index()
         numbers = " and ".join(f"{n} {label}" for label, n in counts.items())
-        lines.append(f"{tame_name(_place(source))}: {numbers}")
+        lines.append(f"{tame_name(without_folders(source))}: {numbers}")
     return lines
 
 
@@ -65,7 +65,7 @@ def judge_lines(run: ReportRun) -> Iterator[str]:
     judge = run.record["settings"].get("judge")
     if judge is None:
         return
-    yield f"{tame_name(judge)}."
+    yield f"{tame_name(without_folders(judge))}."
     if run.command == SWEEP and run.curve is not None and judge == BUILT_IN:
         yield " ".join(Rates.read(run.path).detection_error.split())
     elif judge == BUILT_IN:
@@ -99,7 +99,7 @@ def command_line(run: ReportRun) -> str:
     """A command with the settings of a run; the model and other files are named without folders."""
     cls, facts = _SETTINGS[run.command], run.record["facts"]
     defaults = flatten(build(cls, {}, missing=None))
-    words = ["jaxdepth", run.command.split()[0], _place(facts.get("model", "MODEL"))]
+    words = ["jaxdepth", run.command.split()[0], without_folders(facts.get("model", "MODEL"))]
     recorded = run.record["settings"] | {"adapter": facts.get("adapter")}
     recorded["reference"] = facts.get("reference")
     recorded["encoder"] = facts.get("encoder")
@@ -118,7 +118,7 @@ def command_line(run: ReportRun) -> str:
         elif isinstance(value, dict):
             continue  # what a file said
         elif name in ("adapter", "reference", "encoder"):
-            value = _place(value)
+            value = without_folders(value)
         if value == default or (isinstance(default, tuple) and list(default) == value):
             continue
         words += _option(name, value)
@@ -131,14 +131,8 @@ def _option(name: str, value) -> list[str]:
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
     values = value if isinstance(value, list) else [value]
-    words = ["FILE" if _DIGEST.fullmatch(str(v)) else _place(v) for v in values]
+    words = ["FILE" if _DIGEST.fullmatch(str(v)) else without_folders(v) for v in values]
     return [f"--{flag}", *words] if words else []
-
-
-def _place(name: object) -> str:
-    """A path without its folders, which are of one machine; other names as they are."""
-    text = str(name)
-    return PurePath(text).name if PurePath(text).is_absolute() or text.startswith(".") else text
 
 
 def _system_prompt(settings: dict, facts: dict) -> str:

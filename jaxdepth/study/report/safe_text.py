@@ -4,9 +4,13 @@ HTML is escaped where the page is made (jinja2, or textContent in the browser). 
 escaping leaves: characters that no one sees, that reorder a line, or that move a cursor.
 """
 
+import re
+
 from jaxdepth.errors import visible
 
 MAX_NAME = 120  # characters of a name in a table
+# An absolute path, or one from here, up to its last part; alone or behind `=`, `:`.
+_FOLDERS = re.compile(r"(^|[=:])\.{0,2}/(?!/)(?:[^/]*/)*")
 
 
 def tame(text: str) -> str:
@@ -19,6 +23,14 @@ def tame_name(name: object) -> str:
     """A name on one line of bounded length."""
     text = visible(str(name))
     return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 1]}…"
+
+
+def without_folders(name: object) -> str:
+    """A name without the folders of one machine: `harmful=/home/me/set.csv` is `harmful=set.csv`.
+
+    Names of built-in sets, of models on a hub, and addresses stay as they are.
+    """
+    return _FOLDERS.sub(r"\1", str(name))
 
 
 def chart_text(name: object) -> str:

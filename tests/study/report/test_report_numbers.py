@@ -8,8 +8,10 @@ from reports.planted import planted, write_sweep
 from scipy.stats import beta
 
 from jaxdepth import InputError
+from jaxdepth.study.report.origin import command_line
 from jaxdepth.study.report.page import judge_runs
 from jaxdepth.study.report.reading import read_runs
+from jaxdepth.study.report.safe_text import without_folders
 from jaxdepth.study.report.sentences import choose_exit, sentences, why_not_safe
 from jaxdepth.study.report.strips import TOLERANCES, strips_of
 from jaxdepth.study.run_directory import Run
@@ -118,6 +120,25 @@ def test_few_prompts_say_nothing(tmp_path):
     lines = sentences(run, strips_of(run), 0.05)
     assert "4 harmful prompts are too few" in lines[0]
     assert not np.isfinite(strips_of(run)[0].low).any()
+
+
+def test_names_lose_the_folders_of_a_machine():
+    for name, shown in {
+        "/home/me/models/small": "small",
+        "harmful=/home/me/set.csv": "harmful=set.csv",
+        "../sets/a.jsonl": "a.jsonl",
+        "wildguard:/srv/guard": "wildguard:guard",
+        "openai:judge@http://host/v1": "openai:judge@http://host/v1",
+        "builtin:pairs/test[:32]": "builtin:pairs/test[:32]",
+        "org/name@main": "org/name@main",
+    }.items():
+        assert without_folders(name) == shown
+
+
+def test_the_command_makes_the_run_again(tmp_path):
+    path = write_sweep(tmp_path / "run", planted((0,), (9,), 12), model="/m/tiny", adapter="./a/b")
+    (run,) = read_runs([path])
+    assert command_line(run) == "jaxdepth sweep tiny --adapter b --max-new-tokens 8 --judge x"
 
 
 @pytest.mark.parametrize("kind", ["unfinished", "damaged", "other", "none"])
