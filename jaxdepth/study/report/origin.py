@@ -110,7 +110,7 @@ def command_line(run: ReportRun) -> str:
         if name == "exits":
             all_L = np.arange(1, run.depth + 1)
             value = runs_of_exits(all_L, np.isin(all_L, value)).replace(", ", ",")
-            default = f"1-{run.depth}"
+            default = runs_of_exits(all_L, all_L > 0)
         elif name == "judge":
             default = BUILT_IN
         elif name == "openers" and set(value) <= set(default):
