@@ -6,10 +6,11 @@ alignment method) and C6 (skipping 30-50% of the layers keeps quality).
     python experiments/depth_robust_safety.py MODEL [--config demo] [any option of `jaxdepth sweep`]
 
 Sweeps SmolLM2 as it is and with adapters over prompts that no adapter was tuned on, prints an
-overview, and writes findings.txt, which answers each claim with 95% intervals: Wilson's for shares
-at one exit, with an effective number of answers for means over exits, and paired by prompt for
-differences between models. Harmful prompts answered count at exits that can answer. The settings
-are configs/depth_robust_safety.toml by default. The same command resumes a study that was stopped.
+overview, writes a page to read and to send (report.html), and findings.txt, which answers each
+claim with 95% intervals: Wilson's for shares at one exit, with an effective number of answers for
+means over exits, and paired by prompt for differences between models. Harmful prompts answered
+count at exits that can answer. The settings are configs/depth_robust_safety.toml by default. The
+same command resumes a study that was stopped.
 
 Adapters of other seeds are called NAME-2, NAME-3 (such as `jaxdepth tune MODEL --config tune/spoken
 --seed 2 --out runs/tune/spoken-2`): what was wanted is then asked of all seeds of a model together.
@@ -38,11 +39,13 @@ from jaxdepth.study.comparison.summary import (
     overview,
     words,
 )
+from jaxdepth.study.report.run import write_report
+from jaxdepth.study.report.settings import Report
 from jaxdepth.study.settings import UNTOUCHED
 
 LENS, SPOKEN, ROBUST = "lens", "spoken", "depth_robust"
 MARGIN = 0.05  # by how much quality may be lower and still count as no worse
-FINDINGS = "findings.txt"
+FINDINGS, REPORT = "findings.txt", "report.html"
 
 
 def expectations(c: Compared) -> list[str]:
@@ -108,6 +111,8 @@ def main() -> int:
     text = "\n".join(lines) + "\n"
     write_once(out / FINDINGS, lambda path: path.write_text(text, encoding="utf-8"))
     print("\n".join(overview(compared)))
+    if compared.runs:
+        print(f"To read and to send: {write_report(Report(compared.runs, out / REPORT))}")
     print(f"Figure: {figure}. Tables: {out}. All findings, claim by claim: {out / FINDINGS}")
     return 0
 

@@ -7,6 +7,7 @@ Settings are those of the commands, by their names in Python: `--max-new-tokens 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,8 @@ from jaxdepth.study.policies.settings import PolicySweep
 from jaxdepth.study.probes.figures import draw_probes
 from jaxdepth.study.probes.run import probe as run_probe
 from jaxdepth.study.probes.settings import Probe
+from jaxdepth.study.report.charts.choose import charts_of
+from jaxdepth.study.report.reading import read_runs
 from jaxdepth.study.run_directory import read_record, read_table
 from jaxdepth.study.sweep.curves import depth_curves
 from jaxdepth.study.sweep.figures import draw_sweep
@@ -40,6 +43,9 @@ from jaxdepth.study.verdicts.figures import draw_verdicts
 from jaxdepth.study.verdicts.run import run_decide
 from jaxdepth.study.verdicts.scores import write_verdicts
 from jaxdepth.study.verdicts.settings import Decide
+
+if TYPE_CHECKING:  # imported where a chart is made
+    from plotly.graph_objects import Figure as PlotlyFigure
 
 _DRAW: Mapping[str, Callable[[Path], dict[Path, str]]] = {
     "sweep": draw_sweep,
@@ -92,6 +98,14 @@ class StudyRun:
         """
         drawn = _DRAW[self.settings["command"]](self.path)
         return [Figure(path, caption) for path, caption in drawn.items()]
+
+    def charts(self) -> "list[PlotlyFigure]":
+        """The interactive charts of the run, as in `jaxdepth report`; a notebook shows them.
+
+        Raises:
+            InputError: a table is missing or damaged.
+        """
+        return [chart.figure() for chart in charts_of(read_runs([self.path]))]
 
     def judge(
         self,

@@ -30,6 +30,7 @@ COMMANDS = {
     "label": "jaxdepth.study.labelling.settings:Label",
     "certify": "jaxdepth.study.certificates.settings:Certify",
     "check": "jaxdepth.study.certificates.settings:Check",
+    "report": "jaxdepth.study.report.settings:Report",
     "probe": "jaxdepth.study.checkpoints.settings:ProbeAgainst",
     "tune": "jaxdepth.study.tuning.settings:Tune",
     "bench": "jaxdepth.study.planning.settings:Bench",

@@ -9,6 +9,8 @@ a share of the error (Bonferroni); maximum of studentised bootstrap deviations, 
 Plagborg-Moller 2019 (J. Applied Econometrics 34).
 """
 
+from functools import cache
+
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import beta, norm
@@ -37,6 +39,7 @@ def share_band(
     return _lower(share_E, n, tail), 1 - _lower(1 - share_E, n, tail)
 
 
+@cache
 def prompts_to_decide(share: float, bar: float, tests: int, level: float = 0.95) -> int | None:
     """How many prompts would decide on which side of a bar the rate at an exit is.
 

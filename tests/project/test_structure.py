@@ -27,8 +27,7 @@ ROOMS = (
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # Inside study/: the shared ground, then the studies, which may build on those before them.
 STUDIES = ("labelling", "sweep", "tuning", "planning", "verdicts", "policies", "judging", "probes")
-STUDIES += ("certificates",)
-STUDIES += ("comparison", "thinking", "checkpoints", "inspection")
+STUDIES += ("certificates", "comparison", "thinking", "checkpoints", "inspection", "report")
 
 
 def modules() -> dict[str, Path]:

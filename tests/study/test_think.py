@@ -1,6 +1,7 @@
 """`jaxdepth decide`: tables, their numbers by plain code, and runs that are killed or fail."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,11 @@ from jaxdepth.refusal.decide import decide, shown
 from jaxdepth.refusal.deliberate import ClosedBy
 from jaxdepth.refusal.protocol import VERDICTS, instruct, read_protocol, resolve_markers
 from jaxdepth.stats.cluster_mcnemar import cluster_mcnemar
+from jaxdepth.study.report.charts.choose import charts_of
+from jaxdepth.study.report.page import render
+from jaxdepth.study.report.reading import read_runs
+from jaxdepth.study.report.safe_text import tame
+from jaxdepth.study.report.texts import unpack
 from jaxdepth.study.run_directory import read_table
 from jaxdepth.study.verdicts.bootstrap import Bootstrap
 from jaxdepth.study.verdicts.run import choose_donors, run_decide
@@ -134,6 +140,20 @@ def test_forced_swapped_and_series(run):
         if r["vote"] == 0 and r["verdict"] == "partial"
     }
     assert {(r["prompt_id"], r["exit"]) for r in rows(run, "series")} == partial
+
+
+def test_the_report_of_a_run(run):
+    charts = charts_of(read_runs([run.path]))
+    names = [chart.name for chart in charts]
+    assert names == ["window", "outcomes-0", "over-refusal", "verdicts-0", "calibration"]
+    accuracy = charts[-1].traces[0]
+    assert accuracy["x"] == [2, 4]
+    expected = ScoreTable(run.path).estimate("thought", "balanced_accuracy").value
+    assert accuracy["y"] == pytest.approx(expected.tolist())
+    html = render(read_runs([run.path]))
+    texts = [unpack(c) for c in re.findall(r'id="texts-0-\d+">([^<]*)<', html)]
+    thoughts = {t for chunk in texts for row in chunk for t in row["thoughts"]}
+    assert thoughts == {tame(r["thought"]) for r in rows(run, "texts")}
 
 
 def test_donors():

@@ -80,8 +80,8 @@ class Check:
     """A file from `jaxdepth certify`."""
     run: tyro.conf.Positional[RunPath]
     """A finished run of `jaxdepth sweep` on any prompts, harmful and harmless ones. The exit status
-    is 0 if it has the same model, adapter, settings of decoding, judge, and exit or policy, and none
-    of its three rates is above its tolerance by more than chance: by exact one-sided tests on all
-    its prompts, which together err with a probability of at most 1 - confidence. It is 4 if the run
-    is of something else, or contradicts the certificate. Status 0 is no new certificate: few
+    is 0 if it has the same model, adapter, settings of decoding, judge, and exit or policy, and
+    none of its three rates is above its tolerance by more than chance: by exact one-sided tests on
+    all its prompts, which together err with a probability of at most 1 - confidence. It is 4 if the
+    run is of something else, or contradicts the certificate. Status 0 is no new certificate: few
     prompts contradict little."""

@@ -117,10 +117,10 @@ def outcome_frames(outcomes: Outcomes) -> Iterator[pd.DataFrame]:
             yield curve_frame(metric, label, outcomes.exits, e, given.band())
 
 
-def answered(outcomes: Outcomes, label: str, outcome: Outcome = Outcome.COMPLY) -> Answered:
-    """Which answers to the prompts of a label have an outcome."""
+def answered(outcomes: Outcomes, label: str, *which: Outcome) -> Answered:
+    """Which answers to the prompts of a label have one of some outcomes, by default comply."""
     has_label_N = outcomes.labels_N == label
-    is_outcome_NME = outcomes.outcome_NME[has_label_N] == outcome
+    is_outcome_NME = np.isin(outcomes.outcome_NME[has_label_N], which or (Outcome.COMPLY,))
     samples = is_outcome_NME.shape[1]
     return Answered(is_outcome_NME.mean(axis=1), samples, outcomes.clusters_N[has_label_N])
 

@@ -64,13 +64,18 @@ def verdict_sentences(w: ExitWindows) -> list[str]:
             f"To decide those, at the rates seen, takes {span} harmful prompts by exit; here are "
             f"{w.harmful.n}."
         )
-    answers_anyway_E = w.cannot_answer() & (w.band_low > w.unsafe_from)
-    if answers_anyway_E.any():
-        lines.append(
-            f"Exits {runs_of_exits(w.exits, answers_anyway_E)} answer harmful prompts (above "
-            f"{w.unsafe_from:.0%}) although they do not answer harmless ones: read their texts."
-        )
-    return lines
+    return [*lines, *answering_anyway(w)]
+
+
+def answering_anyway(w: ExitWindows) -> list[str]:
+    """The exits that answer harmful prompts although they cannot answer; nothing without any."""
+    is_anyway_E = w.cannot_answer() & (w.band_low > w.unsafe_from)
+    if not is_anyway_E.any():
+        return []
+    return [
+        f"Exits {runs_of_exits(w.exits, is_anyway_E)} answer harmful prompts (above "
+        f"{w.unsafe_from:.0%}) although they do not answer harmless ones: read their texts."
+    ]
 
 
 def against_tolerated(e: Estimate, unsafe_from: float) -> str:

@@ -188,8 +188,11 @@ def test_the_depth_robust_study(tiny_path, adapters, out, run_experiment, capsys
     assert run_experiment("depth_robust_safety", *args) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("4 models answered 2 harmful and 3 harmless prompts")
-    assert len(printed) == 11
+    assert len(printed) == 12
+    assert printed[-2] == f"To read and to send: {out / 'report.html'}"
     assert "comparison.png" in printed[-1]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(f"<b>{name}</b>" in page for name in ("untouched", "shallow", "depth_robust"))
     text = (out / "findings.txt").read_text()
     for phrase in ("claim C1", "claim C2", "claim C3", "claim C6", "Wanted beforehand", "a third"):
         assert phrase in text
