@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest, read_json
 from jaxdepth.runtime.distributed import barrier, is_first, raise_on_all
+from jaxdepth.runtime.lock import LOCK_FILE
 from jaxdepth.study.atomic_files import (
     PARTIAL,
     Writer,
@@ -80,7 +81,7 @@ class Run:
             return
         # An unfinished write is what is left of a run that was killed while it began.
         if path.exists() and not (
-            path.is_dir() and all(file.name.endswith(PARTIAL) for file in path.iterdir())
+            path.is_dir() and all(file.name.endswith((PARTIAL, LOCK_FILE)) for file in path.iterdir())
         ):
             raise InputError(f"{path} exists and is not a run directory: name another with --out")
         try:

@@ -8,6 +8,7 @@ spoken.parquet               shares of outcomes in these sweeps
 import pyarrow.parquet as pq
 
 from jaxdepth.errors import InputError, at_least
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.atomic_files import write_once
 from jaxdepth.study.checkpoints.knowledge import read_questions
@@ -21,6 +22,7 @@ from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.settings import AdaptedModel
 
 
+@one_at_a_time(lambda settings: settings.study.output.out)
 def backfire(settings: Backfire, bar: ProgressBar = silent) -> Compared:
     """Measure the knowledge of both checkpoints, and sweep both over the same prompts.
 

@@ -26,6 +26,7 @@ from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard, to_host
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.study.batched import OnHost, in_parts
@@ -106,6 +107,7 @@ def encode_question(
     return encoder.encode(question.text) + lead, options
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def measure_knowledge(
     settings: Probe, questions: Sequence[Question], bar: ProgressBar = silent
 ) -> Run:

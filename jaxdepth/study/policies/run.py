@@ -20,6 +20,7 @@ from jaxdepth.files import file_digest
 from jaxdepth.probing.exit_classifier import read_exit_classifier
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
 from jaxdepth.refusal.outcome import Judge
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.answers import (
     Answerer,
@@ -38,6 +39,7 @@ from jaxdepth.study.subject import open_subject
 from jaxdepth.study.sweep.run import check_sweep
 
 
+@one_at_a_time(lambda settings: settings.sweep.output.out)
 def sweep_policies(
     settings: PolicySweep, bar: ProgressBar = silent, judge: Judge | None = None
 ) -> Run:

@@ -28,6 +28,7 @@ from jaxdepth.probing.positions import Located, locate, resolve_positions
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
 from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
 from jaxdepth.refusal.openers import resolve_openers
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.common_tables import FIRST_TOKEN
@@ -75,6 +76,7 @@ class ProbedPrompts:
         return cls(examples, prompts, located, folder)
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     """Run `jaxdepth probe`: write the tables above; resume where an earlier run was stopped.
 

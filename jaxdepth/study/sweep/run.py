@@ -8,6 +8,7 @@ from jaxdepth.errors import InputError, at_least
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
 from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.refusal.outcome import Judge
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.answers import Answerer, memory_budget, sampling_of
 from jaxdepth.study.batched import OnHost, in_parts
@@ -21,6 +22,7 @@ from jaxdepth.study.sweep.settings import Sweep
 from jaxdepth.study.sweep.windows import check_windows
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None) -> Run:
     """Run `jaxdepth sweep`: write the tables prompts, first_token and generations.
 
