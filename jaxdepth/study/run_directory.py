@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any, TypedDict
 
 import jax
 import pandas as pd
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 
 from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest, read_json
+from jaxdepth.records import read_record_as
 from jaxdepth.runtime.distributed import barrier, is_first, raise_on_all
 from jaxdepth.runtime.lock import LOCK_FILE
 from jaxdepth.study.atomic_files import (
@@ -40,6 +42,62 @@ from jaxdepth.study.atomic_files import (
 )
 
 RUN_FILE = "run.json"
+_FILE_NAME = re.compile(r"\w[\w.-]*")
+
+
+class MarkersRecord(TypedDict):
+    """Token ids of a protocol; see `refusal.protocol.Markers`."""
+
+    open: list[int]
+    close: list[int]
+    verdicts: list[int]
+    words: list[str]
+
+
+class Provenance(TypedDict, total=False):
+    """Where a run's numbers come from: what is read again of it."""
+
+    model: str
+    adapter: str | None
+    reference: str | None
+    encoder: str | None
+    depth: int
+    opens_thought: bool
+    markers: MarkersRecord
+    python: str
+
+
+class Resolved(TypedDict, total=False):
+    """Resolved settings: what is read again of them."""
+
+    command: str
+    exits: list[int] | str
+    seed: int
+    positions: list[str] | str
+    protocol: dict[str, Any] | str | None
+    judge: str | None
+    dtype: str | None
+    date: str | None
+    encoder_sha256: str | None
+    adapter_sha256: str | None
+    model_fingerprint: str
+
+
+class TableRecord(TypedDict):
+    """A finished table."""
+
+    rows: int
+    sha256: str
+
+
+class RunRecord(TypedDict):
+    """What run.json holds, without its own digest."""
+
+    settings: Resolved
+    facts: Provenance
+    versions: dict[str, str]
+    tables: dict[str, TableRecord]
+    files: dict[str, str]
 
 
 class Run:
@@ -81,7 +139,8 @@ class Run:
             return
         # An unfinished write is what is left of a run that was killed while it began.
         if path.exists() and not (
-            path.is_dir() and all(file.name.endswith((PARTIAL, LOCK_FILE)) for file in path.iterdir())
+            path.is_dir()
+            and all(file.name.endswith((PARTIAL, LOCK_FILE)) for file in path.iterdir())
         ):
             raise InputError(f"{path} exists and is not a run directory: name another with --out")
         try:
@@ -236,26 +295,19 @@ def read_record(run_path: str | Path) -> dict:
         raise InputError(f"{run_path} is not a run directory (it has no {RUN_FILE})")
     record = read_json(file, "it is damaged; name another run directory")
     digest = record.pop("sha256", None) if isinstance(record, dict) else None
-    if not _is_well_formed(record) or digest != _record_digest(record):
+    if not isinstance(record, dict) or digest != _record_digest(record):
         raise InputError(f"{file} is damaged: name another run directory")
-    return record
+    return _checked(record, file)
 
 
-def _is_well_formed(record) -> bool:
-    """Whether keys and types are those of a record, and file names stay within the run."""
-    if not isinstance(record, dict):
-        return False
-    if set(record) != {"settings", "facts", "versions", "tables", "files"}:
-        return False
-    if not all(isinstance(entry, dict) for entry in record.values()):
-        return False
-    tables, files = record["tables"], record["files"]
-    return (
-        all(isinstance(t, dict) and set(t) == {"rows", "sha256"} for t in tables.values())
-        and all(type(t["rows"]) is int and isinstance(t["sha256"], str) for t in tables.values())
-        and all(isinstance(digest, str) for digest in files.values())
-        and all(re.fullmatch(r"\w[\w.-]*", name) for name in (*tables, *files))
-    )
+def _checked(record: Mapping, file: Path) -> dict:
+    """A record with the declared keys and types; file names stay within the run."""
+    remedy = "it is damaged, name another run directory"
+    checked: Any = read_record_as(RunRecord, record, str(file), remedy)
+    names = (*checked["tables"], *checked["files"])
+    if set(checked) != set(RunRecord.__annotations__) or not all(map(_FILE_NAME.fullmatch, names)):
+        raise InputError(f"{file} is damaged: name another run directory")
+    return checked
 
 
 def _record_digest(record: Mapping) -> str:

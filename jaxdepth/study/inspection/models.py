@@ -3,16 +3,18 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401 (numpy then knows bfloat16)
 import numpy as np
 
 from jaxdepth.errors import InputError
-from jaxdepth.files import damaged_header, read_arrays
+from jaxdepth.files import read_arrays
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.parameters import parameter_shapes
+from jaxdepth.model.tuned import Form
+from jaxdepth.settings_file import build
 from jaxdepth.study.inspection.description import (
     Description,
     Rows,
@@ -23,8 +25,8 @@ from jaxdepth.study.inspection.description import (
     truncate,
 )
 from jaxdepth.study.wording import runs_of_exits
-from jaxdepth.weights.adapter import FORMAT, adapter_digest
-from jaxdepth.weights.checkpoint import MANIFEST, end_tokens, load_tokenizer, read_manifest
+from jaxdepth.weights.adapter import FORMAT, Header, adapter_digest
+from jaxdepth.weights.checkpoint import end_tokens, load_tokenizer, read_manifest
 from jaxdepth.weights.gguf.source import GGUFSource, gguf_types
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
 from jaxdepth.weights.huggingface.source import SafetensorsSource, safetensors_dtypes
@@ -41,32 +43,29 @@ def describe_checkpoint(path: Path) -> Description:
     """
     manifest = read_manifest(path)
     config, raw = read_config(path / "config.json")
-    try:
-        records, source = manifest["leaves"], manifest["source"]
-        sizes: Counter[str] = Counter()
-        for record in records.values():
-            itemsize = np.dtype(record["dtype"]).itemsize
-            sizes[record["dtype"]] += math.prod(record["shape"]) * itemsize
-        arrays = format_count(len(records), "array")
-        chunks = format_count(len({record["chunk"] for record in records.values()}), "chunk")
-        rows = [
-            *_model_rows(config, raw["model_type"]),
-            ("weights", ", ".join(f"{format_bytes(n)} of {dtype}" for dtype, n in sizes.items())),
-            ("fingerprint", manifest["fingerprint"]),
-            (
-                "digests",
-                f"{arrays} in {chunks}, a SHA-256 of each array (checked when they are loaded)",
-            ),
-            ("made of", source["path"]),
-            *_quantised_rows(source.get("quantisation")),
-            *(
-                ("", f"{name}: {format_bytes(file['bytes'])}, sha256 {file['sha256']}")
-                for name, file in source["files"].items()
-            ),
-            ("made by", f"jaxdepth {manifest['jaxdepth']}"),
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path / MANIFEST} is damaged ({error!r}): convert again") from None
+    records, source = manifest["leaves"], manifest["source"]
+    sizes: Counter[str] = Counter()
+    for record in records.values():
+        itemsize = np.dtype(record["dtype"]).itemsize
+        sizes[record["dtype"]] += math.prod(record["shape"]) * itemsize
+    arrays = format_count(len(records), "array")
+    chunks = format_count(len({record["chunk"] for record in records.values()}), "chunk")
+    rows = [
+        *_model_rows(config, raw["model_type"]),
+        ("weights", ", ".join(f"{format_bytes(n)} of {dtype}" for dtype, n in sizes.items())),
+        ("fingerprint", manifest["fingerprint"]),
+        (
+            "digests",
+            f"{arrays} in {chunks}, a SHA-256 of each array (checked when they are loaded)",
+        ),
+        ("made of", source["path"]),
+        *_quantised_rows(source.get("quantisation")),
+        *(
+            ("", f"{name}: {format_bytes(file['bytes'])}, sha256 {file['sha256']}")
+            for name, file in source["files"].items()
+        ),
+        ("made by", f"jaxdepth {manifest['jaxdepth']}"),
+    ]
     tokenizer = load_tokenizer(path)
     rows += _tokenizer_rows(tokenizer, end_tokens(path, tokenizer))
     return Description("a checkpoint of jaxdepth", rows)
@@ -117,41 +116,38 @@ def describe_adapter(path: Path) -> Description:
     Raises:
         InputError: it is damaged, or something else.
     """
-    arrays, metadata = read_arrays(path, "an adapter", FORMAT)
-    try:
-        form, made = metadata["form"], metadata["made"]
-        tokens, (what, where) = [str(token) for token in metadata["tokens"]], _form_words(form)
-        numbers = sum(array.size for array in arrays.values())
-        size = format_bytes(sum(array.nbytes for array in arrays.values()))
-        dtypes = ", ".join(dict.fromkeys(str(array.dtype) for array in arrays.values()))
-        rows = [
-            ("form", what),
-            ("of", where),
-            ("arrays", f"{len(arrays)}, {numbers:,} numbers, {size} of {dtypes}"),
-            ("base", str(metadata["base"] or "unknown")),
-            ("new tokens", ", ".join(tokens) or "none"),
-            ("file", _file_size(path)),
-            ("sha256", adapter_digest(str(path))),
-            ("settings", format_values(made.get("settings") or {})),
-            ("made by", format_values(made.get("versions") or {})),
-        ]
-        card = path.with_suffix(".md")
-        rows += [("card", str(card))] if card.is_file() else []
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise damaged_header(path, error) from None
+    arrays, header = read_arrays(path, "an adapter", FORMAT, Header)
+    made, tokens = header["made"], header["tokens"]
+    what, where = _form_words(build(Form, header["form"], f"{path}: form"))
+    numbers = sum(array.size for array in arrays.values())
+    size = format_bytes(sum(array.nbytes for array in arrays.values()))
+    dtypes = ", ".join(dict.fromkeys(str(array.dtype) for array in arrays.values()))
+    rows = [
+        ("form", what),
+        ("of", where),
+        ("arrays", f"{len(arrays)}, {numbers:,} numbers, {size} of {dtypes}"),
+        ("base", str(header["base"] or "unknown")),
+        ("new tokens", ", ".join(tokens) or "none"),
+        ("file", _file_size(path)),
+        ("sha256", adapter_digest(str(path))),
+        ("settings", format_values(made.get("settings") or {})),
+        ("made by", format_values(made.get("versions") or {})),
+    ]
+    card = path.with_suffix(".md")
+    rows += [("card", str(card))] if card.is_file() else []
     return Description("an adapter of jaxdepth", rows)
 
 
-def _form_words(form: Mapping) -> tuple[str, str]:
+def _form_words(form: Form) -> tuple[str, str]:
     """What was trained, and of which layers or exits."""
-    if form.get("lens_exits"):
-        exits = np.array(form["lens_exits"], int)
-        return f"a lens, rank {form['lens_rank']}", f"exits {runs_of_exits(exits, exits > 0)}"
-    layers = np.array(form["layers"], int) + 1
-    where = f"{', '.join(form['leaves'])} of layers {runs_of_exits(layers, layers > 0)}"
-    if form["rank"] is None:
+    if form.lens_exits:
+        exits = np.array(form.lens_exits, int)
+        return f"a lens, rank {form.lens_rank}", f"exits {runs_of_exits(exits, exits > 0)}"
+    layers = np.array(form.layers, int) + 1
+    where = f"{', '.join(form.leaves)} of layers {runs_of_exits(layers, layers > 0)}"
+    if form.rank is None:
         return "weights", where
-    return f"LoRA, rank {form['rank']}, alpha {form['alpha']}", where
+    return f"LoRA, rank {form.rank}, alpha {form.alpha}", where
 
 
 def _model_rows(config: ModelConfig, family: str) -> Rows:
