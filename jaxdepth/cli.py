@@ -47,6 +47,13 @@ def guarded(command: Callable[[], int]) -> int:
     """
     # At every import transformers warns that torch is missing, but torch is not needed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from jaxdepth.runtime.streams import safe_streams
+
+    with safe_streams():
+        return _guarded(command)
+
+
+def _guarded(command: Callable[[], int]) -> int:
     try:
         return _run(command)
     except KeyboardInterrupt:
@@ -103,4 +110,7 @@ def entry() -> None:
     would end in its own error.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from jaxdepth.runtime.streams import run_in_utf8
+
+    run_in_utf8()
     sys.exit(main(ready=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)))

@@ -28,9 +28,11 @@ from jaxdepth.study.answers import (
     memory_budget,
     prompt_seeds,
     sampling_of,
+    warn_non_finite,
 )
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.chosen_judge import choose_judge
+from jaxdepth.study.common_tables import NON_FINITE
 from jaxdepth.study.policies.rules import parse_rules, rule_name
 from jaxdepth.study.policies.settings import PolicySweep
 from jaxdepth.study.policies.tables import DYNAMIC, TOKENS
@@ -93,6 +95,7 @@ def sweep_policies(
 
     in_parts(run, (DYNAMIC.name, TOKENS.name), batches, answer, bar)
     chosen.warn(run.path)
+    warn_non_finite(run, DYNAMIC.name)
     return run
 
 
@@ -122,7 +125,11 @@ def answer_batch(
         tokens_T, exits_T = generation.tokens[b, r, m, :T], generation.exits[b, r, m, :T]
         full_T = generation.tokens[b, -1, m, : generation.lengths[b, -1, m]]
         layers_T = layers_computed(exits_T, rule.caching)
-        text, ended = answerer.decode_text(tokens_T)
+        is_finite = np.isfinite(generation.confidence[b, r, m, :T]).all()
+        is_full_finite = np.isfinite(
+            generation.confidence[b, -1, m, : generation.lengths[b, -1, m]]
+        ).all()
+        text, ended = answerer.decode_text(tokens_T) if is_finite else ("", NON_FINITE)
         lane = {"prompt_id": prompt.prompt_id, "rule": rule_name(rule), "sample": m}
         answers.append(
             lane
@@ -134,7 +141,7 @@ def answer_batch(
                 "text": text,
                 "n_tokens": T,
                 "ended": ended,
-                "agreement": agreement(tokens_T, full_T),
+                "agreement": agreement(tokens_T, full_T) if is_finite and is_full_finite else None,
                 "prompt": prompt.text,
             }
         )

@@ -10,7 +10,7 @@ from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.study.answers import Answerer, memory_budget, sampling_of
+from jaxdepth.study.answers import Answerer, memory_budget, sampling_of, warn_non_finite
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.chosen_judge import choose_judge
 from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS
@@ -61,6 +61,7 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
         batches = make_batches(ids[:count], batch_size, model.mesh)
         in_parts(run, (GENERATIONS.name,), batches, answerer.rows, bar)
         chosen.warn(run.path)
+    warn_non_finite(run, FIRST_TOKEN.name, GENERATIONS.name)
     return run
 
 
