@@ -6,7 +6,7 @@ reach across hosts as far as the file system carries flock: on NFS (version 4, o
 daemon), CephFS, and Lustre mounted with `flock`. Mounted buckets and Lustre with `localflock` lock
 within one host only. Where there are no locks at all, one line says so, and the work goes on.
 
-Of the processes of one job (`jax.distributed`) the first holds the lock for all.
+Of the processes of one job the first holds the lock for all.
 """
 
 import errno
@@ -20,7 +20,6 @@ import shlex
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,11 +27,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numpy as np
-
 from jaxdepth.errors import InputError
 from jaxdepth.runtime import preemption
-from jaxdepth.runtime.distributed import all_gather, is_distributed, is_first, raise_on_all
+from jaxdepth.runtime.distributed import is_first, job_name, raise_on_all
 
 LOCK_FILE = ".lock"  # in a run directory
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -125,9 +122,8 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
 def hold_target(target: str | Path) -> Iterator[bool]:
     """Hold the lock of a folder that appears by a rename; its file lies beside it.
 
-    All processes of a job must call it, at about the same time. It yields True in the one that
-    makes the folder. The others wait until that has ended, without any exchange between processes,
-    and get False; one that does not see the lock, as its disk is its own, gets True too.
+    It yields True in the process that makes the folder. The others of its job, which need not have
+    joined it (`distributed.job_name`), wait until that one has ended, and get False.
 
     Raises:
         Occupied: a process that is not of this job holds it; at once.
@@ -135,11 +131,7 @@ def hold_target(target: str | Path) -> Iterator[bool]:
         Stopped: SIGTERM came while this waited.
     """
     target = Path(target)
-    file = target.parent / f".{target.name}{LOCK_FILE}"
-    job = _job()
-    lock: _Lock | None = _acquire_for_job(file, target, job)
-    if not is_first():
-        lock = _await(file, target, job)
+    lock = _acquire_or_wait(target.parent / f".{target.name}{LOCK_FILE}", target, job_name())
     try:
         yield lock is not None
     finally:
@@ -147,42 +139,29 @@ def hold_target(target: str | Path) -> Iterator[bool]:
             _release(lock)
 
 
-def _job() -> str:
-    """A name that only the processes of this job know; empty if there is but one."""
-    if not is_distributed():
-        return ""
-    return bytes(all_gather(np.frombuffer(uuid.uuid4().bytes, np.uint8))[0]).hex()
-
-
-def _acquire_for_job(file: Path, target: Path, job: str = "") -> _Lock:
+def _acquire_for_job(file: Path, target: Path) -> _Lock:
     """Take the lock in the first process; an error of it is raised on all."""
     lock, error = _Lock(file, None, []), None
     if is_first():
         try:
-            lock = _acquire(file, target, job)
+            lock = _acquire(file, target, "")
         except (InputError, OSError) as raised:
             error = raised
     raise_on_all(error)
     return lock
 
 
-def _await(file: Path, target: Path, job: str) -> _Lock | None:
-    """Wait for the process of this job that has the lock; the lock, if there is no such process."""
-    while True:
-        try:
-            lock = _acquire(file, target, job)
-        except Occupied as occupied:
-            if occupied.job != job:
-                raise
-        else:
-            if not target.exists():
-                return lock
-            _release(lock)
-            return None
-        while file.exists() and _is_locked(file):
-            preemption.raise_if_stopped_here()
-            time.sleep(_POLL_SECONDS)
-        return None
+def _acquire_or_wait(file: Path, target: Path, job: str) -> _Lock | None:
+    """The lock; or None, once a process of this job that had it has ended."""
+    try:
+        return _acquire(file, target, job)
+    except Occupied as occupied:
+        if not job or occupied.job != job:
+            raise
+    while file.exists() and _is_locked(file):
+        preemption.raise_if_stopped_here()
+        time.sleep(_POLL_SECONDS)
+    return None
 
 
 def _is_locked(file: Path) -> bool:

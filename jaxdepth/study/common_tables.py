@@ -56,8 +56,8 @@ ANSWER = (
     Column(
         "ended",
         "string",
-        "eos (an end token), stop (a stop string), length (the maximum), or non-finite: a logit was "
-        "NaN or infinite, so that text and numbers are null and the outcome undetermined",
+        "eos (an end token), stop (a stop string), length (the maximum), or non-finite: a logit "
+        "was NaN or infinite, so that text and numbers are null and the outcome undetermined",
     ),
     Column("outcome", "string", "refuse, partial, comply, off-topic, degenerate or undetermined"),
     Column("score", "float32", "confidence in the outcome, 0 to 1"),

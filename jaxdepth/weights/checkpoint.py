@@ -27,7 +27,6 @@ from jaxdepth.files import file_digest, read_json
 from jaxdepth.model import FastTokenizer
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.records import read_record_as
-from jaxdepth.runtime.distributed import is_distributed
 from jaxdepth.weights.huggingface.tokenizer_files import (
     OTHER_FORMS,
     PROCESSOR_TEMPLATE,
@@ -106,11 +105,6 @@ def write_chunk(
     context = ocp.Context()
     # Plain files: weights hardly compress, and OCDBT copies them once more in memory.
     context.array.saving.use_compression = context.array.saving.use_ocdbt = False
-    if is_distributed():  # this process writes alone, and waits for no other
-        process = jax.process_index()
-        context.multiprocessing.primary_host = process
-        context.multiprocessing.active_processes = {process}
-        context.multiprocessing.barrier_sync_key_prefix = f"jaxdepth-{process}"
     with context, silence_orbax():
         ocp.save(path, dict(arrays), custom_metadata={_RECORDS: records})
 

@@ -50,7 +50,7 @@ def convert(
 
     All names, shapes and sidecar files, and the free space, are checked before anything is written.
     The target appears by one rename at the end; an interrupted conversion is resumed. Of several
-    processes of one job, which all must call this, one converts and the others wait for it.
+    processes of one job, which have not joined yet, one converts and the others wait for it.
 
     Args:
         source: folder with config.json and safetensors, a .gguf file, or the id of a model on the
@@ -69,8 +69,10 @@ def convert(
     """
     target = Path(target)
     _check_parents(target)
+    if is_distributed():
+        raise InputError("convert before jax.distributed is initialised: one process converts")
     request = source, target, with_tokenizer, progress, source_name
-    if (target / checkpoint.MANIFEST).is_file() and not is_distributed():
+    if (target / checkpoint.MANIFEST).is_file():
         return convert_locked(*request)  # which only reads, also where no lock can be made
     with hold_target(target) as is_mine:
         if is_mine:

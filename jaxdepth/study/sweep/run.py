@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.lanes import plan_segments
-from jaxdepth.errors import InputError, at_least
+from jaxdepth.errors import InputError, at_least, within
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
 from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.refusal.outcome import Judge
@@ -70,7 +70,8 @@ def check_sweep(settings: ExitStudy) -> None:
     sampling_of(settings.decoding)
     memory_budget(settings.decoding)
     check_windows(settings.windows)
-    at_least(1, batch_size=settings.prompts.batch_size, samples=settings.answers.samples)
+    at_least(1, batch_size=settings.prompts.batch_size)
+    within(1, 10_000, samples=settings.answers.samples)
     at_least(0, max_new_tokens=settings.answers.max_new_tokens)
     if settings.answers.samples > 1 and settings.decoding.temperature == 0:
         raise InputError("several samples at temperature 0 are all equal: set --temperature")
