@@ -307,7 +307,20 @@ def _checked(record: Mapping, file: Path) -> dict:
     names = (*checked["tables"], *checked["files"])
     if set(checked) != set(RunRecord.__annotations__) or not all(map(_FILE_NAME.fullmatch, names)):
         raise InputError(f"{file} is damaged: name another run directory")
-    return checked
+    return checked | {part: _Part(file, checked[part]) for part in ("settings", "facts")}
+
+
+class _Part(dict):
+    """Settings or provenance of a run; what is missing there is an error of one line."""
+
+    def __init__(self, file: Path, values: Mapping):
+        super().__init__(values)
+        self.file = file
+
+    def __missing__(self, name: str):
+        raise InputError(
+            f"{self.file} says nothing of {name}: it is damaged, or of another command"
+        )
 
 
 def _record_digest(record: Mapping) -> str:

@@ -145,7 +145,7 @@ def check(whole, place, kind, seed):
     copy(whole / kind, target)
     rng, is_refused = np.random.default_rng(seed), False
     for use in globals()[f"use_{kind}"](target, rng):
-        start = time.monotonic()
+        start = time.process_time()
         try:
             use()
         except InputError as error:
@@ -154,7 +154,7 @@ def check(whole, place, kind, seed):
             assert "\n" not in text
             assert 20 < len(text) < 600, text
             text.encode()
-        assert time.monotonic() - start < SECONDS, (kind, seed)
+        assert time.process_time() - start < SECONDS, (kind, seed)
     return is_refused
 
 
