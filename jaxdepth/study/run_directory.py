@@ -12,12 +12,10 @@ file. Figures are never read. Of several processes one writes a file, and all re
 import hashlib
 import json
 import platform
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, TypedDict
 
 import jax
 import pandas as pd
@@ -26,7 +24,6 @@ import pyarrow.parquet as pq
 
 from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest, read_json
-from jaxdepth.records import read_record_as
 from jaxdepth.runtime.distributed import barrier, is_first, raise_on_all
 from jaxdepth.runtime.lock import LOCK_FILE
 from jaxdepth.study.atomic_files import (
@@ -40,64 +37,9 @@ from jaxdepth.study.atomic_files import (
     parquet,
     write_chunk,
 )
+from jaxdepth.study.run_record import check_record
 
 RUN_FILE = "run.json"
-_FILE_NAME = re.compile(r"\w[\w.-]*")
-
-
-class MarkersRecord(TypedDict):
-    """Token ids of a protocol; see `refusal.protocol.Markers`."""
-
-    open: list[int]
-    close: list[int]
-    verdicts: list[int]
-    words: list[str]
-
-
-class Provenance(TypedDict, total=False):
-    """Where a run's numbers come from: what is read again of it."""
-
-    model: str
-    adapter: str | None
-    reference: str | None
-    encoder: str | None
-    depth: int
-    opens_thought: bool
-    markers: MarkersRecord
-    python: str
-
-
-class Resolved(TypedDict, total=False):
-    """Resolved settings: what is read again of them."""
-
-    command: str
-    exits: list[int] | str
-    seed: int
-    positions: list[str] | str
-    protocol: dict[str, Any] | str | None
-    judge: str | None
-    dtype: str | None
-    date: str | None
-    encoder_sha256: str | None
-    adapter_sha256: str | None
-    model_fingerprint: str
-
-
-class TableRecord(TypedDict):
-    """A finished table."""
-
-    rows: int
-    sha256: str
-
-
-class RunRecord(TypedDict):
-    """What run.json holds, without its own digest."""
-
-    settings: Resolved
-    facts: Provenance
-    versions: dict[str, str]
-    tables: dict[str, TableRecord]
-    files: dict[str, str]
 
 
 class Run:
@@ -297,30 +239,7 @@ def read_record(run_path: str | Path) -> dict:
     digest = record.pop("sha256", None) if isinstance(record, dict) else None
     if not isinstance(record, dict) or digest != _record_digest(record):
         raise InputError(f"{file} is damaged: name another run directory")
-    return _checked(record, file)
-
-
-def _checked(record: Mapping, file: Path) -> dict:
-    """A record with the declared keys and types; file names stay within the run."""
-    remedy = "it is damaged, name another run directory"
-    checked: Any = read_record_as(RunRecord, record, str(file), remedy)
-    names = (*checked["tables"], *checked["files"])
-    if set(checked) != set(RunRecord.__annotations__) or not all(map(_FILE_NAME.fullmatch, names)):
-        raise InputError(f"{file} is damaged: name another run directory")
-    return checked | {part: _Part(file, checked[part]) for part in ("settings", "facts")}
-
-
-class _Part(dict):
-    """Settings or provenance of a run; what is missing there is an error of one line."""
-
-    def __init__(self, file: Path, values: Mapping):
-        super().__init__(values)
-        self.file = file
-
-    def __missing__(self, name: str):
-        raise InputError(
-            f"{self.file} says nothing of {name}: it is damaged, or of another command"
-        )
+    return check_record(record, file)
 
 
 def _record_digest(record: Mapping) -> str:
