@@ -143,7 +143,7 @@ def check(whole, place, kind, seed):
     place.mkdir()
     copy = shutil.copytree if (whole / kind).is_dir() else shutil.copyfile
     copy(whole / kind, target)
-    rng, is_refused = np.random.default_rng(seed), False
+    rng, is_refused = seed if seed is None else np.random.default_rng(seed), False
     for use in globals()[f"use_{kind}"](target, rng):
         start = time.process_time()
         try:
@@ -156,6 +156,15 @@ def check(whole, place, kind, seed):
             text.encode()
         assert time.process_time() - start < SECONDS, (kind, seed)
     return is_refused
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_whole_ones_are_used(whole, tmp_path, kind, monkeypatch):
+    for name in ("harm_manifest", "harm_run", "harm_arrays"):
+        monkeypatch.setattr(resealed, name, lambda path, rng: None)
+    monkeypatch.setattr(resealed, "harm_toml", lambda text, rng: text)
+    monkeypatch.setattr(resealed, "harm_lines", lambda text, rng: text.encode())
+    assert not check(whole, tmp_path / "mutant", kind, None)
 
 
 @pytest.mark.parametrize("kind", FEW)

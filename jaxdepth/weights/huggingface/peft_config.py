@@ -44,6 +44,7 @@ _DEFAULT_TARGETS = ("q_proj", "v_proj")
 _LINEAR = "all-linear"
 _SECONDS = 1.0  # for one expression of a stranger's file
 _MAX_PATTERN, _MAX_REPEATS = 2000, 10_000  # characters; times
+_RECURSION = regex.compile(r"\(\?(R|\+?-?\d|&|P>)")  # of which no time limit holds
 _REPEAT, _NUMBER = regex.compile(r"\{[^{}]*\d[^{}]*\}"), regex.compile(r"\d{1,300}")
 
 
@@ -104,6 +105,8 @@ class PeftConfig:
     def _match(self, pattern: str, module: str) -> regex.Match[str] | None:
         if len(pattern) > _MAX_PATTERN:  # no time limit holds while it is compiled
             problem = f"has {len(pattern):,} characters, expected at most {_MAX_PATTERN:,}"
+        elif _RECURSION.search(pattern):
+            problem = "calls itself or one of its groups"
         elif _repeats(pattern) > _MAX_REPEATS:  # repeats within each other would fill the memory
             problem = f"repeats parts up to {_repeats(pattern):.3g} times"
         else:
