@@ -54,6 +54,7 @@ PARAMS = {
 BASE = "b" * 64
 FEW = {"manifest": 25, "run": 25, "adapter": 25, "directions": 10, "classifier": 10}
 FEW |= {"protocol": 15, "settings": 20, "facts": 10, "prompts": 10}
+NAMES = {"adapter": "adapter.safetensors", "prompts": "prompts.jsonl"}  # others: their kind
 MANY = {name: 27 * count for name, count in FEW.items()}
 
 
@@ -66,7 +67,7 @@ def whole(tmp_path_factory):
     convert(source, place / "manifest")
     labelled_runs.write_run(place / "run")
     made = {"settings": {"seed": 0}, "versions": {"jax": "1"}}
-    save_adapter(place / "adapter", Adapter(FORM, PARAMS, BASE, ("<|yes|>",), made))
+    save_adapter(place / NAMES["adapter"], Adapter(FORM, PARAMS, BASE, ("<|yes|>",), made))
     arrays = {"content.last": np.ones((3, 8), np.float32)}
     save_directions(place / "directions", Directions(arrays, BASE, None, {"prompts": 2}))
     weights = np.ones((2, 8), np.float32), np.ones(2, np.float32)
@@ -76,7 +77,9 @@ def whole(tmp_path_factory):
     (place / "settings").write_text((configs / "tune" / "shallow.toml").read_text())
     data = files("jaxdepth") / "data"
     (place / "facts").write_text("\n".join((data / "facts.jsonl").read_text().split("\n")[:9]))
-    (place / "prompts").write_text("\n".join((data / "pairs.jsonl").read_text().split("\n")[:9]))
+    (place / NAMES["prompts"]).write_text(
+        "\n".join((data / "pairs.jsonl").read_text().split("\n")[:9])
+    )
     return place
 
 
@@ -91,7 +94,7 @@ def use_run(folder, rng):
         lambda: inspect(folder),
         lambda: read_record(folder),
         lambda: kept.read_answers(folder),
-        lambda: open_plan(folder, labelling.read_answers(folder), 4, 2, 0),
+        lambda: open_plan(folder, labelling.read_answers(folder), 60, 2, 0),
     ]
 
 
@@ -132,17 +135,17 @@ def use_facts(file, rng):
 
 def use_prompts(file, rng):
     file.write_bytes(resealed.harm_lines(file.read_text(), rng))
-    shutil.copyfile(file, file.with_suffix(".jsonl"))
-    return [lambda: prompts_digest(read_prompts([str(file.with_suffix(".jsonl"))]))]
+    return [lambda: prompts_digest(read_prompts([str(file)]))]
 
 
 def check(whole, place, kind, seed):
     """One mutant: every use of it ends well, or in one line; returns whether any was refused."""
-    target = place / kind
+    name = NAMES.get(kind, kind)
+    target = place / name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    copy = shutil.copytree if (whole / kind).is_dir() else shutil.copyfile
-    copy(whole / kind, target)
+    copy = shutil.copytree if (whole / name).is_dir() else shutil.copyfile
+    copy(whole / name, target)
     rng, is_refused = seed if seed is None else np.random.default_rng(seed), False
     for use in globals()[f"use_{kind}"](target, rng):
         start = time.process_time()
