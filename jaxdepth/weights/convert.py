@@ -36,6 +36,7 @@ from jaxdepth.weights.prefetch import prefetch, worker_thread
 from jaxdepth.weights.sources import Source, open_source, source_tensors
 from jaxdepth.weights.tensor_map import MappedTensor
 
+_PROBE = "Please say 12 words, naïve or not: 日本 🙂.\n\n\tthere  are <s> more"
 CHUNK_BYTES = 128 * 2**20  # a chunk is written once it has as much, or one tensor that is larger
 
 
@@ -231,8 +232,22 @@ def _read_tokenizer(source: Source):
     else:
         tokenizer = _read_folder_tokenizer(source)
     if tokenizer is not None:
+        _check_encodes(tokenizer, source.name)
         without_spare_tokens(tokenizer, source.config.vocab_size, source.name)  # whether it can be
     return tokenizer
+
+
+def _check_encodes(tokenizer, name: str) -> None:
+    """Encode and decode a text: some damage shows nowhere else."""
+    try:
+        tokenizer.decode(tokenizer.encode(_PROBE))
+    except BaseException as error:  # a panic of the library is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(
+            f"{name}: its tokenizer cannot encode a text ({type(error).__name__}: "
+            f"{str(error)[:120]}): fetch it again, or pass --no-tokenizer"
+        ) from None
 
 
 def _read_folder_tokenizer(source: SafetensorsSource):
