@@ -1,4 +1,4 @@
-"""Terminals, disks and folders that are not as one would wish: the work goes on, or ends in a line."""
+"""Terminals, disks and folders that are not as one would wish: work goes on, or ends in a line."""
 
 import io
 import os
