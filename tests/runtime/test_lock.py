@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pod
 import pytest
+from labelled_runs import write_run
 from tiny import hf_tensors, raw_config, write_folder
 
 from jaxdepth import InputError
@@ -218,3 +219,11 @@ def test_a_target_is_free_again(tmp_path):
         with pytest.raises(InputError, match="in use"):
             hold_target(tmp_path / "new" / "target").__enter__()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_rater_labels_in_one_process(tmp_path, capsys):
+    run, words = write_run(tmp_path / "run"), ["--export", str(tmp_path / "texts.csv"), "--rater"]
+    with process(HOLD, "hold_target", run / "labels" / "ann"):
+        assert main(["label", str(run), *words, "ann"]) == 2
+        assert "labels/ann is in use by process" in capsys.readouterr().err
+        assert main(["label", str(run), *words, "bob"]) == 0
