@@ -130,7 +130,7 @@ def read_arrays(
         if array.dtype not in _FLOATS:
             raise InputError(f"{path}: {name[:60]} is of {array.dtype}, expected floating point")
         check_finite(array, name[:60], path)
-    return arrays, read_record_as(record, metadata, f"{path}: header")
+    return arrays, read_record_as(record, metadata, str(path), "its header is damaged")
 
 
 def check_finite(array: np.ndarray, name: str, file: Path) -> None:

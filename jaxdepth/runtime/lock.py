@@ -102,6 +102,8 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
         InputError: it cannot be made.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} exists and is not a run directory: name another with --out")
     file = folder / LOCK_FILE
     key = os.path.realpath(file), threading.get_ident()
     if key in _held:
