@@ -72,7 +72,7 @@ def check_record(record: Mapping, file: Path) -> dict:
     Raises:
         InputError: it has others, or a name leads elsewhere.
     """
-    remedy = "it is damaged, name another run directory"
+    remedy = f"{file.name} is damaged, name another run directory"
     checked: Any = read_record_as(RunRecord, record, str(file), remedy)
     names = (*checked["tables"], *checked["files"])
     if set(checked) != set(RunRecord.__annotations__) or not all(map(_FILE_NAME.fullmatch, names)):
