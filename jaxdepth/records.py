@@ -149,6 +149,12 @@ def _shown(value: object) -> str:
 
 def _name(expected: Any, origin: Any) -> str:
     kind = origin if origin is not None else expected
-    names = {tuple: "a list", list: "a list", dict: "an object", Path: "a string", str: "a string"}
+    names: dict[Any, str] = {
+        tuple: "a list",
+        list: "a list",
+        dict: "an object",
+        Path: "a string",
+        str: "a string",
+    }
     names |= {bool: "a bool", int: "a int", float: "a float"}
     return names.get(kind, str(kind))

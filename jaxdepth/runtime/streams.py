@@ -46,7 +46,7 @@ def safe_streams() -> Iterator[None]:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     before = sys.stderr
-    sys.stderr = _Forgiving(before)  # type: ignore[assignment]
+    sys.stderr = _Forgiving(before)
     try:
         yield
     finally:
