@@ -17,6 +17,7 @@ from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS, NON_FINITE
 from jaxdepth.study.first_token import first_rows
 from jaxdepth.study.run_directory import Run
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
 RAW = raw_config(num_hidden_layers=3)
 TOKENS, LENGTHS = (array[:, :8] if array.ndim == 2 else np.minimum(array, 8) for array in prompts())
 
