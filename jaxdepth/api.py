@@ -20,6 +20,7 @@ from jaxdepth.model.sharding import to_host
 from jaxdepth.probing.capture import residuals
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.outcome import Judge
+from jaxdepth.runtime.lock import hold_folder
 from jaxdepth.runtime.progress import progress_bar, silent
 from jaxdepth.settings_file import build
 from jaxdepth.study.judging.run import judge_run
@@ -167,14 +168,15 @@ def sweep(
     """
     named, judge = _named(judge)
     given = build(PolicySweep, {"model": model, **named, **settings}, "sweep")
-    bar, seed = progress_bar if progress else silent, given.sweep.output.seed
-    if given.policies.policy:
-        run = sweep_policies(given, bar, judge)
-        write_policies(run, seed)
-    else:
-        check_static(given.policies)
-        run = run_sweep(given.sweep, bar, judge)
-        write_rates(run, depth_curves(run.path, seed), given.sweep.windows)
+    bar, output = progress_bar if progress else silent, given.sweep.output
+    with hold_folder(output.out):
+        if given.policies.policy:
+            run = sweep_policies(given, bar, judge)
+            write_policies(run, output.seed)
+        else:
+            check_static(given.policies)
+            run = run_sweep(given.sweep, bar, judge)
+            write_rates(run, depth_curves(run.path, output.seed), given.sweep.windows)
     return StudyRun(run.path)
 
 
@@ -195,8 +197,9 @@ def decide(
     """
     named, judge = _named(judge)
     given = build(Decide, {"model": model, **named, **settings}, "decide")
-    run = run_decide(given, progress_bar if progress else silent, judge)
-    write_verdicts(run, given.output.seed)
+    with hold_folder(given.output.out):
+        run = run_decide(given, progress_bar if progress else silent, judge)
+        write_verdicts(run, given.output.seed)
     return StudyRun(run.path)
 
 

@@ -38,18 +38,29 @@ def main(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda
         ready()
         return command.run(command.settings)
 
-    return guarded(run)
+    return guarded(run, joins=words[:1] != ["convert"])
 
 
-def guarded(command: Callable[[], int]) -> int:
+def guarded(command: Callable[[], int], joins: bool = True) -> int:
     """Run a command; print an error that the user can fix as one line, and return an exit status.
 
     Of several processes the first one prints.
+
+    Args:
+        command: what is run; it returns the exit status.
+        joins: whether the processes of a job join. A conversion needs one process and no device.
     """
     # At every import transformers warns that torch is missing, but torch is not needed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from jaxdepth.runtime.streams import safe_streams
+
+    with safe_streams():
+        return _guarded(command, joins)
+
+
+def _guarded(command: Callable[[], int], joins: bool) -> int:
     try:
-        return _run(command)
+        return _run(command, joins)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
@@ -58,12 +69,18 @@ def guarded(command: Callable[[], int]) -> int:
         return BROKEN_PIPE
 
 
-def _run(command: Callable[[], int]) -> int:
+def _run(command: Callable[[], int], joins: bool) -> int:
+    import jax
+
     from jaxdepth.errors import InputError
     from jaxdepth.runtime import distributed, preemption, profiling
 
     try:
-        distributed.initialize()
+        if joins:
+            distributed.initialize()
+        elif distributed.job_name():
+            os.environ["JAX_PLATFORMS"] = "cpu"  # a device of a slice waits for all its hosts
+            jax.config.update("jax_platforms", "cpu")
         with preemption.handle_sigterm(), distributed.mute_other_processes():
             try:
                 status = command()
@@ -104,4 +121,7 @@ def entry() -> None:
     would end in its own error.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from jaxdepth.runtime.streams import run_in_utf8
+
+    run_in_utf8()
     sys.exit(main(ready=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)))

@@ -51,6 +51,18 @@ def at_least(minimum: float, **values: float | None) -> None:
             raise InputError(f"{name} is {value}, expected at least {minimum}")
 
 
+def within(minimum: float, maximum: float, **values: float | None) -> None:
+    """`at_least`, and at most a maximum: larger values would fill the memory, or never end.
+
+    Raises:
+        InputError: names the first that is out of range, or NaN.
+    """
+    at_least(minimum, **values)
+    for name, value in values.items():
+        if value is not None and not value <= maximum:
+            raise InputError(f"{name} is {value}, expected at most {maximum:,}")
+
+
 def one_line(error: Exception) -> str:
     """The start of another library's error message, or its type if it has none, on one line."""
     return " ".join(str(error).split())[:160] or type(error).__name__

@@ -11,16 +11,17 @@ import inspect
 import itertools
 import textwrap
 import tomllib
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from jaxdepth.errors import InputError, listed, nearest
+from jaxdepth.files import read_text
+from jaxdepth.records import as_type
 
 S = TypeVar("S")
 
@@ -70,7 +71,7 @@ def read_settings(cls: type, name: str) -> dict[str, Any]:
     text, where = _find(name)
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise InputError(f"{where} is not valid TOML ({error})") from None
     return check_settings(cls, raw, where)
 
@@ -82,7 +83,7 @@ def check_settings(cls: type, raw: Mapping[str, Any], where: str) -> dict[str, A
     for key, value in raw.items():
         if key not in types_of:
             raise InputError(f"{where}: unknown key {key!r}{nearest(key, types_of)}")
-        checked[key] = _as_type(value, types_of[key], f"{where}: {key}")
+        checked[key] = as_type(value, types_of[key], f"{where}: {key}")
     return checked
 
 
@@ -140,36 +141,9 @@ def _default(field: Field) -> Any:
     return MISSING if field.default_factory is MISSING else field.default_factory()
 
 
-def _as_type(value, expected, where: str):
-    origin, options = typing.get_origin(expected), typing.get_args(expected)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in options:
-            return None
-        expected = next(o for o in options if o is not type(None))
-        return _as_type(value, expected, where)
-    if origin is Literal:
-        if value in options:
-            return value
-        raise InputError(f"{where} = {value!r}; expected one of {listed(map(repr, options), 9)}")
-    if origin is tuple:
-        if isinstance(value, str) and options[0] in (str, Path):
-            value = [value]
-        if isinstance(value, list | tuple):
-            return tuple(_as_type(item, options[0], where) for item in value)
-    elif expected is Path:
-        if isinstance(value, str | Path):
-            return Path(value)
-    elif expected is str and isinstance(value, Path):
-        return str(value)
-    elif type(value) is expected or (expected is float and type(value) is int):
-        return expected(value)
-    name = "list" if origin is tuple else "string" if expected is Path else expected.__name__
-    raise InputError(f"{where} = {value!r}; expected a {name}")
-
-
 def _find(name: str) -> tuple[str, str]:
     if Path(name).is_file():
-        return Path(name).read_text("utf-8"), name
+        return read_text(Path(name)), name
     # In a wheel the files lie inside the package, in a checkout beside it.
     package = files("jaxdepth")
     for folder in (package / "configs", Path(str(package)).parent / "configs"):

@@ -1,6 +1,7 @@
 """`jaxdepth decide`: every exit thinks, decides with a verdict token, and answers."""
 
 from jaxdepth.commands.printing import print_places
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.study.verdicts.figures import draw_verdicts
 from jaxdepth.study.verdicts.run import run_decide
@@ -9,6 +10,7 @@ from jaxdepth.study.verdicts.settings import Decide
 from jaxdepth.study.verdicts.summary import print_verdicts
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def run(settings: Decide) -> int:
     run = run_decide(settings, progress_bar)
     write_verdicts(run, settings.output.seed)

@@ -17,11 +17,11 @@ def run(settings: Export) -> int:
         check_export(certificate, settings)
     request = settings.model, settings.target, settings.adapter, settings.dtype, settings.exit
     if settings.to == "checkpoint":
-        export_checkpoint(*request)
-        print(f"{settings.target}: a checkpoint")
+        is_new, what = export_checkpoint(*request), "a checkpoint"
     else:
-        export(*request)
-        print(f"{settings.target}: a Hugging Face folder; `jaxdepth convert` reads it too")
+        is_new = export(*request)
+        what = "a Hugging Face folder; `jaxdepth convert` reads it too"
+    print(f"{settings.target}: {what}" if is_new else f"{settings.target}: already exported")
     if certificate is not None:
         certificate.write(settings.target / FILE)
         print(f"{settings.target / FILE}: what was certified of it")

@@ -2,11 +2,14 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from jaxdepth.errors import visible
+from jaxdepth.runtime.lock import hold_target
+from jaxdepth.study.labelling.raters import FOLDER
 from jaxdepth.study.labelling.run import comparisons_of, open_session, write_corrected
-from jaxdepth.study.labelling.session import LabelledRun
+from jaxdepth.study.labelling.session import LabelledRun, Session
 from jaxdepth.study.labelling.settings import Label
 from jaxdepth.study.labelling.spreadsheet import export_csv, import_csv
 from jaxdepth.study.labelling.summary import agreement_lines, corrected_lines, progress_line
@@ -19,6 +22,13 @@ from jaxdepth.study.sweep.tables import WINDOWS
 
 def run(settings: Label) -> int:
     runs, session = open_session(settings)
+    with ExitStack() as locks:  # a rater labels in one process; others may label meanwhile
+        for labelled in runs:
+            locks.enter_context(hold_target(labelled.path / FOLDER / settings.rater))
+        return _label(settings, runs, session)
+
+
+def _label(settings: Label, runs: Sequence[LabelledRun], session: Session) -> int:
     if settings.export is not None:
         export_csv(session, settings.export)
         print(

@@ -2,6 +2,7 @@
 
 from jaxdepth.commands.printing import print_places
 from jaxdepth.errors import InputError
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.study.checkpoints.figures import draw_against
 from jaxdepth.study.checkpoints.run import compare_checkpoints
@@ -21,6 +22,7 @@ def run(settings: ProbeAgainst) -> int:
     return run_probe(settings.probe)
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def run_probe(settings: Probe) -> int:
     """Probe one checkpoint, and print its tables and figures."""
     run = probe(settings, progress_bar)
@@ -29,6 +31,7 @@ def run_probe(settings: Probe) -> int:
     return 0
 
 
+@one_at_a_time(lambda settings: settings.probe.output.out)
 def run_against(settings: ProbeAgainst) -> int:
     """Probe two checkpoints, and print how they differ."""
     out = compare_checkpoints(settings, progress_bar)

@@ -2,6 +2,7 @@
 
 from jaxdepth.commands.printing import print_places
 from jaxdepth.depth.lanes import describe, plan_segments
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.study.policies.choice import write_policies
 from jaxdepth.study.policies.figures import draw_policies
@@ -24,6 +25,7 @@ def run(settings: PolicySweep) -> int:
     return run_sweep(settings.sweep)
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def run_sweep(settings: Sweep) -> int:
     """Run a sweep of static exits, and print its tables and figures."""
     run = sweep(settings, progress_bar)
@@ -39,6 +41,7 @@ def run_sweep(settings: Sweep) -> int:
     return 0
 
 
+@one_at_a_time(lambda settings: settings.sweep.output.out)
 def run_policies(settings: PolicySweep) -> int:
     """Run a sweep of exit policies, and print its tables and figures."""
     run = sweep_policies(settings, progress_bar)

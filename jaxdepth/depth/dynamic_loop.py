@@ -134,7 +134,8 @@ def decode_dynamic(
 
     def append(lanes: DynamicLanes, done_XB, choice: ExitChoice, step):
         logits_XBV = model.unembed(choice.h_XBD, choice.exits_XB)
-        token_XB, ends_XB, _ = sampler.next(None, logits_XBV, lanes.tokens_XBT, step, keys_XB)
+        finite_XB = sampler.start(X, B)  # what `confidence_XBT` says too
+        token_XB, ends_XB, _ = sampler.next(finite_XB, logits_XBV, lanes.tokens_XBT, step, keys_XB)
 
         def write(old_XBT, new_XB):
             new_XB1 = jnp.where(done_XB, 0, new_XB)[..., None]

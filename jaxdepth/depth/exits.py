@@ -80,6 +80,9 @@ def exit_hidden(
     return jnp.where(valid_B[:, None], at_exits(last_LBD, exit_layer), jnp.nan)
 
 
+_MAX_DIGITS = 9
+
+
 def parse_exits(text: str, depth: int, what: str = "exit") -> list[int]:
     """Parse exits from the command line: `all`, or numbers and ranges such as `1,8,16-30`.
 
@@ -103,6 +106,8 @@ def parse_exits(text: str, depth: int, what: str = "exit") -> list[int]:
             raise InputError(
                 f"{what}s {text!r}: {part.strip()!r} is no number or range (try 1,8,16-30)"
             )
+        if max(len(first), len(last)) > _MAX_DIGITS:
+            raise InputError(f"{what}s {text[:60]!r}: expected 1 to {depth}")
         low, high = int(first), int(last) if dash else int(first)
         if low > high:
             raise InputError(f"{what}s {text!r}: the range {part.strip()!r} runs backwards")

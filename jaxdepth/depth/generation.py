@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from jaxdepth.depth.decode import LaneOrder, decode, prefill
 from jaxdepth.depth.exits import check_exits, check_tokens
@@ -33,6 +33,7 @@ class Generation(NamedTuple):
 
     tokens: Int[np.ndarray, "B E *M T"]
     lengths: Int[np.ndarray, "B E *M"]  # the end token counts
+    finite: Bool[np.ndarray, "B E *M"]  # False: logits were NaN or infinite, the last token is none
 
 
 def generate(
@@ -78,7 +79,9 @@ def generate(
     tokens_BS, lengths_B = np.asarray(tokens_BS), np.asarray(lengths_B)
     B, E, M, T = len(lengths_B), len(exits), samples or 1, max_new_tokens
     seeds_B = np.arange(B) if seeds_B is None else np.asarray(seeds_B)
-    generation = Generation(np.zeros((B, E, M, T), np.int32), np.zeros((B, E, M), np.int32))
+    generation = Generation(
+        np.zeros((B, E, M, T), np.int32), np.zeros((B, E, M), np.int32), np.ones((B, E, M), bool)
+    )
     sampler = TokenSampler.of(sampling, stop_tokens)
 
     def bytes_of(prompts: int, part: Sequence[int], samples: int) -> int:
@@ -101,7 +104,7 @@ def generate(
         batch.write(generation, decoded)
     if samples:
         return generation
-    return Generation(generation.tokens[:, :, 0], generation.lengths[:, :, 0])
+    return Generation(*(array[:, :, 0] for array in generation))
 
 
 def _generate_batch(
@@ -113,8 +116,8 @@ def _generate_batch(
     sampler: Sampler,
     keys_EMB: Key[Array, "E M B"],
     plan: Plan,
-) -> tuple[Int[np.ndarray, "E M B T"], Int[np.ndarray, "E M B"]]:
-    """Prefill and decode one batch: tokens and lengths, in the order of the exits."""
+) -> tuple[Int[np.ndarray, "E M B T"], Int[np.ndarray, "E M B"], Bool[np.ndarray, "E M B"]]:
+    """Prefill and decode one batch: what `Generation` holds, in the order of the exits."""
     order, samples = LaneOrder(exits), keys_EMB.shape[1]
     lengths_B = shard(np.asarray(lengths_B, np.int32), "B", model.mesh)
     tokens_BS = shard(tokens_BS, "BS", model.mesh)
@@ -131,7 +134,9 @@ def _generate_batch(
         samples=samples,
         max_new_tokens=max_new_tokens,
     )
-    return order.to_exits(decoded.tokens_XBT), order.to_exits(decoded.lengths_XB)
+    lanes = decoded.tokens_XBT, decoded.lengths_XB, decoded.sampler_state
+    tokens_EMBT, lengths_EMB, finite_EMB = map(order.to_exits, lanes)
+    return tokens_EMBT, lengths_EMB, finite_EMB
 
 
 class LaneBatch(NamedTuple):

@@ -67,7 +67,11 @@ class Sampler(Protocol):
 )
 @dataclass(frozen=True)
 class TokenSampler:
-    """A `Sampler` that samples every token alike, until an end token."""
+    """A `Sampler` that samples every token alike, until an end token.
+
+    Its state is which lanes' logits were finite at all their tokens; a lane ends where they are
+    not. NaN or infinity in a residual stream makes all of a token's logits NaN.
+    """
 
     sampling: Sampling
     stop_tokens: Int[Array, " stops"]
@@ -77,21 +81,23 @@ class TokenSampler:
         """The sampler for token ids that end a lane."""
         return cls(sampling, jnp.asarray(tuple(stop_tokens), jnp.int32))
 
-    def start(self, X: int, B: int) -> None:
-        return None
+    def start(self, X: int, B: int) -> Bool[Array, "X B"]:
+        return jnp.ones((X, B), bool)
 
     def next(
         self,
-        state: None,
+        state: Bool[Array, "X B"],
         logits_XBV: Float[Array, "X B V"],
         tokens_XBT: Int[Array, "X B T"],
         step: Int[Array, ""],
         keys_XB: Key[Array, "X B"],
-    ) -> tuple[Int[Array, "X B"], Bool[Array, "X B"], None]:
+    ) -> tuple[Int[Array, "X B"], Bool[Array, "X B"], Bool[Array, "X B"]]:
         token_XB = choose(logits_XBV, keys_XB, step, self.sampling)
-        return token_XB, is_any(token_XB, self.stop_tokens), None
+        chosen_XB = jnp.take_along_axis(logits_XBV, token_XB[..., None], axis=-1)[..., 0]
+        is_finite_XB = jnp.isfinite(chosen_XB)
+        return token_XB, is_any(token_XB, self.stop_tokens) | ~is_finite_XB, state & is_finite_XB
 
-    def reads_prompt(self, state: None) -> None:
+    def reads_prompt(self, state: Bool[Array, "X B"]) -> None:
         return None
 
 

@@ -4,15 +4,24 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxdepth.errors import InputError, nearest
-from jaxdepth.files import damaged_header, read_arrays, save_arrays
+from jaxdepth.files import read_arrays, save_arrays
 
 FORMAT = "jaxdepth-directions-1"
 EXAMPLE = "content.instruction@15"
+
+
+class Header(TypedDict):
+    """What the metadata of a directions file hold."""
+
+    base: str
+    adapter: str | None
+    made: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,11 +99,8 @@ def read_directions(path: Path) -> Directions:
     """
     if not path.is_file():
         raise InputError(f"no directions file {path}: `jaxdepth probe` makes one")
-    arrays, metadata = read_arrays(path, "a directions file", FORMAT)
-    try:
-        directions = Directions(arrays, metadata["base"], metadata["adapter"], metadata["made"])
-    except KeyError as error:
-        raise damaged_header(path, error) from None
+    arrays, header = read_arrays(path, "a directions file", FORMAT, Header)
+    directions = Directions(arrays, header["base"], header["adapter"], header["made"])
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2:
         raise InputError(f"{path}: its arrays are not all of one shape (J, D): it is damaged")

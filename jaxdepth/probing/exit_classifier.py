@@ -9,7 +9,7 @@ its own, fitted independently.
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdepth.depth.exits import check_tokens
 from jaxdepth.depth.policies import ExitClassifier
 from jaxdepth.errors import InputError
-from jaxdepth.files import damaged_header, read_arrays, save_arrays
+from jaxdepth.files import read_arrays, save_arrays
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import to_host
 from jaxdepth.probing.capture import residuals
@@ -27,6 +27,12 @@ from jaxdepth.probing.fit import fit_logistic
 
 FORMAT = "jaxdepth-exit-classifier-1"
 _ALWAYS = 100.0  # log-odds of probability 1 in every floating type
+
+
+class Header(TypedDict):
+    """What the metadata of a classifier's file hold."""
+
+    base: str
 
 
 class Examples(NamedTuple):
@@ -139,11 +145,8 @@ def read_exit_classifier(path: Path, base_fingerprint: str) -> ExitClassifier:
     """
     if not path.is_file():
         raise InputError(f"no exit classifier {path}")
-    arrays, metadata = read_arrays(path, "an exit classifier", FORMAT)
-    try:
-        base = str(metadata["base"])
-    except KeyError as error:
-        raise damaged_header(path, error) from None
+    arrays, header = read_arrays(path, "an exit classifier", FORMAT, Header)
+    base = header["base"]
     if base != base_fingerprint:
         raise InputError(
             f"{path} was made for the base {base[:12]}, this checkpoint is"

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -21,6 +22,14 @@ from jaxdepth.probing.fit import fit_logistic
 from jaxdepth.probing.folds import cross_fit
 
 FORMAT = "jaxdepth-harm-probes-1"
+
+
+class Header(TypedDict):
+    """What the metadata of a file of harm probes hold."""
+
+    base: str
+    names: list[str]
+    prompts: list[str]
 
 
 @dataclass(frozen=True)
@@ -108,15 +117,15 @@ def read_harm_probes(path: Path, base: str) -> HarmProbes:
     """
     if not path.is_file():
         raise InputError(f"no file of probes {path}: `jaxdepth probe` makes one")
-    arrays, metadata = read_arrays(path, "a file of harm probes", FORMAT)
+    arrays, header = read_arrays(path, "a file of harm probes", FORMAT, Header)
     try:
         probes = {
             name: HarmProbe(*(arrays[f"{name}.{part}"] for part in HarmProbe._fields))
-            for name in metadata["names"]
+            for name in header["names"]
         }
-        own, prompts = str(metadata["base"]), frozenset(metadata["prompts"])
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise damaged_header(path, error) from None
+    own, prompts = header["base"], frozenset(header["prompts"])
     if own != base:
         raise InputError(
             f"{path} was made for the model {own[:12]}, or with another adapter; this one is "

@@ -11,6 +11,8 @@ from jaxdepth.errors import at_least
 from jaxdepth.model.sharding import whole_rows
 from jaxdepth.prompts.datasets import Prompt
 
+_MAX_PADDED = 64  # rows to which batches of fewer prompts are padded
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -43,10 +45,11 @@ def make_batches(ids: Sequence[Sequence[int]], size: int, mesh: Mesh | None = No
     repeat the first prompt of a batch, so that one program serves all batches of a length. Which
     prompts share a batch does not depend on the mesh.
     """
-    rows = whole_rows(size, mesh)
     buckets: dict[int, list[int]] = {}
     for index, tokens in enumerate(ids):
         buckets.setdefault(bucket_length(len(tokens)), []).append(index)
+    # A size far above the number of prompts would fill the memory with padding rows.
+    rows = whole_rows(min(size, max(_MAX_PADDED, *map(len, buckets.values()))), mesh)
     batches = []
     for length, indices in sorted(buckets.items()):
         for start in range(0, len(indices), size):

@@ -17,6 +17,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from jaxdepth.errors import InputError, listed, nearest
+from jaxdepth.files import read_text
+from jaxdepth.records import as_type
 
 HARMFUL, HARMLESS = "harmful", "harmless"
 # File and labels of each set. The pairs cycle through the categories, so any first N mix them.
@@ -140,10 +142,7 @@ def _read_one(name: str, label: str | None) -> list[Prompt]:
     path = Path(name)
     if not path.is_file():
         raise InputError(f"prompt file {name} does not exist (or is no file)")
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not UTF-8 text ({error.reason}): save it as UTF-8") from None
+    text = read_text(path, "utf-8-sig")
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".txt": _txt}
     if path.suffix.lower() not in readers:
         raise InputError(f"{name}: expected a {', '.join(readers)} file")
@@ -158,12 +157,12 @@ def _prompts_of(rows: list[dict], source: str, stem: str, label: str | None) -> 
     for number, row in enumerate(rows, start=1):
         row = {str(k).strip().lower(): v for k, v in row.items() if k is not None}
         where = f"{source}, row {number}"
-        given = next((str(row[c]) for c in _ID_COLUMNS if row.get(c) not in (None, "")), None)
-        given = given or f"{number:04d}"
+        given = _name(row, _ID_COLUMNS, where) or f"{number:04d}"
         prompt_id = given if given.startswith(f"{stem}-") else f"{stem}-{given}"
-        category = next((row[c] for c in _CATEGORY_COLUMNS if row.get(c)), None)
+        category = _name(row, _CATEGORY_COLUMNS, where)
+        pair_id = _name(row, ("pair_id",), where)
         if HARMFUL in row and HARMLESS in row:
-            both = f"{stem}-{row.get('pair_id') or f'{number:04d}'}"
+            both = f"{stem}-{pair_id or f'{number:04d}'}"
             prompts += [
                 Prompt(f"{both}-{kind}", _text(row, kind, where), kind, category, both, source)
                 for kind in (HARMFUL, HARMLESS)
@@ -177,8 +176,8 @@ def _prompts_of(rows: list[dict], source: str, stem: str, label: str | None) -> 
             )
         text = _text(row, column, where)
         if row.get("contextstring"):  # HarmBench puts the context before the behaviour
-            text = f"{row['contextstring']}\n\n---\n\n{text}"
-        pair = f"{stem}-{row['pair_id']}" if row.get("pair_id") else None
+            text = f"{_text(row, 'contextstring', where)}\n\n---\n\n{text}"
+        pair = f"{stem}-{pair_id}" if pair_id else None
         row_label = label or _label(row, stem, where)
         prompts.append(Prompt(prompt_id, text, row_label, category, pair, source))
     return prompts
@@ -188,7 +187,16 @@ def _text(row: Mapping, column: str, where: str) -> str:
     text = row[column]
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"{where}: the prompt in column {column} is empty")
-    return text
+    return as_type(text, str, f"{where}: {column}")
+
+
+def _name(row: Mapping, columns: Iterable[str], where: str) -> str | None:
+    """The text, or the whole number, of the first of these columns that has one."""
+    column = next((c for c in columns if row.get(c) not in (None, "", [], {})), None)
+    if column is None:
+        return None
+    value = row[column]
+    return str(as_type(value, int if type(value) is int else str, f"{where}: {column}"))
 
 
 def _label(row: Mapping, stem: str, where: str) -> str:

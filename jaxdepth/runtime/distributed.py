@@ -5,6 +5,8 @@ process writes each file and all read it, so a run directory must be on a shared
 """
 
 import os
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -19,6 +21,10 @@ from jaxdepth.errors import InputError
 
 # The number of processes, as srun and Open MPI's mpirun set it in each of them.
 _PROCESS_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+_JOB_NAMES = {
+    "SLURM_STEP_NUM_TASKS": ("SLURM_JOB_ID", "SLURM_STEP_ID"),
+    "OMPI_COMM_WORLD_SIZE": ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"),
+}
 _ADDRESS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _MAX_MESSAGE = 500  # bytes of an error that processes send each other
 
@@ -54,6 +60,19 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"the other processes cannot be joined: {reason}") from None
         # Otherwise this is a TPU host without a slice: it runs alone.
+
+
+def job_name(environment: Mapping[str, str] = os.environ) -> str:
+    """What the processes of one job have in common, whether they have joined; empty for one alone.
+
+    The hosts of a TPU slice are told by nothing but their common command.
+    """
+    if "JAX_COORDINATOR_ADDRESS" in environment:
+        return f"jax {environment['JAX_COORDINATOR_ADDRESS']}"
+    for count, names in _JOB_NAMES.items():
+        if int(environment.get(count) or 1) > 1:
+            return " ".join(environment.get(name, "") for name in names)
+    return f"tpu {shlex.join(sys.argv)}" if _on_tpu(environment) else ""
 
 
 def _on_tpu(environment: Mapping[str, str]) -> bool:

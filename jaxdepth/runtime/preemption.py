@@ -36,6 +36,12 @@ def raise_if_stop_requested() -> None:
         raise Stopped
 
 
+def raise_if_stopped_here() -> None:
+    """Raise Stopped if this process has received SIGTERM, whatever the others of its job have."""
+    if _stop_requested:
+        raise Stopped
+
+
 def _request_stop(number, frame) -> None:
     global _stop_requested
     _stop_requested = True

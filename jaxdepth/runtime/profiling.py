@@ -1,9 +1,13 @@
 """JAX's compilation cache on disk, and profiles of the devices."""
 
 import os
+import sys
+import tempfile
 from pathlib import Path
 
 import jax
+
+from jaxdepth.errors import one_line, visible
 
 COMPILATION_CACHE = Path("~/.cache/jaxdepth/programs")
 _is_profiling = False
@@ -15,14 +19,19 @@ def use_compilation_cache() -> None:
     Not on CPUs: a program compiled for one CPU may not run on another that shares the directory.
     """
     chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined, unused-ignore]
+    folder = chosen
     if jax.default_backend() != "cpu" and chosen is None:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(COMPILATION_CACHE))
+        folder = os.path.expanduser(COMPILATION_CACHE)
+    if folder and "://" not in folder and not _can_write(Path(folder), "compiled programs"):
+        folder = None  # or every program would warn of it
+    if folder != chosen:
+        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def start_profile(folder: Path | None) -> None:
     """Start a profile that `end_profile` writes to `folder`; None starts none."""
     global _is_profiling
-    if folder is not None:
+    if folder is not None and _can_write(folder, "the profile"):
         jax.profiler.start_trace(folder)
         _is_profiling = True
 
@@ -32,4 +41,22 @@ def end_profile() -> None:
     global _is_profiling
     if _is_profiling:
         _is_profiling = False
-        jax.profiler.stop_trace()
+        try:
+            jax.profiler.stop_trace()
+        except Exception as error:  # a full disk, and whatever else TensorFlow's writer raises
+            _warn(f"the profile cannot be written ({one_line(error)})")
+
+
+def _can_write(folder: Path, what: str) -> bool:
+    """Whether files can be made in a folder; a line says so if not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except (OSError, ValueError) as error:
+        _warn(f"{folder} cannot be written ({one_line(error)}): {what} will not be kept")
+        return False
+
+
+def _warn(line: str) -> None:
+    print(f"jaxdepth: warning: {visible(line)}", file=sys.stderr)

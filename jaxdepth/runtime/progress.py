@@ -1,5 +1,6 @@
 """Progress bars on standard error, so that standard output holds only results."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -31,6 +32,8 @@ def progress_bar(description: str, unit: str) -> Iterator[Callable[[int, int], N
         TextColumn(unit),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    # FORCE_COLOR asks for colour, not for the cursor codes of a bar where there is no cursor.
+    console = Console(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

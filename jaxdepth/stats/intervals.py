@@ -12,6 +12,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from jaxdepth.stats.sufficiency import enough
 
+MAX_RESAMPLES = 100_000
+
 
 def bootstrap_means(
     values_NX: Float[np.ndarray, "N X"],

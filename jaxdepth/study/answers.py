@@ -1,5 +1,6 @@
 """The answer of every exit to every prompt, and its outcome: the generations table."""
 
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,19 @@ from jaxdepth.errors import InputError
 from jaxdepth.model import FastTokenizer, Ints
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.prompts.datasets import Prompt
-from jaxdepth.refusal.outcome import Judge, TextOutcome, judge_replies
+from jaxdepth.refusal.outcome import Judge, Outcome, TextOutcome, judge_replies
 from jaxdepth.refusal.reference import Reference
 from jaxdepth.refusal.thought import is_thought_marker, opens_thought
-from jaxdepth.study.common_tables import GENERATIONS
+from jaxdepth.runtime.distributed import is_first
+from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE
+from jaxdepth.study.run_directory import Run, read_table
 from jaxdepth.study.settings import Decoding, ExitStudy
 from jaxdepth.study.subject import Subject
+
+_JUDGED = (
+    "text", "score", "refusal_score", "mean_logprob_reference", "repetition", "coherent",
+    "topicality",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,8 @@ class Answerer:
         for b, e, m in np.ndindex(len(batch.indices), len(exits), s.answers.samples):
             tokens = generation.tokens[b, e, m, : generation.lengths[b, e, m]]
             full = generation.tokens[b, full_depth, m, : generation.lengths[b, full_depth, m]]
-            text, ended = self.decode_text(tokens)
+            is_finite, is_full_finite = generation.finite[b, [e, full_depth], m]
+            text, ended = self.decode_text(tokens) if is_finite else ("", NON_FINITE)
             rows.append(
                 {
                     "prompt_id": prompts[batch.indices[b]].prompt_id,
@@ -62,7 +71,7 @@ class Answerer:
                     "text": text,
                     "n_tokens": len(tokens),
                     "ended": ended,
-                    "agreement": agreement(tokens, full),
+                    "agreement": agreement(tokens, full) if is_finite and is_full_finite else None,
                     "prompt": prompts[batch.indices[b]].text,
                 }
             )
@@ -104,6 +113,8 @@ class Answerer:
                 "topicality": _or_null(judged.topicality),
             }
             row["text"] = text if self.settings.texts.keep_text else None
+            if row["ended"] == NON_FINITE:
+                row |= dict.fromkeys(_JUDGED) | {"outcome": str(Outcome.UNDETERMINED)}
         return rows
 
 
@@ -124,6 +135,24 @@ def decode_reply(tokenizer: FastTokenizer, tokens: Ints) -> str:
 def _or_null(number: float) -> float | None:
     """A number of a table; null, not NaN, where a text was not scored."""
     return None if np.isnan(number) else number
+
+
+def warn_non_finite(run: Run, *tables: str) -> None:
+    """Say in one line how many rows of some tables came of logits that are NaN or infinite."""
+    counts = []
+    for table in filter(run.finished, tables):
+        rows = read_table(run.path, table)
+        is_answer = "ended" in rows.column_names
+        column = rows["ended"].to_pylist() if is_answer else rows["entropy"].to_pylist()
+        count = column.count(NON_FINITE if is_answer else None)
+        if count:
+            counts.append(f"{count} of {len(column)} rows of {table}")
+    if counts and is_first():
+        print(
+            f"jaxdepth: warning: NaN or infinity in the activations: {', '.join(counts)} have null "
+            "for their numbers: run with --dtype float32, or check the checkpoint",
+            file=sys.stderr,
+        )
 
 
 def sampling_of(decoding: Decoding) -> Sampling:

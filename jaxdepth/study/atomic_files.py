@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest
 from jaxdepth.runtime.distributed import all_gather, barrier, is_first, raise_on_all
+from jaxdepth.runtime.lock import process_name
 
 PARTIAL = ".partial"  # how the name of a file ends while it is written
 _CHUNK = re.compile(r"(\d{6,})-([0-9a-f]{16})\.\w+")
@@ -109,7 +110,7 @@ def chunks_done(folder: Path, numbers: Sequence[int]) -> list[bool]:
 @contextmanager
 def _durable(path: Path, write: Writer) -> Iterator[Path]:
     """A file under a temporary name, to be written and then renamed."""
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial = path.with_name(f".{path.name}.{process_name()}{PARTIAL}")
     try:
         write(partial)
         with partial.open("rb+") as file:

@@ -35,7 +35,12 @@ FIRST_TOKEN = Table(
             "log-odds that the first token opens a refusal (Arditi et al. 2024)",
             "nats",
         ),
-        Column("top_token", "string", "the most probable token, as the tokenizer writes it"),
+        Column(
+            "top_token",
+            "string",
+            "the most probable token, as the tokenizer writes it; null, as all numbers of the row, "
+            "where a logit was NaN or infinite",
+        ),
         Column("top_prob", "float32", "its probability"),
         Column("entropy", "float32", "entropy of the distribution", "nats"),
         Column("kl_to_full", "float32", "KL(full depth || this exit)", "nats"),
@@ -43,11 +48,17 @@ FIRST_TOKEN = Table(
     ),
 )
 
+NON_FINITE = "non-finite"  # how an answer ended whose logits were NaN or infinite
 # How an answer was judged; also in the tables of other studies that generate answers.
 ANSWER = (
     Column("text", "string", "the answer; null where texts are not kept"),
     Column("n_tokens", "int32", "length of the answer, with its end token", "tokens"),
-    Column("ended", "string", "eos (an end token), stop (a stop string) or length (the maximum)"),
+    Column(
+        "ended",
+        "string",
+        "eos (an end token), stop (a stop string), length (the maximum), or non-finite: a logit "
+        "was NaN or infinite, so that text and numbers are null and the outcome undetermined",
+    ),
     Column("outcome", "string", "refuse, partial, comply, off-topic, degenerate or undetermined"),
     Column("score", "float32", "confidence in the outcome, 0 to 1"),
     Column("refusal_score", "float32", "probability of a full refusal, whatever the outcome"),

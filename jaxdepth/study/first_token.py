@@ -16,6 +16,9 @@ from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.openers import FirstToken, first_token
 from jaxdepth.study.common_tables import FIRST_TOKEN
 
+_OF_THE_EXIT = ("refusal_log_odds", "top_token", "top_prob", "entropy")
+_AGAINST_FULL = ("kl_to_full", "agrees_with_full")
+
 
 def first_rows(
     model: Mistral,
@@ -39,6 +42,7 @@ def first_rows(
     ids = [prompts[index].prompt_id for index in batch.indices]
 
     def on_host() -> list[pa.Table]:
+        is_finite_N = np.isfinite(measures.entropy.T.ravel())
         columns = {
             "prompt_id": np.repeat(ids, len(exits)),
             "exit": np.tile(exits, len(ids)),
@@ -46,9 +50,18 @@ def first_rows(
         }
         for name, column_EB in measures._asdict().items():
             columns.setdefault(name, column_EB.T.ravel())
+        if not is_finite_N.all():
+            against_full = is_finite_N & np.isfinite(columns["kl_to_full"])
+            columns |= {name: _or_null(columns[name], is_finite_N) for name in _OF_THE_EXIT}
+            columns |= {name: _or_null(columns[name], against_full) for name in _AGAINST_FULL}
         return [FIRST_TOKEN.from_columns(columns)]
 
     return on_host
+
+
+def _or_null(values: Iterable, is_known_N: Bool[np.ndarray, " N"]) -> list:
+    """The values that are known, and None for the others."""
+    return [value if known else None for value, known in zip(values, is_known_N, strict=True)]
 
 
 def opener_mask(model: Mistral, openers: Iterable[int]) -> Bool[np.ndarray, " V"]:

@@ -12,7 +12,6 @@ file. Figures are never read. Of several processes one writes a file, and all re
 import hashlib
 import json
 import platform
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import distributions
@@ -26,6 +25,7 @@ import pyarrow.parquet as pq
 from jaxdepth.errors import InputError, listed
 from jaxdepth.files import file_digest, read_json
 from jaxdepth.runtime.distributed import barrier, is_first, raise_on_all
+from jaxdepth.runtime.lock import LOCK_FILE
 from jaxdepth.study.atomic_files import (
     PARTIAL,
     Writer,
@@ -37,6 +37,7 @@ from jaxdepth.study.atomic_files import (
     parquet,
     write_chunk,
 )
+from jaxdepth.study.run_record import check_record
 
 RUN_FILE = "run.json"
 # Settings that are digests of how prompts are written and texts are read, and what changes them.
@@ -90,7 +91,8 @@ class Run:
             return
         # An unfinished write is what is left of a run that was killed while it began.
         if path.exists() and not (
-            path.is_dir() and all(file.name.endswith(PARTIAL) for file in path.iterdir())
+            path.is_dir()
+            and all(file.name.endswith((PARTIAL, LOCK_FILE)) for file in path.iterdir())
         ):
             raise InputError(f"{path} exists and is not a run directory: name another with --out")
         try:
@@ -245,26 +247,9 @@ def read_record(run_path: str | Path) -> dict:
         raise InputError(f"{run_path} is not a run directory (it has no {RUN_FILE})")
     record = read_json(file, "it is damaged; name another run directory")
     digest = record.pop("sha256", None) if isinstance(record, dict) else None
-    if not _is_well_formed(record) or digest != _record_digest(record):
+    if not isinstance(record, dict) or digest != _record_digest(record):
         raise InputError(f"{file} is damaged: name another run directory")
-    return record
-
-
-def _is_well_formed(record) -> bool:
-    """Whether keys and types are those of a record, and file names stay within the run."""
-    if not isinstance(record, dict):
-        return False
-    if set(record) != {"settings", "facts", "versions", "tables", "files"}:
-        return False
-    if not all(isinstance(entry, dict) for entry in record.values()):
-        return False
-    tables, files = record["tables"], record["files"]
-    return (
-        all(isinstance(t, dict) and set(t) == {"rows", "sha256"} for t in tables.values())
-        and all(type(t["rows"]) is int and isinstance(t["sha256"], str) for t in tables.values())
-        and all(isinstance(digest, str) for digest in files.values())
-        and all(re.fullmatch(r"\w[\w.-]*", name) for name in (*tables, *files))
-    )
+    return check_record(record, file)
 
 
 def _record_digest(record: Mapping) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,17 +17,34 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from jaxdepth.errors import InputError, listed, nearest
-from jaxdepth.files import damaged_header, read_arrays, save_arrays
+from jaxdepth.files import read_arrays, save_arrays
 from jaxdepth.model import AnyArray, FastTokenizer
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.model.tuned import LENS, Form, lens_shape, merge
+from jaxdepth.settings_file import build
 from jaxdepth.weights.huggingface.peft import PEFT_WEIGHTS, read_peft
 from jaxdepth.weights.huggingface.peft_config import PEFT_CONFIG
 from jaxdepth.weights.huggingface.tokenizer_files import tokenizer_files
 
 FORMAT = "jaxdepth-adapter-1"
+
+
+class Made(TypedDict):
+    """How an adapter was made."""
+
+    settings: NotRequired[dict[str, Any]]
+    versions: NotRequired[dict[str, str]]
+
+
+class Header(TypedDict):
+    """What the metadata of an adapter's file hold."""
+
+    form: dict[str, Any]  # see `Form`
+    base: str | None
+    tokens: list[str]
+    made: Made
 
 
 @dataclass(frozen=True)
@@ -117,6 +135,7 @@ def read_adapter(name: str, config: ModelConfig) -> Adapter:
         adapter = Adapter(form, params, None, (), {"peft": version})
     else:
         adapter = _read_file(path)
+    _check_form(path, adapter, config)
     shapes = parameter_shapes(config)
     missing = adapter.form.keys(config.tie_word_embeddings) - set(adapter.params)
     if missing:
@@ -182,6 +201,22 @@ def add_tokens(tokenizer: FastTokenizer, tokens: tuple[str, ...]) -> int:
     return first_id
 
 
+def _check_form(path: Path, adapter: Adapter, config: ModelConfig) -> None:
+    """Check that the layers, exits and tokens of an adapter are some of a model's, each once."""
+    form, depth = adapter.form, config.num_hidden_layers
+    for name, numbers, first in (("layers", form.layers, 0), ("lens_exits", form.lens_exits, 1)):
+        if len(set(numbers)) < len(numbers) or not all(first <= n < depth + first for n in numbers):
+            raise InputError(
+                f"{path}: its {name} are {listed(map(str, numbers), 9)}, this model has {depth} "
+                "layers: it is damaged, or for another model"
+            )
+    if (form.first_new is None) != (not adapter.tokens):
+        raise InputError(
+            f"{path}: the first new token has the id {form.first_new}, and there are "
+            f"{len(adapter.tokens)} new tokens: it is damaged"
+        )
+
+
 def _expected_shape(
     key: str, adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, ...]:
@@ -200,13 +235,7 @@ def _expected_shape(
 
 
 def _read_file(path: Path) -> Adapter:
-    arrays, metadata = read_arrays(path, "an adapter", FORMAT)
-    try:
-        form = metadata["form"] | {
-            k: tuple(metadata["form"].get(k, ())) for k in ("layers", "leaves", "lens_exits")
-        }
-        params = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
-        tokens = tuple(metadata["tokens"])
-        return Adapter(Form(**form), params, metadata["base"], tokens, metadata["made"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged_header(path, error) from None
+    arrays, header = read_arrays(path, "an adapter", FORMAT, Header)
+    form = build(Form, header["form"], f"{path}: form")
+    params = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
+    return Adapter(form, params, header["base"], tuple(header["tokens"]), header["made"])

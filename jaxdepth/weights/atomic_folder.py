@@ -1,11 +1,17 @@
-"""Folders that appear complete or not at all."""
+"""Folders that appear complete or not at all.
 
+While one is written its name is this process's own. All here is called under the lock of the
+target, so what other processes have left beside it is theirs no more.
+"""
+
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from jaxdepth.errors import InputError
+from jaxdepth.runtime.lock import process_name
 from jaxdepth.runtime.preemption import Stopped
 
 
@@ -21,22 +27,62 @@ def atomic_folder(target: Path, resume: bool = False) -> Iterator[Path]:
     Raises:
         InputError: it cannot be written; nothing is left behind.
     """
-    partial = target.with_name(f".{target.name}.partial")
-    keep = False
+    partial, keep = _own(target, "partial"), False
     try:
-        if not resume:
-            shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True, exist_ok=resume)
-        yield partial
-        partial.rename(target)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(
-            f"cannot write {target} ({reason}): free some space or permit it"
-        ) from None
+        with _one_line(target):
+            left = _left_of(target, "partial")
+            if left and resume:
+                left.pop(0).rename(partial)
+            for other in left:
+                shutil.rmtree(other, ignore_errors=True)
+            partial.mkdir(parents=True, exist_ok=resume)
+            yield partial
+            partial.rename(target)
     except (KeyboardInterrupt, Stopped):
         keep = resume
         raise
     finally:
         if not keep:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`, which is removed when the block ends.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    scratch = _own(target, "scratch")
+    try:
+        with _one_line(target):
+            for other in _left_of(target, "scratch"):
+                shutil.rmtree(other, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _one_line(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"cannot write {target} ({reason}): free some space or permit it"
+        ) from None
+
+
+def _own(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.{process_name()}.{kind}")
+
+
+def _left_of(target: Path, kind: str) -> list[Path]:
+    """Unfinished folders of a target: this process's own, then the newest."""
+    names = re.compile(re.escape(f".{target.name}.") + rf"([A-Za-z0-9-]+-\d+\.)?{kind}")
+    beside = target.parent.iterdir() if target.parent.is_dir() else ()
+    left = [path for path in beside if names.fullmatch(path.name) and path.is_dir()]
+    own = _own(target, kind)
+    return sorted(left, key=lambda path: (path == own, path.stat().st_mtime), reverse=True)

@@ -11,10 +11,12 @@ A checkpoint is a folder that appears complete or not at all:
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -24,6 +26,7 @@ from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest, read_json
 from jaxdepth.model import FastTokenizer
 from jaxdepth.model.config import ModelConfig
+from jaxdepth.records import read_record_as
 from jaxdepth.weights.huggingface.tokenizer_files import (
     OTHER_FORMS,
     PROCESSOR_TEMPLATE,
@@ -38,6 +41,45 @@ SIDECARS = (*TOKENIZER_FILES, *OTHER_FORMS, "generation_config.json")
 _WEIGHTS = "weights"
 _RECORDS = "leaves"  # key of a chunk's records in Orbax's metadata
 _MAX_TOKEN_ID = 10_000_000
+_MAX_SIZE = 2**53  # of an array
+
+
+class ArrayRecord(TypedDict):
+    """One array of a checkpoint."""
+
+    shape: list[int]
+    dtype: Literal["float32", "float16", "bfloat16"]
+    sha256: str
+    chunk: int
+
+
+class SourceFile(TypedDict):
+    """One file that a checkpoint was converted from."""
+
+    bytes: int
+    sha256: str
+
+
+class SourceRecord(TypedDict):
+    """What a checkpoint was converted from."""
+
+    path: str
+    files: dict[str, SourceFile]
+    config: dict[str, Any]
+    tokenizer: bool
+    quantisation: NotRequired[dict[str, Any]]
+    export: NotRequired[dict[str, Any]]  # see `weights.export`
+
+
+class Manifest(TypedDict):
+    """What jaxdepth.json holds."""
+
+    format: int
+    jaxdepth: str
+    fingerprint: str
+    source: SourceRecord
+    leaves: dict[str, ArrayRecord]
+    files: dict[str, str]  # digests
 
 
 def digest(array: np.ndarray | jax.Array) -> str:
@@ -130,7 +172,7 @@ def write_manifest(folder: Path, manifest: Mapping) -> None:
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def read_manifest(path: Path) -> dict:
+def read_manifest(path: Path) -> Manifest:
     """The manifest of a checkpoint; it and the files beside the weights are verified.
 
     Raises:
@@ -147,6 +189,13 @@ def read_manifest(path: Path) -> dict:
         raise InputError(f"{path / MANIFEST} is damaged or of another format: convert again")
     if manifest.pop("sha256", None) != _own_digest(manifest):
         raise InputError(f"{path / MANIFEST} is damaged: convert again")
+    manifest = read_record_as(Manifest, manifest, str(path / MANIFEST), "convert again")
+    for key, record in manifest["leaves"].items():
+        sizes = record["shape"]
+        if min(sizes, default=1) < 0 or math.prod(sizes[:9]) > _MAX_SIZE or len(sizes) > 9:
+            raise InputError(
+                f"{path / MANIFEST}: {key} has a shape that no array has: convert again"
+            )
     for name in sorted({*sidecars(path), *manifest["files"]}):
         file = path / name
         if not file.is_file() or file_digest(file) != manifest["files"].get(name):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from jaxdepth.errors import InputError, listed, one_line
 from jaxdepth.files import file_digest, read_json
 from jaxdepth.model import FastTokenizer
 from jaxdepth.runtime import preemption
+from jaxdepth.runtime.distributed import is_distributed
+from jaxdepth.runtime.lock import hold_target
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.atomic_folder import atomic_folder
 from jaxdepth.weights.gguf.source import GGUFSource
@@ -31,6 +34,7 @@ from jaxdepth.weights.prefetch import prefetch, worker_thread
 from jaxdepth.weights.sources import Source, open_source, source_tensors
 from jaxdepth.weights.tensor_map import MappedTensor
 
+_PROBE = "Please say 12 words, naïve or not: 日本 🙂.\n\n\tthere  are <s> more"
 CHUNK_BYTES = 128 * 2**20  # a chunk is written once it has as much, or one tensor that is larger
 
 
@@ -44,7 +48,8 @@ def convert(
     """Convert a Hugging Face folder or a GGUF file to a checkpoint for `jaxdepth.load`.
 
     All names, shapes and sidecar files, and the free space, are checked before anything is written.
-    The target appears by one rename at the end; an interrupted conversion is resumed.
+    The target appears by one rename at the end; an interrupted conversion is resumed. Of several
+    processes of one job, which have not joined yet, one converts and the others wait for it.
 
     Args:
         source: folder with config.json and safetensors, a .gguf file, or the id of a model on the
@@ -58,14 +63,54 @@ def convert(
         True if it was converted, False if `target` already holds this very source.
 
     Raises:
-        InputError: the source is damaged or not supported, or the target cannot be written.
+        InputError: the source is damaged or not supported, the target cannot be written, or another
+            process is at work on it.
     """
     target = Path(target)
     _check_parents(target)
+    if is_distributed():
+        raise InputError("convert before jax.distributed is initialised: one process converts")
+    request = source, target, with_tokenizer, progress, source_name
+    if (target / checkpoint.MANIFEST).is_file():
+        return convert_locked(*request)  # which only reads, also where no lock can be made
+    with hold_target(target) as is_mine:
+        if is_mine:
+            return convert_locked(*request)
+    if not (target / checkpoint.MANIFEST).is_file():
+        raise InputError(
+            f"{target} was not converted by the process of this job that began it: see what that "
+            "says, and run the same command again"
+        )
+    return False
+
+
+def convert_locked(
+    source: str | Path,
+    target: Path,
+    with_tokenizer: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    source_name: str | None = None,
+    export: Mapping | None = None,
+) -> bool:
+    """`convert`, where the caller holds the lock of the target.
+
+    Args:
+        source: as for `convert`.
+        target: as for `convert`.
+        with_tokenizer: as for `convert`.
+        progress: as for `convert`.
+        source_name: as for `convert`.
+        export: what the source was exported from, for the manifest.
+
+    Raises:
+        InputError: as `convert`.
+    """
     opened = open_source(source)
     tensors = source_tensors(opened)
     tokenizer = _read_tokenizer(opened) if with_tokenizer else None
-    origin = {"config": opened.raw_config, "tokenizer": tokenizer is not None}
+    origin: dict[str, Any] = {"config": opened.raw_config, "tokenizer": tokenizer is not None}
+    if export is not None:
+        origin["export"] = dict(export)
     if opened.quantisation is not None:
         origin["quantisation"] = dict(opened.quantisation)
     if target.exists():
@@ -88,7 +133,7 @@ def convert(
                     _write_chunk(folder, number, arrays, chunk_records)
                 records |= {k: {**record, "chunk": number} for k, record in chunk_records.items()}
                 progress(len(records), len(tensors))
-                preemption.raise_if_stop_requested()
+                preemption.raise_if_stopped_here()  # the others of the job may be waiting
             file_records = {name: record.result() for name, record in files.items()}
         checkpoint.write_manifest(
             folder,
@@ -185,8 +230,22 @@ def _read_tokenizer(source: Source):
     else:
         tokenizer = _read_folder_tokenizer(source)
     if tokenizer is not None:
+        _check_encodes(tokenizer, source.name)
         without_spare_tokens(tokenizer, source.config.vocab_size, source.name)  # whether it can be
     return tokenizer
+
+
+def _check_encodes(tokenizer, name: str) -> None:
+    """Encode and decode a text: some damage shows nowhere else."""
+    try:
+        tokenizer.decode(tokenizer.encode(_PROBE))
+    except BaseException as error:  # a panic of the library is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(
+            f"{name}: its tokenizer cannot encode a text ({type(error).__name__}: "
+            f"{str(error)[:120]}): fetch it again, or pass --no-tokenizer"
+        ) from None
 
 
 def _read_folder_tokenizer(source: SafetensorsSource):
@@ -203,6 +262,8 @@ def _read_folder_tokenizer(source: SafetensorsSource):
 
 
 def _check_parents(target: Path) -> None:
+    if "\0" in str(target):
+        raise InputError(f"{str(target)!r} cannot be the name of a folder: name another target")
     for parent in target.absolute().parents:
         if parent.exists():
             if not parent.is_dir():

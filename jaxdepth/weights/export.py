@@ -1,8 +1,11 @@
 """Export a checkpoint, truncated or with an adapter merged in, as a Hugging Face folder."""
 
 import json
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -10,11 +13,17 @@ from safetensors.numpy import save_file
 
 from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import read_json
+from jaxdepth.model import FastTokenizer
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.weights.atomic_folder import atomic_folder
-from jaxdepth.weights.convert import convert
+from jaxdepth.runtime.distributed import is_distributed, raise_on_all
+from jaxdepth.runtime.lock import hold_target
+from jaxdepth.weights.adapter import adapter_digest
+from jaxdepth.weights.atomic_folder import atomic_folder, scratch_folder
+from jaxdepth.weights.checkpoint import read_manifest
+from jaxdepth.weights.convert import convert_locked
 from jaxdepth.weights.exported.config import exported_config
+from jaxdepth.weights.exported.record import check_same_checkpoint, check_same_export, write_record
 from jaxdepth.weights.exported.tokenizer import write_tokenizer
 from jaxdepth.weights.huggingface.shards import INDEX_NAME, SINGLE_NAME
 from jaxdepth.weights.load import load
@@ -29,39 +38,37 @@ def export(
     adapter: str | None = None,
     dtype: str | None = None,
     exit_layer: int | None = None,
-) -> None:
+) -> bool:
     """Write a checkpoint, with an adapter merged in, as a Hugging Face folder.
 
     Args:
         path: a folder made by `jaxdepth convert`.
         target: the folder to make; it appears complete or not at all. What an interrupted export
-            left is removed.
+            left is removed. Its file jaxdepth_export.json says what it was made from.
         adapter: as for `jaxdepth.load`.
         dtype: of the written weights; None keeps that of the checkpoint.
         exit_layer: after how many layers the model is truncated; the final norm and the head stay.
             None keeps all layers.
 
+    Returns:
+        True if it was exported, False if `target` already holds this very export.
+
     Raises:
-        InputError: `target` exists or cannot be written, there is no such exit, a lens reads the
-            exit, or as for `jaxdepth.load`.
+        InputError: `target` exists or cannot be written, another process is at work on it, there is
+            no such exit, a lens reads the exit, or as for `jaxdepth.load`.
     """
-    path, target = Path(path), Path(target)
-    _check_absent(target)
-    raw = read_json(path / "config.json")
-    model, tokenizer = load(path, dtype=dtype, adapter=adapter)
-    layers = model.depth if exit_layer is None else exit_layer
-    if not 1 <= layers <= model.depth:
-        raise InputError(f"exit {layers}: expected one of 1 to {model.depth}")
-    _check_lens(model, adapter, exit_layer)
-    written_dtype = str(model.embed[...].dtype)
-    config = exported_config(raw, model.config, written_dtype, layers)
-    with atomic_folder(target) as folder:
-        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        write_tokenizer(path, None if adapter is None else tokenizer, folder)
-        _write_weights(model, ModelConfig.from_hf(config), folder)
-        mode = (folder / "config.json").stat().st_mode
-        for file in folder.glob("*.safetensors"):
-            file.chmod(mode)  # safetensors lets nobody else read what it writes
+    exported = Exported(Path(path), adapter, dtype, exit_layer)
+    target = Path(target)
+    with _alone(target):
+        request = exported.record()
+        if target.exists():
+            check_same_export(target, request)
+            return False
+        contents = exported.read()
+        with atomic_folder(target) as folder:
+            contents.write(folder)
+            write_record(folder, request)
+    return True
 
 
 def export_checkpoint(
@@ -70,23 +77,80 @@ def export_checkpoint(
     adapter: str | None = None,
     dtype: str | None = None,
     exit_layer: int | None = None,
-) -> None:
+) -> bool:
     """Write a checkpoint, truncated or with an adapter merged in, as a checkpoint of its own.
 
-    Arguments and errors as `export`. While it works it needs space for two copies.
+    Arguments, errors and what is returned as `export`. While it works it needs space for two
+    copies.
     """
-    path, target = Path(path), Path(target)
-    _check_absent(target)
-    source_name = f"{path} with {adapter}" if adapter else str(path)
-    if exit_layer is not None:
-        source_name += f" at exit {exit_layer}"
-    between = target.with_name(f".{target.name}.exporting")
-    shutil.rmtree(between, ignore_errors=True)  # what an interrupted export left
-    try:
-        export(path, between, adapter, dtype, exit_layer)
-        convert(between, target, source_name=source_name)
-    finally:
-        shutil.rmtree(between, ignore_errors=True)
+    exported = Exported(Path(path), adapter, dtype, exit_layer)
+    target = Path(target)
+    with _alone(target):
+        request = exported.record()
+        if target.exists():
+            check_same_checkpoint(target, request)
+            return False
+        contents = exported.read()
+        with scratch_folder(target) as between:
+            contents.write(between)
+            convert_locked(between, target, source_name=exported.name, export=request)
+    return True
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What is exported: a checkpoint, an adapter, a dtype, and where the model is truncated."""
+
+    path: Path
+    adapter: str | None
+    dtype: str | None
+    exit_layer: int | None
+
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+        name = f"{self.path} with {self.adapter}" if self.adapter else str(self.path)
+        return name if self.exit_layer is None else f"{name} at exit {self.exit_layer}"
+
+    def record(self) -> dict[str, Any]:
+        """What identifies it."""
+        return {
+            "fingerprint": read_manifest(self.path)["fingerprint"],
+            "adapter_sha256": None if self.adapter is None else adapter_digest(self.adapter),
+            "dtype": self.dtype,
+            "exit": self.exit_layer,
+        }
+
+    def read(self) -> "_Contents":
+        """Load the model, and check that it can be exported."""
+        raw = read_json(self.path / "config.json")
+        model, tokenizer = load(self.path, dtype=self.dtype, adapter=self.adapter)
+        layers = model.depth if self.exit_layer is None else self.exit_layer
+        if not 1 <= layers <= model.depth:
+            raise InputError(f"exit {layers}: expected one of 1 to {model.depth}")
+        _check_lens(model, self.adapter, self.exit_layer)
+        config = exported_config(raw, model.config, str(model.embed[...].dtype), layers)
+        changed = None if self.adapter is None else tokenizer
+        return _Contents(self.path, model, config, changed)
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What an exported folder holds."""
+
+    path: Path  # of the checkpoint
+    model: Mistral
+    config: dict[str, Any]
+    tokenizer: FastTokenizer | None  # None is the checkpoint's own
+
+    def write(self, folder: Path) -> None:
+        text = json.dumps(self.config, indent=1) + "\n"
+        (folder / "config.json").write_text(text, encoding="utf-8")
+        write_tokenizer(self.path, self.tokenizer, folder)
+        _write_weights(self.model, ModelConfig.from_hf(self.config), folder)
+        mode = (folder / "config.json").stat().st_mode
+        for file in folder.glob("*.safetensors"):
+            file.chmod(mode)  # safetensors lets nobody else read what it writes
 
 
 def model_tensor(model: Mistral, tensor: MappedTensor) -> np.ndarray:
@@ -98,9 +162,13 @@ def model_tensor(model: Mistral, tensor: MappedTensor) -> np.ndarray:
     return np.ascontiguousarray(tensor.transpose(np.asarray(array)))
 
 
-def _check_absent(target: Path) -> None:
-    if target.exists():
-        raise InputError(f"{target} exists: name another folder, or remove it")
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Hold the lock of the target, which no other process of this job may want."""
+    if is_distributed():
+        raise_on_all(InputError("`jaxdepth export` runs in one process: run it on one host"))
+    with hold_target(target):
+        yield
 
 
 def _check_lens(model: Mistral, adapter: str | None, exit_layer: int | None) -> None:

@@ -21,7 +21,6 @@ def translate_orbax_errors(path: Path, remedy: str) -> Iterator[None]:
     Raises:
         InputError: they cannot be read.
     """
-    _silence_abandoned_reads()
     try:
         with silence_orbax():
             yield
@@ -36,6 +35,7 @@ def silence_orbax() -> Iterator[None]:
 
     It warns about plain files, which are used on purpose, and logs damage that it raises as well.
     """
+    _silence_abandoned_work()
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     previous = [logger.disabled for logger in loggers]
     for logger in loggers:
@@ -48,11 +48,11 @@ def silence_orbax() -> Iterator[None]:
 
 
 @functools.cache
-def _silence_abandoned_reads() -> None:
-    """Keep the tracebacks of abandoned reads off the terminal.
+def _silence_abandoned_work() -> None:
+    """Keep the tracebacks of abandoned reads and writes off the terminal.
 
-    When one array of a chunk cannot be read, Orbax closes its event loop while it still reads the
-    others; each of them then ends in an error that nobody can catch.
+    When one array of a chunk cannot be read or written, Orbax closes its event loop while it is
+    still at the others; each of them then ends in an error that nobody can catch.
     """
     default_hook = sys.unraisablehook
 

@@ -178,7 +178,7 @@ def test_a_conversion_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
 
 
 def test_what_an_older_conversion_left_does_not_get_in(tmp_path):
-    partial = tmp_path / ".target.partial"
+    partial = tmp_path / ".target.elsewhere-7.partial"
     (partial / "weights" / "00077").mkdir(parents=True)
     (partial / "weights" / "00000.orbax-checkpoint-tmp").mkdir()
     (partial / "tokenizer.json").write_text("{}")

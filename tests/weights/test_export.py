@@ -258,3 +258,27 @@ def test_a_full_disk_leaves_nothing(tiny_path, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"cannot write .*No space left"):
         export(tiny_path, tmp_path / "hf")
     assert not os.listdir(tmp_path)
+
+
+def test_the_same_export_again_finds_it_done(tiny_path, tmp_path, monkeypatch):
+    """As after a kill at the very end; another request is not taken for it."""
+    assert export(tiny_path, tmp_path / "hf", exit_layer=2)
+    assert export_checkpoint(tiny_path, tmp_path / "model", exit_layer=2)
+    monkeypatch.setattr("jaxdepth.weights.export.load", lambda *args, **kwargs: 1 / 0)  # not read
+    assert not export(tiny_path, tmp_path / "hf", exit_layer=2)
+    assert not export_checkpoint(tiny_path, tmp_path / "model", exit_layer=2)
+    for again, target in ((export, "hf"), (export_checkpoint, "model"), (export, "model")):
+        with pytest.raises(InputError, match="exists, and is not what this command exports"):
+            again(tiny_path, tmp_path / target, exit_layer=1)
+    (tmp_path / "hf" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="exists, and is not"):
+        export(tiny_path, tmp_path / "hf", exit_layer=2)
+
+
+def test_what_an_interrupted_export_left_is_removed(tiny_path, tmp_path):
+    for name in (".model.elsewhere-7.scratch", ".model.elsewhere-7.partial", ".hf.old-3.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("half")
+    export_checkpoint(tiny_path, tmp_path / "model", exit_layer=1)
+    export(tiny_path, tmp_path / "hf", exit_layer=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "model"]

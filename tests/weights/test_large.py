@@ -119,7 +119,7 @@ def test_killed_anywhere_it_ends_with_the_same_arrays(folder):
         child.wait()
         assert child.returncode == -signal.SIGKILL, "it was done before it could be killed"
         assert not target.exists()
-    kept = list((folder / ".killed.partial" / "weights").iterdir())
+    kept = list(folder.glob(".killed.*.partial/weights/*"))
     assert len(kept) > 4
     run(CONVERT, source, target)
     assert digests(target) == expected

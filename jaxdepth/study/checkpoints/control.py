@@ -12,6 +12,7 @@ from jaxdepth.errors import InputError, listed
 from jaxdepth.probing.folds import cross_fit, make_folds
 from jaxdepth.probing.positions import locate, resolve_positions
 from jaxdepth.prompts.datasets import Prompt
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.probes.activations import Capture, capture, read_stream
 from jaxdepth.study.probes.evaluate import OWN, score_table
@@ -35,6 +36,7 @@ def two_classes(prompts: Sequence[Prompt], name: str) -> tuple[str, str]:
     return categories[0], categories[1]
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def probe_control(settings: Probe, bar: ProgressBar = silent) -> Run:
     """Write out-of-fold probe_scores.parquet of a control domain to the output directory.
 

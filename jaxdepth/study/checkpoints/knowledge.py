@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,13 @@ from jaxtyping import Float, Int
 
 from jaxdepth.depth.exits import exit_logits
 from jaxdepth.errors import InputError
+from jaxdepth.files import read_text
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard, to_host
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.records import read_record_as
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.study.batched import OnHost, in_parts
@@ -61,6 +64,17 @@ class Question:
     wrong: tuple[str, ...]
 
 
+class _Row(TypedDict):
+    """A line of a knowledge set."""
+
+    question: str
+    right: str
+    wrong: list[str]
+    prompt_id: NotRequired[str | None]
+    domain: NotRequired[str | None]
+    category: NotRequired[str | None]
+
+
 def read_questions(name: str) -> list[Question]:
     """A knowledge set: `builtin:facts`, or a .jsonl file of `question`, `right` and `wrong`.
 
@@ -70,7 +84,7 @@ def read_questions(name: str) -> list[Question]:
     if name == "builtin:facts":
         text = (files("jaxdepth") / "data" / "facts.jsonl").read_text("utf-8")
     elif Path(name).is_file():
-        text = Path(name).read_text("utf-8")
+        text = read_text(Path(name))
     else:
         raise InputError(f"no knowledge set {name}: expected builtin:facts or a .jsonl file")
     lines = enumerate(text.split("\n"), start=1)
@@ -107,6 +121,7 @@ def encode_question(
     return encoder.encode(question.text) + lead, options
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def measure_knowledge(
     settings: Probe, questions: Sequence[Question], bar: ProgressBar = silent
 ) -> Run:
@@ -218,20 +233,18 @@ def _values(
 
 def _parse_question(line: str, where: str, number: int) -> Question:
     try:
-        row = json.loads(line)
-    except ValueError as error:
+        parsed = json.loads(line)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not valid JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where} holds a {type(row).__name__} where a question was expected")
-    wrong = row.get("wrong")
-    texts = [row.get("question"), row.get("right"), *(wrong if isinstance(wrong, list) else [None])]
-    if len(texts) < 3 or not all(isinstance(t, str) and t.strip() for t in texts):
+    row = read_record_as(_Row, parsed, where, "mend it")
+    texts = [row["question"], row["right"], *row["wrong"]]
+    if len(texts) < 3 or not all(text.strip() for text in texts):
         raise InputError(
             f"{where}: expected texts in question and right, and a list of them in wrong"
         )
     return Question(
-        prompt_id=str(row.get("prompt_id") or f"facts-{number:03d}"),
-        domain=str(row.get("domain") or GENERAL),
+        prompt_id=row.get("prompt_id") or f"facts-{number:03d}",
+        domain=row.get("domain") or GENERAL,
         category=row.get("category"),
         text=texts[0],
         right=texts[1],

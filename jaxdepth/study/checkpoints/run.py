@@ -19,6 +19,7 @@ from jaxdepth.errors import InputError
 from jaxdepth.model.config import read_config
 from jaxdepth.prompts.batches import limit_prompts
 from jaxdepth.prompts.datasets import read_prompts
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.stats.ranking import auroc
@@ -53,6 +54,7 @@ from jaxdepth.weights.adapter import adapter_digest, read_adapter
 from jaxdepth.weights.checkpoint import MANIFEST, read_manifest
 
 
+@one_at_a_time(lambda settings: settings.probe.output.out)
 def compare_checkpoints(settings: ProbeAgainst, bar: ProgressBar = silent) -> Path:
     """Probe both checkpoints and write how they differ; resume where it was stopped.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError
 from jaxdepth.model.config import read_config
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.atomic_files import parquet, write_once
 from jaxdepth.study.comparison.outcomes import Compared
@@ -23,6 +24,7 @@ from jaxdepth.study.verdicts.settings import Decide, Interventions, Thinking
 from jaxdepth.weights.adapter import brings_tokens
 
 
+@one_at_a_time(lambda settings: settings.study.output.out)
 def run_study(settings: Study, bar: ProgressBar = silent) -> Compared:
     """Sweep the checkpoint as it is and with each adapter, and write what compares them.
 

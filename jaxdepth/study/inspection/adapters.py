@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxdepth.errors import InputError
-from jaxdepth.files import damaged_header, read_arrays, read_json
+from jaxdepth.files import read_arrays, read_json
+from jaxdepth.model.tuned import Form
+from jaxdepth.settings_file import build
 from jaxdepth.study.inspection.description import (
     Description,
     Rows,
@@ -20,7 +22,7 @@ from jaxdepth.study.inspection.description import (
 )
 from jaxdepth.study.inspection.models import file_size, template_text, tokenizer_rows
 from jaxdepth.study.wording import runs_of_exits
-from jaxdepth.weights.adapter import FORMAT, adapter_digest
+from jaxdepth.weights.adapter import FORMAT, Header, adapter_digest
 from jaxdepth.weights.huggingface.adapter_tokenizer import load_own_tokenizer
 from jaxdepth.weights.huggingface.peft import PEFT_WEIGHTS, read_factors
 from jaxdepth.weights.huggingface.peft_config import PEFT_CONFIG, changes_base, read_peft_settings
@@ -34,28 +36,25 @@ def describe_adapter(path: Path) -> Description:
     Raises:
         InputError: it is damaged, or something else.
     """
-    arrays, metadata = read_arrays(path, "an adapter", FORMAT)
-    try:
-        form, made = metadata["form"], metadata["made"]
-        tokens, (what, where) = [str(token) for token in metadata["tokens"]], _form_words(form)
-        numbers = sum(array.size for array in arrays.values())
-        size = format_bytes(sum(array.nbytes for array in arrays.values()))
-        dtypes = ", ".join(dict.fromkeys(str(array.dtype) for array in arrays.values()))
-        rows = [
-            ("form", what),
-            ("of", where),
-            ("arrays", f"{len(arrays)}, {numbers:,} numbers, {size} of {dtypes}"),
-            ("base", str(metadata["base"] or "unknown")),
-            ("new tokens", ", ".join(tokens) or "none"),
-            ("file", file_size(path)),
-            ("sha256", adapter_digest(str(path))),
-            ("settings", format_values(made.get("settings") or {})),
-            ("made by", format_values(made.get("versions") or {})),
-        ]
-        card = path.with_suffix(".md")
-        rows += [("card", str(card))] if card.is_file() else []
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise damaged_header(path, error) from None
+    arrays, header = read_arrays(path, "an adapter", FORMAT, Header)
+    made, tokens = header["made"], header["tokens"]
+    what, where = _form_words(build(Form, header["form"], f"{path}: form"))
+    numbers = sum(array.size for array in arrays.values())
+    size = format_bytes(sum(array.nbytes for array in arrays.values()))
+    dtypes = ", ".join(dict.fromkeys(str(array.dtype) for array in arrays.values()))
+    rows = [
+        ("form", what),
+        ("of", where),
+        ("arrays", f"{len(arrays)}, {numbers:,} numbers, {size} of {dtypes}"),
+        ("base", str(header["base"] or "unknown")),
+        ("new tokens", ", ".join(tokens) or "none"),
+        ("file", file_size(path)),
+        ("sha256", adapter_digest(str(path))),
+        ("settings", format_values(made.get("settings") or {})),
+        ("made by", format_values(made.get("versions") or {})),
+    ]
+    card = path.with_suffix(".md")
+    rows += [("card", str(card))] if card.is_file() else []
     return Description("an adapter of jaxdepth", rows)
 
 
@@ -176,12 +175,13 @@ def _layers_text(layers: Sequence[int]) -> str:
     return runs_of_exits(numbers, numbers > 0)
 
 
-def _form_words(form: Mapping) -> tuple[str, str]:
+def _form_words(form: Form) -> tuple[str, str]:
     """What was trained, and of which layers or exits."""
-    if form.get("lens_exits"):
-        exits = np.array(form["lens_exits"], int)
-        return f"a lens, rank {form['lens_rank']}", f"exits {runs_of_exits(exits, exits > 0)}"
-    where = f"{', '.join(form['leaves'])} of layers {_layers_text(form['layers'])}"
-    if form["rank"] is None:
+    if form.lens_exits:
+        exits = np.array(form.lens_exits, int)
+        return f"a lens, rank {form.lens_rank}", f"exits {runs_of_exits(exits, exits > 0)}"
+    layers = np.array(form.layers, int) + 1
+    where = f"{', '.join(form.leaves)} of layers {runs_of_exits(layers, layers > 0)}"
+    if form.rank is None:
         return "weights", where
-    return f"LoRA, rank {form['rank']}, alpha {form['alpha']}", where
+    return f"LoRA, rank {form.rank}, alpha {form.alpha}", where

@@ -21,7 +21,7 @@ from jaxdepth.study.inspection.description import (
     name_first,
     truncate,
 )
-from jaxdepth.weights.checkpoint import MANIFEST, end_tokens, load_tokenizer, read_manifest
+from jaxdepth.weights.checkpoint import end_tokens, load_tokenizer, read_manifest
 from jaxdepth.weights.gguf.source import GGUFSource, gguf_types
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
 from jaxdepth.weights.huggingface.folder_tokenizer import load_folder_tokenizer
@@ -39,32 +39,29 @@ def describe_checkpoint(path: Path) -> Description:
     """
     manifest = read_manifest(path)
     config, raw = read_config(path / "config.json")
-    try:
-        records, source = manifest["leaves"], manifest["source"]
-        sizes: Counter[str] = Counter()
-        for record in records.values():
-            itemsize = np.dtype(record["dtype"]).itemsize
-            sizes[record["dtype"]] += math.prod(record["shape"]) * itemsize
-        arrays = format_count(len(records), "array")
-        chunks = format_count(len({record["chunk"] for record in records.values()}), "chunk")
-        rows = [
-            *_model_rows(config, raw["model_type"]),
-            ("weights", ", ".join(f"{format_bytes(n)} of {dtype}" for dtype, n in sizes.items())),
-            ("fingerprint", manifest["fingerprint"]),
-            (
-                "digests",
-                f"{arrays} in {chunks}, a SHA-256 of each array (checked when they are loaded)",
-            ),
-            ("made of", source["path"]),
-            *_quantised_rows(source.get("quantisation")),
-            *(
-                ("", f"{name}: {format_bytes(file['bytes'])}, sha256 {file['sha256']}")
-                for name, file in source["files"].items()
-            ),
-            ("made by", f"jaxdepth {manifest['jaxdepth']}"),
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path / MANIFEST} is damaged ({error!r}): convert again") from None
+    records, source = manifest["leaves"], manifest["source"]
+    sizes: Counter[str] = Counter()
+    for record in records.values():
+        itemsize = np.dtype(record["dtype"]).itemsize
+        sizes[record["dtype"]] += math.prod(record["shape"]) * itemsize
+    arrays = format_count(len(records), "array")
+    chunks = format_count(len({record["chunk"] for record in records.values()}), "chunk")
+    rows = [
+        *_model_rows(config, raw["model_type"]),
+        ("weights", ", ".join(f"{format_bytes(n)} of {dtype}" for dtype, n in sizes.items())),
+        ("fingerprint", manifest["fingerprint"]),
+        (
+            "digests",
+            f"{arrays} in {chunks}, a SHA-256 of each array (checked when they are loaded)",
+        ),
+        ("made of", source["path"]),
+        *_quantised_rows(source.get("quantisation")),
+        *(
+            ("", f"{name}: {format_bytes(file['bytes'])}, sha256 {file['sha256']}")
+            for name, file in source["files"].items()
+        ),
+        ("made by", f"jaxdepth {manifest['jaxdepth']}"),
+    ]
     tokenizer = load_tokenizer(path)
     rows += tokenizer_rows(tokenizer, end_tokens(path, tokenizer))
     return Description("a checkpoint of jaxdepth", rows)

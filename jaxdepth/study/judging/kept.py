@@ -6,7 +6,7 @@ import pandas as pd
 
 from jaxdepth.errors import InputError
 from jaxdepth.prompts.datasets import Prompt
-from jaxdepth.study.common_tables import GENERATIONS, PROMPTS
+from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE, PROMPTS
 from jaxdepth.study.policies.tables import DYNAMIC
 from jaxdepth.study.run_directory import read_frame, read_record
 from jaxdepth.study.verdicts.tables import TEXTS, VERDICT_TABLE
@@ -53,6 +53,8 @@ def read_answers(run_path: Path) -> pd.DataFrame:
         answers = verdicts.merge(texts, on=["prompt_id", "exit", "vote"], validate="one_to_one")
         renamed = {"vote": "sample", "answer": "text", "answer_outcome": "outcome"}
         answers = answers.rename(columns=renamed).assign(rule=None)
+    if "ended" in answers:  # nothing was said where logits were NaN or infinite
+        answers = answers[answers["ended"] != NON_FINITE]
     answers = answers[[*LANE, "text", "outcome"]]
     if command != "decide" and record["facts"].get("opens_thought"):
         answers["text"] = "<think>\n" + answers["text"]

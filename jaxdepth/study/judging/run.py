@@ -26,6 +26,7 @@ from jaxdepth.refusal.outcome import BUILT_IN, Judge, TextOutcome, classify_text
 from jaxdepth.refusal.reference import Reference
 from jaxdepth.refusal.thought import answer_after_thought
 from jaxdepth.runtime import preemption
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.judging.agreement import RUN, agreement_rows, confusion_rows
 from jaxdepth.study.judging.kept import LANE, read_answers, read_prompts_of
@@ -74,6 +75,7 @@ class Panel:
         return classify_texts(texts, prompts, reference=self.reference, judge=judge)
 
 
+@one_at_a_time(lambda settings: settings.run)
 def judge_run(settings: Rejudge, bar: ProgressBar = silent, functions: Sequence[Judge] = ()) -> Run:
     """Judge a run's answers, and write the tables above; resume where it was stopped.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from jaxdepth.errors import InputError
-from jaxdepth.study.common_tables import GENERATIONS, PROMPTS
+from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE, PROMPTS
 from jaxdepth.study.run_directory import read_frame, read_record
 
 KEY = ["prompt_id", "exit", "sample"]  # names an answer of a run
@@ -33,6 +33,8 @@ def read_answers(run_path: str | Path) -> pd.DataFrame:
     answers = read_frame(run_path, table)
     if command == "decide":
         answers = _join_texts(run_path, answers, "texts" in record["tables"])
+    elif "ended" in answers:  # nothing was said where logits were NaN or infinite
+        answers = answers[answers["ended"] != NON_FINITE]
     if answers["text"].isna().any():
         raise InputError(f"{run_path} did not keep its texts: run it again with --keep-text")
     prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id")

@@ -10,11 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import pandas as pd
 
 from jaxdepth.errors import InputError
 from jaxdepth.files import read_json
+from jaxdepth.records import read_record_as
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.atomic_files import atomic_write
 from jaxdepth.study.labelling.answers import KEY, item_id
@@ -32,6 +34,14 @@ class Rater:
     name: str
     place: int  # 0 for the rater who began first
     labels: Mapping[str, str]  # outcome by id of the text
+
+
+class _File(TypedDict):
+    """What a file of labels holds."""
+
+    rater: str
+    place: int
+    labels: dict[str, str]  # outcome by id of the text
 
 
 def read_raters(run_path: str | Path) -> dict[str, Rater]:
@@ -74,6 +84,7 @@ def _read(file: Path) -> Rater:
     digest = content.pop("sha256", None) if isinstance(content, dict) else None
     if digest is None or digest != _digest(content):
         raise InputError(f"{file} is damaged: restore it, or remove it and label again")
+    content = read_record_as(_File, content, str(file), "remove it and label again")
     return Rater(content["rater"], content["place"], content["labels"])
 
 

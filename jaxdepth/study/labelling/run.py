@@ -1,6 +1,7 @@
 """`jaxdepth label`: draw the sample, take labels, and write the tables that follow from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxdepth.errors import InputError
+from jaxdepth.runtime.lock import hold_folder
 from jaxdepth.study.atomic_files import atomic_write, parquet
 from jaxdepth.study.labelling.answers import read_answers
 from jaxdepth.study.labelling.corrected import (
@@ -34,12 +36,14 @@ def open_session(settings: Label) -> tuple[list[LabelledRun], Session]:
         raise InputError("--export and --import: give one of them")
     # All runs are read before a sample is written, so that a wrong one changes nothing.
     answers = {path: read_answers(path) for path in find_runs(settings.runs)}
-    runs = [
-        LabelledRun(path, frame, open_plan(path, frame, settings.n, settings.bands, settings.seed))
-        for path, frame in answers.items()
-    ]
-    for run in runs:
-        restore_raters(run.path, run.answers)
+    sample = settings.n, settings.bands, settings.seed
+    with _held(answers):
+        runs = [
+            LabelledRun(path, frame, open_plan(path, frame, *sample))
+            for path, frame in answers.items()
+        ]
+        for run in runs:
+            restore_raters(run.path, run.answers)
     return runs, Session(runs, settings.rater)
 
 
@@ -68,6 +72,20 @@ def write_corrected(runs: Sequence[LabelledRun]) -> None:
 
     The comparison in a folder of runs gets its corrected columns, too.
     """
+    with _held(run.path for run in runs):
+        _write_corrected(runs)
+
+
+@contextmanager
+def _held(paths: Iterable[Path]) -> Iterator[None]:
+    """Hold the locks of runs: what is read of them and written back is nobody else's meanwhile."""
+    with ExitStack() as locks:
+        for path in paths:
+            locks.enter_context(hold_folder(path))
+        yield
+
+
+def _write_corrected(runs: Sequence[LabelledRun]) -> None:
     for run in runs:
         write_labels(run.path, run.plan, run.answers)
         record = read_record(run.path)

@@ -26,6 +26,7 @@ from jaxdepth.probing.harm_probe import read_harm_probes
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.outcome import Judge
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.answers import (
     Answerer,
@@ -33,9 +34,11 @@ from jaxdepth.study.answers import (
     memory_budget,
     prompt_seeds,
     sampling_of,
+    warn_non_finite,
 )
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.chosen_judge import choose_judge
+from jaxdepth.study.common_tables import NON_FINITE
 from jaxdepth.study.policies.rules import parse_rules, rule_name
 from jaxdepth.study.policies.settings import Policies, PolicySweep
 from jaxdepth.study.policies.tables import DYNAMIC, TOKENS
@@ -52,6 +55,7 @@ class PolicyInputs(NamedTuple):
     guard_answers: bool = False
 
 
+@one_at_a_time(lambda settings: settings.sweep.output.out)
 def sweep_policies(
     settings: PolicySweep, bar: ProgressBar = silent, judge: Judge | None = None
 ) -> Run:
@@ -101,6 +105,7 @@ def sweep_policies(
 
     in_parts(run, (DYNAMIC.name, TOKENS.name), batches, answer, bar)
     chosen.warn(run.path)
+    warn_non_finite(run, DYNAMIC.name)
     return run
 
 
@@ -162,7 +167,11 @@ def answer_batch(
         tokens_T, exits_T = generation.tokens[b, r, m, :T], generation.exits[b, r, m, :T]
         full_T = generation.tokens[b, -1, m, : generation.lengths[b, -1, m]]
         layers_T = layers_computed(exits_T, rule.caching)
-        text, ended = answerer.decode_text(tokens_T)
+        is_finite = np.isfinite(generation.confidence[b, r, m, :T]).all()
+        is_full_finite = np.isfinite(
+            generation.confidence[b, -1, m, : generation.lengths[b, -1, m]]
+        ).all()
+        text, ended = answerer.decode_text(tokens_T) if is_finite else ("", NON_FINITE)
         lane = {"prompt_id": prompt.prompt_id, "rule": rule_name(rule), "sample": m}
         answers.append(
             lane
@@ -174,7 +183,7 @@ def answer_batch(
                 "text": text,
                 "n_tokens": T,
                 "ended": ended,
-                "agreement": agreement(tokens_T, full_T),
+                "agreement": agreement(tokens_T, full_T) if is_finite and is_full_finite else None,
                 "prompt": prompt.text,
             }
         )

@@ -23,6 +23,7 @@ from jaxdepth.probing.direction import directions_digest, read_directions
 from jaxdepth.probing.folds import cross_fit, make_folds
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.refusal.openers import first_token, resolve_openers
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.ranking import auroc
@@ -177,6 +178,7 @@ def _change_row(
     }
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def ablate(settings: Where, probed: Path, bar: ProgressBar = silent) -> Run:
     """Ablate a probe run's directions, on the prompts that the study transfers to.
 

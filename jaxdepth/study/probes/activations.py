@@ -66,6 +66,11 @@ def capture(
                     tokens_BS, lengths_B = _with_reply(model, tokens_BS, lengths_B)
                     places_BP = np.concatenate([places_BP, lengths_B[:, None] - 1], axis=1)
                 stream = to_host(residuals(model, tokens_BS, lengths_B, places_BP))[:real]
+                if not np.isfinite(stream.astype(np.float32)).all():
+                    raise InputError(
+                        f"residual streams of {prompts.name} are NaN or infinite: run with --dtype "
+                        "float32, or check the checkpoint"
+                    )
                 arrays = {"stream": stream, "rows": np.array(batch.indices, np.int32)}
                 if number % jax.process_count() == jax.process_index():
                     write_chunk(folder, number, _SUFFIX, lambda p: save_file(arrays, p))  # noqa: B023

@@ -23,13 +23,15 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from jaxdepth.errors import InputError, at_least
+from jaxdepth.errors import InputError, at_least, within
 from jaxdepth.probing.folds import make_folds
 from jaxdepth.probing.positions import Located, locate, resolve_positions
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
 from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
 from jaxdepth.refusal.openers import resolve_openers
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
+from jaxdepth.stats.intervals import MAX_RESAMPLES
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.common_tables import FIRST_TOKEN
 from jaxdepth.study.first_token import first_rows
@@ -77,6 +79,7 @@ class ProbedPrompts:
         return cls(examples, prompts, located, folder)
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     """Run `jaxdepth probe`: write the tables above; resume where an earlier run was stopped.
 
@@ -245,8 +248,9 @@ def _transfer_sets(settings: Probe, subject: Subject) -> list[ProbedPrompts]:
 
 def _check(settings: Probe) -> None:
     """Raise InputError for what is wrong with the settings alone, before anything is loaded."""
-    at_least(1, batch_size=settings.prompts.batch_size, draws=settings.probes.draws)
-    at_least(3, folds=settings.probes.folds)
+    at_least(1, batch_size=settings.prompts.batch_size)
+    within(1, MAX_RESAMPLES, draws=settings.probes.draws)
+    within(3, 1000, folds=settings.probes.folds)
     if not settings.probes.strengths or not all(
         0 < c < math.inf for c in settings.probes.strengths
     ):

@@ -4,12 +4,13 @@ from dataclasses import asdict
 
 from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.lanes import plan_segments
-from jaxdepth.errors import InputError, at_least
+from jaxdepth.errors import InputError, at_least, within
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
 from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.refusal.outcome import Judge
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.study.answers import Answerer, memory_budget, sampling_of
+from jaxdepth.study.answers import Answerer, memory_budget, sampling_of, warn_non_finite
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.chosen_judge import choose_judge
 from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS
@@ -21,6 +22,7 @@ from jaxdepth.study.sweep.settings import Sweep
 from jaxdepth.study.sweep.windows import check_windows
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None) -> Run:
     """Run `jaxdepth sweep`: write the tables prompts, first_token and generations.
 
@@ -59,6 +61,7 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
         batches = make_batches(ids[:count], batch_size, model.mesh)
         in_parts(run, (GENERATIONS.name,), batches, answerer.rows, bar)
         chosen.warn(run.path)
+    warn_non_finite(run, FIRST_TOKEN.name, GENERATIONS.name)
     return run
 
 
@@ -67,7 +70,8 @@ def check_sweep(settings: ExitStudy) -> None:
     sampling_of(settings.decoding)
     memory_budget(settings.decoding)
     check_windows(settings.windows)
-    at_least(1, batch_size=settings.prompts.batch_size, samples=settings.answers.samples)
+    at_least(1, batch_size=settings.prompts.batch_size)
+    within(1, 10_000, samples=settings.answers.samples)
     at_least(0, max_new_tokens=settings.answers.max_new_tokens)
     if settings.answers.samples > 1 and settings.decoding.temperature == 0:
         raise InputError("several samples at temperature 0 are all equal: set --temperature")

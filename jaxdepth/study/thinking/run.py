@@ -13,6 +13,7 @@ from pathlib import Path
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, at_least, listed
 from jaxdepth.model.config import read_config
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.settings_file import build, read_settings
 from jaxdepth.study.common_tables import GENERATIONS
@@ -59,6 +60,7 @@ class StudyRuns:
     spoken: Path | None = None
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def run_arms(settings: ThinkThenDecide, bar: ProgressBar = silent) -> StudyRuns:
     """Run what is asked for, and find what earlier calls finished; an unfinished run is resumed.
 

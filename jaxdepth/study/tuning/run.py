@@ -17,6 +17,7 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.refusal.outcome import Outcome, classify_texts
 from jaxdepth.refusal.protocol import Protocol, read_protocol
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.profiling import use_compilation_cache
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.settings_file import flatten
@@ -73,6 +74,7 @@ _AT_LEAST_1 = ("answer_tokens", "steps", "accumulate", "save_every")
 _RECORDED = ("jaxdepth", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
     """Trains, or resumes training, and writes the adapter.
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxdepth.errors import InputError
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.refusal.decide import shown
 from jaxdepth.refusal.deliberate import ClosedBy, Rule, margin
@@ -140,7 +141,16 @@ def repeat_batch(decider: Decider, batch: Batch, partial: Set[tuple[str, int]]) 
 
 
 def decision_columns(rule: Rule, logp_3: Float[np.ndarray, "3"], verdict: int | None = None) -> Row:
-    """The columns of a verdict; without a verdict the rule chooses it."""
+    """The columns of a verdict; without a verdict the rule chooses it.
+
+    Raises:
+        InputError: the log-probabilities are NaN, as of a model whose activations overflow.
+    """
+    if np.isnan(logp_3).any():
+        raise InputError(
+            "a verdict has no probabilities: the activations are NaN or infinite; run with --dtype "
+            "float32, or check the checkpoint"
+        )
     p = np.asarray(rule.probabilities(logp_3))
     verdict = int(rule.choose(p)) if verdict is None else verdict
     return {

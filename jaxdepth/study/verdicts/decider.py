@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxdepth.errors import InputError, at_least
+from jaxdepth.errors import InputError, at_least, within
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.refusal.decide import Decided, decide
 from jaxdepth.refusal.deliberate import Rule
@@ -142,8 +142,9 @@ def check_settings(settings: Decide) -> None:
     memory_budget(settings.decoding)
     build_rule(settings.decision)
     votes, cuts = settings.thinking.votes, settings.interventions.cuts
-    at_least(1, batch_size=settings.prompts.batch_size, votes=votes)
-    at_least(0, cost_rounds=settings.interventions.cost_rounds)
+    at_least(1, batch_size=settings.prompts.batch_size)
+    within(1, 10_000, votes=votes)
+    within(0, 1000, cost_rounds=settings.interventions.cost_rounds)
     if votes > 1 and settings.decoding.temperature == 0:
         raise InputError("several votes at temperature 0 are all alike: set --temperature")
     if len(set(cuts)) < len(cuts) or min(cuts, default=0) < 0:

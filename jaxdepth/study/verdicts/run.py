@@ -17,6 +17,7 @@ from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.refusal.protocol import Verdict
+from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.batched import in_parts
 from jaxdepth.study.chosen_judge import choose_judge
@@ -28,6 +29,7 @@ from jaxdepth.study.verdicts.settings import Decide
 from jaxdepth.study.verdicts.tables import SERIES, SWAPPED, TEXTS, VERDICT_TABLE
 
 
+@one_at_a_time(lambda settings: settings.output.out)
 def run_decide(settings: Decide, bar: ProgressBar = silent, judge: Judge | None = None) -> Run:
     """Run `jaxdepth decide`: write the tables above; resume an unfinished run.
 

@@ -8,8 +8,8 @@ import numpy as np
 from gguf import GGUFReader, ReaderTensor, dequantize
 
 from jaxdepth.errors import InputError, one_line
+from jaxdepth.files import check_finite
 from jaxdepth.model.config import ModelConfig
-from jaxdepth.weights.finite import check_finite
 from jaxdepth.weights.gguf.config import ARCHITECTURES, gguf_config
 from jaxdepth.weights.gguf.header import check_header, check_offsets
 from jaxdepth.weights.gguf.parts import check_parts, find_parts

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdepth.errors import InputError, listed
-from jaxdepth.files import open_arrays
+from jaxdepth.files import check_finite, open_arrays
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.parameters import MATRICES, parameter_shapes
 from jaxdepth.model.tuned import Form, Params
-from jaxdepth.weights.finite import check_finite
 from jaxdepth.weights.huggingface.peft_config import PEFT_CONFIG, PeftConfig, read_peft_config
 from jaxdepth.weights.tensor_map import HF_NAMES
 

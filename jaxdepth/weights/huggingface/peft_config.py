@@ -13,7 +13,7 @@ from pathlib import Path
 
 import regex
 
-from jaxdepth.errors import InputError, listed
+from jaxdepth.errors import InputError, listed, one_line
 from jaxdepth.files import read_json
 
 PEFT_CONFIG = "adapter_config.json"
@@ -43,6 +43,9 @@ _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _DEFAULT_TARGETS = ("q_proj", "v_proj")
 _LINEAR = "all-linear"
 _SECONDS = 1.0  # for one expression of a stranger's file
+_MAX_PATTERN, _MAX_REPEATS = 2000, 10_000  # characters; times
+_RECURSION = regex.compile(r"\(\?(R|\+?-?\d|&|P>)")  # of which no time limit holds
+_REPEAT, _NUMBER = regex.compile(r"\{[^{}]*\d[^{}]*\}"), regex.compile(r"\d{1,300}")
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,26 @@ class PeftConfig:
         return patterns.get(next(keys, ""), default)
 
     def _match(self, pattern: str, module: str) -> regex.Match[str] | None:
-        try:
-            return regex.match(pattern, module, timeout=_SECONDS)
-        except TimeoutError:
-            problem = "takes too long to match"
-        except regex.error as error:
-            problem = f"is no regular expression ({error})"
+        if len(pattern) > _MAX_PATTERN:  # no time limit holds while it is compiled
+            problem = f"has {len(pattern):,} characters, expected at most {_MAX_PATTERN:,}"
+        elif _RECURSION.search(pattern):
+            problem = "calls itself or one of its groups"
+        elif _repeats(pattern) > _MAX_REPEATS:  # repeats within each other would fill the memory
+            problem = f"repeats parts up to {_repeats(pattern):.3g} times"
+        else:
+            try:
+                return regex.match(pattern, module, timeout=_SECONDS)
+            except TimeoutError:
+                problem = "takes too long to match"
+            except (regex.error, RecursionError, OverflowError, ValueError, MemoryError) as error:
+                problem = f"is no regular expression ({one_line(error)})"
         raise InputError(f"{self.path / PEFT_CONFIG}: {pattern[:60]!r} {problem}")
+
+
+def _repeats(pattern: str) -> float:
+    """How often all counted repeats of an expression, within each other, repeat a part."""
+    counts = (max(map(float, counts)) for counts in map(_NUMBER.findall, _REPEAT.findall(pattern)))
+    return math.prod(max(1.0, count) for count in counts)
 
 
 def read_peft_config(path: Path) -> PeftConfig:

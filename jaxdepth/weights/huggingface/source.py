@@ -11,10 +11,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jaxdepth.errors import InputError, one_line
-from jaxdepth.files import read_json
+from jaxdepth.files import check_finite, read_json
 from jaxdepth.model.config import ModelConfig, block_config, parse_config
 from jaxdepth.model.families import FUSED, WRAPPERS
-from jaxdepth.weights.finite import check_finite
 from jaxdepth.weights.huggingface.fused import Part, fused_parts
 from jaxdepth.weights.huggingface.image_models import text_name
 from jaxdepth.weights.huggingface.shards import INDEX_NAME, SINGLE_NAME, find_shards
