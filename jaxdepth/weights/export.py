@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import read_json
+from jaxdepth.model.apart import Apart
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.weights.atomic_folder import atomic_folder
@@ -48,7 +49,7 @@ def export(
     path, target = Path(path), Path(target)
     _check_absent(target)
     raw = read_json(path / "config.json")
-    model, tokenizer = load(path, dtype=dtype, adapter=adapter)
+    model, tokenizer = load(path, dtype=dtype, adapter=adapter, apart=False)
     layers = model.depth if exit_layer is None else exit_layer
     if not 1 <= layers <= model.depth:
         raise InputError(f"exit {layers}: expected one of 1 to {model.depth}")
@@ -94,7 +95,9 @@ def model_tensor(model: Mistral, tensor: MappedTensor) -> np.ndarray:
     layer, name = tensor.layer_and_parameter
     if layer is None:
         return np.asarray(getattr(model, name)[...])
-    array = getattr(model.layers, name.removeprefix("layers."))[...][layer]
+    parameter = getattr(model.layers, name.removeprefix("layers."))
+    is_apart = isinstance(parameter, Apart)
+    array = parameter.matrices[layer][...] if is_apart else parameter[...][layer]
     return np.ascontiguousarray(tensor.transpose(np.asarray(array)))
 
 
