@@ -20,7 +20,7 @@ _INDEX = re.compile(r"\bindex=(\d+)")
 _WEIGHT = re.compile(r'op_name="model\b')
 _ARRAYS = re.compile(r"\b[a-z]\w*\[[\d,]*\]")
 _SLICES = {"slice", "dynamic-slice", "gather"}
-_SUMS = re.compile(r" (?:dot|reduce|convolution|scaled-dot)\(")
+_MIXES = re.compile(r" (?:dot|scaled-dot|convolution|reduce|gather)\(")
 # Instructions that start no kernel.
 _FREE = {
     "parameter", "constant", "bitcast", "tuple", "get-tuple-element", "while", "conditional",
@@ -130,8 +130,8 @@ class _Reader:
         )
         self.traffic.read += times * read
         written = result_bytes(shape)
-        sums = operation == "custom-call" or any(map(_SUMS.search, fused.values()))
-        if sums or not read or written < read / 2:
+        mixes = operation == "custom-call" or any(map(_MIXES.search, fused.values()))
+        if mixes or not read or written < read / 2:
             return None
         self.traffic.copies += times
         self.traffic.copied += times * written
