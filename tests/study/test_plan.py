@@ -205,6 +205,7 @@ def test_one_device_has_all_weights(config_file):
 )
 def test_what_cannot_be_planned(config_file, changes, message, monkeypatch):
     monkeypatch.setattr("jaxdepth.study.planning.shapes.find_spec", lambda name: None)
+    monkeypatch.setattr("jaxdepth.study.planning.shapes.has_compiler", lambda: False)
     with pytest.raises(InputError, match=message):
         shapes_of(Plan(config_file, **changes))
 

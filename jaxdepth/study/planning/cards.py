@@ -58,14 +58,19 @@ def described_gpus(kind: str, count: int) -> list[jax.Device]:
 
     Args:
         kind: one of `CARDS`.
-        count: how many, of one host.
+        count: how many; 8 to a host, if there are more.
 
     Raises:
         InputError: the compiler refuses.
     """
+    if count > 8 and count % 8:
+        raise InputError(f"{count} GPUs are no whole hosts of 8: choose a multiple of 8")
+    hosts = max(1, count // 8)
     try:
         return topologies.get_topology_desc(
-            platform="cuda", target_config=_target(CARDS[kind]), topology=f"1x1x{count}"
+            platform="cuda",
+            target_config=_target(CARDS[kind]),
+            topology=f"1x{hosts}x{count // hosts}",
         ).devices
     except Exception as error:  # jaxlib raises several types
         raise InputError(f"no programs for {kind} can be compiled: {one_line(error)}") from None

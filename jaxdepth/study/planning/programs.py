@@ -98,6 +98,7 @@ def _compile(
         chip=shapes.chip,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         weights=counted,
+        text=text,
     )
 
 

@@ -1,6 +1,6 @@
 """What a program needs, and how long it takes at least: a roofline."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxdepth.study.planning.chips import Chip
 from jaxdepth.study.planning.traffic import Traffic
@@ -26,6 +26,7 @@ class Program:
     chip: Chip
     outputs: int = 0  # bytes, without arguments that are updated in place
     weights: Traffic | None = None  # of a GPU's program, where it is counted
+    text: str = field(default="", repr=False)  # as the compiler left it
 
     @property
     def peak_bytes(self) -> int:
