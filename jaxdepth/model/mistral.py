@@ -127,6 +127,7 @@ class Block(nnx.Module):
     v_bias: nnx.Param | None = None
     q_norm: nnx.Param | None = None
     k_norm: nnx.Param | None = None
+    is_apart: bool = False  # whether its matrices were never in a stack
 
     def __init__(self, config: ModelConfig, arrays: Mapping[str, Weight]):
         self.config = config
@@ -161,8 +162,8 @@ class Block(nnx.Module):
         def heads(matrix, bias):
             flat = _matmul(x, matrix) if bias is None else _matmul(x, matrix) + bias[...]
             # The barrier keeps the split into heads out of the matmul: a TPU would store a second
-            # copy of all weights for it, in another layout.
-            flat = jax.lax.optimization_barrier(flat)
+            # copy of all weights for it, in another layout. A GPU would copy each part for it.
+            flat = flat if self.is_apart else jax.lax.optimization_barrier(flat)
             return flat.reshape(*x.shape[:-1], -1, self.config.head_dim)
 
         q, k, v = heads(self.q, self.q_bias), heads(self.k, self.k_bias), heads(self.v, self.v_bias)
@@ -314,6 +315,7 @@ class Mistral(nnx.Module):
         for name in MATRICES:
             setattr(rest, name, None)
         block = slice_layer(rest, i)
+        block.is_apart = self.is_apart
         for name in MATRICES:
             matrix = getattr(blocks, name)
             if isinstance(matrix, Apart):

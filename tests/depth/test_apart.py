@@ -7,6 +7,7 @@ from parity_grid import spoken_cases
 from tiny import NEW_TOKENS, hf_tensors, model_of, prompts, raw_config, write_folder
 
 import jaxdepth
+from jaxdepth import InputError
 from jaxdepth.depth.continuation import continuation_logprobs
 from jaxdepth.depth.dynamic import generate_dynamic
 from jaxdepth.depth.policies import Caching, ExitRule, Policy
@@ -17,6 +18,7 @@ from jaxdepth.model.int8 import to_int8
 from jaxdepth.model.mistral import with_layers_apart
 from jaxdepth.model.parameters import MATRICES
 from jaxdepth.model.steer import steer
+from jaxdepth.model.tuned import Form, attach, init_params, merge
 from jaxdepth.weights.convert import convert
 from jaxdepth.weights.export import model_tensor
 from jaxdepth.weights.tensor_map import HF_NAMES, tensor_map
@@ -81,6 +83,15 @@ def test_arrays_are_those_of_the_layers(models):
     for i, matrix in enumerate(small.matrices):
         assert np.array_equal(matrix.values[...], integers.values[...][i])
         assert np.array_equal(matrix.scale[...], integers.scale[...][i])
+
+
+def test_training_wants_them_stacked(models):
+    stacked, apart = models
+    form = Form(layers=(0,), leaves=("up",), rank=2)
+    params = init_params(stacked, form, 0, jax.random.key(0))
+    for combine in (attach, merge):
+        with pytest.raises(InputError, match="load it with apart=False"):
+            combine(apart, params, form)
 
 
 @pytest.mark.parametrize("int8", [False, True])
