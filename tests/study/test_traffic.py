@@ -70,6 +70,17 @@ def test_reads_and_copies_are_followed_through_loops_and_fusions():
     assert actual.moved == actual.read + actual.copied
 
 
+def test_a_slice_may_be_started_and_waited_for():
+    alone = PROGRAM.replace(
+        "%copied = bf16[1,8,8]{2,1,0} fusion(%w, %i), kind=kLoop, calls=%slices",
+        "%begun = ((bf16[2,8,8], s32[]), bf16[1,8,8], u32[]) dynamic-slice-start(%w, %i)\n"
+        "  %copied = bf16[1,8,8]{2,1,0} dynamic-slice-done(%begun)",
+    )
+    actual, expected = (weight_traffic(program, 5) for program in (alone, PROGRAM))
+    assert (actual.copies, actual.kernels) == (expected.copies, expected.kernels)
+    assert actual.read == pytest.approx(expected.read, rel=0.05)
+
+
 def test_a_kernel_that_reads_all_of_it_reads_all_of_it():
     whole = PROGRAM.replace(
         "slice(%same), slice={[1:2], [0:8], [0:8]}", "reduce(%same, %z), dimensions={0}"
