@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from parity_grid import spoken_cases
+from parity_grid import some_now, spoken_cases
 from tiny import NEW_TOKENS, hf_tensors, model_of, prompts, raw_config, write_folder
 
 import jaxdepth
@@ -26,19 +26,16 @@ from jaxdepth.weights.tensor_map import HF_NAMES, tensor_map
 pytestmark = pytest.mark.usefixtures("quick_programs")
 CASES = spoken_cases()
 EVERY = [1, 2, 3, 4]
-# Layers differ in their windows and whether they rotate; and biases, with a window in some layers.
-NAMES = ["smollm3-window", "qwen2.5-window"]
+NAME = "smollm3-window"  # layers differ in their windows and in whether they rotate
 
 
 @pytest.fixture(scope="module")
 def models():
-    stacked = model_of(CASES[NAMES[0]])
+    stacked = model_of(CASES[NAME])
     return stacked, with_layers_apart(stacked)
 
 
-@pytest.mark.parametrize(
-    "name", [*NAMES, *(pytest.param(n, marks=pytest.mark.slow) for n in CASES)]
-)
+@pytest.mark.parametrize("name", some_now({NAME: {}} | CASES, 1))
 def test_every_exit_says_what_hugging_face_does(name, golden):
     model = with_layers_apart(model_of(CASES[name]))
     actual = jaxdepth.generate(model, *prompts(), EVERY, NEW_TOKENS)
@@ -46,7 +43,7 @@ def test_every_exit_says_what_hugging_face_does(name, golden):
 
 
 def test_dynamic_decoding_and_speculation_say_what_hugging_face_does(models, golden):
-    expected = golden("tiny_tokens.npz")[NAMES[0]]
+    expected = golden("tiny_tokens.npz")[NAME]
     _, apart = models
     rules = [ExitRule(Policy.FIXED, d, None, Caching.LATE) for d in (2, 4)]
     actual = generate_dynamic(apart, *prompts(), rules, EVERY, NEW_TOKENS)
