@@ -7,6 +7,7 @@ it lies. The price: a loop over layers is written out, and its program grows wit
 
 from collections.abc import Sequence
 from types import EllipsisType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,8 @@ class Apart(nnx.Module):
     """One matrix of L layers, in L arrays."""
 
     def __init__(self, matrices: Sequence[AnyArray | jax.ShapeDtypeStruct | Int8]):
-        self.matrices = nnx.List(m if isinstance(m, Int8) else nnx.Param(m) for m in matrices)
+        as_modules = (m if isinstance(m, Int8) else nnx.Param(m) for m in matrices)
+        self.matrices: Any = nnx.List(as_modules)
 
     @property
     def shape(self) -> tuple[int, ...]:

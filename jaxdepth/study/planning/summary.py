@@ -58,7 +58,7 @@ def plan_lines(settings: Plan, planned: Planned) -> list[str]:
 
 def _row(p: Program) -> str:
     sent = ", ".join(f"{kind} {_bytes(size)}" for kind, size in sorted(p.collectives.items()))
-    cells = (
+    cells: tuple[str, ...] = (
         p.name, _bytes(p.arguments), _bytes(p.caches) if p.caches else "", _bytes(p.temporaries),
         f"{p.flops / 1e12:.3g}", _bytes(p.traffic), sent or "nothing", _seconds(p.seconds),
         p.bound_by if p.fits else f"{p.bound_by}; **does not fit**", f"{p.instructions:,}",
