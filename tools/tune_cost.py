@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    model, tokenizer = jaxdepth.load(args.model)
+    model, tokenizer = jaxdepth.load(args.model, apart=False)
     tasks = read_tasks(["builtin:harmful/train"], "builtin")
     write = writer(functools.partial(PromptEncoder, tokenizer), tokenizer.eos_token_id, None)
     plain = Batches(tasks, MIX, write, answer_tokens=32, seed=1, decision_tokens=4)

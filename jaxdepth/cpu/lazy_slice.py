@@ -19,7 +19,7 @@ Tree = TypeVar("Tree")
 class LazySlice(nnx.Module):
     """One matrix (or a module that stands for one, such as `Int8`) of one layer."""
 
-    def __init__(self, stack: nnx.Param | nnx.Module, layer: Int[Array, ""]):
+    def __init__(self, stack: nnx.Param | nnx.Module, layer: int | Int[Array, ""]):
         self.stack = stack
         self.layer = nnx.Variable(layer)
 
@@ -34,7 +34,7 @@ class LazySlice(nnx.Module):
         return slice_layer(self.stack, layer)
 
 
-def slice_layer(stack: Tree, layer: Int[Array, ""]) -> Tree:
+def slice_layer(stack: Tree, layer: int | Int[Array, ""]) -> Tree:
     """One layer of all arrays of a pytree, counted from 0."""
     pick = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
     return jax.tree.map(pick, stack)

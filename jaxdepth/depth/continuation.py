@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxdepth.depth.layer_scan import over_layers
 from jaxdepth.errors import InputError
 from jaxdepth.model import Ints
 from jaxdepth.model.attention import attend_part, merge_parts
@@ -126,7 +127,7 @@ def _continuation_logprobs(
     prefix_rotation = model.position_inputs(S)
     rotation = model.rope_at(length_N[:, None] + jnp.arange(T))
 
-    def run_layer(carry, block: Block):
+    def run_layer(carry, block: Block, _):
         prefix_ZSD, h_NTD = carry
         prefix_ZSD, (k_ZSKH, v_ZSKH) = block(prefix_ZSD, *prefix_rotation)
         q_NTQH, k_NTKH, v_NTKH = block.project(h_NTD, *rotation)
@@ -146,7 +147,7 @@ def _continuation_logprobs(
         return (constrain(prefix_ZSD, "BSD", model.mesh), h_NTD), None
 
     start = (model.embed_tokens(prefix_ZS), model.embed_tokens(tokens_NT))
-    (prefix_ZSD, h_NTD), _ = jax.lax.scan(run_layer, start, model.blocks())
+    (prefix_ZSD, h_NTD), _ = over_layers(model, run_layer, start)
     # Each token is predicted at the position before it; the first, at the end of the prefix.
     last_N1D = prefix_ZSD[prefix_N, jnp.maximum(length_N - 1, 0)][:, None]
     before_NTD = jnp.concatenate([last_N1D, h_NTD[:, :-1]], axis=1)

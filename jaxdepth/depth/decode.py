@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxdepth.depth.lanes import Plan, Segment
-from jaxdepth.depth.layer_scan import LayerOutput, at_exits, at_positions, scan_layers
+from jaxdepth.depth.layer_scan import LayerOutput, at_exits, at_positions, over_layers, scan_layers
 from jaxdepth.depth.sampling import Sampler
 from jaxdepth.model import Ints
 from jaxdepth.model.cache import (
@@ -348,10 +348,9 @@ def _run_segment(
     """
     rotation = model.rope_at(positions_XB)
 
-    def run_layer(carry, i):
+    def run_layer(carry, block, i):
         h_XBD, picked_XBD = carry
-        block, of_segment = model.layer(i), i - segment.first
-        window = block.window
+        of_segment, window = i - segment.first, block.window
         q_XBKGH, k_XBKH, v_XBKH = block.project_step(h_XBD, *rotation)
         with jax.named_scope("attend_prompt"):
             prompt = CacheSlice(*cache, i)
@@ -367,4 +366,4 @@ def _run_segment(
         is_exit_X11 = (i + 1 == exits_X)[:, None, None]
         return (h_XBD, jnp.where(is_exit_X11, h_XBD, picked_XBD)), (k_XBKH, v_XBKH)
 
-    return jax.lax.scan(run_layer, start, jnp.arange(segment.first, segment.last))
+    return over_layers(model, run_layer, start, layers=range(segment.first, segment.last))

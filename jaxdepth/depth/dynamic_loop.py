@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxdepth.depth.guard import Guards, read_guards
+from jaxdepth.depth.layer_scan import over_layers
 from jaxdepth.depth.policies import (
     ExitClassifier,
     Policy,
@@ -210,9 +211,8 @@ def _forward(
     positions_1B = (lengths_B + step)[None]
     rotation = model.rope_at(positions_1B)
 
-    def run_layer(carry, i):
+    def run_layer(carry, block, i):
         h_XBD, progress = carry
-        block = model.layer(i)
         window = block.window
         q_XBKGH, k_XBKH, v_XBKH = block.project_step(h_XBD, *rotation)
         # The residual stream of a lane that has exited is frozen: deeper layers cache the keys and
@@ -232,9 +232,8 @@ def _forward(
         return (after_XBD, progress), (k_XBKH, v_XBKH, after_XBD, top_XB)
 
     start = (model.embed_tokens(tokens_XB), _no_progress(calm_XB))
-    numbers_L = jnp.arange(model.config.num_hidden_layers)
-    (_, progress), (k_LXBKH, v_LXBKH, after_LXBD, top_LXB) = jax.lax.scan(
-        run_layer, start, numbers_L
+    (_, progress), (k_LXBKH, v_LXBKH, after_LXBD, top_LXB) = over_layers(
+        model, run_layer, start, layers=range(model.depth)
     )
     choice = _choose_exits(rules, progress, after_LXBD, top_LXB)
     return choice, write_step(lane_cache, k_LXBKH, v_LXBKH, step)

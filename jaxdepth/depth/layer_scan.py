@@ -1,12 +1,13 @@
-"""One pass over whole sequences that stacks what is read after each layer.
+"""Loops over layers, and one pass over whole sequences that stacks what is read after each layer.
 
 Truncation is a prefix: the first d layers, then the final norm and the head, see exactly the
 residual stream that the full pass has after layer d. So no exit stops this scan. What is read after
 every layer is stacked on a leading L axis, and an exit is an index into that.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,67 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import constrain
+
+Carry = TypeVar("Carry")
+
+
+def over_layers(
+    model: Mistral,
+    run_layer: Callable[..., tuple[Carry, Any]],
+    start: Carry,
+    *per_layer: Any,
+    layers: range | None = None,
+) -> tuple[Carry, Any]:
+    """Run layers in turn: a `lax.scan` over stacked ones, a loop written out over layers apart.
+
+    Args:
+        model: the model.
+        run_layer: called as `run_layer(carry, block, i, *of_layer)` with a layer, its number,
+            counted from 0, and its part of each of `per_layer`; returns the carry and an output.
+        start: the carry before the first layer.
+        per_layer: pytrees of arrays with a leading axis of the layers that run.
+        layers: the numbers of those; each is sliced out of the stacked weights by its number, so
+            that some layers are not copied. None runs all, in the form that gradients need.
+
+    Returns:
+        The carry after the last layer, and the outputs, stacked.
+    """
+    if model.is_apart:
+        carry, outputs = start, []
+        for n, i in enumerate(layers or range(model.depth)):
+            of_layer = jax.tree.map(lambda array, n=n: array[n], per_layer)
+            carry, output = run_layer(carry, model.layer(i), jnp.int32(i), *of_layer)
+            outputs.append(output)
+        return carry, jax.tree.map(lambda *arrays: jnp.stack(arrays), *outputs)
+
+    def step(carry, inputs):
+        i, block, of_layer = inputs
+        return run_layer(carry, model.layer(i) if block is None else block, i, *of_layer)
+
+    numbers = jnp.arange(model.depth) if layers is None else jnp.arange(layers.start, layers.stop)
+    blocks = model.blocks() if layers is None else None
+    return jax.lax.scan(step, start, (numbers, blocks, per_layer))
+
+
+def fold_layers(
+    model: Mistral,
+    run_layer: Callable[..., Carry],
+    start: Carry,
+    first: Int[Array, ""],
+    last: Int[Array, ""],
+) -> Carry:
+    """`over_layers` from layer `first` to `last - 1`, which may be traced, without outputs."""
+    if not model.is_apart:
+
+        def step(i, carry):
+            return run_layer(carry, model.layer(i), i)
+
+        return jax.lax.fori_loop(first, last, step, start)
+    carry = start
+    for i in range(model.depth):
+        run = functools.partial(run_layer, block=model.layer(i), i=jnp.int32(i))
+        carry = jax.lax.cond((first <= i) & (i < last), run, lambda carry: carry, carry)
+    return carry
 
 
 class LayerOutput(NamedTuple):
@@ -42,8 +104,7 @@ def scan_layers(
         read: called as `read(output, *of_layer)` with a `LayerOutput` and this layer's part of each
             of `per_layer`; returns a pytree of arrays, or None.
         per_layer: pytrees of arrays with a leading L axis.
-        depth: how many layers run; each is then sliced out of the stacked weights by its index, so
-            that the first layers are not copied. None runs all, in the form that gradients need.
+        depth: how many layers run, as of `over_layers`; None is all.
         keep_LB: the layers that each sequence runs; None is all. The others pass the residual
             stream on (layer dropout).
         remat: compute each layer again for its gradient, which takes less memory and more time.
@@ -52,11 +113,8 @@ def scan_layers(
         The residual stream after the last layer, and what was read, stacked on a leading L axis.
     """
     rotation = model.position_inputs(h_BSD.shape[1])
-    layers = model.blocks() if depth is None else jnp.arange(depth)
 
-    def run_layer(h_BSD, inputs):
-        layer, keep_B, of_layer = inputs
-        block = layer if depth is None else model.layer(layer)
+    def run_layer(h_BSD, block, _, keep_B, of_layer):
         after_BSD, (k_BSKH, v_BSKH) = block(h_BSD, *rotation)
         after_BSD = constrain(after_BSD, "BSD", model.mesh)
         if keep_B is not None:
@@ -65,7 +123,8 @@ def scan_layers(
 
     run_layer = jax.checkpoint(run_layer) if remat else run_layer
     h_BSD = constrain(h_BSD, "BSD", model.mesh)
-    return jax.lax.scan(run_layer, h_BSD, (layers, keep_LB, per_layer))
+    layers = None if depth is None else range(depth)
+    return over_layers(model, run_layer, h_BSD, keep_LB, per_layer, layers=layers)
 
 
 def at_positions(

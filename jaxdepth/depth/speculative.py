@@ -32,6 +32,7 @@ from jaxdepth.depth.decode import prefill
 from jaxdepth.depth.exits import check_exits, check_tokens
 from jaxdepth.depth.generation import DEFAULT_BUDGET, check_room, split
 from jaxdepth.depth.lanes import Segment, memory
+from jaxdepth.depth.layer_scan import fold_layers
 from jaxdepth.depth.sampling import is_any
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.model import AnyArray, Ints
@@ -306,10 +307,9 @@ def _run_layers(
     positions_YB = lengths_B + slots_YB
     rotation = model.rope_at(positions_YB)
 
-    def run_layer(i, carry):
+    def run_layer(carry, block, i):
         h_YBD, cache = carry
         runs_Y1 = ((first_Y <= i) & (i < last_Y))[:, None]
-        block = model.layer(i)
         window = block.window
         q_YBKGH, k_YBKH, v_YBKH = block.project_step(h_YBD, *rotation)
         # A lane that does not run this layer writes to a slot that does not exist: it is dropped.
@@ -328,7 +328,7 @@ def _run_layers(
         )
         return jnp.where(runs_Y1[..., None], block.finish_step(h_YBD, parts), h_YBD), cache
 
-    return jax.lax.fori_loop(first_Y.min(), last_Y.max(), run_layer, (h_YBD, cache))
+    return fold_layers(model, run_layer, (h_YBD, cache), first_Y.min(), last_Y.max())
 
 
 def _compare(

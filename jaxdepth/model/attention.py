@@ -1,6 +1,9 @@
 """Grouped-query attention with a causal, optionally sliding, window; softmax in float32."""
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, NamedTuple
 
 import jax
@@ -9,6 +12,18 @@ from jaxtyping import Array, Bool, Float
 
 # Float32 matmuls keep full precision on every backend; bfloat16 ones are not affected.
 HIGHEST = jax.lax.Precision.HIGHEST
+
+_PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
+
+
+@contextmanager
+def compiled_for(platform: str) -> Iterator[None]:
+    """Trace programs for a platform that need not be this process's own, such as gpu."""
+    before = _PLATFORM.set(platform)
+    try:
+        yield
+    finally:
+        _PLATFORM.reset(before)
 
 
 def attend(
@@ -58,7 +73,8 @@ def _attend(q_BSQH: Array, k_BSKH: Array, v_BSKH: Array, implementation, **seen)
 def _implementation(dtype: jnp.dtype, head_dim: int) -> Literal["cudnn", "xla"]:
     """cuDNN's fused attention where it applies: on GPUs, in 16 bits, for some head sizes."""
     fits = jnp.dtype(dtype).itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
-    return "cudnn" if fits and jax.default_backend() == "gpu" else "xla"
+    platform = _PLATFORM.get() or jax.default_backend()
+    return "cudnn" if fits and platform == "gpu" else "xla"
 
 
 class Part(NamedTuple):

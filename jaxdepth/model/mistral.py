@@ -1,7 +1,7 @@
 """Mistral, Llama, Qwen and SmolLM in Flax: nnx modules used as plain pytrees.
 
-`Mistral.layers` is one `Block` whose arrays carry a leading L axis; `jax.lax.scan` over
-`Mistral.blocks()` hands each step one layer. Nothing here knows how many layers will be run.
+`Mistral.layers` is one `Block` whose arrays carry a leading L axis, or whose matrices are `Apart`;
+`jaxdepth.depth.over_layers` runs either. Nothing here knows how many layers will be run.
 
 Source of the block: Jiang et al. 2023 (arXiv:2310.06825); numbers follow transformers'
 `models/mistral/modeling_mistral.py`, and of the families in `jaxdepth.model.families` where those
@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdepth.cpu.lazy_slice import LazySlice, slice_layer
 from jaxdepth.errors import InputError, listed
 from jaxdepth.model import AnyArray
+from jaxdepth.model.apart import Apart, take_apart
 from jaxdepth.model.attention import HIGHEST, Part, attend, merge_parts
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.int8 import Int8
@@ -31,7 +32,7 @@ from jaxdepth.model.rope import query_scale, rope_table, rotate
 from jaxdepth.model.sharding import constrain, parameter_sharding
 
 # A parameter; its shape alone where a program is only compiled.
-Weight = AnyArray | jax.ShapeDtypeStruct | Int8
+Weight = AnyArray | jax.ShapeDtypeStruct | Int8 | Apart
 _ALL = np.iinfo(np.int32).max  # a window that contains every key
 
 
@@ -56,7 +57,7 @@ class LowRank(nnx.Module):
         self.b = nnx.Param(b)
 
 
-Matrix = nnx.Param | LowRank | Int8 | LazySlice  # what a matrix of a layer may be
+Matrix = nnx.Param | LowRank | Int8 | LazySlice | Apart  # what a matrix of a layer may be
 
 
 def _matmul(x: Float[Array, "*batch I"], matrix: Matrix) -> Float[Array, "*batch O"]:
@@ -126,13 +127,15 @@ class Block(nnx.Module):
     v_bias: nnx.Param | None = None
     q_norm: nnx.Param | None = None
     k_norm: nnx.Param | None = None
+    is_apart: bool = False  # whether its matrices were never in a stack
 
     def __init__(self, config: ModelConfig, arrays: Mapping[str, Weight]):
         self.config = config
         for name in LAYER_PARAMETERS:
             if has_parameter(name, config):
                 array = arrays[f"layers.{name}"]
-                setattr(self, name, array if isinstance(array, Int8) else nnx.Param(array))
+                is_module = isinstance(array, Int8 | Apart)
+                setattr(self, name, array if is_module else nnx.Param(array))
 
     @property
     def window(self) -> int | Int[Array, ""] | None:
@@ -159,8 +162,8 @@ class Block(nnx.Module):
         def heads(matrix, bias):
             flat = _matmul(x, matrix) if bias is None else _matmul(x, matrix) + bias[...]
             # The barrier keeps the split into heads out of the matmul: a TPU would store a second
-            # copy of all weights for it, in another layout.
-            flat = jax.lax.optimization_barrier(flat)
+            # copy of all weights for it, in another layout. A GPU would copy each part for it.
+            flat = flat if self.is_apart else jax.lax.optimization_barrier(flat)
             return flat.reshape(*x.shape[:-1], -1, self.config.head_dim)
 
         q, k, v = heads(self.q, self.q_bias), heads(self.k, self.k_bias), heads(self.v, self.v_bias)
@@ -251,7 +254,7 @@ class Mistral(nnx.Module):
         Args:
             config: the shape of the model.
             arrays: parameter name -> array, as `parameters.parameter_shapes(config)` declares them;
-                matrices of layers may be `Int8`.
+                matrices of layers may be `Int8`, and `Apart`.
             mesh: the devices that the arrays are sharded over; None is one device.
 
         Raises:
@@ -284,8 +287,13 @@ class Mistral(nnx.Module):
         table_VD = constrain(jnp.asarray(self.embed[...]), "VD", self.mesh)  # gathered along D
         return jnp.take(table_VD, tokens, axis=0, mode="fill", fill_value=jnp.nan)
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether each layer's matrices are arrays of their own."""
+        return isinstance(self.layers.q, Apart)
+
     def blocks(self) -> Block:
-        """All layers, stacked, as `jax.lax.scan` takes them, with flags where layers differ."""
+        """All layers, with flags where layers differ; stacked ones as `jax.lax.scan` takes them."""
         slides, rotates = self.config.sliding_layers, self.config.rope_layers
         if slides is None and rotates is None:
             return self.layers
@@ -296,16 +304,26 @@ class Mistral(nnx.Module):
             blocks.rotates = nnx.Variable(np.array(rotates))
         return blocks
 
-    def layer(self, i: Int[Array, ""]) -> Block:
-        """Layer `i`, counted from 0; `i` may be traced. Its matrices are sliced when they are used.
+    def layer(self, i: int | Int[Array, ""]) -> Block:
+        """Layer `i`, counted from 0; `i` may be traced unless layers are apart.
 
-        On a mesh they are sliced at once: each would wait for an activation that is sharded.
+        Matrices of a stack are sliced when they are used. On a mesh they are sliced at once: each
+        would wait for an activation that is sharded.
         """
         blocks = self.blocks()
-        block = slice_layer(blocks, i)
-        if self.mesh is None:
-            for name in MATRICES:
-                setattr(block, name, LazySlice(getattr(blocks, name), i))
+        rest = jax.tree.map(lambda array: array, blocks)  # a new module, the same arrays
+        for name in MATRICES:
+            setattr(rest, name, None)
+        block = slice_layer(rest, i)
+        block.is_apart = self.is_apart
+        for name in MATRICES:
+            matrix = getattr(blocks, name)
+            if isinstance(matrix, Apart):
+                setattr(block, name, matrix.matrices[i])
+            elif self.mesh is None:
+                setattr(block, name, LazySlice(matrix, i))
+            else:
+                setattr(block, name, slice_layer(matrix, i))
         return block
 
     def rope_at(self, positions: Int[Array, "*batch"]) -> Rotation:
@@ -353,3 +371,11 @@ def on_mesh(model: Mistral, mesh: Mesh | None) -> Mistral:
         sharding = parameter_sharding(name, model.config, mesh)
         setattr(owner, short, nnx.Param(jax.device_put(getattr(owner, short)[...], sharding)))
     return sharded
+
+
+def with_layers_apart(model: Mistral) -> Mistral:
+    """The model with each layer's matrices in arrays of their own, which are copies."""
+    apart = jax.tree.map(lambda array: array, model)  # new modules, the same arrays
+    for name in MATRICES:
+        setattr(apart.layers, name, take_apart(getattr(model.layers, name)))
+    return apart

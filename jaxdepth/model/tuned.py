@@ -133,6 +133,8 @@ def _tuned(
     with_factors: Callable[[Array, Array, Array], nnx.Param | LowRank],
 ) -> Mistral:
     """The model with trained parameters; `with_factors` combines a matrix with its factors."""
+    if model.is_apart:
+        raise InputError("the layers of the base are apart: load it with apart=False to tune it")
     tuned = jax.tree.map(lambda array: array, model)  # new modules, the same arrays
     for name in form.leaves:
         base, key = _array(model, name), _key(name)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdepth.depth.layer_scan import over_layers
 from jaxdepth.model import AnyArray
 from jaxdepth.model.attention import attend_seen
 from jaxdepth.model.mistral import Block, Mistral
@@ -152,7 +153,7 @@ def scan_packed(
     behind_PP = trunk_P[:, None] - trunk_P
     behind_RCK = row_RC[:, :, None] - key_RK[:, None]
 
-    def run_layer(h_ND, block: Block):
+    def run_layer(h_ND, block: Block, _):
         q, k, v = block.project(h_ND, *rotation)
         seen_PP, seen_RCK, window = all_seen_PP, all_seen_RCK, block.window
         if window is not None:
@@ -171,4 +172,4 @@ def scan_packed(
         return h_ND, read(h_ND)
 
     run_layer = jax.checkpoint(run_layer) if remat else run_layer
-    return jax.lax.scan(run_layer, model.embed_tokens(tokens_N), model.blocks())[1]
+    return over_layers(model, run_layer, model.embed_tokens(tokens_N))[1]

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import read_json
 from jaxdepth.model import FastTokenizer
+from jaxdepth.model.apart import Apart
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.runtime.distributed import is_distributed, raise_on_all
@@ -124,7 +125,7 @@ class Exported:
     def read(self) -> "_Contents":
         """Load the model, and check that it can be exported."""
         raw = read_json(self.path / "config.json")
-        model, tokenizer = load(self.path, dtype=self.dtype, adapter=self.adapter)
+        model, tokenizer = load(self.path, dtype=self.dtype, adapter=self.adapter, apart=False)
         layers = model.depth if self.exit_layer is None else self.exit_layer
         if not 1 <= layers <= model.depth:
             raise InputError(f"exit {layers}: expected one of 1 to {model.depth}")
@@ -158,7 +159,9 @@ def model_tensor(model: Mistral, tensor: MappedTensor) -> np.ndarray:
     layer, name = tensor.layer_and_parameter
     if layer is None:
         return np.asarray(getattr(model, name)[...])
-    array = getattr(model.layers, name.removeprefix("layers."))[...][layer]
+    parameter = getattr(model.layers, name.removeprefix("layers."))
+    is_apart = isinstance(parameter, Apart)
+    array = parameter.matrices[layer][...] if is_apart else parameter[...][layer]
     return np.ascontiguousarray(tensor.transpose(np.asarray(array)))
 
 

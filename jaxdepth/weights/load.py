@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from jaxdepth.cpu.host_arrays import aligned_empty, fill_transposed
 from jaxdepth.errors import InputError, listed
+from jaxdepth.model.apart import take_apart
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.int8 import Int8, to_int8
 from jaxdepth.model.mistral import Mistral, on_mesh
@@ -38,6 +39,7 @@ def load(
     mesh: Mesh | None = None,
     adapter: str | Path | None = None,
     int8: bool = False,
+    apart: bool | None = None,
 ) -> tuple[Mistral, Any]:
     """Load a converted checkpoint: the model and its tokenizer.
 
@@ -52,6 +54,8 @@ def load(
         adapter: to merge in: `builtin:NAME`, a file from `jaxdepth tune`, or a PEFT folder.
         int8: quantise the matrices of the layers to 8-bit integers with a scale for each output;
             without an adapter they are quantised one layer at a time.
+        apart: whether each layer's matrices are arrays of their own, which a GPU decodes with
+            faster, or stacked, which compiles faster and is what training wants; None: on GPUs.
 
     Returns:
         The model, and a transformers fast tokenizer: that of a PEFT folder if it has one, else the
@@ -91,6 +95,9 @@ def load(
         model = on_mesh(jax.tree.map(lambda array: array.astype(dtype), model), mesh)
         for name in MATRICES if int8 else ():
             setattr(model.layers, name, jax.jit(to_int8)(getattr(model.layers, name)[...]))
+    if jax.default_backend() == "gpu" if apart is None else apart:
+        for name in MATRICES:  # one by one, so that the memory of its stack is freed
+            setattr(model.layers, name, take_apart(getattr(model.layers, name)))
     return model, tokenizer
 
 
@@ -139,7 +146,7 @@ class _Parameters:
 
     def on_devices(self) -> dict[str, jax.Array | Int8]:
         """All parameters, once every array has been added."""
-        return {name: _to_device(array) for name, array in self.arrays.items()}
+        return {name: _to_device(self.arrays.pop(name)) for name in list(self.arrays)}
 
 
 def _read(

@@ -131,12 +131,12 @@ def _own_bytes(name: str, instructions: dict[str, str]) -> Counter[str]:
             if kind == "reduce-scatter":
                 shapes, started = instructions[operand].partition(" ")[0], None
             kind = "reduce-scatter" if name.startswith(_REDUCE_SCATTER) else kind
-            counted[kind] += _result_bytes(shapes, started is not None)
+            counted[kind] += result_bytes(shapes, started is not None)
     return counted
 
 
-def _result_bytes(shapes: str, started: bool) -> int:
-    """Bytes of a collective's results; a started one lists its operands too, before them."""
+def result_bytes(shapes: str, started: bool = False) -> int:
+    """Bytes of an instruction's results; what is started lists its operands too, before them."""
     sizes = [
         math.prod(int(n) for n in dims.split(",") if n) * _ITEMSIZE.get(kind, int(bits or 8) // 8)
         for kind, bits, dims in _ARRAY.findall(shapes)

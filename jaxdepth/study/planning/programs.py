@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxdepth.depth import decode as engine
 from jaxdepth.depth.lanes import plan_segments
 from jaxdepth.depth.sampling import Sampling, TokenSampler, lane_keys
+from jaxdepth.model.attention import compiled_for
 from jaxdepth.model.sharding import state_shardings, whole_rows
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.study.first_token import first_token_at
@@ -17,6 +18,7 @@ from jaxdepth.study.planning.compiled import bytes_per_device, collective_bytes
 from jaxdepth.study.planning.flops import matmul_flops
 from jaxdepth.study.planning.roofline import Program
 from jaxdepth.study.planning.shapes import Shapes
+from jaxdepth.study.planning.traffic import weight_traffic
 from jaxdepth.tune.loss import Targets, Weights
 from jaxdepth.tune.train import Micro, State, make_optimizer, make_step, supervised
 
@@ -72,8 +74,9 @@ def _compile(
     Raises:
         Exhausted: it does not fit.
     """
-    traced = jitted.trace(*args, **static)
-    lowered = traced.lower(lowering_platforms=(shapes.platform,))
+    with compiled_for("gpu" if shapes.platform == "cuda" else shapes.platform):
+        traced = jitted.trace(*args, **static)
+        lowered = traced.lower(lowering_platforms=(shapes.platform,))
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -81,17 +84,21 @@ def _compile(
             raise
         raise Exhausted(name) from None
     memory, text = compiled.memory_analysis(), compiled.as_text()
+    counted = None if shapes.platform != "cuda" else weight_traffic(text, trips)
+    weights = counted.moved if counted else passes * bytes_per_device(shapes.model)
     return Program(
         name=name,
         arguments=memory.argument_size_in_bytes,
         caches=caches,
         temporaries=memory.temp_size_in_bytes,
         flops=matmul_flops(traced.jaxpr, trips) / shapes.mesh.size,
-        traffic=passes * (bytes_per_device(shapes.model) + caches),
+        traffic=weights + passes * caches,
         collectives=collective_bytes(text, trips),
         instructions=sum(name not in _UNCOUNTED for name in _INSTRUCTION.findall(text)),
         chip=shapes.chip,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        weights=counted,
+        text=text,
     )
 
 
@@ -192,7 +199,7 @@ def tuning_step(shapes: Shapes) -> Program:
         params = init_params(model, form, 0, jax.random.key(0))
         return State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    state = jax.eval_shape(initial, shapes.model)
+    state = jax.eval_shape(initial, shapes.stacked)
     shardings = state_shardings(state, shapes.config, shapes.mesh)
     state = jax.tree.map(
         lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
@@ -208,4 +215,6 @@ def tuning_step(shapes: Shapes) -> Program:
     micros = Micro(targets, weights, None)
     step = make_step(form, supervised(True, True), optimizer, shardings)
     # Three passes: forward, forward again for the gradient (remat), and backward.
-    return _compile(shapes, TUNING, step, state, shapes.model, micros, caches=0, trips=1, passes=3)
+    return _compile(
+        shapes, TUNING, step, state, shapes.stacked, micros, caches=0, trips=1, passes=3
+    )

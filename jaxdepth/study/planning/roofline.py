@@ -1,8 +1,9 @@
 """What a program needs, and how long it takes at least: a roofline."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxdepth.study.planning.chips import Chip
+from jaxdepth.study.planning.traffic import Traffic
 
 # The share of a chip's memory that programs can use. The rest is the runtime's, or fragmented.
 USABLE = 0.95
@@ -17,11 +18,15 @@ class Program:
     caches: int  # bytes of the caches of prompts and lanes, wherever they are counted besides
     temporaries: int  # bytes
     flops: float  # of all matmuls
-    traffic: int  # bytes read from the chip's memory: weights and caches, once a pass
+    # Bytes read from the chip's memory: caches once a pass, and weights as the program reads and
+    # copies them where that is counted, else once a pass, too.
+    traffic: int
     collectives: dict[str, int]  # bytes by kind
     instructions: int  # that compute or send; layers run in loops, so more layers add none
     chip: Chip
     outputs: int = 0  # bytes, without arguments that are updated in place
+    weights: Traffic | None = None  # of a GPU's program, where it is counted
+    text: str = field(default="", repr=False)  # as the compiler left it
 
     @property
     def peak_bytes(self) -> int:

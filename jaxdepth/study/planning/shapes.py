@@ -9,15 +9,17 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, at_least, one_line
+from jaxdepth.model.apart import Apart
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.parameters import parameter_shapes
+from jaxdepth.model.parameters import MATRICES, parameter_shapes
 from jaxdepth.model.sharding import activation_sharding, make_mesh, parameter_sharding
+from jaxdepth.study.planning.cards import described_gpus, has_compiler
 from jaxdepth.study.planning.chips import GPUS, TPUS, Chip, find_chip
 from jaxdepth.study.planning.settings import Plan
 
@@ -30,7 +32,7 @@ class Shapes:
     config: ModelConfig
     mesh: Mesh
     chip: Chip
-    platform: str  # that programs are compiled for
+    platform: str  # that programs are compiled for; cpu: virtual devices in place of GPUs
 
     @property
     def exits(self) -> list[int]:
@@ -45,15 +47,26 @@ class Shapes:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     @cached_property
+    def stacked(self) -> Mistral:
+        """The model as training has it."""
+        return self._model(apart=False)
+
+    @cached_property
     def model(self) -> Mistral:
-        arrays: dict[str, Any] = {
-            name: jax.ShapeDtypeStruct(
-                shape,
-                self.settings.dtype,
-                sharding=parameter_sharding(name, self.config, self.mesh),
-            )
-            for name, shape in parameter_shapes(self.config).items()
-        }
+        """The model as everything else has it: on GPUs each layer's matrices are apart."""
+        return self._model(apart=True) if self.platform == "cuda" else self.stacked
+
+    def _model(self, apart: bool) -> Mistral:
+        arrays: dict[str, Any] = {}
+        for name, (L, *shape) in parameter_shapes(self.config).items():
+            sharding = parameter_sharding(name, self.config, self.mesh)
+            if apart and name.removeprefix("layers.") in MATRICES:
+                one = NamedSharding(self.mesh, PartitionSpec(*sharding.spec[1:]))
+                array = jax.ShapeDtypeStruct(shape, self.settings.dtype, sharding=one)
+                arrays[name] = Apart([array] * L)
+            else:
+                whole = (L, *shape)
+                arrays[name] = jax.ShapeDtypeStruct(whole, self.settings.dtype, sharding=sharding)
         return Mistral(self.config, arrays, self.mesh)
 
 
@@ -91,6 +104,8 @@ def _devices(settings: Plan) -> tuple[Mesh, Chip, str]:
         chip, count = find_chip(s.gpu, GPUS), s.gpus or 0
         if s.gpu_memory is not None:
             chip = replace(chip, memory=s.gpu_memory * 1e9)
+        if has_compiler():
+            return _mesh_of_all(s.mesh, described_gpus(s.gpu, count)), chip, "cuda"
         if jax.device_count() < count:
             raise InputError(
                 f"{count} GPUs are planned on as many virtual devices, this process has begun "

@@ -6,8 +6,9 @@ from jaxdepth.study.planning.settings import Plan
 
 _HEAD = (
     "program", "arguments", "caches", "temporaries", "TFLOP", "read", "sent between chips",
-    "time", "bound by", "instructions",
+    "time", "bound by", "instructions", "kernels", "weights read", "copied",
 )  # fmt: skip
+_COUNTED = 3  # the last columns, which only a GPU's programs have
 
 
 def plan_lines(settings: Plan, planned: Planned) -> list[str]:
@@ -15,21 +16,29 @@ def plan_lines(settings: Plan, planned: Planned) -> list[str]:
     s = settings
     devices = s.topology or f"{s.gpus} x {s.gpu}"
     sizes = ",".join(f"{name}={n}" for name, n in parse_mesh(s.mesh).items() if n > 1) or "data=1"
+    is_counted = any(program.weights for program in planned.programs)
+    head = _HEAD if is_counted else _HEAD[:-_COUNTED]
     lines = [
         f"{devices}, mesh {sizes}, {s.dtype}: {s.prompts} prompts of {s.length} tokens at once, "
         f"{s.new_tokens} new tokens at exits {s.exits}. Per chip; times are estimates: what the "
         "published figures of the chip allow.",
         "",
-        "| " + " | ".join(_HEAD) + " |",
-        "|" + "---|" * len(_HEAD),
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
         *map(_row, planned.programs),
         *(f"| {name} | the compiler refuses it: **does not fit** |" for name in planned.refused),
         "",
     ]
-    if s.gpus is not None:
+    if is_counted:
+        lines.append(
+            "Kernels, and what is read of weights and copied of them, are counted in the programs; "
+            "on the card itself autotuning may choose other products."
+        )
+    elif s.gpus is not None:
         lines.append(
             "Memory is what XLA plans for virtual CPU devices, which keep a float32 copy of 16-bit "
-            "weights: on GPUs temporaries are smaller."
+            "weights: on GPUs temporaries are smaller. With their own compiler (pip install "
+            "'jaxdepth[cuda]', no GPU needed) the plan is that of their programs."
         )
     if planned.fits:
         worst = max(planned.programs, key=lambda p: p.peak_bytes)
@@ -49,11 +58,14 @@ def plan_lines(settings: Plan, planned: Planned) -> list[str]:
 
 def _row(p: Program) -> str:
     sent = ", ".join(f"{kind} {_bytes(size)}" for kind, size in sorted(p.collectives.items()))
-    cells = (
+    cells: tuple[str, ...] = (
         p.name, _bytes(p.arguments), _bytes(p.caches) if p.caches else "", _bytes(p.temporaries),
         f"{p.flops / 1e12:.3g}", _bytes(p.traffic), sent or "nothing", _seconds(p.seconds),
         p.bound_by if p.fits else f"{p.bound_by}; **does not fit**", f"{p.instructions:,}",
     )  # fmt: skip
+    if p.weights:
+        w = p.weights
+        cells += f"{w.kernels:,}", _bytes(w.read), _bytes(w.copied) if w.copies else "nothing"
     return "| " + " | ".join(cells) + " |"
 
 

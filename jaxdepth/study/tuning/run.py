@@ -86,7 +86,8 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
     tasks, mix = _read_tasks(settings.data, decides)
     fingerprint = checkpoint.read_manifest(settings.model)["fingerprint"]
     use_compilation_cache()
-    base, tokenizer = load(settings.model, settings.dtype, chosen_mesh(settings.devices.mesh))
+    mesh = chosen_mesh(settings.devices.mesh)
+    base, tokenizer = load(settings.model, settings.dtype, mesh, apart=False)
     if tokenizer is None:
         raise InputError(f"{settings.model} was converted without a tokenizer: prompts need one")
     depth = base.config.num_hidden_layers

@@ -30,6 +30,7 @@ from jaxdepth.study.planning.search import largest_batch
 from jaxdepth.study.planning.settings import Plan
 from jaxdepth.study.planning.shapes import shapes_of
 from jaxdepth.study.planning.summary import plan_lines
+from jaxdepth.study.planning.traffic import Traffic
 
 CHIP = GPUS["H100"]
 
@@ -148,6 +149,12 @@ def test_roofline_by_hand():
     text = "\n".join(plan_lines(settings, Planned([program(arguments=int(77e9))], 0, None, 1.0)))
     assert "does not fit" in text
     assert "take more, or a smaller model" in text
+    assert "virtual CPU devices" in text
+    counted = program(weights=Traffic(read=10**9, kernels=797))
+    text = "\n".join(plan_lines(settings, Planned([counted], 1, None, 1.0)))
+    assert "| instructions | kernels | weights read | copied |" in text
+    assert "| 797 | 1.00 GB | nothing |" in text
+    assert "virtual CPU devices" not in text
 
 
 def fakes(sizes, refuse=()):
@@ -205,6 +212,7 @@ def test_one_device_has_all_weights(config_file):
 )
 def test_what_cannot_be_planned(config_file, changes, message, monkeypatch):
     monkeypatch.setattr("jaxdepth.study.planning.shapes.find_spec", lambda name: None)
+    monkeypatch.setattr("jaxdepth.study.planning.shapes.has_compiler", lambda: False)
     with pytest.raises(InputError, match=message):
         shapes_of(Plan(config_file, **changes))
 
