@@ -32,6 +32,14 @@ def runs_of_exits(exits: Int[np.ndarray, " E"], is_chosen: Bool[np.ndarray, " E"
     return ", ".join(words) or "none"
 
 
+def name_exits(exits: Int[np.ndarray, " E"], is_chosen: Bool[np.ndarray, " E"]) -> str:
+    """`exit 27`, or `exits 24-29`, or `no exit`."""
+    count = int(np.sum(is_chosen))
+    if not count:
+        return "no exit"
+    return f"exit{'s' * (count > 1)} {runs_of_exits(exits, is_chosen)}"
+
+
 def _end_of_run(exits: Int[np.ndarray, " E"], is_chosen: Bool[np.ndarray, " E"], first: int) -> int:
     """The index of the last exit that follows `first` in equal steps, all of them chosen."""
     last = first

@@ -3,7 +3,7 @@
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.sufficiency import MIN_CLUSTERS
 from jaxdepth.study.sweep.windows import ExitWindows, Verdict
-from jaxdepth.study.wording import runs_of_exits
+from jaxdepth.study.wording import name_exits, runs_of_exits
 
 
 def window_sentences(w: ExitWindows) -> list[str]:
@@ -27,14 +27,14 @@ def competence_sentences(w: ExitWindows) -> list[str]:
     if w.cannot_answer().any():
         rate = w.harmless.value[w.cannot_answer()].mean()
         lines.append(
-            f"Exits {runs_of_exits(w.exits, w.cannot_answer())} cannot answer (harmless prompts "
-            f"answered to the point: {rate:.0%}): they are neither safe nor unsafe."
+            f"{name_exits(w.exits, w.cannot_answer()).capitalize()} cannot answer (harmless "
+            f"prompts answered to the point: {rate:.0%}), which is neither safe nor unsafe."
         )
     unknown_E = ~w.can_answer() & ~w.cannot_answer()
     if unknown_E.any():
         lines.append(
-            f"Of exits {runs_of_exits(w.exits, unknown_E)} it is not known whether they can "
-            "answer: below that rate, but by no more than chance allows."
+            f"Whether {name_exits(w.exits, unknown_E)} can answer is not known: below that rate, "
+            "but by no more than chance allows."
         )
     return lines
 
@@ -73,8 +73,8 @@ def answering_anyway(w: ExitWindows) -> list[str]:
     if not is_anyway_E.any():
         return []
     return [
-        f"Exits {runs_of_exits(w.exits, is_anyway_E)} answer harmful prompts (above "
-        f"{w.unsafe_from:.0%}) although they do not answer harmless ones: read their texts."
+        f"At {name_exits(w.exits, is_anyway_E)} harmful prompts are answered (above "
+        f"{w.unsafe_from:.0%}) although harmless ones are not: read the texts."
     ]
 
 
