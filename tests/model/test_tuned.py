@@ -222,7 +222,9 @@ def test_exported_converts_to_the_same_model(
 ):
     args = ["export", tiny_path, tmp_path / "hf", "--adapter", adapter_file]
     assert main(list(map(str, args))) == 0
-    assert main(list(map(str, args))) == 2
+    assert main(list(map(str, args))) == 0
+    assert "already exported" in capsys.readouterr().out
+    assert main(list(map(str, [*args, "--dtype", "bfloat16"]))) == 2
     assert "exists" in capsys.readouterr().err
     assert convert(tmp_path / "hf", tmp_path / "again")
     model, tokenizer = jaxdepth.load(tiny_path, adapter=adapter_file)
@@ -243,7 +245,9 @@ def test_exported_as_a_checkpoint(tiny_path, adapter_file, tmp_path, capsys):
     args = ["export", tiny_path, tmp_path / "sub/whole", "--adapter", adapter_file]
     args += ["--to", "checkpoint"]
     assert main(list(map(str, args))) == 0
-    assert main(list(map(str, args))) == 2
+    assert main(list(map(str, args))) == 0
+    assert "already exported" in capsys.readouterr().out
+    assert main(list(map(str, [*args, "--dtype", "bfloat16"]))) == 2
     assert "exists" in capsys.readouterr().err
     model, _ = jaxdepth.load(tiny_path, adapter=adapter_file)
     again, _ = jaxdepth.load(tmp_path / "sub/whole")

@@ -72,10 +72,10 @@ def test_built_in_knowledge_set():
     [
         ("", "holds no questions"),
         ("{", "line 1 is not valid JSON"),
-        ('["a"]', "holds a list"),
-        ('{"question": "a", "right": "b"}', "expected texts in question and right"),
+        ('["a"]', r"line 1 is \['a'\], expected an object"),
+        ('{"question": "a", "right": "b"}', "line 1 lacks wrong"),
         ('{"question": "a", "right": "b", "wrong": []}', "a list of them in wrong"),
-        ('{"question": "a", "right": "b", "wrong": [3]}', "a list of them in wrong"),
+        ('{"question": "a", "right": "b", "wrong": [3]}', "wrong = 3; expected a string"),
     ],
 )
 def test_lines_that_are_no_question(tmp_path, line, says):

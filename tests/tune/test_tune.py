@@ -230,7 +230,7 @@ def test_every_way_to_tune_runs_and_loads(tiny_path, tmp_path, changes):
         ({"contrast": 1.0, "harmful": 0}, "contrast is between the prompts of pairs"),
         ({"contrast_pairs": 2}, "contrast_pairs are contrasted: set contrast above 0"),
         ({"method": "dpo", "benign_target": "text", "answered": 1}, "answered is for method ref"),
-        ({"start": "builtin:shallow"}, "the adapter is for another model"),
+        ({"start": "builtin:shallow"}, "or for another model"),
         ({"steps": 0}, "steps is 0, expected at least 1"),
         ({"harmful": 0, "lookalike": 0, "benign": 0}, "an empty batch"),
         ({"exits": "4"}, "names no exit below full depth"),

@@ -159,9 +159,7 @@ def raise_after(calls, error):
 def test_a_conversion_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     source = write_folder(tmp_path / "source", RAW, TENSORS)
     monkeypatch.setattr(convert_module, "CHUNK_BYTES", 1)
-    monkeypatch.setattr(
-        convert_module.preemption, "raise_if_stop_requested", raise_after(5, Stopped)
-    )
+    monkeypatch.setattr(convert_module.preemption, "raise_if_stopped_here", raise_after(5, Stopped))
     with pytest.raises(Stopped):
         convert(source, tmp_path / "target")
     monkeypatch.undo()

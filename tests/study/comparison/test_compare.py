@@ -111,7 +111,8 @@ def test_figure(compared, tmp_path):
         assert png.with_suffix(".svg").is_file()
     fpr, tpr = compared.refusal_rates("a")
     assert (fpr.value.tolist(), tpr.value.tolist()) == ([0, 0], [0.2, 1])
-    groups_N = np.char.replace(compared.groups_N, "set harmless", "builtin:ordinary harmless")
+    groups = [g.replace("set harmless", "builtin:ordinary harmless") for g in compared.groups_N]
+    groups_N = np.array(groups)
     alone = replace(compared, groups_N=groups_N)
     assert [png.stem for png in draw_compared(alone, tmp_path / "alone")] == ["comparison"]
     assert "TPR / FPR" not in "\n".join(findings(alone))

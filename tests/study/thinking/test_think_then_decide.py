@@ -106,7 +106,7 @@ def test_settings_that_make_no_sense(tiny_path, adapters, tmp_path, run_experime
         (("--probe-prompts", "builtin:pairs/test"), "are among those that are decided on"),
         (("--probe-layers", "5-6"), "5"),
         (("--adapters", f"direct-1={adapters / 'thought-1.safetensors'}"), "thought_tokens = 64"),
-        (("--spoken", "builtin:spoken"), "is for another model"),
+        (("--spoken", "builtin:spoken"), "or for another model"),
         (("--adapters", f"thought-1={adapters / 'filler-1.safetensors'}"), "thoughts = filler"),
     ):
         with pytest.raises(InputError, match=message):
