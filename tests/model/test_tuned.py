@@ -256,7 +256,7 @@ def test_exported_as_a_checkpoint(tiny_path, adapter_file, tmp_path, capsys):
     assert made_from == f"{tiny_path} with {adapter_file}"
     assert [p.name for p in (tmp_path / "sub").iterdir()] == ["whole"]  # nothing in between is left
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="cannot make"):
         export_checkpoint(tiny_path, tmp_path / "file/whole")
 
 
