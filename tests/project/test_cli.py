@@ -87,6 +87,10 @@ def test_one_label_has_no_difference(tmp_path, tiny_path, capsys):
     assert "No harmless prompts were answered" in printed
     assert "Unsafe window" not in printed
     assert not (tmp_path / "r" / "figures" / "over_refusal.png").exists()
+    args = ("--out", tmp_path / "s", "--prompts", "builtin:ordinary[:3]", "--exits", "4")
+    status, printed, _ = run(capsys, "sweep", tiny_path, *args, "--max-new-tokens", 2)
+    assert status == 0
+    assert "harmless (n=3)" in printed
 
 
 def test_convert(tmp_path, source, capsys):

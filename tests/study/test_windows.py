@@ -117,7 +117,9 @@ def test_without_harmful_prompts_there_is_competence_alone():
     assert w.can_answer().tolist() == [False, False, True, True, True]
     assert set(w.verdict) == {None}
     assert len(window_sentences(w)) == 3
-    assert ExitWindows.from_rows(WINDOWS.from_frame(w.rows()).to_pandas()).harmful is None
+    again = ExitWindows.from_rows(WINDOWS.from_frame(w.rows()).to_pandas())
+    assert again.harmful is None
+    assert set(again.verdict) == {None}
 
 
 @pytest.mark.parametrize("prompts", [1, 9])

@@ -133,7 +133,8 @@ class ExitWindows:
             harmful=by_label["harmful"] if by_label["harmful"].n else None,
             band_low=rows["band_low"].to_numpy(float),
             band_high=rows["band_high"].to_numpy(float),
-            verdict=rows["verdict"].to_numpy(object),
+            # Null without harmful prompts, which pandas may read as NaN.
+            verdict=rows["verdict"].astype(object).where(rows["verdict"].notna(), None).to_numpy(),
             n_to_decide=[None if pd.isna(n) else int(n) for n in rows["n_to_decide"]],
             unsafe_from=float(rows["unsafe_from"].iloc[0]),
         )
