@@ -8,6 +8,7 @@ chunks that are missing or differ.
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from jaxdepth.weights.atomic_folder import atomic_folder
 from jaxdepth.weights.gguf.source import GGUFSource
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
 from jaxdepth.weights.huggingface.folder_tokenizer import load_folder_tokenizer
+from jaxdepth.weights.huggingface.mistral_expression import mend_expression
 from jaxdepth.weights.huggingface.source import SafetensorsSource
 from jaxdepth.weights.huggingface.spare_tokens import without_spare_tokens
 from jaxdepth.weights.huggingface.tokenizer_files import CONFIG, TOKENIZER, tokenizer_difference
@@ -213,6 +215,9 @@ def _write_sidecars(source: Source, tokenizer, folder: Path) -> None:
         for name in checkpoint.sidecars(source.folder):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source.folder / name, folder / name)
+        copy = checkpoint.load_tokenizer(folder)
+        if copy is not None and mend_expression(copy, source.raw_config):
+            copy.backend_tokenizer.save(str(folder / TOKENIZER))
     if not (folder / TOKENIZER).is_file():
         tokenizer.save_pretrained(folder)
     what = tokenizer_difference(tokenizer, checkpoint.load_tokenizer(folder))
@@ -258,6 +263,12 @@ def _read_folder_tokenizer(source: SafetensorsSource):
                 raise InputError(f"{folder / name} holds a {kind}, expected an object")
     tokenizer = load_folder_tokenizer(folder)
     checkpoint.end_tokens(folder, tokenizer)
+    if mend_expression(tokenizer, source.raw_config):
+        print(
+            f"jaxdepth: note: {source.name}: its {TOKENIZER} splits text by a wrong expression, as "
+            "early uploads of Mistral's do; the checkpoint gets Mistral's own",
+            file=sys.stderr,
+        )
     return tokenizer
 
 
@@ -290,6 +301,9 @@ def _check_same_sidecars(target: Path, source: Source, tokenizer: FastTokenizer 
     made: tuple[str, ...] = ()  # files that were written anew
     if not (source.folder / TOKENIZER).is_file():
         made = (TOKENIZER, CONFIG, "chat_template.jinja")
+    elif mend_expression(checkpoint.load_tokenizer(source.folder), source.raw_config):
+        made = (TOKENIZER,)
+    if made:
         what = tokenizer_difference(tokenizer, checkpoint.load_tokenizer(target))
         if what is not None:
             raise InputError(

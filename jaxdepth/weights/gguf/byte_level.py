@@ -18,7 +18,7 @@ _WORDS = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{_NOT_WORD}?\p{{L}}+"
 _REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _LOWER, _UPPER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LLAMA3 = _WORDS + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _REST
-_SPLITS = {
+SPLITS = {
     "qwen2": _WORDS + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _REST,
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,  # the names of other converters
@@ -28,7 +28,7 @@ _SPLITS = {
 }
 # These keep a word of the vocabulary without applying merges, and begin a text with BOS.
 _KEEPS_WORDS = ("llama-bpe", "llama3", "llama-v3", "tekken")
-_SUPPORTED = ("smollm", "gpt-2", *_SPLITS)
+_SUPPORTED = ("smollm", "gpt-2", *SPLITS)
 
 
 def byte_level_bpe(vocabulary: Vocabulary) -> Tokenizer:
@@ -83,8 +83,8 @@ def _pre_tokenizer(name: str | None):
     if name == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)
         return pre_tokenizers.Sequence([digits, words])
-    if isinstance(name, str) and name in _SPLITS:
-        split = pre_tokenizers.Split(Regex(_SPLITS[name]), behavior="isolated")
+    if isinstance(name, str) and name in SPLITS:
+        split = pre_tokenizers.Split(Regex(SPLITS[name]), behavior="isolated")
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         return pre_tokenizers.Sequence([split, to_bytes])
     if name in (
