@@ -28,7 +28,7 @@ from jaxdepth.weights.atomic_folder import atomic_folder
 from jaxdepth.weights.gguf.source import GGUFSource
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
 from jaxdepth.weights.huggingface.folder_tokenizer import load_folder_tokenizer
-from jaxdepth.weights.huggingface.mistral_expression import mend_expression
+from jaxdepth.weights.huggingface.mistral_expression import may_be_wrong, mend_expression
 from jaxdepth.weights.huggingface.source import SafetensorsSource
 from jaxdepth.weights.huggingface.spare_tokens import without_spare_tokens
 from jaxdepth.weights.huggingface.tokenizer_files import CONFIG, TOKENIZER, tokenizer_difference
@@ -215,7 +215,7 @@ def _write_sidecars(source: Source, tokenizer, folder: Path) -> None:
         for name in checkpoint.sidecars(source.folder):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source.folder / name, folder / name)
-        copy = checkpoint.load_tokenizer(folder)
+        copy = checkpoint.load_tokenizer(folder) if may_be_wrong(source.raw_config) else None
         if copy is not None and mend_expression(copy, source.raw_config):
             copy.backend_tokenizer.save(str(folder / TOKENIZER))
     if not (folder / TOKENIZER).is_file():
@@ -301,7 +301,9 @@ def _check_same_sidecars(target: Path, source: Source, tokenizer: FastTokenizer 
     made: tuple[str, ...] = ()  # files that were written anew
     if not (source.folder / TOKENIZER).is_file():
         made = (TOKENIZER, CONFIG, "chat_template.jinja")
-    elif mend_expression(checkpoint.load_tokenizer(source.folder), source.raw_config):
+    elif may_be_wrong(source.raw_config) and mend_expression(
+        checkpoint.load_tokenizer(source.folder), source.raw_config
+    ):
         made = (TOKENIZER,)
     if made:
         what = tokenizer_difference(tokenizer, checkpoint.load_tokenizer(target))

@@ -21,6 +21,11 @@ _WRONG, _RIGHT = SPLITS["llama-bpe"], SPLITS["tekken"]
 _MARKER, _TWO_DIGITS = "[INST]", "42"
 
 
+def may_be_wrong(raw_config: Mapping) -> bool:
+    """Whether a model is of a family whose tokenizers are worth reading for the expression."""
+    return raw_config.get("model_type") in _FAMILIES
+
+
 def mend_expression(tokenizer: FastTokenizer | None, raw_config: Mapping) -> bool:
     """Give a tokenizer Tekken's expression if it has the wrong one; whether it had.
 
@@ -28,7 +33,7 @@ def mend_expression(tokenizer: FastTokenizer | None, raw_config: Mapping) -> boo
         tokenizer: of a Hugging Face folder, which is changed.
         raw_config: the folder's config.json.
     """
-    if tokenizer is None or raw_config.get("model_type") not in _FAMILIES:
+    if tokenizer is None or not may_be_wrong(raw_config):
         return False
     backend = tokenizer.backend_tokenizer
     vocabulary = backend.get_vocab()
