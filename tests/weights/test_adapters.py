@@ -13,10 +13,10 @@ from jaxdepth.study.tuning.settings import Tune
 from jaxdepth.tune import benign
 from jaxdepth.tune.benign import is_suitable_prompt, make_benign
 from jaxdepth.tune.tasks import read_tasks, tasks_digest
-from jaxdepth.weights.adapter import find_adapter, read_adapter
+from jaxdepth.weights.adapter import adapter_digest, find_adapter, read_adapter
 from jaxdepth.weights.checkpoint import end_tokens, read_manifest
 
-NAMES = ("lens", "shallow", "spoken", "depth_robust")
+NAMES = ("lens", "shallow", "spoken", "depth_robust", "after_alignment")
 
 
 def test_every_adapter_has_a_card_and_every_card_an_adapter():
@@ -39,12 +39,13 @@ def test_an_adapter_names_what_it_was_made_from(name, smollm2, smollm2_path):
     assert find_adapter(f"builtin:{name}").stat().st_size < 6e6
     assert adapter.base == read_manifest(smollm2_path)["fingerprint"]
     settings = adapter.made["settings"]
-    tasks = read_tasks(["builtin:harmful/train"], "builtin", thoughts=False)
-    assert settings["tasks_sha256"] == tasks_digest(tasks, settings, thoughts=False)
-    recipe = read_settings(Tune, f"tune/{name}")
-    assert {k: settings[k] for k in recipe if k != "out"} == {
-        k: v for k, v in recipe.items() if k != "out"
-    }
+    thinks = settings["method"] == "verdicts"
+    tasks = read_tasks(["builtin:harmful/train"], "builtin", thoughts=thinks)
+    assert settings["tasks_sha256"] == tasks_digest(tasks, settings, thoughts=thinks)
+    recipe = {k: v for k, v in read_settings(Tune, f"tune/{name}").items() if k != "out"}
+    if "start" in recipe:
+        recipe["start"] = adapter_digest(recipe["start"])
+    assert {k: settings[k] for k in recipe} == recipe
 
 
 def outcomes(path, adapter: str, exits: list[int]) -> list[list[str]]:
