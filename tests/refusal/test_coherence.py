@@ -109,7 +109,7 @@ def test_nothing_depends_on_prompts_or_other_answers():
         assert one == pytest.approx(other, nan_ok=True)
 
 
-@pytest.mark.parametrize("longest", [48, pytest.param(64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("longest", [32, pytest.param(64, marks=pytest.mark.slow)])
 def test_held_out_texts_of_known_truth(longest, smollm2, judge, tool, data_dir):
     model, tokenizer = smollm2
     samples = tool.published(tokenizer, data_dir / "xstest" / "completions")
