@@ -1,5 +1,7 @@
 """The built-in adapters: their metadata, and what they do to SmolLM2."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from jaxdepth import InputError, classify_texts
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.datasets import read_prompts
+from jaxdepth.refusal.protocol import read_protocol
 from jaxdepth.settings_file import read_settings
 from jaxdepth.study.tuning.settings import Tune
 from jaxdepth.tune import benign
@@ -16,7 +19,7 @@ from jaxdepth.tune.tasks import read_tasks, tasks_digest
 from jaxdepth.weights.adapter import adapter_digest, find_adapter, read_adapter
 from jaxdepth.weights.checkpoint import end_tokens, read_manifest
 
-NAMES = ("lens", "shallow", "spoken", "depth_robust", "after_alignment")
+NAMES = ("lens", "shallow", "spoken", "depth_robust", "after_alignment", "thinker")
 
 
 def test_every_adapter_has_a_card_and_every_card_an_adapter():
@@ -45,6 +48,8 @@ def test_an_adapter_names_what_it_was_made_from(name, smollm2, smollm2_path):
     recipe = {k: v for k, v in read_settings(Tune, f"tune/{name}").items() if k != "out"}
     if "start" in recipe:
         recipe["start"] = adapter_digest(recipe["start"])
+    if "protocol" in recipe:
+        recipe["protocol"] = json.loads(json.dumps(read_protocol(recipe["protocol"]).record()))
     assert {k: settings[k] for k in recipe} == recipe
 
 
