@@ -35,15 +35,15 @@ class NamedJudge(ABC):
 
     def __init__(self, name: str, identity: str) -> None:
         self.name, self.identity = name, identity
-        self._label_of: Mapping[str, str | None] = {}
+        self._label_of: Mapping[str, str] = {}
         self._known: dict[Pair, Verdict] = {}
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[str] | None) -> list[str | None]:
         return [verdict.outcome for verdict in self.verdicts(texts, prompts)]
 
     def read_labels(self, prompts: Iterable[Prompt]) -> None:
-        """Learn which prompts are harmful; without this, all are taken to be."""
-        self._label_of = {prompt.text: prompt.label for prompt in prompts}
+        """Learn which prompts are harmful; without a label, all are taken to be."""
+        self._label_of = {prompt.text: prompt.label for prompt in prompts if prompt.label}
 
     def verdicts(self, texts: Sequence[str], prompts: Sequence[str] | None) -> list[Verdict]:
         """The verdict on each text; equal pairs of prompt and text are judged once."""

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxdepth.errors import InputError, listed
-from jaxdepth.prompts.prompt import HARMFUL, HARMLESS, Prompt, prompts_digest
+from jaxdepth.prompts.prompt import HARMFUL, HARMLESS, UNLABELLED, Prompt, prompts_digest
 from jaxdepth.prompts.sources import builtin, hub
 from jaxdepth.prompts.sources.builtin import SPLITS, read_acts, read_built_in
 from jaxdepth.prompts.sources.columns import parse_columns
 from jaxdepth.prompts.sources.folders import RUN_FILES, find_folder, is_run, read_split
-from jaxdepth.prompts.sources.labels import LABEL_WORDS, UNLABELLED
+from jaxdepth.prompts.sources.labels import LABEL_WORDS
 from jaxdepth.prompts.sources.read_files import read_rows, split_name
 from jaxdepth.prompts.sources.rows import Row, columns_of
 from jaxdepth.prompts.sources.to_prompts import Source, to_prompts
@@ -48,7 +48,9 @@ class _Opened(NamedTuple):
     named: str
 
 
-def read_prompts(names: Iterable[str], columns: Iterable[str] = ()) -> list[Prompt]:
+def read_prompts(
+    names: Iterable[str], columns: Iterable[str] = (), *, needs_columns: bool = True
+) -> list[Prompt]:
     """Read the prompts of several sources, in their order.
 
     Args:
@@ -63,6 +65,7 @@ def read_prompts(names: Iterable[str], columns: Iterable[str] = ()) -> list[Prom
             `unlabelled=` says that they have none. `[:N]` at the end takes the first N prompts.
         columns: which columns of files hold what; see `parse_columns`. A file that has none of
             them is read by itself.
+        needs_columns: whether each of these columns must be in some file, if there are files.
 
     Raises:
         InputError: a source does not exist, has no prompts, or something in it is not understood.
@@ -86,7 +89,7 @@ def read_prompts(names: Iterable[str], columns: Iterable[str] = ()) -> list[Prom
         read += to_prompts(whole, said)[: source.first]
     if not read:
         raise InputError("no prompts: name at least one source, such as builtin:pairs")
-    if unused:
+    if unused and needs_columns and stems:
         raise InputError(f"--columns names {listed(sorted(unused))}, which no file has")
     _check_ids(read)
     return [prompt for prompt, _ in read]

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from jaxdepth.errors import InputError, listed, nearest
-from jaxdepth.prompts.sources.labels import LABEL_WORDS, UNLABELLED, read_label
+from jaxdepth.prompts.prompt import UNLABELLED
+from jaxdepth.prompts.sources.labels import LABEL_WORDS, read_label
 
 FIELDS = ("prompt", "label", "id", "category", "pair", "system", "prefill", "messages", "drop")
 ANSWER, PREFILL = "answer", "prefill"  # what a conversation's last message by the assistant is

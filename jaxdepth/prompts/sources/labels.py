@@ -3,9 +3,8 @@
 import re
 
 from jaxdepth.errors import InputError
-from jaxdepth.prompts.prompt import HARMFUL, HARMLESS
+from jaxdepth.prompts.prompt import HARMFUL, HARMLESS, UNLABELLED
 
-UNLABELLED = "unlabelled"
 LABEL_WORDS = {"harmful": HARMFUL, "unsafe": HARMFUL, "malicious": HARMFUL, "toxic": HARMFUL}
 LABEL_WORDS |= {"harmless": HARMLESS, "safe": HARMLESS, "benign": HARMLESS, "unharmful": HARMLESS}
 _VALUES = {**LABEL_WORDS, "nonharmful": HARMLESS, "notharmful": HARMLESS, "nottoxic": HARMLESS}

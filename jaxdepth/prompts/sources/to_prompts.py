@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields
 from typing import Any, NamedTuple
 
 from jaxdepth.errors import InputError, listed
-from jaxdepth.prompts.prompt import HARMFUL, HARMLESS, Prompt, prompt_of_row
+from jaxdepth.prompts.prompt import HARMFUL, HARMLESS, UNLABELLED, Prompt, prompt_of_row
 from jaxdepth.prompts.sources import published
 from jaxdepth.prompts.sources.columns import Columns
 from jaxdepth.prompts.sources.conversations import Conversation, read_conversation
@@ -311,6 +311,8 @@ class _Reader:
                 )
             return self.said.labels[key], column
         label = read_label(value)
+        if value == UNLABELLED:
+            return None, column
         if label is None and self.source.label is None:
             raise InputError(
                 f"{row.place}: {column} {str(value)[:40]!r} is no label; expected one of "
