@@ -115,10 +115,7 @@ def _open(source: _Name) -> _Opened:
         return _Opened(Path(shown), rows, name, shown, stem, full)
     path = Path(name)
     if not path.is_file():
-        found = find_folder(name)
-        if found is None:
-            raise InputError(f"prompt file {name} does not exist (or is no file or folder)")
-        folder, split = found
+        folder, split = find_folder(name)
         if not is_run(folder):
             split, rows = read_split(folder, split, str(folder))
             parts = [folder.resolve().name, *([] if split == "all" else split.split("/"))]

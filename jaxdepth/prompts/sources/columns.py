@@ -27,16 +27,17 @@ class Columns:
         return {name for names in self.columns_of.values() for name in names}
 
     def of(self, names: Iterable[str], where: str) -> "Columns":
-        """What is said of a file with these columns: nothing where it has none of those named.
+        """What is said of a file with these columns: what it drops, where it lacks all others.
 
         Raises:
             InputError: the file has some of the columns, and lacks others.
         """
         names = set(names)
-        needed = self.named - set(self.columns_of.get("drop", ()))
+        dropped = self.columns_of.get("drop", ())
+        needed = self.named - set(dropped)
         missing = sorted(needed - names)
         if needed and missing == sorted(needed):
-            return Columns()
+            return Columns({"drop": dropped})
         if missing:
             raise InputError(
                 f"--columns names {listed(missing)}, which {where} lacks; it has {listed(names, 9)}"

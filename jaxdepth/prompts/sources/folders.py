@@ -12,6 +12,7 @@ from jaxdepth.prompts.sources.rows import Row
 RUN_FILES = ("run.json", "prompts.parquet")
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 _SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}(?:-[0-9a-f]{16})?")
+_MAX_FOLDERS = 2  # between a dataset's folder and its files: a configuration, a split or `data`
 # Text files beside the data of a hub's folder.
 _NO_DATA = ("dataset_info", "dataset_infos", "state", "dataset_dict", "config", "requirements")
 
@@ -21,16 +22,25 @@ def is_run(folder: Path) -> bool:
     return all((folder / name).is_file() for name in RUN_FILES)
 
 
-def find_folder(name: str) -> tuple[Path, str] | None:
-    """The folder that a name begins with, and the split after it; None if there is no folder."""
+def find_folder(name: str) -> tuple[Path, str]:
+    """The folder that a name begins with, and the split after it, if one is named.
+
+    Raises:
+        InputError: there is no such folder, or it has no such split.
+    """
     path = Path(name)
     if path.is_dir():
-        return path, ""
-    parents = [parent for parent in path.parents if str(parent) != "."]
-    folder = next((parent for parent in parents if parent.is_dir()), None)
-    if folder is None or not _splits_of(folder):
-        return None
-    return folder, path.relative_to(folder).as_posix()
+        is_split = (path / _STATE).is_file() and (path.parent / _SPLITS).is_file()
+        return (path.parent, path.name) if is_split else (path, "")
+    hint = ""
+    for folder in path.parents[:_MAX_FOLDERS]:
+        if folder.is_dir() and folder != Path():
+            splits, split = _splits_of(folder), path.relative_to(folder).as_posix()
+            if split in splits:
+                return folder, split
+            hint = nearest(split, splits)
+            break
+    raise InputError(f"prompt file {name} does not exist (or is no file or folder){hint}")
 
 
 def read_split(folder: Path, split: str, where: str) -> tuple[str, Iterator[Row]]:
@@ -75,7 +85,8 @@ def _splits_of(folder: Path) -> dict[str, list[Path]]:
     if (folder / _STATE).is_file():
         return {"all": _saved(folder)}
     splits: dict[str, list[Path]] = {}
-    for file in sorted(folder.rglob("*")):
+    depths = ("*", "*/*", "*/*/*")[: _MAX_FOLDERS + 1]
+    for file in sorted(file for pattern in depths for file in folder.glob(pattern)):
         inner = file.relative_to(folder)
         stem, suffix = split_name(file)
         is_hidden = any(part.startswith((".", "_")) for part in inner.parts)
@@ -83,7 +94,9 @@ def _splits_of(folder: Path) -> dict[str, list[Path]]:
             continue
         shard = _SHARD.fullmatch(stem)
         within = [part for part in inner.parts[:-1] if part != "data"]
-        splits.setdefault("/".join([*within, shard[1] if shard else stem]), []).append(file)
+        is_number = stem.isdecimal() and bool(within)  # SPLIT/0000.parquet
+        name = within if is_number else [*within, shard[1] if shard else stem]
+        splits.setdefault("/".join(name), []).append(file)
     return splits
 
 

@@ -28,6 +28,7 @@ _CANDIDATES = {
     "prefill": published.PREFILL,
     "messages": published.MESSAGES,
 }
+_KNOWN = {**_CANDIDATES, "prompt": published.PROMPT, "drop": ()}
 
 
 class Source(NamedTuple):
@@ -85,6 +86,8 @@ class _Reader:
             *self.layout.others,
             *(name for columns in self.columns.values() for name in columns),
             *said.columns_of.get("drop", ()),
+            # `FIELD=`: the columns that would hold it are left out.
+            *(c for field, named in said.columns_of.items() if not named for c in _KNOWN[field]),
         }
         if self.is_paired:
             self.understood |= {HARMFUL, HARMLESS}
@@ -333,11 +336,11 @@ class _Reader:
             is_half = column in {*published.HALVES, *published.MESSAGES, *published.SYSTEM}
             is_half |= column in published.PREFILL
             if is_half or (may_be_prompt(value) and not published.is_no_part(column)):
-                main = next((c for c in self.layout.prompt if c in self.names), "prompt")
+                main = next((c for c in self.layout.prompt if c in self.names), None)
+                join = f"prompt={main}+{column} to join it, or " if main else ""
                 raise InputError(
                     f"{row.place}: the column {column} ({str(value)[:40]!r}) may be a part of the "
-                    f"prompt: write --columns prompt={main}+{column} to join it, or drop={column} "
-                    "to leave it out"
+                    f"prompt: write --columns {join}drop={column} to leave it out"
                 )
 
 
