@@ -95,7 +95,7 @@ WRONG = {
     "an image": ([{"role": "user", "content": [{"type": "image_url"}]}], "the type image_url"),
     "no content": (
         [{"role": "user", "text": EGG}],
-        r"\[0\] has the keys role, text; expected role",
+        r"\[0\] has the keys role, text",
     ),
     "two in a row": ([USER, USER], "expected assistant: user and assistant take turns"),
     "a late system prompt": ([USER, TALK[0], USER], "role is 'system'"),

@@ -1,4 +1,4 @@
-"""Tables as spreadsheets, programs and people write them: read whole, or refused by file and row."""
+"""Tables as spreadsheets and people write them: read whole, or refused by file and row."""
 
 import gzip
 import json
@@ -136,8 +136,8 @@ def test_what_is_wrong_is_named_by_file_and_row(tmp_path, name):
 def test_a_gzip_file_that_is_cut(tmp_path):
     whole = gzip.compress(f"prompt\n{BREAD}\n".encode())
     for content in (whole[:-9], b"prompt"):
+        (tmp_path / "asked.csv.gz").write_bytes(content)
         with pytest.raises(InputError, match=r"asked.csv.gz is no whole gzip file"):
-            (tmp_path / "asked.csv.gz").write_bytes(content)
             read_prompts([str(tmp_path / "asked.csv.gz")])
 
 

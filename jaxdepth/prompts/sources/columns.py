@@ -32,10 +32,10 @@ class Columns:
         Raises:
             InputError: the file has some of the columns, and lacks others.
         """
-        names = set(names)
+        names = list(names)
         dropped = self.columns_of.get("drop", ())
         needed = self.named - set(dropped)
-        missing = sorted(needed - names)
+        missing = sorted(needed.difference(names))
         if needed and missing == sorted(needed):
             return Columns({"drop": dropped})
         if missing:

@@ -111,7 +111,7 @@ def _saved(folder: Path) -> list[Path]:
         raise InputError(f"{folder} is saved as a selection of rows: save it again, flattened")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise InputError(f"{folder} lacks {listed(missing)}: save the dataset again")
+        raise InputError(f"{folder} lacks {listed(missing)}: save it again")
     return [folder / name for name in names]
 
 
