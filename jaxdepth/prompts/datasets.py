@@ -15,7 +15,7 @@ from jaxdepth.prompts.prompt import HARMFUL, HARMLESS, UNLABELLED, Prompt, promp
 from jaxdepth.prompts.sources import builtin, hub
 from jaxdepth.prompts.sources.builtin import SPLITS, read_acts, read_built_in
 from jaxdepth.prompts.sources.columns import parse_columns
-from jaxdepth.prompts.sources.folders import RUN_FILES, find_folder, is_run, read_split
+from jaxdepth.prompts.sources.folders import RUN_FILES, WHOLE, find_folder, is_run, read_split
 from jaxdepth.prompts.sources.labels import LABEL_WORDS
 from jaxdepth.prompts.sources.read_files import read_rows, split_name
 from jaxdepth.prompts.sources.rows import Row, columns_of
@@ -118,7 +118,7 @@ def _open(source: _Name) -> _Opened:
         folder, split = find_folder(name)
         if not is_run(folder):
             split, rows = read_split(folder, split, str(folder))
-            parts = [folder.resolve().name, *([] if split == "all" else split.split("/"))]
+            parts = [folder.resolve().name, *([] if split == WHOLE else split.split("/"))]
             shown, stem = "/".join(parts), "-".join(parts)
             return _Opened(folder.resolve() / split, rows, name, shown, stem, " ".join(parts))
         path = folder / RUN_FILES[1]

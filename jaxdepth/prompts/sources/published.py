@@ -57,6 +57,9 @@ class Layout:
 
 # The first that fits counts.
 PUBLISHED = (
+    # The files in jaxdepth/data: what is asked for, as a phrase, is there for tuning.
+    Layout(name="pairs", has=("harmful", "harmless", "act"), others=("act", "harmless_act")),
+    Layout(name="look-alikes", has=("text", "act"), prompt=("text",), others=("act",)),
     Layout(
         name="HarmBench",
         has=("behavior", "behaviorid"),
