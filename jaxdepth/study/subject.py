@@ -1,5 +1,6 @@
 """The subject of a study: a loaded, possibly steered model, its exits, and the prompts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -7,6 +8,7 @@ from typing import Protocol
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError
 from jaxdepth.model import FastTokenizer
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import limit_prompts
 from jaxdepth.prompts.chat import PromptEncoder
@@ -39,7 +41,7 @@ from jaxdepth.weights.adapter import brings_tokenizer
 # The rule of windows is in their table, which is made anew from the answers whenever it changes.
 _UNRESOLVED: tuple[str, ...] = ("model", "out", "adapter", "reference", "directions", "classifier")
 _UNRESOLVED += ("encoder", "mesh", "profile", "competent_from", "unsafe_from", "date")
-_UNRESOLVED += ("prompts", "memory_gb")
+_UNRESOLVED += ("prompts", "columns", "memory_gb")
 
 
 class SubjectSettings(Protocol):
@@ -147,6 +149,7 @@ class Subject:
             "adapter": self.settings.model.adapter,
             "adapter_tokenizer": _brings_tokenizer(self.settings.model.adapter),
             "prompts": list(self.settings.prompts.prompts),
+            "columns": list(self.settings.prompts.columns),
             "reference": _as_text(flat.get("reference")),
             "encoder": _as_text(flat.get("encoder")),
             "memory_gb": flat.get("memory_gb"),
@@ -159,7 +162,7 @@ class Subject:
         }
         run = Run.open(self.settings.output.out, resolved, provenance)
         if with_prompts and not run.finished(PROMPTS.name):
-            run.write_table(PROMPTS.name, PROMPTS.from_rows(vars(p) for p in self.prompts))
+            run.write_table(PROMPTS.name, PROMPTS.from_rows(p.as_row() for p in self.prompts))
         return run
 
 
@@ -187,7 +190,9 @@ def open_subject(settings: SubjectSettings, exits: str = "all") -> Subject:
 
 def _open(settings: SubjectSettings, exits: str, date: str) -> Subject:
     check_steering(settings.steering)
-    prompts = limit_prompts(read_prompts(settings.prompts.prompts), settings.prompts.limit)
+    sets = settings.prompts
+    prompts = limit_prompts(read_prompts(sets.prompts, sets.columns), sets.limit)
+    _check_text_alone(prompts)
     loaded = load_model(settings.model, settings.devices, date)
     return Subject(
         settings=settings,
@@ -197,6 +202,45 @@ def _open(settings: SubjectSettings, exits: str, date: str) -> Subject:
         prompts=prompts,
         date=date,
     )
+
+
+def check_lengths(
+    config: ModelConfig,
+    prompts: Sequence[Prompt],
+    ids: Sequence[Sequence[int]],
+    new_tokens: int,
+) -> None:
+    """Check that every prompt and its answer fit into the model.
+
+    Args:
+        config: of the model.
+        prompts: as many as `ids`, to be named.
+        ids: token ids of each prompt.
+        new_tokens: maximum number of new tokens.
+
+    Raises:
+        InputError: names the longest prompt that does not fit, and says how many do not.
+    """
+    lengths, limit = [len(tokens) for tokens in ids], config.max_position_embeddings
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    if lengths[longest] + new_tokens <= limit:
+        return
+    count = sum(length + new_tokens > limit for length in lengths)
+    others = f" ({count} prompts are too long)" if count > 1 else ""
+    raise InputError(
+        f"prompt {prompts[longest].prompt_id} of {prompts[longest].source} has {lengths[longest]} "
+        f"tokens, with {new_tokens} new ones more than the {limit} that this model takes{others}: "
+        "shorten it or leave it out"
+    )
+
+
+def _check_text_alone(prompts: list[Prompt]) -> None:
+    other = next((p for p in prompts if not p.is_text_alone), None)
+    if other is not None:
+        raise InputError(
+            f"prompt {other.prompt_id} of {other.source} has a system prompt, earlier turns or a "
+            "prefilled answer: only prompts of one user message are run"
+        )
 
 
 def _brings_tokenizer(adapter: str | None) -> bool:

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 
 from jaxdepth.depth.dynamic import generate_dynamic, layers_computed
-from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.guard import HarmProbe, check_guards
 from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
 from jaxdepth.errors import InputError, at_least
@@ -43,7 +42,7 @@ from jaxdepth.study.policies.rules import parse_rules, rule_name
 from jaxdepth.study.policies.settings import Policies, PolicySweep
 from jaxdepth.study.policies.tables import DYNAMIC, TOKENS
 from jaxdepth.study.run_directory import Run, check_file
-from jaxdepth.study.subject import Subject, open_subject
+from jaxdepth.study.subject import Subject, check_lengths, open_subject
 from jaxdepth.study.sweep.run import check_sweep
 
 
@@ -85,7 +84,7 @@ def sweep_policies(
     read, read_settings = _read_files(policies, subject, prompts)
     check_guards(rules, subject.exits, read.probes, subject.model.config)
     ids = [subject.encoder.encode(p.text) for p in prompts]
-    check_room(subject.model.config, max(map(len, ids)), sweep.answers.max_new_tokens)
+    check_lengths(subject.model.config, prompts, ids, sweep.answers.max_new_tokens)
     resolved = subject.resolved(
         command="sweep --policy",
         policy=policies.policy,

@@ -56,7 +56,7 @@ from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.probes.tables import CHANGE_POINTS, KNOWS_DOES, PROBE_SCORES, PROBES
 from jaxdepth.study.probes.thoughts import probe_thoughts, read_thoughts
 from jaxdepth.study.run_directory import Run
-from jaxdepth.study.subject import Subject, open_subject
+from jaxdepth.study.subject import Subject, check_lengths, open_subject
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class ProbedPrompts:
     ) -> "ProbedPrompts":
         """Tokenize prompts; raise InputError where one of the labels is missing."""
         located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
+        check_lengths(subject.model.config, prompts, located.ids, 1)
         s = settings.probes
         examples = Examples.of(name, prompts, s.draws, settings.output.seed, s.group_by)
         return cls(examples, prompts, located, folder)
@@ -240,7 +241,8 @@ def _transfer_sets(settings: Probe, subject: Subject) -> list[ProbedPrompts]:
     sets = []
     for number, joined in enumerate(settings.probes.transfer):
         sources = joined.split("+")
-        prompts = limit_prompts(read_prompts(sources), settings.prompts.limit)
+        read = read_prompts(sources, settings.prompts.columns, needs_columns=False)
+        prompts = limit_prompts(read, settings.prompts.limit)
         name = "+".join(Path(s.partition("=")[2] or s).stem for s in sources)
         sets.append(ProbedPrompts.of(subject, prompts, name, f"transfer{number}", settings))
     return sets

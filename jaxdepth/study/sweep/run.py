@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 
-from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.lanes import plan_segments
 from jaxdepth.errors import InputError, at_least, within
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
@@ -17,7 +16,7 @@ from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS
 from jaxdepth.study.first_token import first_rows
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.settings import ExitStudy
-from jaxdepth.study.subject import open_subject
+from jaxdepth.study.subject import check_lengths, open_subject
 from jaxdepth.study.sweep.settings import Sweep
 from jaxdepth.study.sweep.windows import check_windows
 
@@ -43,7 +42,7 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
     model, prompts, exits = subject.model, subject.prompts, subject.exits
     openers = resolve_openers(subject.encoder, settings.first_token.openers)
     ids = subject.prompt_ids()
-    check_room(model.config, max(map(len, ids)), settings.answers.max_new_tokens)
+    check_lengths(model.config, prompts, ids, settings.answers.max_new_tokens)
     resolved = subject.resolved(command="sweep", openers=openers, **chosen.resolved)
     segments = [asdict(s) for s in plan_segments(exits)]
     run = subject.open_run(resolved, segments=segments)

@@ -18,6 +18,7 @@ from jaxdepth.probing.fit import decide, fit_logistic
 from jaxdepth.probing.folds import make_folds
 from jaxdepth.prompts.batches import limit_prompts, make_batches
 from jaxdepth.prompts.datasets import HARMFUL, Prompt, prompts_digest, read_prompts
+from jaxdepth.prompts.prompt import check_labelled
 from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.stats.ranking import auroc
 from jaxdepth.study.loading import LoadedModel, device_provenance, load_model, run_date
@@ -35,8 +36,10 @@ def fit_probe(settings: ThinkThenDecide, bar: ProgressBar) -> Run:
             too few for the folds; a layer or strength is wrong; or the run has other settings.
     """
     p = settings.probe
-    train = read_prompts(p.probe_prompts)
-    prompts = limit_prompts(read_prompts(settings.prompts.prompts), settings.prompts.limit)
+    sets = settings.prompts
+    train = read_prompts(p.probe_prompts, sets.columns, needs_columns=False)
+    prompts = limit_prompts(read_prompts(sets.prompts, sets.columns), sets.limit)
+    check_labelled([*train, *prompts], "verdicts are scored")
     check_disjoint(train, prompts)
     out = settings.output.out / "probe"
     date = run_date(settings.prompts.date, out)

@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from jaxdepth.errors import InputError, at_least, within
 from jaxdepth.prompts.batches import Batch
+from jaxdepth.prompts.prompt import check_labelled
 from jaxdepth.refusal.decide import Decided, decide
 from jaxdepth.refusal.deliberate import Rule
 from jaxdepth.refusal.outcome import Judge
@@ -96,6 +97,7 @@ def open_decider(settings: Decide, judge: Judge | None = None) -> Decider:
     lengths = thinking.thought_tokens, thinking.answer_tokens
     protocol = choose_protocol(thinking.protocol, settings.model.adapter, *lengths)
     subject = open_subject(settings, settings.decoding.exits)
+    check_labelled(subject.prompts, "decide scores verdicts")
     markers = resolve_markers(protocol, subject.encoder, subject.end_tokens)
     rule, reference = build_rule(settings.decision), subject.reference(settings.texts)
     return Decider(settings, subject, protocol, markers, rule, reference, judge)

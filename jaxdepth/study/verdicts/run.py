@@ -12,7 +12,6 @@ cost.parquet       tokens and time of thinking
 from collections.abc import Sequence
 from dataclasses import replace
 
-from jaxdepth.depth.generation import check_room
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.outcome import Judge
@@ -22,6 +21,7 @@ from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.batched import in_parts
 from jaxdepth.study.chosen_judge import choose_judge
 from jaxdepth.study.run_directory import Run, read_frame
+from jaxdepth.study.subject import check_lengths
 from jaxdepth.study.verdicts.batches import batch_tables, decide_batch, repeat_batch, swap_batch
 from jaxdepth.study.verdicts.cost import write_cost
 from jaxdepth.study.verdicts.decider import Decider, open_decider
@@ -49,7 +49,7 @@ def run_decide(settings: Decide, bar: ProgressBar = silent, judge: Judge | None 
     subject, protocol, markers = decider.subject, decider.protocol, decider.markers
     ids = decider.encode(protocol.instruction)
     new_tokens = protocol.thought_tokens + len(markers.close) + 1 + protocol.answer_tokens
-    check_room(subject.model.config, max(map(len, ids)), new_tokens)
+    check_lengths(subject.model.config, subject.prompts, ids, new_tokens)
     resolved = subject.resolved(
         command="decide", protocol=protocol.record(), verdict_words=markers.words, **chosen.resolved
     )
