@@ -17,6 +17,7 @@ from jaxdepth.errors import at_least
 from jaxdepth.model.config import read_config
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh
+from jaxdepth.runtime.preemption import raise_if_stopped_here
 from jaxdepth.runtime.profiling import use_compilation_cache
 from jaxdepth.study.planning.settings import Bench
 from jaxdepth.weights.export import model_tensor
@@ -125,6 +126,7 @@ def _programs(model, hf, tokens, lengths, new_tokens, loop) -> dict[str, Callabl
 
 
 def _seconds(program: Callable[[], object]) -> float:
+    raise_if_stopped_here()
     start = time.perf_counter()
     program()  # returns numpy arrays, so its work is done
     return time.perf_counter() - start
