@@ -1,6 +1,7 @@
 """What bounds decoding on a CPU: its time beside that of its products alone.
 
     python tools/decode_floor.py MODEL [--prompts 16] [--exits 16-30] [--new-tokens 8] [--rounds 3]
+        [--dtype bfloat16] [--apart]
 
 Prints seconds of processor time (of all threads together, which other work on the machine changes
 little) of decoding, of its matrix products run one by one with nothing between them, and of the
@@ -56,12 +57,12 @@ def products(config, plan, prompts: int) -> dict[str, list[tuple[int, int, int, 
     }
 
 
-def seconds_of_products(shapes, is_head: bool, rounds: int) -> tuple[float, float]:
+def seconds_of_products(shapes, is_head: bool, dtype, rounds: int) -> tuple[float, float]:
     """Processor seconds and FLOPs of some products, each timed alone."""
     total, flops = 0.0, 0.0
     for rows, inputs, outputs, times in shapes:
-        x = jnp.ones((rows, inputs))
-        matrix = jnp.ones((outputs, inputs) if is_head else (inputs, outputs))
+        x = jnp.ones((rows, inputs), dtype)
+        matrix = jnp.ones((outputs, inputs) if is_head else (inputs, outputs), dtype)
         axes = (((1,), (1 if is_head else 0,)), ((), ()))
         multiply = jax.jit(lambda x, m, axes=axes: jax.lax.dot_general(x, m, axes, HIGHEST))
         one = 2.0 * rows * inputs * outputs
@@ -79,9 +80,10 @@ def main() -> None:
     parser.add_argument("--exits", default="16-30")
     parser.add_argument("--new-tokens", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--apart", action="store_true", help="each layer's matrices apart")
     args = parser.parse_args()
-    model, _ = jaxdepth.load(args.model, apart=args.apart)
+    model, _ = jaxdepth.load(args.model, args.dtype, apart=args.apart)
     exits = sorted(parse_exits(args.exits, model.depth), reverse=True)
     plan, steps = plan_segments(exits), args.new_tokens - 1
     tokens, lengths = (jnp.asarray(a) for a in random_prompts(model, args.prompts, 48))
@@ -96,7 +98,7 @@ def main() -> None:
     print("| of one step | processor seconds | share | GFLOP | GFLOP/s |\n|---|---|---|---|---|")
     floor, flops = 0.0, 0.0
     for kind, shapes in products(model.config, plan, args.prompts).items():
-        seconds, counted = seconds_of_products(shapes, "head" in kind, args.rounds)
+        seconds, counted = seconds_of_products(shapes, "head" in kind, args.dtype, args.rounds)
         floor, flops = floor + seconds, flops + counted
         rate = counted / seconds / 1e9
         print(
