@@ -41,7 +41,8 @@ def plan_of(config: Path, on: str, prompts: int) -> Plan:
 
 def floor_of(shapes: Shapes, program: Program, passes: int) -> float:
     """Seconds that the program cannot be faster than, whatever it is compiled to."""
-    read = passes * (bytes_per_device(shapes.model) + program.caches)
+    read = bytes_per_device(shapes.model) - bytes_per_device(shapes.model.embed)  # a few rows of it
+    read = passes * (read + program.caches)
     return max(program.flops / shapes.chip.flops, read / shapes.chip.bandwidth)
 
 

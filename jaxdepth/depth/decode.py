@@ -324,7 +324,9 @@ def forward(
             None if reads_XB is None else reads_XB[:lanes],
         )
         picked_XBD = jax.lax.dynamic_update_slice_in_dim(picked_XBD, picked_segment_XBD, 0, axis=0)
-        new_caches.append(write_step(lane_cache, new, step))
+        if isinstance(lane_cache, LaneCache):
+            new = write_step(lane_cache, new, step)
+        new_caches.append(new)
     return picked_XBD, tuple(new_caches)
 
 
@@ -342,7 +344,7 @@ def _run_segment(
     reads_XB: Bool[Array, "X B"] | None,
 ) -> tuple[
     tuple[Float[Array, "X B D"], Float[Array, "X B D"]],
-    LayerCache | CachesApart,
+    Any,
 ]:
     """Run the layers of a segment over its lanes.
 
@@ -350,7 +352,7 @@ def _run_segment(
         start: the residual stream before them, and what earlier segments picked of it.
 
     Returns:
-        The same after them, and what `write_step` takes.
+        The same after them, and what `attend_own` returns of each layer.
     """
     rotation = model.rope_at(positions_XB)
 

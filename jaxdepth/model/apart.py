@@ -77,7 +77,7 @@ def join(layers: nnx.Module, mesh: Mesh | None) -> None:
         setattr(layers, name, Apart(joined))
 
 
-def matrix_of_layer(layers: nnx.Module, name: str, layer: int) -> AnyArray:
+def matrix_of_layer(layers: Any, name: str, layer: int) -> AnyArray:
     """One parameter of one layer of a `Block`, counted from 0, however layers are placed."""
     parameter = getattr(layers, name)
     if parameter is not None:

@@ -61,7 +61,7 @@ class CacheSlice(NamedTuple):
 def slice_cache(cache: PromptCache | LaneCache | CachesApart, layer: Index) -> CacheSlice:
     """One layer of a cache."""
     if isinstance(cache, PromptCache | LaneCache):
-        return CacheSlice(*cache, jnp.asarray(layer))
+        return CacheSlice(cache[0], cache[1], jnp.asarray(layer))
     k, v = cache[int(layer)]
     return CacheSlice(k[None], v[None], jnp.int32(0))
 
@@ -158,9 +158,9 @@ def attend_own(
     """Attention of the lanes' queries over each lane's own tokens, the one at `step` included.
 
     Returns:
-        The parts, and what `write_step` takes: of a stack of layers the new token's key and value,
-        which are written for all of them at once; of layers apart the cache with the new token,
-        over which one part attends.
+        The parts, and what the step adds to this layer's cache. Of a stack that is the new token's
+        key and value, which `write_step` writes for all layers at once; of layers apart the cache
+        with the new token, over which one part attends.
     """
     if isinstance(cache, LaneCache):
         lane = attend_lane(q_XBKGH, slice_cache(cache, layer), step, window)
@@ -171,19 +171,9 @@ def attend_own(
     return [lane], written
 
 
-def write_step(
-    cache: LaneCache | CachesApart, new: LayerCache | CachesApart, step: Int[Array, ""]
-) -> LaneCache | CachesApart:
-    """The cache with the new token of every layer and lane at slot `step`.
-
-    Args:
-        cache: the cache before.
-        new: what `attend_own` returned for each layer, as `over_layers` gives it.
-        step: the number of the token.
-    """
-    if not isinstance(cache, LaneCache):
-        return new
-    return LaneCache(*(_write(*pair, step) for pair in zip(cache, new, strict=True)))
+def write_step(cache: LaneCache, new: LayerCache, step: Int[Array, ""]) -> LaneCache:
+    """A cache of stacked layers with the new token of every layer and lane at slot `step`."""
+    return LaneCache(_write(cache.k_LXBKTH, new.k, step), _write(cache.v_LXBKTH, new.v, step))
 
 
 def _write(

@@ -5,6 +5,7 @@ of medians, with their range; compilation is timed apart. No lane stops early.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -166,7 +167,8 @@ def _programs(
 
 def _line_of(servers: Mapping[int, llama_cpp.LlamaCpp], tokens, new_tokens: int) -> float:
     """Seconds of a loop over all depths: the sum of the line through those of some."""
-    seconds = [_seconds(lambda s=server: s.run(tokens, new_tokens)) for server in servers.values()]
+    runs = [functools.partial(server.run, tokens, new_tokens) for server in servers.values()]
+    seconds = list(map(_seconds, runs))
     line = np.polynomial.Polynomial.fit(list(servers), seconds, min(1, len(servers) - 1))
     return float(line(np.arange(1, max(servers) + 1)).sum())
 
