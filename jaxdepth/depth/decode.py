@@ -17,13 +17,14 @@ from jaxdepth.depth.layer_scan import LayerOutput, at_exits, at_positions, over_
 from jaxdepth.depth.sampling import Sampler
 from jaxdepth.model import Ints
 from jaxdepth.model.cache import (
-    CacheSlice,
+    CachesApart,
     LaneCache,
+    LayerCache,
     PromptCache,
-    attend_lane,
+    attend_own,
     attend_prefix,
     attend_prompt,
-    attend_self,
+    slice_cache,
     write_step,
 )
 from jaxdepth.model.mistral import Mistral
@@ -36,7 +37,7 @@ class SharedPrefix(NamedTuple):
     Forks of one lane are adjacent: fork f of lane z is lane z * forks + f.
     """
 
-    caches: tuple[LaneCache, ...]  # one per segment, of the same plan
+    caches: tuple[LaneCache | CachesApart, ...]  # one per segment, of the same plan
     lengths_XB: Int[Array, "X B"]  # how many of the tokens each fork sees
 
 
@@ -46,7 +47,7 @@ class DecodedLanes(NamedTuple):
     tokens_XBT: Int[Array, "X B T"]
     lengths_XB: Int[Array, "X B"]  # the end token counts
     sampler_state: Any
-    caches: tuple[LaneCache, ...]  # empty unless they are kept
+    caches: tuple[LaneCache | CachesApart, ...]  # empty unless they are kept
 
 
 class LaneOrder:
@@ -74,19 +75,21 @@ def prefill(
     lengths_B: Int[Array, " B"],
     exits_E: Int[Array, " E"],
     depth: int,
-) -> tuple[PromptCache, Float[Array, "E B D"]]:
+) -> tuple[PromptCache | CachesApart, Float[Array, "E B D"]]:
     """Run the prompts: the cache of the first `depth` layers, and the residual stream at the end.
 
     The latter is taken after each exit, at the last position of each prompt.
     """
 
     def read(output: LayerOutput):
-        k_BKSH, v_BKSH = output.k_BSKH.swapaxes(1, 2), output.v_BSKH.swapaxes(1, 2)
-        return at_positions(output.h_BSD, lengths_B - 1), k_BKSH, v_BKSH
+        cache = LayerCache(output.k_BSKH.swapaxes(1, 2), output.v_BSKH.swapaxes(1, 2))
+        return at_positions(output.h_BSD, lengths_B - 1), cache
 
     h_BSD = model.embed_tokens(tokens_BS)
-    _, (last_LBD, *cache) = scan_layers(model, h_BSD, read, depth=depth)
-    cache = PromptCache(*(constrain(part, "LBKSH", model.mesh) for part in cache))
+    _, (last_LBD, cache) = scan_layers(model, h_BSD, read, depth=depth)
+    axes = "BKSH" if model.is_apart else "LBKSH"
+    cache = jax.tree.map(lambda part: constrain(part, axes, model.mesh), cache)
+    cache = cache if model.is_apart else PromptCache(*cache)
     return cache, constrain(at_exits(last_LBD, exits_E), "EBD", model.mesh)
 
 
@@ -98,13 +101,13 @@ class LaneState(NamedTuple):
     tokens_XBT: Int[Array, "X B T"]
     lengths_XB: Int[Array, "X B"]
     sampler_state: Any
-    caches: tuple[LaneCache, ...]
+    caches: tuple[LaneCache | CachesApart, ...]
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "samples", "max_new_tokens", "keep_caches"))
 def decode(
     model: Mistral,
-    cache: PromptCache,
+    cache: PromptCache | CachesApart,
     picked_XBD: Float[Array, "X B D"],
     lengths_B: Int[Array, " B"],
     exits_X: Int[Array, " X"],
@@ -160,7 +163,7 @@ def start_lanes(
 def advance_lanes(
     state: LaneState,
     model: Mistral,
-    cache: PromptCache,
+    cache: PromptCache | CachesApart,
     lengths_B: Int[Array, " B"],
     exits_X: Int[Array, " X"],
     keys_XB: Key[Array, "X B"],
@@ -192,13 +195,16 @@ def _start(
 ) -> LaneState:
     """Choose the first token of all lanes."""
     X, B, _ = picked_XBD.shape
-    c, T = model.config, max_new_tokens
+    c, T, dtype = model.config, max_new_tokens, picked_XBD.dtype
 
     def empty_cache(segment):
         layers, lanes = segment.last - segment.first, segment.exits * samples
-        shape = (layers, lanes, B, c.num_key_value_heads, T, c.head_dim)
-        zeros = constrain(jnp.zeros(shape, picked_XBD.dtype), "LXBKTH", model.mesh)
-        return LaneCache(zeros, zeros)
+        shape = (lanes, B, c.num_key_value_heads, T, c.head_dim)
+        if not model.is_apart:
+            zeros = constrain(jnp.zeros((layers, *shape), dtype), "LXBKTH", model.mesh)
+            return LaneCache(zeros, zeros)
+        zeros = constrain(jnp.zeros(shape, dtype), "XBKTH", model.mesh)
+        return (LayerCache(zeros, zeros),) * layers
 
     tokens_XBT = constrain(jnp.zeros((X, B, T), jnp.int32), "XBT", model.mesh)
     first_XB, done_XB, sampler_state = _choose(
@@ -217,7 +223,7 @@ def _start(
 def _run(
     start: LaneState,
     model: Mistral,
-    cache: PromptCache,
+    cache: PromptCache | CachesApart,
     lengths_B: Int[Array, " B"],
     exits_X: Int[Array, " X"],
     keys_XB: Key[Array, "X B"],
@@ -281,8 +287,8 @@ def _choose(
 
 def forward(
     model: Mistral,
-    cache: PromptCache,
-    caches: tuple[LaneCache, ...],
+    cache: PromptCache | CachesApart,
+    caches: tuple[LaneCache | CachesApart, ...],
     tokens_XB: Int[Array, "X B"],
     step: Int[Array, ""],
     lengths_B: Int[Array, " B"],
@@ -291,7 +297,7 @@ def forward(
     samples: int,
     prefix: SharedPrefix | None = None,
     reads_XB: Bool[Array, "X B"] | None = None,
-) -> tuple[Float[Array, "X B D"], tuple[LaneCache, ...]]:
+) -> tuple[Float[Array, "X B D"], tuple[LaneCache | CachesApart, ...]]:
     """Run one new token of every lane: the residual stream after its exit, and the lane caches.
 
     The token of a lane for which `reads_XB` is false does not attend to the prompt.
@@ -304,7 +310,7 @@ def forward(
     new_caches = []
     for n, (segment, lane_cache) in enumerate(zip(plan, caches, strict=True)):
         lanes = segment.exits * samples  # the deepest: a prefix of all
-        (h_XBD, picked_segment_XBD), (k_LXBKH, v_LXBKH) = _run_segment(
+        (h_XBD, picked_segment_XBD), new = _run_segment(
             model,
             segment,
             (h_XBD[:lanes], picked_XBD[:lanes]),
@@ -318,7 +324,9 @@ def forward(
             None if reads_XB is None else reads_XB[:lanes],
         )
         picked_XBD = jax.lax.dynamic_update_slice_in_dim(picked_XBD, picked_segment_XBD, 0, axis=0)
-        new_caches.append(write_step(lane_cache, k_LXBKH, v_LXBKH, step))
+        if isinstance(lane_cache, LaneCache):
+            new = write_step(lane_cache, new, step)
+        new_caches.append(new)
     return picked_XBD, tuple(new_caches)
 
 
@@ -326,8 +334,8 @@ def _run_segment(
     model: Mistral,
     segment: Segment,
     start: tuple[Float[Array, "X B D"], Float[Array, "X B D"]],
-    cache: PromptCache,
-    lane_cache: LaneCache,
+    cache: PromptCache | CachesApart,
+    lane_cache: LaneCache | CachesApart,
     step: Int[Array, ""],
     lengths_B: Int[Array, " B"],
     positions_XB: Int[Array, "#X B"],
@@ -336,7 +344,7 @@ def _run_segment(
     reads_XB: Bool[Array, "X B"] | None,
 ) -> tuple[
     tuple[Float[Array, "X B D"], Float[Array, "X B D"]],
-    tuple[Float[Array, "segment X B K H"], Float[Array, "segment X B K H"]],
+    Any,
 ]:
     """Run the layers of a segment over its lanes.
 
@@ -344,7 +352,7 @@ def _run_segment(
         start: the residual stream before them, and what earlier segments picked of it.
 
     Returns:
-        The same after them, and the new keys and values, stacked over layers.
+        The same after them, and what `attend_own` returns of each layer.
     """
     rotation = model.rope_at(positions_XB)
 
@@ -353,17 +361,16 @@ def _run_segment(
         of_segment, window = i - segment.first, block.window
         q_XBKGH, k_XBKH, v_XBKH = block.project_step(h_XBD, *rotation)
         with jax.named_scope("attend_prompt"):
-            prompt = CacheSlice(*cache, i)
+            prompt = slice_cache(cache, i)
             parts = [attend_prompt(q_XBKGH, prompt, lengths_B, positions_XB, window, reads_XB)]
         with jax.named_scope("attend_lane"):
-            parts.append(attend_lane(q_XBKGH, CacheSlice(*lane_cache, of_segment), step, window))
-            parts.append(attend_self(q_XBKGH, k_XBKH, v_XBKH))
+            own, new = attend_own(q_XBKGH, k_XBKH, v_XBKH, lane_cache, of_segment, step, window)
         if prefix is not None:
             with jax.named_scope("attend_prefix"):
-                shared = CacheSlice(*prefix.caches[0], of_segment)
+                shared = slice_cache(prefix.caches[0], of_segment)
                 parts.append(attend_prefix(q_XBKGH, shared, prefix.lengths_XB, step, window))
-        h_XBD = constrain(block.finish_step(h_XBD, parts), "XBD", model.mesh)
+        h_XBD = constrain(block.finish_step(h_XBD, [*parts, *own]), "XBD", model.mesh)
         is_exit_X11 = (i + 1 == exits_X)[:, None, None]
-        return (h_XBD, jnp.where(is_exit_X11, h_XBD, picked_XBD)), (k_XBKH, v_XBKH)
+        return (h_XBD, jnp.where(is_exit_X11, h_XBD, picked_XBD)), new
 
     return over_layers(model, run_layer, start, layers=range(segment.first, segment.last))

@@ -28,12 +28,14 @@ from jaxdepth.depth.policies import (
 from jaxdepth.depth.sampling import TokenSampler
 from jaxdepth.model import AnyArray
 from jaxdepth.model.cache import (
-    CacheSlice,
+    CachesApart,
     LaneCache,
+    LayerCache,
     PromptCache,
     attend_lane,
     attend_prompt,
     attend_self,
+    slice_cache,
     write_step,
 )
 from jaxdepth.model.mistral import Mistral
@@ -99,7 +101,7 @@ ExitTest = Callable[
 @functools.partial(jax.jit, static_argnames=("needs_logits", "max_new_tokens"))
 def decode_dynamic(
     model: Mistral,
-    cache: PromptCache,
+    cache: PromptCache | CachesApart,
     after_LBD: Float[Array, "L B D"],
     last_B: Int[Array, " B"],
     lengths_B: Int[Array, " B"],
@@ -194,7 +196,7 @@ def _choose_first_exits(
 
 def _forward(
     model: Mistral,
-    cache: PromptCache,
+    cache: PromptCache | CachesApart,
     lane_cache: LaneCache,
     tokens_XB: Int[Array, "X B"],
     step: Int[Array, ""],
@@ -221,14 +223,14 @@ def _forward(
 
         def run():
             parts = (
-                attend_prompt(q_XBKGH, CacheSlice(*cache, i), lengths_B, positions_1B, window),
-                attend_lane(q_XBKGH, CacheSlice(*lane_cache, i), step, window),
+                attend_prompt(q_XBKGH, slice_cache(cache, i), lengths_B, positions_1B, window),
+                attend_lane(q_XBKGH, slice_cache(lane_cache, i), step, window),
                 attend_self(q_XBKGH, k_XBKH, v_XBKH),
             )
             return jnp.where(frozen_XB[..., None], h_XBD, block.finish_step(h_XBD, parts))
 
         after_XBD = jax.lax.cond((frozen_XB | done_XB).all(), lambda: h_XBD, run)
-        progress, top_XB = exit_test(progress, i, h_XBD, after_XBD)
+        progress, top_XB = exit_test(progress, jnp.asarray(i), h_XBD, after_XBD)
         return (after_XBD, progress), (k_XBKH, v_XBKH, after_XBD, top_XB)
 
     start = (model.embed_tokens(tokens_XB), _no_progress(calm_XB))
@@ -236,7 +238,7 @@ def _forward(
         model, run_layer, start, layers=range(model.depth)
     )
     choice = _choose_exits(rules, progress, after_LXBD, top_LXB)
-    return choice, write_step(lane_cache, k_LXBKH, v_LXBKH, step)
+    return choice, write_step(lane_cache, LayerCache(k_LXBKH, v_LXBKH), step)
 
 
 def _no_progress(calm_XB: Float[Array, "X B"]) -> TokenProgress:

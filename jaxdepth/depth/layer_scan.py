@@ -11,9 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.model import AnyArray
+from jaxdepth.model.cache import LayerCache
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import constrain
 
@@ -39,15 +41,20 @@ def over_layers(
             that some layers are not copied. None runs all, in the form that gradients need.
 
     Returns:
-        The carry after the last layer, and the outputs, stacked.
+        The carry after the last layer, and the outputs, stacked; of layers apart a `LayerCache` in
+        them is a tuple of as many.
     """
     if model.is_apart:
         carry, outputs = start, []
         for n, i in enumerate(layers or range(model.depth)):
             of_layer = jax.tree.map(lambda array, n=n: array[n], per_layer)
-            carry, output = run_layer(carry, model.layer(i), jnp.int32(i), *of_layer)
+            carry, output = run_layer(carry, model.layer(i), np.int32(i), *of_layer)
             outputs.append(output)
-        return carry, jax.tree.map(lambda *arrays: jnp.stack(arrays), *outputs)
+
+        def gather(*of_layers):
+            return of_layers if is_cache(of_layers[0]) else jnp.stack(of_layers)
+
+        return carry, jax.tree.map(gather, *outputs, is_leaf=is_cache)
 
     def step(carry, inputs):
         i, block, of_layer = inputs
@@ -74,9 +81,14 @@ def fold_layers(
         return jax.lax.fori_loop(first, last, step, start)
     carry = start
     for i in range(model.depth):
-        run = functools.partial(run_layer, block=model.layer(i), i=jnp.int32(i))
+        run = functools.partial(run_layer, block=model.layer(i), i=np.int32(i))
         carry = jax.lax.cond((first <= i) & (i < last), run, lambda carry: carry, carry)
     return carry
+
+
+def is_cache(tree: Any) -> bool:
+    """Whether a part of a pytree is the cache of one layer."""
+    return isinstance(tree, LayerCache)
 
 
 class LayerOutput(NamedTuple):

@@ -37,12 +37,13 @@ from jaxdepth.depth.sampling import is_any
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.model import AnyArray, Ints
 from jaxdepth.model.cache import (
-    CacheSlice,
+    CachesApart,
     LaneCache,
     PromptCache,
     attend_prefix,
     attend_prompt,
     attend_self,
+    slice_cache,
 )
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import constrain, shard, to_host
@@ -161,7 +162,7 @@ class _Lanes(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("max_new_tokens", "draft_tokens"))
 def run_rounds(
     model: Mistral,
-    prompt: PromptCache,
+    prompt: PromptCache | CachesApart,
     last_BD: Float[Array, "B D"],
     lengths_B: Int[Array, " B"],
     depths_X: Int[Array, " X"],
@@ -231,7 +232,7 @@ def run_rounds(
 
 def _draft(
     model: Mistral,
-    prompt: PromptCache,
+    prompt: PromptCache | CachesApart,
     cache: LaneCache,
     last_XB: Int[Array, "X B"],
     slots_XB: Int[Array, "X B"],
@@ -261,7 +262,7 @@ def _draft(
 
 def _verify(
     model: Mistral,
-    prompt: PromptCache,
+    prompt: PromptCache | CachesApart,
     cache: LaneCache,
     h_XWBD: Float[Array, "X W B D"],
     slots_XB: Int[Array, "X B"],
@@ -289,7 +290,7 @@ def _verify(
 
 def _run_layers(
     model: Mistral,
-    prompt: PromptCache,
+    prompt: PromptCache | CachesApart,
     cache: LaneCache,
     h_YBD: Float[Array, "Y B D"],
     slots_YB: Int[Array, "Y B"],
@@ -321,9 +322,9 @@ def _run_layers(
 
         cache = LaneCache(write(cache.k_LXBKTH, k_YBKH), write(cache.v_LXBKTH, v_YBKH))
         parts = (
-            attend_prompt(q_YBKGH, CacheSlice(*prompt, i), lengths_B, positions_YB, window),
+            attend_prompt(q_YBKGH, slice_cache(prompt, i), lengths_B, positions_YB, window),
             # The slots before a token's own are a prefix, which it continues at step 0.
-            attend_prefix(q_YBKGH, CacheSlice(*cache, i), slots_YB, jnp.int32(0), window),
+            attend_prefix(q_YBKGH, slice_cache(cache, i), slots_YB, jnp.int32(0), window),
             attend_self(q_YBKGH, k_YBKH, v_YBKH),
         )
         return jnp.where(runs_Y1[..., None], block.finish_step(h_YBD, parts), h_YBD), cache

@@ -8,10 +8,14 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 # Float32 matmuls keep full precision on every backend; bfloat16 ones are not affected.
 HIGHEST = jax.lax.Precision.HIGHEST
+
+# Below every score, and finite: what differs from it has an exponential.
+_LOWEST = float(np.finfo(np.float32).min)
 
 _PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
 
@@ -82,7 +86,7 @@ class Part(NamedTuple):
 
     mixed: Float[Array, "*batch rows H"]  # sum of exp(score - peak) * value
     total: Float[Array, "*batch rows"]  # sum of exp(score - peak)
-    peak: Float[Array, "*batch rows"]  # the largest score; -inf where no key is seen
+    peak: Float[Array, "*batch rows"]  # the largest score; `_LOWEST` where no key is seen
 
 
 def attend_part(
@@ -99,8 +103,8 @@ def attend_part(
         "...rh,...sh->...rs", q, k, precision=HIGHEST, preferred_element_type=jnp.float32
     )
     scores = jnp.where(seen, scores * q.shape[-1] ** -0.5, -jnp.inf)
-    peak = jnp.max(scores, axis=-1)
-    weights = jnp.exp(scores - jnp.where(jnp.isneginf(peak), 0.0, peak)[..., None])
+    peak = jnp.max(scores, axis=-1, initial=_LOWEST)
+    weights = jnp.exp(scores - peak[..., None])
     mixed = jnp.einsum(
         "...rs,...sh->...rh",
         weights.astype(v.dtype),
@@ -114,7 +118,7 @@ def attend_part(
 def empty_part(like: Part) -> Part:
     """Attention over no key, in the shape of another part."""
     zeros = Part(*map(jnp.zeros_like, like))
-    return zeros._replace(peak=jnp.full_like(like.peak, -jnp.inf))
+    return zeros._replace(peak=jnp.full_like(like.peak, _LOWEST))
 
 
 def join_parts(*parts: Part) -> Part:
@@ -123,8 +127,7 @@ def join_parts(*parts: Part) -> Part:
     Source: the online softmax of Milakov and Gimelshein 2018 (arXiv:1805.02867).
     """
     peak = functools.reduce(jnp.maximum, (p.peak for p in parts))
-    top = jnp.where(jnp.isneginf(peak), 0.0, peak)
-    shares = [jnp.exp(p.peak - top) for p in parts]
+    shares = [jnp.exp(p.peak - peak) for p in parts]
     mixed = sum(p.mixed * s[..., None] for p, s in zip(parts, shares, strict=True))
     total = sum(p.total * s for p, s in zip(parts, shares, strict=True))
     assert isinstance(mixed, Array)  # `sum` of no parts would be 0

@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdepth.cpu.cache_pieces import fold_slots
+from jaxdepth.model import AnyArray
 from jaxdepth.model.attention import Part, attend_part, empty_part, join_parts
 
 
@@ -34,12 +36,34 @@ class LaneCache(NamedTuple):
     v_LXBKTH: Float[Array, "L X B K T H"]
 
 
+class LayerCache(NamedTuple):
+    """Keys and values of one layer, in arrays of their own."""
+
+    k: Float[Array, "*batch S H"]
+    v: Float[Array, "*batch S H"]
+
+
+# The number of a layer, counted from the first of a cache; known where layers are apart.
+Index = int | np.integer | Int[AnyArray, ""]
+
+# Where a model's layers are apart its caches are too: a GPU would copy what it slices of a stack.
+CachesApart = tuple[LayerCache, ...]
+
+
 class CacheSlice(NamedTuple):
     """Keys and values of one layer, not yet sliced out of the stack of all layers."""
 
     k: Float[Array, "L *batch S H"]
     v: Float[Array, "L *batch S H"]
     layer: Int[Array, ""]
+
+
+def slice_cache(cache: PromptCache | LaneCache | CachesApart, layer: Index) -> CacheSlice:
+    """One layer of a cache."""
+    if isinstance(cache, PromptCache | LaneCache):
+        return CacheSlice(cache[0], cache[1], jnp.asarray(layer))
+    k, v = cache[int(layer)]
+    return CacheSlice(k[None], v[None], jnp.int32(0))
 
 
 def attend_prompt(
@@ -97,11 +121,15 @@ def attend_lane(
     lane: CacheSlice,
     step: Int[Array, ""],
     window: int | Int[Array, ""] | None,
+    holds_own: bool = False,
 ) -> Part:
-    """Attention of the lanes' queries over each lane's own new tokens before `step`."""
+    """Attention of the queries of new token `step` over each lane's own new tokens before it.
+
+    If the cache holds the token itself, over that too.
+    """
 
     def attend(k_XBKTH, v_XBKTH, slots_T):
-        seen_T = slots_T < step
+        seen_T = slots_T <= step if holds_own else slots_T < step
         if window is not None:
             seen_T &= slots_T > step - window
         return attend_part(q_XBKGH, k_XBKTH, v_XBKTH, seen_T)
@@ -118,18 +146,40 @@ def attend_self(
     return attend_part(q_XBKGH, k_XBKH[..., None, :], v_XBKH[..., None, :], jnp.array(True))
 
 
-def write_step(
-    cache: LaneCache,
-    k_LXBKH: Float[Array, "L X B K H"],
-    v_LXBKH: Float[Array, "L X B K H"],
+def attend_own(
+    q_XBKGH: Float[Array, "X B K G H"],
+    k_XBKH: Float[Array, "X B K H"],
+    v_XBKH: Float[Array, "X B K H"],
+    cache: LaneCache | CachesApart,
+    layer: Index,
     step: Int[Array, ""],
-) -> LaneCache:
-    """The cache with the new token of every layer and lane at slot `step`, written at once."""
+    window: int | Int[Array, ""] | None,
+) -> tuple[list[Part], LayerCache]:
+    """Attention of the lanes' queries over each lane's own tokens, the one at `step` included.
 
-    def write(old, new):
-        return jax.lax.dynamic_update_slice_in_dim(old, new[..., None, :], step, axis=4)
+    Returns:
+        The parts, and what the step adds to this layer's cache. Of a stack that is the new token's
+        key and value, which `write_step` writes for all layers at once; of layers apart the cache
+        with the new token, over which one part attends.
+    """
+    if isinstance(cache, LaneCache):
+        lane = attend_lane(q_XBKGH, slice_cache(cache, layer), step, window)
+        return [lane, attend_self(q_XBKGH, k_XBKH, v_XBKH)], LayerCache(k_XBKH, v_XBKH)
+    old = cache[int(layer)]
+    written = LayerCache(_write(old.k, k_XBKH, step), _write(old.v, v_XBKH, step))
+    lane = attend_lane(q_XBKGH, slice_cache((written,), 0), step, window, holds_own=True)
+    return [lane], written
 
-    return LaneCache(write(cache.k_LXBKTH, k_LXBKH), write(cache.v_LXBKTH, v_LXBKH))
+
+def write_step(cache: LaneCache, new: LayerCache, step: Int[Array, ""]) -> LaneCache:
+    """A cache of stacked layers with the new token of every layer and lane at slot `step`."""
+    return LaneCache(_write(cache.k_LXBKTH, new.k, step), _write(cache.v_LXBKTH, new.v, step))
+
+
+def _write(
+    old: Float[Array, "*lanes T H"], new: Float[Array, "*lanes H"], step: Int[Array, ""]
+) -> Float[Array, "*lanes T H"]:
+    return jax.lax.dynamic_update_slice_in_dim(old, new[..., None, :], step, axis=-2)
 
 
 def _attend_shared(

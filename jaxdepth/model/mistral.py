@@ -22,12 +22,18 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdepth.cpu.lazy_slice import LazySlice, slice_layer
 from jaxdepth.errors import InputError, listed
 from jaxdepth.model import AnyArray
-from jaxdepth.model.apart import Apart, take_apart
+from jaxdepth.model.apart import JOINED, Apart, place_apart
 from jaxdepth.model.attention import HIGHEST, Part, attend, merge_parts
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.int8 import Int8
 from jaxdepth.model.lens import Lens
-from jaxdepth.model.parameters import LAYER_PARAMETERS, MATRICES, has_parameter, parameter_shapes
+from jaxdepth.model.parameters import (
+    LAYER_PARAMETERS,
+    MATRICES,
+    has_parameter,
+    parameter_shapes,
+    split_points,
+)
 from jaxdepth.model.rope import query_scale, rope_table, rotate
 from jaxdepth.model.sharding import constrain, parameter_sharding
 
@@ -110,13 +116,16 @@ class Block(nnx.Module):
 
     attn_norm: nnx.Param
     mlp_norm: nnx.Param
-    q: Matrix
-    k: Matrix
-    v: Matrix
+    q: Matrix | None
+    k: Matrix | None
+    v: Matrix | None
     o: Matrix
-    gate: Matrix
-    up: Matrix
+    gate: Matrix | None
+    up: Matrix | None
     down: Matrix
+    # In place of those above that they join, where layers are apart.
+    qkv: Matrix | None = None
+    gate_up: Matrix | None = None
     # Class attributes are what most models have: `steer` sets `steering`, and where layers differ
     # `Mistral.blocks` sets whether this layer has the sliding window, and RoPE.
     steering: Steering | None = None
@@ -159,14 +168,15 @@ class Block(nnx.Module):
         epsilon = self.config.rms_norm_eps
         x = rms_norm(h, self.attn_norm[...], epsilon)
 
-        def heads(matrix, bias):
-            flat = _matmul(x, matrix) if bias is None else _matmul(x, matrix) + bias[...]
+        def heads(flat, bias):
+            flat = flat if bias is None else flat + bias[...]
             # The barrier keeps the split into heads out of the matmul: a TPU would store a second
             # copy of all weights for it, in another layout. A GPU would copy each part for it.
             flat = flat if self.is_apart else jax.lax.optimization_barrier(flat)
             return flat.reshape(*x.shape[:-1], -1, self.config.head_dim)
 
-        q, k, v = heads(self.q, self.q_bias), heads(self.k, self.k_bias), heads(self.v, self.v_bias)
+        biases = self.q_bias, self.k_bias, self.v_bias
+        q, k, v = map(heads, self._products(x, "qkv"), biases)
         if self.q_norm is not None and self.k_norm is not None:
             q = rms_norm(q, self.q_norm[...], epsilon)
             k = rms_norm(k, self.k_norm[...], epsilon)
@@ -176,6 +186,15 @@ class Block(nnx.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return q if q_scale is None else q * q_scale[..., None, None].astype(q.dtype), k, v
 
+    def _products(
+        self, x: Float[Array, "*batch D"], name: str
+    ) -> Sequence[Float[Array, "*batch _"]]:
+        """`x` times each of the matrices that have a name in `JOINED`: one product if joined."""
+        joined, parts = getattr(self, name), JOINED[name]
+        if joined is None:
+            return [_matmul(x, getattr(self, part)) for part in parts]
+        return jnp.split(_matmul(x, joined), split_points(parts, self.config), axis=-1)
+
     def finish(
         self, h: Float[Array, "*batch D"], mixed: Float[Array, "*batch Q H"]
     ) -> Float[Array, "*batch D"]:
@@ -184,8 +203,8 @@ class Block(nnx.Module):
         h = h + _matmul(mixed, self.o)
         with jax.named_scope("mlp"):
             x = rms_norm(h, self.mlp_norm[...], self.config.rms_norm_eps)
-            mixed = jax.nn.silu(_matmul(x, self.gate)) * _matmul(x, self.up)
-            h = h + _matmul(mixed, self.down)
+            gate, up = self._products(x, "gate_up")
+            h = h + _matmul(jax.nn.silu(gate) * up, self.down)
         if self.steering is None:
             return h
         with jax.named_scope("steer"):
@@ -290,7 +309,7 @@ class Mistral(nnx.Module):
     @property
     def is_apart(self) -> bool:
         """Whether each layer's matrices are arrays of their own."""
-        return isinstance(self.layers.q, Apart)
+        return isinstance(self.layers.o, Apart)
 
     def blocks(self) -> Block:
         """All layers, with flags where layers differ; stacked ones as `jax.lax.scan` takes them."""
@@ -312,11 +331,12 @@ class Mistral(nnx.Module):
         """
         blocks = self.blocks()
         rest = jax.tree.map(lambda array: array, blocks)  # a new module, the same arrays
-        for name in MATRICES:
+        names = [n for n in (*MATRICES, *JOINED) if getattr(blocks, n) is not None]
+        for name in names:
             setattr(rest, name, None)
         block = slice_layer(rest, i)
         block.is_apart = self.is_apart
-        for name in MATRICES:
+        for name in names:
             matrix = getattr(blocks, name)
             if isinstance(matrix, Apart):
                 setattr(block, name, matrix.matrices[i])
@@ -376,6 +396,5 @@ def on_mesh(model: Mistral, mesh: Mesh | None) -> Mistral:
 def with_layers_apart(model: Mistral) -> Mistral:
     """The model with each layer's matrices in arrays of their own, which are copies."""
     apart = jax.tree.map(lambda array: array, model)  # new modules, the same arrays
-    for name in MATRICES:
-        setattr(apart.layers, name, take_apart(getattr(model.layers, name)))
+    place_apart(apart.layers, apart.mesh)
     return apart

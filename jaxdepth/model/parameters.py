@@ -5,6 +5,9 @@ their inputs first: a CPU multiplies the few rows of a decoding step faster by t
 outputs-first ones of Hugging Face's files, which checkpoints keep.
 """
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 from jaxdepth.model.config import ModelConfig
 
 TOP_PARAMETERS = {"embed": "VD", "norm": "D", "head": "VD"}  # head: absent when tied to embed
@@ -39,6 +42,12 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "C": config.num_key_value_heads * config.head_dim,
         "H": config.head_dim,
     }
+
+
+def split_points(matrices: Sequence[str], config: ModelConfig) -> list[int]:
+    """Where the outputs of all but the first begin, for matrices of a layer that stand in one."""
+    size = axis_sizes(config)
+    return list(accumulate(size[LAYER_PARAMETERS[name][-1]] for name in matrices[:-1]))
 
 
 def has_parameter(name: str, config: ModelConfig) -> bool:

@@ -100,6 +100,11 @@ def whole_rows(rows: int, mesh: AnyMesh | None) -> int:
     return -(-rows // rows_of(mesh)) * rows_of(mesh)
 
 
+def shares_columns(mesh: AnyMesh | None) -> bool:
+    """Whether a device has only some of the outputs of a layer's matrices."""
+    return mesh is not None and mesh.shape["model"] > 1
+
+
 def parameter_spec(name: str, config: ModelConfig, mesh: AnyMesh) -> PartitionSpec:
     """The partition of a parameter; `name` as in `parameters.PARAMETERS`, without the axis L.
 

@@ -26,7 +26,7 @@ class Model:
     model: ModelPath
     """A checkpoint made by `jaxdepth convert`."""
     dtype: DType | None = None
-    """dtype of weights and activations; by default the checkpoint's."""
+    """dtype of weights and activations; by default the checkpoint's. On a CPU float32 is faster."""
     int8: bool = False
     """Quantise the layers' matrices to 8-bit integers, with one scale per output channel."""
 

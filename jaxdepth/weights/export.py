@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import read_json
 from jaxdepth.model import FastTokenizer
-from jaxdepth.model.apart import Apart
+from jaxdepth.model.apart import matrix_of_layer
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.runtime.distributed import is_distributed, raise_on_all
@@ -159,9 +159,7 @@ def model_tensor(model: Mistral, tensor: MappedTensor) -> np.ndarray:
     layer, name = tensor.layer_and_parameter
     if layer is None:
         return np.asarray(getattr(model, name)[...])
-    parameter = getattr(model.layers, name.removeprefix("layers."))
-    is_apart = isinstance(parameter, Apart)
-    array = parameter.matrices[layer][...] if is_apart else parameter[...][layer]
+    array = matrix_of_layer(model.layers, name.removeprefix("layers."), layer)
     return np.ascontiguousarray(tensor.transpose(np.asarray(array)))
 
 

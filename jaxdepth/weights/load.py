@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from jaxdepth.cpu.host_arrays import aligned_empty, fill_transposed
 from jaxdepth.errors import InputError, listed
-from jaxdepth.model.apart import take_apart
+from jaxdepth.model.apart import place_apart
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.int8 import Int8, to_int8
 from jaxdepth.model.mistral import Mistral, on_mesh
@@ -96,8 +96,7 @@ def load(
         for name in MATRICES if int8 else ():
             setattr(model.layers, name, jax.jit(to_int8)(getattr(model.layers, name)[...]))
     if jax.default_backend() == "gpu" if apart is None else apart:
-        for name in MATRICES:  # one by one, so that the memory of its stack is freed
-            setattr(model.layers, name, take_apart(getattr(model.layers, name)))
+        place_apart(model.layers, mesh)
     return model, tokenizer
 
 

@@ -81,6 +81,13 @@ def unpermute(matrix: np.ndarray, heads: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(rows, columns)
 
 
+def permute(matrix: np.ndarray, heads: int) -> np.ndarray:
+    """What `unpermute` undoes."""
+    rows, columns = matrix.shape
+    halves = matrix.reshape(heads, 2, rows // heads // 2, columns)
+    return halves.swapaxes(1, 2).reshape(rows, columns)
+
+
 @dataclass(frozen=True)
 class MappedTensor:
     """A tensor of a source, and the array of the checkpoint that it becomes.

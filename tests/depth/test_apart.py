@@ -12,7 +12,7 @@ from jaxdepth.depth.continuation import continuation_logprobs
 from jaxdepth.depth.dynamic import generate_dynamic
 from jaxdepth.depth.policies import Caching, ExitRule, Policy
 from jaxdepth.depth.speculative import speculate
-from jaxdepth.model.apart import Apart, take_apart
+from jaxdepth.model.apart import Apart, matrix_of_layer, take_apart
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.int8 import to_int8
 from jaxdepth.model.mistral import with_layers_apart
@@ -69,9 +69,11 @@ def test_arrays_are_those_of_the_layers(models):
     assert not stacked.is_apart
     assert apart.is_apart
     for name in MATRICES:
-        matrix = getattr(apart.layers, name)
-        assert matrix.shape == getattr(stacked.layers, name).shape
-        assert np.array_equal(matrix[...], getattr(stacked.layers, name)[...])
+        stack = getattr(stacked.layers, name)[...]
+        for i, expected in enumerate(stack):
+            assert np.array_equal(matrix_of_layer(apart.layers, name, i), expected)
+    assert apart.layers.down.shape == stacked.layers.down.shape
+    assert apart.layers.gate is None  # it is joined with up
     for tensor in tensor_map(apart.config, HF_NAMES):
         assert np.array_equal(*(model_tensor(model, tensor) for model in models))
     integers = to_int8(stacked.layers.up[...])

@@ -18,7 +18,7 @@ SHOWN, NEW_TOKENS = 12, 9
 
 def measure(check: Check) -> Iterator[dict]:
     """Rows of the kernels that take longest."""
-    model = random_model(check.config, jnp.bfloat16)
+    model = random_model(check.config, jnp.bfloat16, apart=True)
     tokens, lengths = random_tokens(model.config, 8, 16 if check.toy else 256)
     exits = np.arange(1, model.depth + 1, dtype=np.int32)
 

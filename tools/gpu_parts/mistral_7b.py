@@ -11,6 +11,7 @@ from gpu_parts.shapes import Check, random_model, random_tokens, row, seconds_of
 from jaxdepth.depth.decode import prefill
 from jaxdepth.depth.generation import generate
 from jaxdepth.model.mistral import Mistral
+from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.study.planning.flops import matmul_flops
 
 ALL_EXITS = "{} x all exits, s"
@@ -20,7 +21,7 @@ LENGTH, BATCHES, STUDY = 256, (1, 8, 32), 200
 
 def measure(check: Check) -> Iterator[dict]:
     """Prefill, then decoding of 1, 8 and 32 prompts, then of 200."""
-    model = random_model(check.config, jnp.bfloat16)
+    model = random_model(check.config, jnp.bfloat16, apart=True)
     depth, new_tokens = model.depth, 4 if check.toy else 64
     length = 16 if check.toy else LENGTH
     exits = np.arange(1, depth + 1, dtype=np.int32)
@@ -76,9 +77,7 @@ def _flops(model: Mistral, prompts: int, length: int, new_tokens: int, exits) ->
     """Of the matrix products of all exits: two for each weight that a lane passes."""
     c = model.config
     layer = sum(
-        int(np.prod(array.shape[1:]))
-        for name, array in vars(model.layers).items()
-        if hasattr(array, "shape") and array.ndim == 3
+        int(np.prod(shape[1:])) for shape in parameter_shapes(c).values() if len(shape) == 3
     )
     head = c.vocab_size * c.hidden_size
     steps = prompts * (new_tokens - 1) * sum(int(e) * layer + head for e in exits)

@@ -27,7 +27,7 @@ def measure(check: Check) -> Iterator[dict]:
     """Rows of tiny models, and of SmolLM2 where one is given."""
     cpu = jax.devices("cpu")[0]
     for name, change in VARIANTS.items():
-        model = random_model(ModelConfig.from_hf(TOY | change), jnp.float32)
+        model = random_model(ModelConfig.from_hf(TOY | change), jnp.float32, apart=True)
         yield from compare(f"tiny, {name}", model, cpu, 1e-5)
     if check.model is None:
         yield row("SmolLM2", "not run: no MODEL is given")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdepth.model.apart import place_apart
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import parameter_shapes
@@ -65,8 +66,11 @@ def row(what: str, measured: str, value: float | None = None, target: str = "") 
     return {"what": what, "measured": measured, "value": value, "target": target}
 
 
-def random_model(config: ModelConfig, dtype, seed: int = 0) -> Mistral:
-    """A model of random weights, made on the device; norms are about 1."""
+def random_model(config: ModelConfig, dtype, seed: int = 0, apart: bool = False) -> Mistral:
+    """A model of random weights, made on the device; norms are about 1.
+
+    Its layers are stacked, as tuning has them, or apart, as loading places them on a GPU.
+    """
 
     @jax.jit
     def make(key):
@@ -78,7 +82,10 @@ def random_model(config: ModelConfig, dtype, seed: int = 0) -> Mistral:
             arrays[name] = (noise * scale + is_norm).astype(dtype)
         return arrays
 
-    return Mistral(config, make(jax.random.key(seed)), None)
+    model = Mistral(config, make(jax.random.key(seed)), None)
+    if apart:
+        place_apart(model.layers, None)
+    return model
 
 
 def random_tokens(config: ModelConfig, prompts: int, length: int):

@@ -4,8 +4,10 @@ All programs run in turn in one process, so that a busy machine slows them alike
 of medians, with their range; compilation is timed apart. No lane stops early.
 """
 
+import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -17,18 +19,22 @@ from jaxdepth.errors import at_least
 from jaxdepth.model.config import read_config
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh
+from jaxdepth.runtime.preemption import raise_if_stopped_here
 from jaxdepth.runtime.profiling import use_compilation_cache
+from jaxdepth.study.planning import llama_cpp
 from jaxdepth.study.planning.settings import Bench
 from jaxdepth.weights.export import model_tensor
 from jaxdepth.weights.load import load
 from jaxdepth.weights.tensor_map import HF_NAMES, tensor_map
 
-FULL, ALL, LOOP, HF_FULL, HF_LOOP = (
+FULL, ALL, LOOP, HF_FULL, HF_LOOP, LLAMA_FULL, LLAMA_LOOP = (
     "one run, full depth",
     "all exits",
     "loop over exits",
     "Hugging Face, full depth",
     "Hugging Face, loop",
+    "llama.cpp, full depth",
+    "llama.cpp, loop",
 )
 
 
@@ -36,7 +42,7 @@ FULL, ALL, LOOP, HF_FULL, HF_LOOP = (
 class Row:
     """One program at one batch size.
 
-    The reference is the faster of this package's and Hugging Face's run at full depth.
+    The reference is the fastest run at full depth: this package's, Hugging Face's or llama.cpp's.
     """
 
     prompts: int  # in the batch
@@ -58,12 +64,40 @@ def bench(settings: Bench) -> Iterator[Row]:
     at_least(1, batches=min(settings.batches, default=0))
     use_compilation_cache()
     model, _ = load(settings.model, mesh=chosen_mesh(settings.devices.mesh))
-    hf = _hugging_face(model, settings) if find_spec("torch") else None
+    missing = missing_peers(settings)
+    hf = None if "Hugging Face" in missing else _hugging_face(model, settings)
     for prompts in settings.batches:
         tokens, lengths = random_prompts(model, prompts, settings.length)
-        for new_tokens in (1, settings.new_tokens):
-            programs = _programs(model, hf, tokens, lengths, new_tokens, settings.loop)
-            yield from measure(prompts, new_tokens, programs, settings.rounds)
+        with contextlib.ExitStack() as stack:
+            llama = None
+            if "llama.cpp" not in missing:
+                room = settings.length + settings.new_tokens
+                depths = depths_of_line(model.depth) if settings.loop else (model.depth,)
+                llama = stack.enter_context(llama_cpp.servers(model, depths, prompts, room))
+            for new_tokens in (1, settings.new_tokens):
+                programs = _programs(model, hf, llama, tokens, lengths, new_tokens, settings.loop)
+                yield from measure(prompts, new_tokens, programs, settings.rounds)
+
+
+def missing_peers(settings: Bench) -> dict[str, str]:
+    """The programs of others that are not run, and why.
+
+    Raises:
+        InputError: the checkpoint cannot be read.
+    """
+    if not settings.peers:
+        return dict.fromkeys(("Hugging Face", "llama.cpp"), "--no-peers")
+    config, _ = read_config(settings.model / "config.json")
+    reasons = {
+        "Hugging Face": None if find_spec("torch") else "pip install torch",
+        "llama.cpp": llama_cpp.why_not(config),
+    }
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def depths_of_line(depth: int) -> tuple[int, ...]:
+    """The depths of which a loop over all of them is extrapolated."""
+    return tuple(sorted({1, -(-depth // 2), depth}))
 
 
 def random_prompts(
@@ -90,7 +124,8 @@ def measure(
     for _ in range(rounds):
         for name, program in programs.items():
             times[name].append(_seconds(program))
-    reference = min(np.median(times[name]) for name in (FULL, HF_FULL) if name in times)
+    full = (FULL, HF_FULL, LLAMA_FULL)
+    reference = min(np.median(times[name]) for name in full if name in times)
     for name, seconds in times.items():
         ratios = np.array(seconds) / reference
         compile_seconds = max(0.0, first_seconds[name] - float(np.median(seconds)))
@@ -105,7 +140,9 @@ def measure(
         )
 
 
-def _programs(model, hf, tokens, lengths, new_tokens, loop) -> dict[str, Callable[[], object]]:
+def _programs(
+    model, hf, llama, tokens, lengths, new_tokens, loop
+) -> dict[str, Callable[[], object]]:
     depth = model.config.num_hidden_layers
 
     def run(*exits):
@@ -121,13 +158,27 @@ def _programs(model, hf, tokens, lengths, new_tokens, loop) -> dict[str, Callabl
         programs[HF_FULL] = lambda: hf(tokens, new_tokens, [depth])
         if loop:
             programs[HF_LOOP] = lambda: hf(tokens, new_tokens, range(1, depth + 1))
+    if llama is not None:
+        programs[LLAMA_FULL] = lambda: llama[depth].run(tokens, new_tokens)
+        if loop:
+            programs[LLAMA_LOOP] = lambda: _line_of(llama, tokens, new_tokens)
     return programs
 
 
+def _line_of(servers: Mapping[int, llama_cpp.LlamaCpp], tokens, new_tokens: int) -> float:
+    """Seconds of a loop over all depths: the sum of the line through those of some."""
+    runs = [functools.partial(server.run, tokens, new_tokens) for server in servers.values()]
+    seconds = list(map(_seconds, runs))
+    line = np.polynomial.Polynomial.fit(list(servers), seconds, min(1, len(servers) - 1))
+    return float(line(np.arange(1, max(servers) + 1)).sum())
+
+
 def _seconds(program: Callable[[], object]) -> float:
+    """How long a program takes; one that returns seconds says so itself."""
+    raise_if_stopped_here()
     start = time.perf_counter()
-    program()  # returns numpy arrays, so its work is done
-    return time.perf_counter() - start
+    own = program()  # returns numpy arrays, so its work is done
+    return own if isinstance(own, float) else time.perf_counter() - start
 
 
 def _hugging_face(model: Mistral, settings: Bench):

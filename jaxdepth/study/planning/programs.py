@@ -11,6 +11,7 @@ from jaxdepth.depth import decode as engine
 from jaxdepth.depth.lanes import plan_segments
 from jaxdepth.depth.sampling import Sampling, TokenSampler, lane_keys
 from jaxdepth.model.attention import compiled_for
+from jaxdepth.model.cache import CachesApart, LayerCache
 from jaxdepth.model.sharding import state_shardings, whole_rows
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.study.first_token import first_token_at
@@ -120,10 +121,12 @@ def _first_token(shapes: Shapes, prompts: int) -> Program:
     )
 
 
-def _prompt_cache(shapes: Shapes, prompts: int) -> engine.PromptCache:
+def _prompt_cache(shapes: Shapes, prompts: int) -> engine.PromptCache | CachesApart:
     c, s = shapes.config, shapes.settings
-    shape = (shapes.exits[-1], prompts, c.num_key_value_heads, s.length, c.head_dim)
-    return engine.PromptCache(*(shapes.array(shape, s.dtype, "LBKSH"),) * 2)
+    layers, shape = shapes.exits[-1], (prompts, c.num_key_value_heads, s.length, c.head_dim)
+    if shapes.model.is_apart:
+        return (LayerCache(*(shapes.array(shape, s.dtype, "BKSH"),) * 2),) * layers
+    return engine.PromptCache(*(shapes.array((layers, *shape), s.dtype, "LBKSH"),) * 2)
 
 
 def _prefill(shapes: Shapes, prompts: int) -> Program:

@@ -27,6 +27,8 @@ class Bench:
     """Timed runs of each program."""
     loop: bool = True
     """Also time a loop over the exits, one run for each, which takes long."""
+    peers: bool = True
+    """Also time Hugging Face's model and llama.cpp, where torch and xllamacpp are installed."""
     devices: Devices = Devices()
 
 

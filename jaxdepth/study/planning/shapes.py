@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError, at_least, one_line
-from jaxdepth.model.apart import Apart
+from jaxdepth.model.apart import Apart, join
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import MATRICES, parameter_shapes
@@ -67,7 +67,10 @@ class Shapes:
             else:
                 whole = (L, *shape)
                 arrays[name] = jax.ShapeDtypeStruct(whole, self.settings.dtype, sharding=sharding)
-        return Mistral(self.config, arrays, self.mesh)
+        model = Mistral(self.config, arrays, self.mesh)
+        if apart:
+            join(model.layers, self.mesh)
+        return model
 
 
 def shapes_of(settings: Plan) -> Shapes:

@@ -58,17 +58,18 @@ def step_of(program):
     return {name: vars(one)[name] - vars(none)[name] for name in vars(one)}
 
 
-def assert_reads_each_weight_once(shapes, program, layers: int, products: str = "Triton"):
-    """For cuBLAS the compiler joins q, k and v, which the same is multiplied by, in a copy."""
-    step, c = step_of(program), shapes.config
-    joined = 2 * c.hidden_size * c.head_dim * (c.num_attention_heads + 2 * c.num_key_value_heads)
-    copied = layers * joined if products == "cuBLAS" else 0
+def assert_reads_each_weight_once(shapes, program):
+    """In a step, in a few kernels a layer; temporaries are caches and logits, and little else."""
+    step, layers = step_of(program), shapes.config.num_hidden_layers
     embedding = bytes_per_device(shapes.model.embed)  # of which a step reads a row for each lane
-    assert step["copied"] <= copied, f"{step['copies']} copies"
-    assert step["read"] <= 1.05 * (bytes_per_device(shapes.model) - embedding) + copied
+    assert step["copied"] == 0, f"{step['copies']} copies"
+    assert step["read"] <= 1.05 * (bytes_per_device(shapes.model) - embedding)
     # Besides the layers, what embeds, unembeds and chooses.
-    assert step["kernels"] <= (24 if products == "Triton" else 34) * (layers + 1)
+    assert step["kernels"] <= 24 * (layers + 1)
     assert len(re.findall(r" while\(", program.text)) == 1
+    planned = memory(shapes.config, plan_segments(shapes.exits), B, S, T, 1, 2)
+    beyond = program.temporaries - planned.lane_cache - planned.logits
+    assert beyond < 0.01 * (planned.prompt_cache + planned.lane_cache) + 64 * MB, f"{beyond:,}"
 
 
 # Layers are written out: four show what happens in each.
@@ -76,11 +77,7 @@ def assert_reads_each_weight_once(shapes, program, layers: int, products: str = 
 
 def test_decoding_reads_each_weight_once_a_step(shapes, products):
     made = shapes(layers=4)
-    program = programs.compilers(made, B)["decode, all exits"]()
-    assert_reads_each_weight_once(made, program, 4, products)
-    planned = memory(made.config, plan_segments(made.exits), B, S, T, 1, 2)
-    beyond = program.temporaries - planned.lane_cache - planned.logits
-    assert beyond < 0.01 * (planned.prompt_cache + planned.lane_cache) + 64 * MB, f"{beyond:,}"
+    assert_reads_each_weight_once(made, programs.compilers(made, B)["decode, all exits"]())
 
 
 def test_stacked_layers_would_be_copied(shapes):
@@ -103,7 +100,7 @@ def test_so_does_each_of_eight_cards(shapes, mesh):
 def test_all_32_layers(shapes):
     made = shapes()
     program = programs.compilers(made, B)["decode, all exits"]()
-    assert_reads_each_weight_once(made, program, 32)
+    assert_reads_each_weight_once(made, program)
     assert program.fits
 
 
@@ -117,5 +114,12 @@ def test_prompts_have_fused_attention_and_no_weight_is_copied(shapes, products, 
 
 
 def test_a_tuning_step_fits_a_card(shapes):
-    """LoRA on all matrices of all 32 layers: 8 sequences of 320 tokens."""
-    assert programs.tuning_step(shapes(sequences=8)).fits
+    """LoRA on all matrices of all 32 layers: 8 sequences of 320 tokens.
+
+    Kept from every layer, what its matrices are multiplied by would be 10 GB: it is computed again.
+    """
+    made = shapes(sequences=8)
+    program, c = programs.tuning_step(made), made.config
+    of_layer = 2 * 8 * (S + T) * (4 * c.hidden_size + 3 * c.intermediate_size)
+    assert program.fits
+    assert program.temporaries < c.num_hidden_layers * of_layer / 3
