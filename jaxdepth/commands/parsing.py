@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_type_hints
 import tyro
 
 from jaxdepth.errors import InputError, nearest
+from jaxdepth.ranges import check_ranges
 from jaxdepth.runtime.profiling import start_profile
 from jaxdepth.settings_file import build, field_help, flatten, read_settings
 
@@ -80,7 +81,8 @@ def parse(cls: type[S], argv: Sequence[str], program: str, config: str | None = 
     """Parse settings: the command line over `--config` (or `config`) over the defaults."""
     words, name = take_config(list(argv))
     about = f"{inspect.getdoc(cls)} Settings can also come from a file: --config NAME."
-    settings = _cli(cls, about, program, words, default=_defaults(cls, name or config))
+    settings: Any = _cli(cls, about, program, words, default=_defaults(cls, name or config))
+    check_ranges(settings)
     start_profile(flatten(settings).get("profile"))
     return settings
 

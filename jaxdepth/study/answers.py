@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from jaxdepth.depth.generation import generate
 from jaxdepth.depth.sampling import Sampling
-from jaxdepth.errors import InputError
 from jaxdepth.model import FastTokenizer, Ints
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.prompts.datasets import Prompt
@@ -161,9 +160,7 @@ def sampling_of(decoding: Decoding) -> Sampling:
 
 
 def memory_budget(decoding: Decoding) -> int:
-    """Bytes for caches and logits on a device; raises InputError unless there are some."""
-    if not decoding.memory_gb > 0:
-        raise InputError(f"memory_gb is {decoding.memory_gb}, expected more than 0")
+    """Bytes for caches and logits on a device."""
     return int(decoding.memory_gb * 2**30)
 
 

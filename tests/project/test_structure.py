@@ -11,7 +11,7 @@ MAX_LINES, MAX_FILES = 400, 15
 # From the bottom up: a room imports from rooms in earlier rows, and from itself.
 ROOMS = (
     ("errors", "cpu"),
-    ("records",),
+    ("records", "ranges"),
     ("files", "runtime", "stats"),
     ("settings_file",),
     ("model",),

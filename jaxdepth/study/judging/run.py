@@ -22,6 +22,7 @@ from jaxdepth.judges.identity import UnknownIdentity, identity_of
 from jaxdepth.judges.open import check_spec, open_judge
 from jaxdepth.judges.own import OwnJudge
 from jaxdepth.judges.verdict import ABSTAINS, NamedJudge, Pair, Verdict
+from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.outcome import BUILT_IN, Judge, TextOutcome, classify_texts
 from jaxdepth.refusal.reference import Reference
 from jaxdepth.refusal.thought import answer_after_thought
@@ -88,6 +89,7 @@ def judge_run(settings: Rejudge, bar: ProgressBar = silent, functions: Sequence[
         InputError: the run keeps no texts, or a judge cannot be opened or fails; what was judged
             until then is kept.
     """
+    check_ranges(settings)
     if jax.process_count() > 1:
         raise InputError("`jaxdepth judge` runs in one process")
     if not settings.judge and not functions:

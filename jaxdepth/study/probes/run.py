@@ -14,7 +14,6 @@ probes.safetensors     probes of the prompt's last token, for `sweep --policy gu
 thought*.parquet       probes along thoughts (with --run of decide); see `study.probes.thoughts`
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +22,15 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from jaxdepth.errors import InputError, at_least, within
+from jaxdepth.errors import InputError
 from jaxdepth.probing.folds import make_folds
 from jaxdepth.probing.positions import Located, locate, resolve_positions
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
 from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
+from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.stats.intervals import MAX_RESAMPLES
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.common_tables import FIRST_TOKEN
 from jaxdepth.study.first_token import first_rows
@@ -248,12 +247,8 @@ def _transfer_sets(settings: Probe, subject: Subject) -> list[ProbedPrompts]:
 
 def _check(settings: Probe) -> None:
     """Raise InputError for what is wrong with the settings alone, before anything is loaded."""
-    at_least(1, batch_size=settings.prompts.batch_size)
-    within(1, MAX_RESAMPLES, draws=settings.probes.draws)
-    within(3, 1000, folds=settings.probes.folds)
-    if not settings.probes.strengths or not all(
-        0 < c < math.inf for c in settings.probes.strengths
-    ):
-        raise InputError(f"strengths are {settings.probes.strengths}, expected numbers above 0")
+    check_ranges(settings)
+    if not settings.probes.strengths:
+        raise InputError("no strengths: name at least one, such as 1.0")
     if not settings.probes.positions:
         raise InputError("no positions: name at least one, or all")

@@ -4,13 +4,14 @@ from dataclasses import asdict
 
 from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.lanes import plan_segments
-from jaxdepth.errors import InputError, at_least, within
+from jaxdepth.errors import InputError
 from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
+from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.study.answers import Answerer, memory_budget, sampling_of, warn_non_finite
+from jaxdepth.study.answers import Answerer, warn_non_finite
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.chosen_judge import choose_judge
 from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS
@@ -19,7 +20,6 @@ from jaxdepth.study.run_directory import Run
 from jaxdepth.study.settings import ExitStudy
 from jaxdepth.study.subject import open_subject
 from jaxdepth.study.sweep.settings import Sweep
-from jaxdepth.study.sweep.windows import check_windows
 
 
 @one_at_a_time(lambda settings: settings.output.out)
@@ -67,12 +67,7 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
 
 def check_sweep(settings: ExitStudy) -> None:
     """Raise InputError for invalid settings, before anything is loaded."""
-    sampling_of(settings.decoding)
-    memory_budget(settings.decoding)
-    check_windows(settings.windows)
-    at_least(1, batch_size=settings.prompts.batch_size)
-    within(1, 10_000, samples=settings.answers.samples)
-    at_least(0, max_new_tokens=settings.answers.max_new_tokens)
+    check_ranges(settings)
     if settings.answers.samples > 1 and settings.decoding.temperature == 0:
         raise InputError("several samples at temperature 0 are all equal: set --temperature")
     if any(not stop for stop in settings.answers.stop):

@@ -8,12 +8,13 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from jaxdepth.depth.exits import parse_exits
-from jaxdepth.errors import InputError, at_least, listed
+from jaxdepth.errors import InputError, listed
 from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh, to_host
 from jaxdepth.model.tuned import Form, Params
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.refusal.outcome import Outcome, classify_texts
 from jaxdepth.refusal.protocol import Protocol, read_protocol
@@ -50,26 +51,6 @@ from jaxdepth.weights.load import load
 ADAPTER = "adapter.safetensors"
 # Paths and devices: a fingerprint stands for them, and no number depends on them.
 _UNRESOLVED = ("model", "out", "mesh", "profile", "date")
-_AT_LEAST_0: tuple[str, ...] = (
-    "early_weight",
-    "layer_dropout",
-    "alpha",
-    "beta",
-    "chosen_weight",
-    "contrast",
-    "contrast_pairs",
-    "decision_weight",
-    "learning_rate",
-)
-_AT_LEAST_0 += (
-    "weight_decay",
-    "clip",
-    "warmup",
-    "exits_per_step",
-    "rows_per_exit",
-    "decision_tokens",
-)
-_AT_LEAST_1 = ("answer_tokens", "steps", "accumulate", "save_every")
 # Versions that are recorded in an adapter.
 _RECORDED = ("jaxdepth", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -141,13 +122,9 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
 
 def _check(settings: Tune) -> None:
     values, supervision = flatten(settings), settings.supervision
-    minima = dict.fromkeys((*KINDS, *_AT_LEAST_0), 0) | dict.fromkeys(_AT_LEAST_1, 1)
-    for name, minimum in minima.items():
-        at_least(minimum, **{name: values[name]})
+    check_ranges(settings)
     if not any(values[kind] for kind in KINDS):
         raise InputError(f"an empty batch: give one of {', '.join(KINDS)} a number")
-    if supervision.layer_dropout > 1:
-        raise InputError(f"layer_dropout is {supervision.layer_dropout}, expected at most 1")
     if settings.trained.train == "lens" and (
         supervision.method != "refusals"
         or (supervision.benign_at, supervision.benign_target) != ("every", "distill")

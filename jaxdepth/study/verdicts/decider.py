@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxdepth.errors import InputError, at_least, within
+from jaxdepth.errors import InputError
 from jaxdepth.prompts.batches import Batch
+from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.decide import Decided, decide
 from jaxdepth.refusal.deliberate import Rule
 from jaxdepth.refusal.outcome import Judge
@@ -138,14 +139,10 @@ def build_rule(decision: DecisionRule) -> Rule:
 
 def check_settings(settings: Decide) -> None:
     """Raise InputError for a setting that is out of range, before anything is loaded."""
-    sampling_of(settings.decoding)
-    memory_budget(settings.decoding)
+    check_ranges(settings)
     build_rule(settings.decision)
     votes, cuts = settings.thinking.votes, settings.interventions.cuts
-    at_least(1, batch_size=settings.prompts.batch_size)
-    within(1, 10_000, votes=votes)
-    within(0, 1000, cost_rounds=settings.interventions.cost_rounds)
     if votes > 1 and settings.decoding.temperature == 0:
         raise InputError("several votes at temperature 0 are all alike: set --temperature")
-    if len(set(cuts)) < len(cuts) or min(cuts, default=0) < 0:
-        raise InputError(f"cuts are {list(cuts)}: expected different ones, 0 or more")
+    if len(set(cuts)) < len(cuts):
+        raise InputError(f"cuts are {list(cuts)}: expected different ones")
