@@ -35,7 +35,7 @@ class NamedJudge(ABC):
 
     def __init__(self, name: str, identity: str) -> None:
         self.name, self.identity = name, identity
-        self._label_of: Mapping[str, str] = {}
+        self._label_of: Mapping[str, str | None] = {}
         self._known: dict[Pair, Verdict] = {}
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[str] | None) -> list[str | None]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from jaxdepth.errors import InputError, listed
 from jaxdepth.model import FastTokenizer
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.prompt import Message
 from jaxdepth.prompts.template import render
 
 MAX_TURNS = 64  # user messages of a conversation
@@ -22,13 +23,6 @@ ROLES = ("system", "user", "assistant")
 # Private-use characters: no template has them.
 _PLACEHOLDER = re.compile("\ue000([0-9]+)\ue001")
 _BEFORE, _AFTER = "\t", "\n"  # white space around a placeholder shows what a template strips
-
-
-class Message(NamedTuple):
-    """One message of a conversation."""
-
-    role: str
-    content: str
 
 
 class _Form(NamedTuple):

@@ -6,21 +6,21 @@ the refusal_direction splits (instruction, category), and our own (harmful, harm
 """
 
 import csv
-import hashlib
 import io
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
 from jaxdepth.errors import InputError, listed, nearest
 from jaxdepth.files import read_text
+from jaxdepth.prompts.prompt import HARMFUL, HARMLESS, Prompt, prompts_digest
 from jaxdepth.records import as_type
 
-HARMFUL, HARMLESS = "harmful", "harmless"
+__all__ = ["HARMFUL", "HARMLESS", "Prompt", "prompts_digest", "read_acts", "read_prompts"]
+
 # File and labels of each set. The pairs cycle through the categories, so any first N mix them.
 BUILT_IN = {
     "pairs": ("pairs.jsonl", (HARMFUL, HARMLESS)),
@@ -53,23 +53,6 @@ _NAME_LABELS = (
 )
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """One instruction to a model."""
-
-    prompt_id: str
-    text: str
-    label: str  # harmful or harmless
-    category: str | None
-    pair_id: str | None  # shared by the harmful and the harmless prompt of a pair
-    source: str  # the file or built-in set that it is from
-
-    @property
-    def cluster_id(self) -> str:
-        """The unit that the bootstrap resamples and folds keep whole: its pair, or itself."""
-        return self.pair_id or self.prompt_id
-
-
 def read_prompts(names: Iterable[str]) -> list[Prompt]:
     """Read the prompts of several sources, in their order.
 
@@ -100,15 +83,6 @@ def read_prompts(names: Iterable[str]) -> list[Prompt]:
     if repeated:
         raise InputError(f"prompt ids repeat: {listed(repeated)}; give each prompt its own id")
     return prompts
-
-
-def prompts_digest(prompts: Iterable[Prompt]) -> str:
-    """SHA-256 over every field of every prompt, with its source's number in place of its path."""
-    numbers: dict[str, int] = {}
-    fields = [
-        astuple(replace(p, source=str(numbers.setdefault(p.source, len(numbers))))) for p in prompts
-    ]
-    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 
 def read_acts() -> dict[str, str]:

@@ -11,8 +11,8 @@ PROMPTS = Table(
     "a prompt",
     (
         Column("prompt_id", "string", "name of the prompt, unique in the run"),
-        Column("text", "string", "the instruction to the model"),
-        Column("label", "string", "harmful or harmless"),
+        Column("text", "string", "the instruction to the model: the last message of the user"),
+        Column("label", "string", "harmful or harmless; null for an unlabelled prompt"),
         Column("category", "string", "kind of harm or of request; null where the set has none"),
         Column(
             "pair_id",
@@ -20,6 +20,14 @@ PROMPTS = Table(
             "shared by the harmful and the harmless prompt of a pair; null where it has no pair",
         ),
         Column("source", "string", "the built-in set or the file that the prompt is from"),
+        Column("system", "string", "the prompt's own system prompt; null where it has none"),
+        Column(
+            "earlier",
+            "string",
+            "earlier messages of the conversation, a JSON list of role and content; null where the "
+            "prompt is the first message",
+        ),
+        Column("prefill", "string", "start of the answer that is given; null where there is none"),
     ),
 )
 

@@ -159,7 +159,7 @@ class Subject:
         }
         run = Run.open(self.settings.output.out, resolved, provenance)
         if with_prompts and not run.finished(PROMPTS.name):
-            run.write_table(PROMPTS.name, PROMPTS.from_rows(vars(p) for p in self.prompts))
+            run.write_table(PROMPTS.name, PROMPTS.from_rows(p.as_row() for p in self.prompts))
         return run
 
 
@@ -188,6 +188,7 @@ def open_subject(settings: SubjectSettings, exits: str = "all") -> Subject:
 def _open(settings: SubjectSettings, exits: str, date: str) -> Subject:
     check_steering(settings.steering)
     prompts = limit_prompts(read_prompts(settings.prompts.prompts), settings.prompts.limit)
+    _check_text_alone(prompts)
     loaded = load_model(settings.model, settings.devices, date)
     return Subject(
         settings=settings,
@@ -197,6 +198,15 @@ def _open(settings: SubjectSettings, exits: str, date: str) -> Subject:
         prompts=prompts,
         date=date,
     )
+
+
+def _check_text_alone(prompts: list[Prompt]) -> None:
+    other = next((p for p in prompts if not p.is_text_alone), None)
+    if other is not None:
+        raise InputError(
+            f"prompt {other.prompt_id} of {other.source} has a system prompt, earlier turns or a "
+            "prefilled answer: only prompts of one user message are run"
+        )
 
 
 def _brings_tokenizer(adapter: str | None) -> bool:

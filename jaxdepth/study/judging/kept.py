@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from jaxdepth.errors import InputError
-from jaxdepth.prompts.datasets import Prompt
+from jaxdepth.prompts.prompt import Prompt, prompt_of_row
 from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE, PROMPTS
 from jaxdepth.study.policies.tables import DYNAMIC
 from jaxdepth.study.run_directory import read_frame, read_record
@@ -18,7 +18,7 @@ def read_prompts_of(run_path: Path) -> dict[str, Prompt]:
     """The prompts of a run by their ids."""
     rows = read_frame(run_path, PROMPTS.name).astype(object)
     rows = rows.where(rows.notna(), None)
-    return {row["prompt_id"]: Prompt(**row) for row in rows.to_dict("records")}
+    return {row["prompt_id"]: prompt_of_row(row) for row in rows.to_dict("records")}
 
 
 def read_answers(run_path: Path) -> pd.DataFrame:

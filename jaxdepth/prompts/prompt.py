@@ -1,0 +1,66 @@
+"""A prompt: what a model is asked, with what goes before its answer."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+HARMFUL, HARMLESS = "harmful", "harmless"
+
+
+class Message(NamedTuple):
+    """One message of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One instruction to a model; perhaps the last of a conversation."""
+
+    prompt_id: str
+    text: str  # of the last user message
+    label: str | None  # harmful or harmless; None: unlabelled
+    category: str | None
+    pair_id: str | None  # shared by the harmful and the harmless prompt of a pair
+    source: str  # the file or built-in set that it is from
+    system: str | None = None  # its own system prompt
+    earlier: tuple[Message, ...] = ()  # by user and assistant in turn, before the text
+    prefill: str | None = None  # the start of the assistant's answer
+
+    @property
+    def cluster_id(self) -> str:
+        """The unit that the bootstrap resamples and folds keep whole: its pair, or itself."""
+        return self.pair_id or self.prompt_id
+
+    @property
+    def is_text_alone(self) -> bool:
+        """Whether the model sees nothing but the text: no system prompt, turns or prefill."""
+        return self.system is None and not self.earlier and self.prefill is None
+
+    def as_row(self) -> dict[str, str | None]:
+        """The prompt as a row of a table; earlier messages are JSON, or null."""
+        earlier = [message._asdict() for message in self.earlier]
+        texts = json.dumps(earlier, ensure_ascii=False) if earlier else None
+        return {**vars(self), "earlier": texts}
+
+
+def prompt_of_row(row: Mapping[str, Any]) -> Prompt:
+    """The prompt of a row from `Prompt.as_row`; a table of an earlier version has fewer columns."""
+    earlier = json.loads(row.get("earlier") or "[]")
+    return Prompt(**{**row, "earlier": tuple(Message(**message) for message in earlier)})
+
+
+def prompts_digest(prompts: Iterable[Prompt]) -> str:
+    """SHA-256 over every field of every prompt, with its source's number in place of its path."""
+    numbers: dict[str, int] = {}
+    fields = []
+    for p in prompts:
+        values = list(asdict(p).values())
+        # As before there were conversations: digests of prompts without them stay the same.
+        kept = values[:6] if p.is_text_alone else values
+        kept[5] = str(numbers.setdefault(p.source, len(numbers)))
+        fields.append(kept)
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
