@@ -1,22 +1,24 @@
 """The answer of every exit to every prompt, and its outcome: the generations table."""
 
-import sys
+import bisect
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from jaxdepth.depth.generation import generate
 from jaxdepth.depth.sampling import Sampling
+from jaxdepth.errors import listed
 from jaxdepth.model import FastTokenizer, Ints
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.outcome import Judge, Outcome, TextOutcome, judge_replies
 from jaxdepth.refusal.reference import Reference
 from jaxdepth.refusal.thought import is_thought_marker, opens_thought
-from jaxdepth.runtime.distributed import is_first
+from jaxdepth.runtime.log import warn
 from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE
 from jaxdepth.study.run_directory import Run, read_table
 from jaxdepth.study.settings import Decoding, ExitStudy
@@ -26,6 +28,20 @@ _JUDGED = (
     "text", "score", "refusal_score", "mean_logprob_reference", "repetition", "coherent",
     "topicality",
 )  # fmt: skip
+
+
+class ReadAnswer(NamedTuple):
+    """An answer as a run records it."""
+
+    tokens: np.ndarray  # with the end token, or the token that completes a stop string
+    text: str
+    ended: str
+    stop: str | None = None  # the stop string that ended it
+
+    def columns(self) -> dict[str, Any]:
+        """Its columns in a table of answers."""
+        count = len(self.tokens)
+        return {"text": self.text, "n_tokens": count, "ended": self.ended, "stop": self.stop}
 
 
 @dataclass(frozen=True)
@@ -58,33 +74,46 @@ class Answerer:
         )
         rows = []
         for b, e, m in np.ndindex(len(batch.indices), len(exits), s.answers.samples):
-            tokens = generation.tokens[b, e, m, : generation.lengths[b, e, m]]
-            full = generation.tokens[b, full_depth, m, : generation.lengths[b, full_depth, m]]
             is_finite, is_full_finite = generation.finite[b, [e, full_depth], m]
-            text, ended = self.decode_text(tokens) if is_finite else ("", NON_FINITE)
+            answer, full = (
+                self.read_answer(generation.tokens[b, n, m, : generation.lengths[b, n, m]], finite)
+                for n, finite in ((e, is_finite), (full_depth, is_full_finite))
+            )
             rows.append(
                 {
                     "prompt_id": prompts[batch.indices[b]].prompt_id,
                     "exit": exits[e],
                     "sample": m,
-                    "text": text,
-                    "n_tokens": len(tokens),
-                    "ended": ended,
-                    "agreement": agreement(tokens, full) if is_finite and is_full_finite else None,
+                    "agreement": agreement_of(answer, full),
                     "prompt": prompts[batch.indices[b]].text,
+                    **answer.columns(),
                 }
             )
         judge = self.judge_rows(rows)
         return lambda: [GENERATIONS.from_rows(judge())]
 
-    def decode_text(self, tokens: np.ndarray) -> tuple[str, str]:
-        """The text of an answer before its first stop string, and its end: eos, stop or length."""
-        ended = "length"
+    def read_answer(self, tokens: np.ndarray, is_finite: bool = True) -> "ReadAnswer":
+        """An answer up to its first stop string, and how it ended: eos, stop or length.
+
+        Tokens after the one that completes a stop string do not count: a decoder that looks for it
+        would not have generated them.
+        """
+        if not is_finite:
+            return ReadAnswer(tokens, "", NON_FINITE)
+        written, ended = tokens, "length"
         if tokens[-1] in self.subject.end_tokens:
-            tokens, ended = tokens[:-1], "eos"
-        text = decode_reply(self.subject.tokenizer, tokens)
-        stops = [text.find(stop) for stop in self.settings.answers.stop if stop in text]
-        return (text[: min(stops)], "stop") if stops else (text, ended)
+            written, ended = tokens[:-1], "eos"
+        tokenizer = self.subject.tokenizer
+        text = decode_reply(tokenizer, written)
+        found = [(text.find(stop), stop) for stop in self.settings.answers.stop if stop in text]
+        if not found:
+            return ReadAnswer(tokens, text, ended)
+        place, stop = min(found)
+        lengths = range(1, len(written) + 1)
+        completed = bisect.bisect_left(
+            lengths, True, key=lambda length: stop in decode_reply(tokenizer, written[:length])
+        )
+        return ReadAnswer(written[: completed + 1], text[:place], "stop", stop)
 
     def judge_rows(self, rows: list[dict]) -> Callable[[], list[dict]]:
         """Judge rows that hold a text and its prompt; the outcome replaces the prompt.
@@ -146,12 +175,28 @@ def warn_non_finite(run: Run, *tables: str) -> None:
         count = column.count(NON_FINITE if is_answer else None)
         if count:
             counts.append(f"{count} of {len(column)} rows of {table}")
-    if counts and is_first():
-        print(
-            f"jaxdepth: warning: NaN or infinity in the activations: {', '.join(counts)} have null "
-            "for their numbers: run with --dtype float32, or check the checkpoint",
-            file=sys.stderr,
+    if counts:
+        warn(
+            f"NaN or infinity in the activations: {', '.join(counts)} have null for their numbers: "
+            "run with --dtype float32, or check the checkpoint"
         )
+
+
+def warn_stops(run: Run, table: str, stops: Sequence[str]) -> None:
+    """Say in one line which stop strings ended none of the answers in a table."""
+    if not stops or not run.finished(table):
+        return
+    matched = set(read_table(run.path, table)["stop"].to_pylist())
+    unmatched = [stop for stop in stops if stop not in matched]
+    if not unmatched:
+        return
+    reason = ""
+    if any("\\" in stop for stop in unmatched):
+        reason = (
+            ". A backslash and a letter are two characters: for a line break write $'\\n' in the "
+            'shell, or "\\n" in a settings file'
+        )
+    warn(f"no answer was ended by the stop text {listed(map(repr, unmatched))}{reason}")
 
 
 def sampling_of(decoding: Decoding) -> Sampling:
@@ -172,6 +217,13 @@ def prompt_seeds(seed: int, prompts: Sequence[Prompt], batch: Batch) -> list[int
 def lane_seed(seed: int, prompt_id: str) -> int:
     """The seed of a prompt's samples; other prompts of the run have no part in it."""
     return zlib.crc32(f"{seed} {prompt_id}".encode()) & 0x7FFFFFFF
+
+
+def agreement_of(answer: ReadAnswer, full: ReadAnswer) -> float | None:
+    """The agreement of an answer with full depth's; None where either is not finite."""
+    if NON_FINITE in (answer.ended, full.ended):
+        return None
+    return agreement(answer.tokens, full.tokens)
 
 
 def agreement(tokens: Ints, full: Ints) -> float:

@@ -8,6 +8,7 @@ import uvicorn
 
 from jaxdepth.errors import InputError
 from jaxdepth.ranges import check_ranges
+from jaxdepth.runtime.log import warn
 from jaxdepth.serving.respond import respond
 from jaxdepth.serving.responder import Responder, build_responder
 from jaxdepth.serving.server.app import Limits, build_app
@@ -80,10 +81,9 @@ def check_listening(listening: Listening) -> bool:
             f"other machines can reach {listening.host}, and there is no password and no "
             "encryption: use 127.0.0.1, or add --allow-remote"
         )
-    print(
-        f"jaxdepth: warning: whoever reaches {listening.host}:{listening.port} can use this model; "
-        "there is no password and no encryption",
-        file=sys.stderr,
+    warn(
+        f"whoever reaches {listening.host}:{listening.port} can use this model; there is no "
+        "password and no encryption"
     )
     return False
 

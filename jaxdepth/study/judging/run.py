@@ -9,7 +9,6 @@ as the judge's identity is unchanged; an answer on which a judge failed is asked
 """
 
 import hashlib
-import sys
 import uuid
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -28,6 +27,7 @@ from jaxdepth.refusal.reference import Reference
 from jaxdepth.refusal.thought import answer_after_thought
 from jaxdepth.runtime import preemption
 from jaxdepth.runtime.lock import one_at_a_time
+from jaxdepth.runtime.log import begin_log, warn
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.judging.agreement import RUN, agreement_rows, confusion_rows
 from jaxdepth.study.judging.kept import LANE, read_answers, read_prompts_of
@@ -96,6 +96,7 @@ def judge_run(settings: Rejudge, bar: ProgressBar = silent, functions: Sequence[
         raise InputError("no judge is named: give at least one --judge, such as --judge builtin")
     for spec in settings.judge:
         check_spec(spec)
+    begin_log(settings.run)
     panel = Panel(Run(settings.run, read_record(settings.run)), settings)
     judges: list[NamedJudge | None] = [
         open_judge(spec, panel.prompts.values()) for spec in dict.fromkeys(settings.judge)
@@ -247,4 +248,4 @@ def _name(judge: NamedJudge | None) -> str:
 def _warn(judge: NamedJudge | None) -> None:
     line = "" if judge is None else judge.warning()
     if line:
-        print(f"jaxdepth: warning: {line}: run the command again to ask once more", file=sys.stderr)
+        warn(f"{line}: run the command again to ask once more")

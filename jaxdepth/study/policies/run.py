@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jaxdepth.depth.dynamic import generate_dynamic, layers_computed
+from jaxdepth.depth.dynamic import DynamicGeneration, generate_dynamic, layers_computed
 from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.guard import HarmProbe, check_guards
 from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
@@ -30,15 +30,16 @@ from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.answers import (
     Answerer,
-    agreement,
+    ReadAnswer,
+    agreement_of,
     memory_budget,
     prompt_seeds,
     sampling_of,
     warn_non_finite,
+    warn_stops,
 )
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.chosen_judge import choose_judge
-from jaxdepth.study.common_tables import NON_FINITE
 from jaxdepth.study.policies.rules import parse_rules, rule_name
 from jaxdepth.study.policies.settings import Policies, PolicySweep
 from jaxdepth.study.policies.tables import DYNAMIC, TOKENS
@@ -106,6 +107,7 @@ def sweep_policies(
     in_parts(run, (DYNAMIC.name, TOKENS.name), batches, answer, bar)
     chosen.warn(run.path)
     warn_non_finite(run, DYNAMIC.name)
+    warn_stops(run, DYNAMIC.name, sweep.answers.stop)
     return run
 
 
@@ -163,15 +165,10 @@ def answer_batch(
     answers, steps = [], []
     for b, r, m in np.ndindex(len(batch.indices), len(rules), s.answers.samples):
         prompt, rule = subject.prompts[batch.indices[b]], rules[r]
-        T = generation.lengths[b, r, m]
-        tokens_T, exits_T = generation.tokens[b, r, m, :T], generation.exits[b, r, m, :T]
-        full_T = generation.tokens[b, -1, m, : generation.lengths[b, -1, m]]
+        read_r, full = (_read_answer(answerer, generation, b, n, m) for n in (r, -1))
+        T = len(read_r.tokens)
+        exits_T = generation.exits[b, r, m, :T]
         layers_T = layers_computed(exits_T, rule.caching)
-        is_finite = np.isfinite(generation.confidence[b, r, m, :T]).all()
-        is_full_finite = np.isfinite(
-            generation.confidence[b, -1, m, : generation.lengths[b, -1, m]]
-        ).all()
-        text, ended = answerer.decode_text(tokens_T) if is_finite else ("", NON_FINITE)
         lane = {"prompt_id": prompt.prompt_id, "rule": rule_name(rule), "sample": m}
         answers.append(
             lane
@@ -180,18 +177,16 @@ def answer_batch(
                 "threshold": rule.threshold,
                 "mean_exit": exits_T.mean(),
                 "mean_layers": layers_T.mean(),
-                "text": text,
-                "n_tokens": T,
-                "ended": ended,
-                "agreement": agreement(tokens_T, full_T) if is_finite and is_full_finite else None,
+                "agreement": agreement_of(read_r, full),
                 "prompt": prompt.text,
+                **read_r.columns(),
             }
         )
         steps.append(
             {name: [value] * T for name, value in lane.items()}
             | {
                 "place": range(T),
-                "token": tokens_T if s.texts.keep_text else [None] * T,
+                "token": read_r.tokens if s.texts.keep_text else [None] * T,
                 "exit": exits_T,
                 "layers": layers_T,
                 "score": generation.scores[b, r, m, :T],
@@ -203,3 +198,12 @@ def answer_batch(
         DYNAMIC.from_rows(judge()),
         pa.concat_tables(map(TOKENS.from_columns, steps)),
     ]
+
+
+def _read_answer(
+    answerer: Answerer, generation: DynamicGeneration, b: int, r: int, m: int
+) -> ReadAnswer:
+    """The answer to one prompt under one rule."""
+    T = generation.lengths[b, r, m]
+    is_finite = bool(np.isfinite(generation.confidence[b, r, m, :T]).all())
+    return answerer.read_answer(generation.tokens[b, r, m, :T], is_finite)

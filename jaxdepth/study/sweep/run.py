@@ -11,7 +11,7 @@ from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.study.answers import Answerer, warn_non_finite
+from jaxdepth.study.answers import Answerer, warn_non_finite, warn_stops
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.chosen_judge import choose_judge
 from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS
@@ -62,6 +62,7 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
         in_parts(run, (GENERATIONS.name,), batches, answerer.rows, bar)
         chosen.warn(run.path)
     warn_non_finite(run, FIRST_TOKEN.name, GENERATIONS.name)
+    warn_stops(run, GENERATIONS.name, settings.answers.stop)
     return run
 
 
