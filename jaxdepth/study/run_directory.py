@@ -325,6 +325,8 @@ def changed_prompts(
 
 def _check_same_settings(path: Path, old: Mapping, new: Mapping) -> None:
     differing = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k)]
+    if new.get("judge_identity") and old.get("judge_identity") == new["judge_identity"]:
+        differing = [k for k in differing if k != "judge"]  # the same one by another name
     if not differing:
         return
     if any(name in new and name not in old for name in PROMPT_DIGESTS):

@@ -49,8 +49,10 @@ from jaxdepth.weights.huggingface.tokenizer_files import tokenizer_difference
 from jaxdepth.weights.load import load
 
 ADAPTER = "adapter.safetensors"
-# Paths and devices: a fingerprint stands for them, and no number depends on them.
-_UNRESOLVED = ("model", "out", "mesh", "profile", "date")
+# Paths and devices: fingerprints and digests stand for them, and no number depends on them.
+_UNRESOLVED: tuple[str, ...] = ("model", "out", "mesh", "profile", "date")
+_SOURCES = ("harmful_prompts", "benign_answers")
+_UNRESOLVED += _SOURCES
 # Versions that are recorded in an adapter.
 _RECORDED = ("jaxdepth", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -93,7 +95,12 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
         "dtype": dtype,
         **prompt_settings(tokenizer, encoder_of(None)),
     }
-    provenance = {"model": str(settings.model), **device_provenance(base)}
+    provenance = {
+        "model": str(settings.model),
+        "harmful_prompts": list(settings.data.harmful_prompts),
+        "benign_answers": settings.data.benign_answers,
+        **device_provenance(base),
+    }
     run = Run.open(settings.output.out, resolved, provenance)
     if mix["answered"]:
         end_tokens = checkpoint.end_tokens(settings.model, tokenizer)
@@ -281,8 +288,9 @@ def _new_tokens(protocol: Protocol | None, tokenizer) -> tuple[str, ...]:
 
 def _adapter_provenance(run: Run) -> dict:
     """How an adapter was made: settings, versions, and the digest of the table of losses."""
+    facts = run.record["facts"]
     return {
-        "settings": run.record["settings"],
+        "settings": run.record["settings"] | {name: facts.get(name) for name in _SOURCES},
         "versions": {k: v for k, v in run.record["versions"].items() if k in _RECORDED},
         "losses": run.record["tables"][LOSS.name]["sha256"],
     }
