@@ -43,7 +43,7 @@ class NamedJudge(ABC):
 
     def read_labels(self, prompts: Iterable[Prompt]) -> None:
         """Learn which prompts are harmful; without this, all are taken to be."""
-        self._label_of = {prompt.text: prompt.label for prompt in prompts}
+        self._label_of = {prompt.asked: prompt.label for prompt in prompts}
 
     def verdicts(self, texts: Sequence[str], prompts: Sequence[str] | None) -> list[Verdict]:
         """The verdict on each text; equal pairs of prompt and text are judged once."""

@@ -74,8 +74,8 @@ class PromptEncoder:
         first = [] if system is None else [{"role": "system", "content": system}]
         conversations = [(first + messages, opens) for messages, opens in _CONVERSATIONS]
         is_dated = self.has_template and prints_date(tokenizer, conversations)
-        # What the template was told; None for one that prints no date.
-        self.date = (date or Date.today().isoformat()) if is_dated else None
+        self.day = date or Date.today().isoformat()  # what the template is told
+        self.date = self.day if is_dated else None  # None where no prompt depends on it
         self.template_digest: str | None = None  # of what the template renders on that day
         rendered: list[Rendered] = []
         if self.has_template:

@@ -16,7 +16,7 @@ from jaxdepth.errors import InputError, listed
 from jaxdepth.model import FastTokenizer
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.prompt import Message
-from jaxdepth.prompts.template import render
+from jaxdepth.prompts.template import prints_date, render
 
 MAX_TURNS = 64  # user messages of a conversation
 _AT_ONCE = 8  # forms of up to as many turns are rendered together: each rendering is a new process
@@ -71,10 +71,11 @@ class ConversationEncoder:
 
     def __init__(self, tokenizer: FastTokenizer, encoder: PromptEncoder):
         """Take a tokenizer and its encoder; see `PromptEncoder` for their errors."""
-        self._tokenizer, self._encoder = tokenizer, encoder
+        self._tokenizer, self.encoder = tokenizer, encoder
         # By form: runs, and the text before the reply; or why it cannot be rendered.
         self._rendered: dict[_Form, tuple[list[_Run], str] | str] = {}
         self._lock = threading.Lock()
+        self.date = encoder.date  # that prompts depend on so far, as YYYY-MM-DD; None: on none
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The token ids of a conversation, up to where the reply begins.
@@ -101,10 +102,10 @@ class ConversationEncoder:
             InputError: the chat template has no place for such a conversation, or there is no
                 template and more than one user message.
         """
-        if not self._encoder.has_template:
+        if not self.encoder.has_template:
             return self._write_plain(messages, prefill or "")
         if len(messages) == 1 and messages[0].role == "user" and not prefill:
-            return Written(*self._encoder.locate(messages[0].content), self._encoder.reply_opening)
+            return Written(*self.encoder.locate(messages[0].content), self.encoder.reply_opening)
         if prefill:
             messages = [*messages, Message("assistant", prefill)]
         runs, lead = self._runs(_form_of(messages))
@@ -134,7 +135,7 @@ class ConversationEncoder:
         prefill: tuple[int, str] | None,
     ) -> Written:
         """Add ordinary text; of the user's last message and the prefill also where they start."""
-        spans = self._encoder.spans(joined)
+        spans = self.encoder.spans(joined)
         before = len(written.ids)
         written.ids.extend(token for token, _, _ in spans)
         if text is not None:
@@ -158,7 +159,7 @@ class ConversationEncoder:
         asked = before + user
         spaced = prefill[:1].isspace() or asked[-1:].isspace() or not prefill
         asked_spaced = asked if spaced else f"{asked} "
-        written = Written(self._encoder.encode_alone(""), 0, "")
+        written = Written(self.encoder.encode_alone(""), 0, "")
         return self._add(
             written,
             asked_spaced + prefill,
@@ -182,7 +183,10 @@ class ConversationEncoder:
         conversations = [
             (_placeholders(f, *around), not prefilled) for f in forms for around in _AROUND
         ]
-        rendered = render(self._tokenizer, conversations, self._encoder.date)
+        this = [(_placeholders(form), not prefilled)]
+        if self.date is None and prints_date(self._tokenizer, this):
+            self.date = self.encoder.day
+        rendered = render(self._tokenizer, conversations, self.encoder.day)
         for n, one in enumerate(forms):
             plain, spaced = rendered[2 * n : 2 * n + 2]
             if plain.text is None or spaced.text is None:
@@ -205,7 +209,7 @@ class ConversationEncoder:
             if isinstance(item, _Slot):
                 text.append(item)
                 continue
-            before, ids, after = self._encoder.split_at_control(
+            before, ids, after = self.encoder.split_at_control(
                 item, is_first=n == 0, is_last=n == len(items) - 1
             )
             text.append(before)
@@ -214,7 +218,7 @@ class ConversationEncoder:
                 text = [after]
         runs.append(text)
         runs = [run for run in runs if any(run)]
-        if self._encoder.spaces_first_word and not isinstance(runs[0][0], int) and len(runs) > 1:
+        if self.encoder.spaces_first_word and not isinstance(runs[0][0], int) and len(runs) > 1:
             raise InputError("it begins with no control token, and the tokenizer needs one there")
         return runs
 
@@ -222,7 +226,7 @@ class ConversationEncoder:
 _AROUND = (("", ""), (_BEFORE, _AFTER))
 
 
-def _placeholders(form: _Form, before: str, after: str) -> list[dict]:
+def _placeholders(form: _Form, before: str = "", after: str = "") -> list[dict]:
     return [
         {"role": role, "content": f"{before}\ue000{n}\ue001{after}"}
         for n, role in enumerate(form.roles)

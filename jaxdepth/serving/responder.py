@@ -18,7 +18,7 @@ from jaxdepth.depth.lanes import memory, plan_segments
 from jaxdepth.depth.sampling import Sampling
 from jaxdepth.errors import InputError
 from jaxdepth.model.sharding import whole_rows
-from jaxdepth.prompts.conversation import ConversationEncoder, read_messages
+from jaxdepth.prompts.conversation import read_messages
 from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.decide import shown
 from jaxdepth.refusal.deliberate import ABSTAINS, Rule
@@ -81,10 +81,6 @@ class Responder:
     max_prompt_tokens: int
 
     @functools.cached_property
-    def _conversations(self) -> ConversationEncoder:
-        return ConversationEncoder(self.loaded.tokenizer, self.loaded.encoder)
-
-    @functools.cached_property
     def _hidden(self) -> frozenset[int]:
         return marker_ids(self.markers, self.loaded.encoder)
 
@@ -118,7 +114,7 @@ class Responder:
         *earlier, last = read_messages(messages)
         protocol, words = self.protocol, self.markers.words
         text = instruct(protocol.instruction, protocol.close, words, last.content)
-        ids = self._conversations.encode([*earlier, last._replace(content=text)])
+        ids = self.loaded.conversations.encode([*earlier, last._replace(content=text)])
         ids += self.markers.open
         if len(ids) > self.max_prompt_tokens:
             raise TooLong(

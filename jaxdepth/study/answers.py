@@ -85,7 +85,7 @@ class Answerer:
                     "exit": exits[e],
                     "sample": m,
                     "agreement": agreement_of(answer, full),
-                    "prompt": prompts[batch.indices[b]].text,
+                    "prompt": prompts[batch.indices[b]],
                     **answer.columns(),
                 }
             )
@@ -118,13 +118,14 @@ class Answerer:
     def judge_rows(self, rows: list[dict]) -> Callable[[], list[dict]]:
         """Judge rows that hold a text and its prompt; the outcome replaces the prompt.
 
-        The reference model scores the texts now; the function that is returned judges them.
+        Whole replies are judged: a given start (a prefill) and what follows it. The reference model
+        scores them now; the function that is returned judges them.
         """
         texts, prompts = ([row.pop(key) for row in rows] for key in ("text", "prompt"))
-        # A template that opens a thought leaves its tag out of the reply.
-        opening = "<think>\n" if opens_thought(self.subject.encoder.reply_opening) else ""
-        replies = [opening + text for text in texts]
-        judge = judge_replies(self.reference, replies, prompts, judge=self.judge)
+        opens = opens_thought(self.subject.encoder.reply_opening)
+        replies = [whole_reply(p, text, opens) for p, text in zip(prompts, texts, strict=True)]
+        asked = [prompt.asked for prompt in prompts]
+        judge = judge_replies(self.reference, replies, asked, judge=self.judge)
         return lambda: self._with_outcomes(rows, texts, judge())
 
     def _with_outcomes(
@@ -144,6 +145,19 @@ class Answerer:
             if row["ended"] == NON_FINITE:
                 row |= dict.fromkeys(_JUDGED) | {"outcome": str(Outcome.UNDETERMINED)}
         return rows
+
+
+def whole_reply(prompt: Prompt, generated: str, opens_thought: bool) -> str:
+    """What judges and raters read of a reply: its given start too.
+
+    Args:
+        prompt: it answers.
+        generated: what the model wrote.
+        opens_thought: whether the chat template opens a thought, whose tag the reply then lacks.
+    """
+    if opens_thought and not prompt.prefill:
+        return f"<think>\n{generated}"
+    return prompt.reply(generated)
 
 
 def decode_reply(tokenizer: FastTokenizer, tokens: Ints) -> str:

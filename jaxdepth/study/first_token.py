@@ -1,6 +1,7 @@
 """The distribution of the first token of a reply at every exit: the first_token table."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,7 +46,7 @@ def first_rows(
         is_finite_N = np.isfinite(measures.entropy.T.ravel())
         top_N = measures.top_token.T.ravel()
         text_of = {int(token): token_text(tokenizer, int(token)) for token in np.unique(top_N)}
-        columns = {
+        columns: dict[str, Any] = {
             "prompt_id": np.repeat(ids, len(exits)),
             "exit": np.tile(exits, len(ids)),
             "top_token": [text_of[token] for token in top_N.tolist()],

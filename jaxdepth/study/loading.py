@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ from jaxdepth.model.config import read_config
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh, describe
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.conversation import ConversationEncoder
 from jaxdepth.prompts.identity import tokenizer_digest
 from jaxdepth.runtime.distributed import all_gather
 from jaxdepth.runtime.profiling import use_compilation_cache
@@ -40,6 +42,11 @@ class LoadedModel:
     end_tokens: tuple[int, ...]  # token ids that end a reply
     fingerprint: str  # of the checkpoint
     adapter_sha256: str | None
+
+    @cached_property
+    def conversations(self) -> ConversationEncoder:
+        """What turns whole conversations into token ids."""
+        return ConversationEncoder(self.tokenizer, self.encoder)
 
     @property
     def identity(self) -> str:

@@ -324,7 +324,8 @@ def changed_prompts(
 
 
 def _check_same_settings(path: Path, old: Mapping, new: Mapping) -> None:
-    differing = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k)]
+    names = sorted(set(old) | set(new), key=lambda name: (name == "prompts_sha256", name))
+    differing = [k for k in names if old.get(k) != new.get(k)]
     if new.get("judge_identity") and old.get("judge_identity") == new["judge_identity"]:
         differing = [k for k in differing if k != "judge"]  # the same one by another name
     if not differing:

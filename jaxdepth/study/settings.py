@@ -62,6 +62,13 @@ class Prompts:
     Write harmful=FILE or harmless=FILE where the file has no labels, NAME[:N] for its first N."""
     limit: Annotated[int | None, tyro.conf.arg(metavar="N"), COUNT] = None
     """Keep the first N prompts; the harmful and the harmless prompt of a pair count as one."""
+    system: Annotated[str | None, tyro.conf.arg(metavar="TEXT|FILE")] = None
+    """System prompt, as a text or as a file that has it, of all prompts that bring none of their
+    own. Without a chat template it stands before the prompt, with a blank line: for examples
+    (few-shot prompts)."""
+    prefill: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """Start of the reply that the model is given and goes on from, of all prompts that bring none
+    of their own. Judges read it as part of the reply; the tables keep it apart."""
     batch_size: Annotated[int, tyro.conf.arg(metavar="N"), COUNT] = 16
     """Prompts in a batch. Changes speed and memory, not results."""
     date: Annotated[str | None, tyro.conf.arg(metavar="YYYY-MM-DD")] = None

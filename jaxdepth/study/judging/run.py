@@ -30,10 +30,11 @@ from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.log import begin_log, warn
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.judging.agreement import RUN, agreement_rows, confusion_rows
-from jaxdepth.study.judging.kept import LANE, read_answers, read_prompts_of
+from jaxdepth.study.judging.kept import LANE, read_answers
 from jaxdepth.study.judging.reference import Readers, readers_of
 from jaxdepth.study.judging.settings import Rejudge
 from jaxdepth.study.judging.tables import AGREEMENT, CONFUSION, JUDGEMENTS
+from jaxdepth.study.prompting.sets import read_prompts_of
 from jaxdepth.study.run_directory import Run, read_record, read_table
 
 CHUNK = 256  # distinct answers that are judged between two writes
@@ -48,7 +49,7 @@ class Panel:
         self.run, self.settings = run, settings
         self.answers = read_answers(run.path)
         self.prompts = read_prompts_of(run.path)
-        self.answers["prompt"] = [self.prompts[i].text for i in self.answers["prompt_id"]]
+        self.answers["prompt"] = [self.prompts[i].asked for i in self.answers["prompt_id"]]
 
     @cached_property
     def readers(self) -> Readers:

@@ -16,14 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from jaxdepth.depth.dynamic import DynamicGeneration, generate_dynamic, layers_computed
-from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.guard import HarmProbe, check_guards
 from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.files import file_digest
 from jaxdepth.probing.exit_classifier import read_exit_classifier
 from jaxdepth.probing.harm_probe import read_harm_probes
-from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
+from jaxdepth.prompts.batches import Batch, limit_indices
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.lock import one_at_a_time
@@ -82,11 +81,11 @@ def sweep_policies(
     depth = subject.model.config.num_hidden_layers
     full = ExitRule(Policy.FIXED, depth, caching=Caching(policies.caching))
     rules = list(dict.fromkeys([*rules, full]))
-    prompts = limit_prompts(subject.prompts, sweep.answers.generate_limit)
+    indices = limit_indices(subject.prompts, sweep.answers.generate_limit)
+    prompts = [subject.prompts[index] for index in indices]
     read, read_settings = _read_files(policies, subject, prompts)
     check_guards(rules, subject.exits, read.probes, subject.model.config)
-    ids = [subject.encoder.encode(p.text) for p in prompts]
-    check_room(subject.model.config, max(map(len, ids)), sweep.answers.max_new_tokens)
+    batches = subject.batches(subject.prompt_ids(), sweep.answers.max_new_tokens, indices)
     resolved = subject.resolved(
         command="sweep --policy",
         policy=policies.policy,
@@ -99,7 +98,6 @@ def sweep_policies(
     run = subject.open_run(resolved)
     chosen.read_labels(prompts)
     answerer = Answerer(sweep, subject, subject.reference(sweep.texts), chosen.judge)
-    batches = make_batches(ids, sweep.prompts.batch_size, subject.model.mesh)
 
     def answer(batch: Batch) -> OnHost:
         return answer_batch(answerer, rules, read, batch)
@@ -178,7 +176,7 @@ def answer_batch(
                 "mean_exit": exits_T.mean(),
                 "mean_layers": layers_T.mean(),
                 "agreement": agreement_of(read_r, full),
-                "prompt": prompt.text,
+                "prompt": prompt,
                 **read_r.columns(),
             }
         )

@@ -24,11 +24,10 @@ from jaxtyping import Float
 
 from jaxdepth.errors import InputError
 from jaxdepth.probing.folds import make_folds
-from jaxdepth.probing.positions import Located, locate, resolve_positions
-from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
-from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
+from jaxdepth.probing.positions import Located, locate_written, resolve_positions
+from jaxdepth.prompts.batches import Batch, make_batches
+from jaxdepth.prompts.datasets import Prompt, prompts_digest
 from jaxdepth.ranges import check_ranges
-from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.batched import OnHost, in_parts
@@ -54,6 +53,8 @@ from jaxdepth.study.probes.knows_does import write_knows_does
 from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.probes.tables import CHANGE_POINTS, KNOWS_DOES, PROBE_SCORES, PROBES
 from jaxdepth.study.probes.thoughts import probe_thoughts, read_thoughts
+from jaxdepth.study.prompting.sets import read_study_prompts
+from jaxdepth.study.prompting.written import write_prompts
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.subject import Subject, open_subject
 
@@ -72,7 +73,15 @@ class ProbedPrompts:
         cls, subject: Subject, prompts: list[Prompt], name: str, folder: str, settings: Probe
     ) -> "ProbedPrompts":
         """Tokenize prompts; raise InputError where one of the labels is missing."""
-        located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
+        if len({prompt.prefill for prompt in prompts}) > 1:
+            raise InputError(
+                f"the prompts of {name} have different starts of replies (prefills): positions "
+                "after the text would be those of different tokens; give all of them one"
+            )
+        is_own = prompts is subject.prompts
+        conversations = subject.loaded.conversations
+        written = subject.written if is_own else write_prompts(conversations, prompts)
+        located = locate_written(subject.tokenizer, written)
         s = settings.probes
         examples = Examples.of(name, prompts, s.draws, settings.output.seed, s.group_by)
         return cls(examples, prompts, located, folder)
@@ -97,7 +106,7 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     make_folds(own.examples.groups, own.examples.harmful_N, settings.probes.folds)
     _, names, _ = resolve_positions(settings.probes.positions, own.located)
     transfer = _transfer_sets(settings, subject)
-    openers = resolve_openers(subject.encoder, settings.first_token.openers)
+    openers = subject.openers(settings.first_token.openers)
     resolved = subject.resolved(
         command="probe",
         openers=openers,
@@ -107,7 +116,7 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     behaviour = thoughts = None
     if settings.probes.run is not None:
         behaviour = read_behaviour(settings.probes.run, own.prompts, resolved)
-        thoughts = read_thoughts(settings.probes.run, own.prompts, subject.encoder)
+        thoughts = read_thoughts(settings.probes.run, own.prompts, subject.loaded.conversations)
     resolved["run"] = None if behaviour is None else behaviour.digest
     run = subject.open_run(resolved, template=own.located.tokens)
     batch_size = settings.prompts.batch_size
@@ -239,7 +248,7 @@ def _transfer_sets(settings: Probe, subject: Subject) -> list[ProbedPrompts]:
     sets = []
     for number, joined in enumerate(settings.probes.transfer):
         sources = joined.split("+")
-        prompts = limit_prompts(read_prompts(sources), settings.prompts.limit)
+        prompts = read_study_prompts(settings.prompts, sources)
         name = "+".join(Path(s.partition("=")[2] or s).stem for s in sources)
         sets.append(ProbedPrompts.of(subject, prompts, name, f"transfer{number}", settings))
     return sets

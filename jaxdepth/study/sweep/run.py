@@ -2,12 +2,10 @@
 
 from dataclasses import asdict
 
-from jaxdepth.depth.generation import check_room
 from jaxdepth.depth.lanes import plan_segments
 from jaxdepth.errors import InputError
-from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
+from jaxdepth.prompts.batches import Batch, limit_indices
 from jaxdepth.ranges import check_ranges
-from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
@@ -41,9 +39,12 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
     chosen = choose_judge(settings.texts, judge, settings.output.out)
     subject = open_subject(settings, settings.decoding.exits)
     model, prompts, exits = subject.model, subject.prompts, subject.exits
-    openers = resolve_openers(subject.encoder, settings.first_token.openers)
+    openers = subject.openers(settings.first_token.openers)
     ids = subject.prompt_ids()
-    check_room(model.config, max(map(len, ids)), settings.answers.max_new_tokens)
+    new_tokens = settings.answers.max_new_tokens
+    chosen_prompts = limit_indices(prompts, settings.answers.generate_limit)
+    first_batches = subject.batches(ids)
+    batches = subject.batches(ids, new_tokens, chosen_prompts)
     resolved = subject.resolved(command="sweep", openers=openers, **chosen.resolved)
     segments = [asdict(s) for s in plan_segments(exits)]
     run = subject.open_run(resolved, segments=segments)
@@ -51,14 +52,11 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
     def first(batch: Batch) -> OnHost:
         return first_rows(model, subject.tokenizer, batch, prompts, exits, openers.values())
 
-    batch_size = settings.prompts.batch_size
-    in_parts(run, (FIRST_TOKEN.name,), make_batches(ids, batch_size, model.mesh), first, bar)
-    if settings.answers.max_new_tokens and not run.finished(GENERATIONS.name):
-        count = len(limit_prompts(prompts, settings.answers.generate_limit))
+    in_parts(run, (FIRST_TOKEN.name,), first_batches, first, bar)
+    if new_tokens and not run.finished(GENERATIONS.name):
         reference = subject.reference(settings.texts)
         chosen.read_labels(prompts)
         answerer = Answerer(settings, subject, reference, chosen.judge)
-        batches = make_batches(ids[:count], batch_size, model.mesh)
         in_parts(run, (GENERATIONS.name,), batches, answerer.rows, bar)
         chosen.warn(run.path)
     warn_non_finite(run, FIRST_TOKEN.name, GENERATIONS.name)

@@ -46,9 +46,9 @@ class Decider:
 
     def encode(self, instruction: str) -> list[list[int]]:
         """The token ids of all prompts under an instruction, up to where a thought begins."""
-        texts = [p.text for p in self.subject.prompts]
-        encoder, close = self.subject.encoder, self.protocol.close
-        return open_thoughts(encoder, self.markers, instruction, close, texts)
+        prompts, close = self.subject.prompts, self.protocol.close
+        conversations = self.subject.loaded.conversations
+        return open_thoughts(conversations, self.markers, instruction, close, prompts)
 
     def decode_text(self, ids: Int[np.ndarray, " T"]) -> str:
         """The text of token ids, without special tokens."""
@@ -97,6 +97,12 @@ def open_decider(settings: Decide, judge: Judge | None = None) -> Decider:
     lengths = thinking.thought_tokens, thinking.answer_tokens
     protocol = choose_protocol(thinking.protocol, settings.model.adapter, *lengths)
     subject = open_subject(settings, settings.decoding.exits)
+    prefilled = next((p for p in subject.prompts if p.prefill), None)
+    if prefilled is not None:
+        raise InputError(
+            f"prompt {prefilled.prompt_id} has the start of a reply (a prefill), and under a "
+            "protocol every reply starts with a thought or a verdict: leave it out"
+        )
     markers = resolve_markers(protocol, subject.encoder, subject.end_tokens)
     rule, reference = build_rule(settings.decision), subject.reference(settings.texts)
     return Decider(settings, subject, protocol, markers, rule, reference, judge)

@@ -1,0 +1,54 @@
+"""Prompts as token ids for a model, and whether they fit it."""
+
+from collections.abc import Sequence
+
+from jaxdepth.depth.generation import check_room
+from jaxdepth.errors import InputError
+from jaxdepth.model.config import ModelConfig
+from jaxdepth.prompts.conversation import ConversationEncoder, Written
+from jaxdepth.prompts.prompt import Prompt
+from jaxdepth.refusal.thought import opens_thought
+
+
+def write_prompts(conversations: ConversationEncoder, prompts: Sequence[Prompt]) -> list[Written]:
+    """Every prompt as token ids, up to where the model goes on.
+
+    Raises:
+        InputError: the chat template has no place for one of them; names it.
+    """
+    return [_write(conversations, prompt) for prompt in prompts]
+
+
+def _write(conversations: ConversationEncoder, prompt: Prompt) -> Written:
+    try:
+        written = conversations.write(prompt.messages, prompt.prefill)
+        if written.prefill and opens_thought(written.lead):
+            raise InputError("the chat template opens a thought before a prefilled reply")
+    except InputError as error:
+        raise InputError(f"prompt {prompt.prompt_id} of {prompt.source}: {error}") from None
+    return written
+
+
+def check_fit(
+    config: ModelConfig,
+    prompts: Sequence[Prompt],
+    ids: Sequence[Sequence[int]],
+    new_tokens: int,
+    chosen: Sequence[int] | None = None,
+) -> None:
+    """Raise InputError for the first prompt that is longer, with new tokens, than a model takes.
+
+    Args:
+        config: of the model.
+        prompts: the prompts.
+        ids: their token ids.
+        new_tokens: that follow each.
+        chosen: indices of the prompts that count; by default all.
+    """
+    for index in range(len(prompts)) if chosen is None else chosen:
+        try:
+            check_room(config, len(ids[index]), new_tokens)
+        except InputError as error:
+            message = str(error).removeprefix("a prompt ")
+            prompt = prompts[index]
+            raise InputError(f"prompt {prompt.prompt_id} of {prompt.source} {message}") from None
