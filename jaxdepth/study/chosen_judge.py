@@ -1,7 +1,7 @@
 """The judge of a study: a function that is handed in, or the one that the settings name."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxdepth.errors import InputError, one_line
@@ -61,6 +61,12 @@ class ChosenJudge:
         """Let a judge that asks about harmful prompts only know which are."""
         if self.judge is not None and isinstance(self.judge.judge, NamedJudge):
             self.judge.judge.read_labels(prompts)
+
+    def anew(self) -> "ChosenJudge":
+        """The same judge for another run, which counts failures of its own."""
+        if self.judge is None:
+            return self
+        return replace(self, judge=Forgiving(self.judge.judge, self.name, self.judge.keeps_texts))
 
     def warn(self, out: Path) -> None:
         """Say in a line each how many answers got no verdict, and on how many the judge failed."""

@@ -73,6 +73,7 @@ class Subject:
     prompts: list[Prompt]
     written: list[Written]  # the prompts as token ids
     date: str  # that chat templates are told, as YYYY-MM-DD
+    room: int = 0  # padding that each prompt has at least, in tokens
 
     @property
     def tokenizer(self) -> FastTokenizer:
@@ -122,8 +123,8 @@ class Subject:
         """
         config, size = self.model.config, self.settings.prompts.batch_size
         check_fit(config, self.prompts, ids, new_tokens, chosen)
-        longest = config.max_position_embeddings - new_tokens
-        return make_batches(ids, size, self.model.mesh, chosen=chosen, longest=longest)
+        room, longest = self.room, config.max_position_embeddings - new_tokens
+        return make_batches(ids, size, self.model.mesh, chosen=chosen, room=room, longest=longest)
 
     def reference(self, texts: Texts) -> Reference:
         """What reads answers: a checkpoint, by default the subject's own, and a sentence encoder.

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxdepth.ranges import COUNT, SHARE, Range
+from jaxdepth.study.prefills.settings import PrefillAxis
 from jaxdepth.study.settings import PromptSets
 from jaxdepth.study.sweep.settings import Sweep
 
@@ -46,6 +47,7 @@ class PolicySweep:
     """Run every prompt at every exit, or let every token choose its exit by a policy."""
 
     sweep: Annotated[Sweep, tyro.conf.arg(name="")]
+    prefills: PrefillAxis = PrefillAxis()
     policies: Policies = Policies()
 
 

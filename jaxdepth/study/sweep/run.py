@@ -1,6 +1,7 @@
 """The sweep: every prompt at every exit, in chunks that survive a kill."""
 
 from dataclasses import asdict
+from typing import cast
 
 from jaxdepth.depth.lanes import plan_segments
 from jaxdepth.errors import InputError
@@ -11,12 +12,12 @@ from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.answers import Answerer, warn_non_finite, warn_stops
 from jaxdepth.study.batched import OnHost, in_parts
-from jaxdepth.study.chosen_judge import choose_judge
+from jaxdepth.study.chosen_judge import ChosenJudge, choose_judge
 from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS
 from jaxdepth.study.first_token import first_rows
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.settings import ExitStudy
-from jaxdepth.study.subject import open_subject
+from jaxdepth.study.subject import Subject, open_subject
 from jaxdepth.study.sweep.settings import Sweep
 
 
@@ -37,15 +38,33 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
     """
     check_sweep(settings)
     chosen = choose_judge(settings.texts, judge, settings.output.out)
-    subject = open_subject(settings, settings.decoding.exits)
+    return sweep_subject(open_subject(settings, settings.decoding.exits), chosen, bar)
+
+
+def sweep_subject(
+    subject: Subject, chosen: ChosenJudge, bar: ProgressBar = silent, **resolved
+) -> Run:
+    """Sweep a subject whose settings are an `ExitStudy`'s.
+
+    Args:
+        subject: the model, its exits and its prompts.
+        chosen: the judge of answers.
+        bar: shows progress.
+        resolved: settings that stand for the run besides those of the subject.
+
+    Raises:
+        InputError: as `sweep`.
+    """
+    settings = cast(ExitStudy, subject.settings)
     model, prompts, exits = subject.model, subject.prompts, subject.exits
-    openers = subject.openers(settings.first_token.openers)
+    openers = resolved.get("openers") or subject.openers(settings.first_token.openers)
     ids = subject.prompt_ids()
     new_tokens = settings.answers.max_new_tokens
     chosen_prompts = limit_indices(prompts, settings.answers.generate_limit)
     first_batches = subject.batches(ids)
     batches = subject.batches(ids, new_tokens, chosen_prompts)
-    resolved = subject.resolved(command="sweep", openers=openers, **chosen.resolved)
+    resolved = {"openers": openers, **chosen.resolved, **resolved}
+    resolved = subject.resolved(command="sweep", **resolved)
     segments = [asdict(s) for s in plan_segments(exits)]
     run = subject.open_run(resolved, segments=segments)
 
