@@ -42,8 +42,8 @@ class NamedJudge(ABC):
         return [verdict.outcome for verdict in self.verdicts(texts, prompts)]
 
     def read_labels(self, prompts: Iterable[Prompt]) -> None:
-        """Learn which prompts are harmful; without this, all are taken to be."""
-        self._label_of = {prompt.asked: prompt.label for prompt in prompts}
+        """Learn which prompts are harmful; without a label, all are taken to be."""
+        self._label_of = {prompt.asked: prompt.label for prompt in prompts if prompt.label}
 
     def verdicts(self, texts: Sequence[str], prompts: Sequence[str] | None) -> list[Verdict]:
         """The verdict on each text; equal pairs of prompt and text are judged once."""

@@ -1,236 +1,160 @@
-"""Prompts with labels: the built-in pairs, and readers for the published sets.
+"""Read prompts: the built-in sets, files as people have them, folders, and datasets of the hub.
 
-A file is recognised by its columns, not by its name: AdvBench (goal, target), HarmBench
-(Behavior, ContextString), JailbreakBench (Goal, Behavior, Category), XSTest (prompt, type, label),
-the refusal_direction splits (instruction, category), and our own (harmful, harmless).
+A file is recognised by its columns, not by its name; docs/how-to/own-prompts.md has the table of
+what becomes what.
 """
 
-import csv
-import io
-import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from importlib.resources import files
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
-from jaxdepth.errors import InputError, listed, nearest
-from jaxdepth.files import read_text
-from jaxdepth.prompts.prompt import HARMFUL, HARMLESS, Prompt, prompts_digest
-from jaxdepth.records import as_type
+from jaxdepth.errors import InputError, listed
+from jaxdepth.prompts.prompt import HARMFUL, HARMLESS, UNLABELLED, Prompt, prompts_digest
+from jaxdepth.prompts.sources import builtin, hub
+from jaxdepth.prompts.sources.builtin import SPLITS, read_acts, read_built_in
+from jaxdepth.prompts.sources.columns import parse_columns
+from jaxdepth.prompts.sources.folders import RUN_FILES, find_folder, is_run, read_split
+from jaxdepth.prompts.sources.labels import LABEL_WORDS
+from jaxdepth.prompts.sources.read_files import read_rows, split_name
+from jaxdepth.prompts.sources.rows import Row, columns_of
+from jaxdepth.prompts.sources.to_prompts import Source, to_prompts
 
-__all__ = ["HARMFUL", "HARMLESS", "Prompt", "prompts_digest", "read_acts", "read_prompts"]
+__all__ = [
+    "HARMFUL", "HARMLESS", "SPLITS", "Prompt", "prompts_digest", "read_acts", "read_prompts",
+]  # fmt: skip
 
-# File and labels of each set. The pairs cycle through the categories, so any first N mix them.
-BUILT_IN = {
-    "pairs": ("pairs.jsonl", (HARMFUL, HARMLESS)),
-    "harmful": ("pairs.jsonl", (HARMFUL,)),
-    "lookalikes": ("lookalikes.jsonl", (HARMLESS,)),
-    "two_categories": ("two_categories.jsonl", (HARMFUL, HARMLESS)),
-    "ordinary": ("harmless.jsonl", (HARMLESS,)),
-    "control": ("control.jsonl", (HARMLESS,)),
-    "facts": ("facts.jsonl", (HARMLESS,)),
-}
-# Splits of pairs and look-alikes for tuning, written in their files: a tuned model must not be
-# measured on what it was trained on. Unseen are whole categories (of look-alikes: whole kinds), and
-# whole forms of request, such as stories.
-TRAIN, VALIDATION, TEST, UNSEEN = "train", "validation", "test", "unseen"
-UNSEEN_FORMS = "unseen_forms"
-SPLITS = (TRAIN, VALIDATION, TEST, UNSEEN, UNSEEN_FORMS)
-_SPLIT_FILES = ("pairs.jsonl", "lookalikes.jsonl")
-_FIRST = re.compile(r"^(.+)\[:(\d+)\]$")
-
-# Columns that may have the prompt, in order of preference; compared without regard to case.
-_TEXT_COLUMNS = ("prompt", "instruction", "goal", "text", "question", "behavior")
-_ID_COLUMNS = ("prompt_id", "id", "behaviorid", "index")
-_CATEGORY_COLUMNS = ("category", "type", "semanticcategory")
-_LABELS = {"harmful": HARMFUL, "unsafe": HARMFUL, "harmless": HARMLESS, "safe": HARMLESS}
-_LABELS |= {"benign": HARMLESS}
-# Words of a file's name that give its label when no column does.
-_NAME_LABELS = (
-    (re.compile(r"harmless|benign|alpaca"), HARMLESS),
-    (re.compile(r"harmful|advbench|harmbench|jailbreakbench|malicious|strongreject"), HARMFUL),
-)
+_FIRST = re.compile(r"(.+)\[:(\d+)\]")
+_PREFIXES = {**LABEL_WORDS, UNLABELLED: None, "unlabeled": None}
 
 
-def read_prompts(names: Iterable[str]) -> list[Prompt]:
+class _Name(NamedTuple):
+    """A source as the user names it."""
+
+    name: str  # without label and number
+    prefix: str  # the label, in lower case; empty for none
+    first: int | None  # how many prompts are taken
+
+
+class _Opened(NamedTuple):
+    """A source that is no built-in set, before its rows are read."""
+
+    path: Path  # that tells sources of one name apart
+    rows: Iterator[Row]
+    name: str
+    source: str
+    stem: str
+    named: str
+
+
+def read_prompts(
+    names: Iterable[str], columns: Iterable[str] = (), *, needs_columns: bool = True
+) -> list[Prompt]:
     """Read the prompts of several sources, in their order.
 
     Args:
         names: each `builtin:pairs`, `builtin:harmful`, `builtin:lookalikes` (harmless prompts that
             look harmful), `builtin:two_categories` (pairs whose harmful prompt is of two
             categories), `builtin:ordinary`, `builtin:control` (two categories of harmless
-            requests), `builtin:facts` (short questions), or a .jsonl, .json, .csv or .txt file.
-            `/train`, `/validation`, `/test`, `/unseen` or `/unseen_forms` behind built-in pairs or
-            look-alikes selects that split. A label in front of a file, as in `harmless=my.csv`, is
-            that of all its prompts. `[:N]` at the end takes the first N prompts of a source.
+            requests), `builtin:facts` (short questions); a file (.csv, .tsv, .jsonl, .ndjson,
+            .json, .txt, .parquet, .arrow, each also as .gz); the folder of a run or of a dataset;
+            or `hf:OWNER/NAME`. `/train`, `/validation`, `/test`, `/unseen` or `/unseen_forms`
+            behind built-in pairs or look-alikes, and `/SPLIT` behind a folder or an id, selects a
+            split. A label in front of a file, as in `harmless=my.csv`, is that of all its prompts;
+            `unlabelled=` says that they have none. `[:N]` at the end takes the first N prompts.
+        columns: which columns of files hold what; see `parse_columns`. A file that has none of
+            them is read by itself.
+        needs_columns: whether each of these columns must be in some file, if there are files.
 
     Raises:
-        InputError: a source does not exist, has no prompts, or gives no labels.
+        InputError: a source does not exist, has no prompts, or something in it is not understood.
     """
-    prompts: list[Prompt] = []
-    for name in names:
-        prefix, equals, rest = name.partition("=")
-        label = _LABELS.get(prefix.lower()) if equals else None
-        source = rest if label else name
-        first = _FIRST.match(source)
-        source, count = (first[1], int(first[2])) if first else (source, None)
-        prompts += _read_one(source, label)[:count]
-    if not prompts:
+    said, sources = parse_columns(columns), [_parse(name) for name in names]
+    opened = [None if _is_built_in(s) else _open(s) for s in sources]
+    stems = _tell_apart([one for one in opened if one is not None])
+    read: list[tuple[Prompt, str]] = []
+    unused = said.named
+    for source, one in zip(sources, opened, strict=True):
+        if one is None:
+            built_in = read_built_in(source.name.removeprefix(builtin.SCHEME))
+            read += [(prompt, prompt.source) for prompt in built_in[: source.first]]
+            continue
+        rows = list(islice(one.rows, source.first))
+        unused -= set(columns_of(rows))
+        stem, shown = stems[one.path]
+        label = _PREFIXES.get(source.prefix)
+        is_labelled = label is not None or not source.prefix
+        whole = Source(rows, one.name, shown, stem, one.named, label, is_labelled)
+        read += to_prompts(whole, said)[: source.first]
+    if not read:
         raise InputError("no prompts: name at least one source, such as builtin:pairs")
-    counts = Counter(p.prompt_id for p in prompts)
-    repeated = [prompt_id for prompt_id, count in counts.items() if count > 1]
-    if repeated:
-        raise InputError(f"prompt ids repeat: {listed(repeated)}; give each prompt its own id")
-    return prompts
+    if unused and needs_columns and stems:
+        raise InputError(f"--columns names {listed(sorted(unused))}, which no file has")
+    _check_ids(read)
+    return [prompt for prompt, _ in read]
 
 
-def read_acts() -> dict[str, str]:
-    """What each built-in prompt that could be refused asks for, as a phrase that begins in -ing."""
-    acts: dict[str, str] = {}
-    for row in (row for file in (*_SPLIT_FILES, "borderline.jsonl") for row in _built_in(file)):
-        if HARMFUL in row:
-            acts |= {row[HARMFUL]: row["act"], row[HARMLESS]: row["harmless_act"]}
-        else:
-            acts[row["text"]] = row["act"]
-    return acts
+def _parse(given: str) -> _Name:
+    prefix, equals, rest = given.partition("=")
+    is_label = bool(equals) and prefix.strip().lower() in _PREFIXES
+    name, prefix = (rest, prefix.strip().lower()) if is_label else (given, "")
+    first = _FIRST.fullmatch(name)
+    return _Name(first[1], prefix, int(first[2])) if first else _Name(name, prefix, None)
 
 
-def _built_in(file: str) -> list[dict]:
-    return _jsonl((files("jaxdepth") / "data" / file).read_text("utf-8"), file)
+def _is_built_in(source: _Name) -> bool:
+    return source.name.startswith(builtin.SCHEME)
 
 
-def _read_one(name: str, label: str | None) -> list[Prompt]:
-    scheme, _, built_in = name.partition(":")
-    if scheme == "builtin":
-        built_in, slash, split = built_in.partition("/")
-        if built_in not in BUILT_IN:
-            raise InputError(f"no built-in prompts {built_in!r}{nearest(built_in, BUILT_IN)}")
-        file, labels = BUILT_IN[built_in]
-        if slash and (split not in SPLITS or file not in _SPLIT_FILES):
-            names = listed([f"{b}/{s}" for b in ("pairs", "harmful") for s in SPLITS], 9)
-            raise InputError(f"no built-in split {built_in}/{split}; there are {names}")
-        rows = [r for r in _built_in(file) if not slash or r["split"] == split]
-        prompts = _prompts_of(rows, name, file.removesuffix(".jsonl"), HARMLESS)
-        return [p for p in prompts if p.label in labels]
+def _open(source: _Name) -> _Opened:
+    name = source.name
+    if name.startswith(hub.SCHEME):
+        full, rows = hub.read_hub(name.removeprefix(hub.SCHEME))
+        shown, stem = hub.SCHEME + full, full.replace("/", "-")
+        return _Opened(Path(shown), rows, name, shown, stem, full)
     path = Path(name)
     if not path.is_file():
-        raise InputError(f"prompt file {name} does not exist (or is no file)")
-    text = read_text(path, "utf-8-sig")
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".txt": _txt}
-    if path.suffix.lower() not in readers:
-        raise InputError(f"{name}: expected a {', '.join(readers)} file")
-    rows = readers[path.suffix.lower()](text, name)
-    return _prompts_of(rows, path.name, path.stem, label)
+        folder, split = find_folder(name)
+        if not is_run(folder):
+            split, rows = read_split(folder, split, str(folder))
+            parts = [folder.resolve().name, *([] if split == "all" else split.split("/"))]
+            shown, stem = "/".join(parts), "-".join(parts)
+            return _Opened(folder.resolve() / split, rows, name, shown, stem, " ".join(parts))
+        path = folder / RUN_FILES[1]
+    stem = split_name(path)[0]
+    return _Opened(path.resolve(), read_rows(path, str(path)), str(path), path.name, stem, stem)
 
 
-def _prompts_of(rows: list[dict], source: str, stem: str, label: str | None) -> list[Prompt]:
-    if not rows:
-        raise InputError(f"{source} holds no prompts: expected one a line or row")
-    prompts = []
-    for number, row in enumerate(rows, start=1):
-        row = {str(k).strip().lower(): v for k, v in row.items() if k is not None}
-        where = f"{source}, row {number}"
-        given = _name(row, _ID_COLUMNS, where) or f"{number:04d}"
-        prompt_id = given if given.startswith(f"{stem}-") else f"{stem}-{given}"
-        category = _name(row, _CATEGORY_COLUMNS, where)
-        pair_id = _name(row, ("pair_id",), where)
-        if HARMFUL in row and HARMLESS in row:
-            both = f"{stem}-{pair_id or f'{number:04d}'}"
-            prompts += [
-                Prompt(f"{both}-{kind}", _text(row, kind, where), kind, category, both, source)
-                for kind in (HARMFUL, HARMLESS)
-            ]
-            continue
-        column = next((c for c in _TEXT_COLUMNS if c in row), None)
-        if column is None:
+def _tell_apart(opened: Sequence[_Opened]) -> dict[Path, tuple[str, str]]:
+    """The start of the ids and the name of every source, by its path.
+
+    Where two have the same, folders are put in front until they differ; in one folder the endings.
+    """
+    by_path = {one.path: one for one in opened}
+    named = {}
+    for path, one in by_path.items():
+        rivals = [p for p, other in by_path.items() if other.stem == one.stem and p != path]
+        stem, shown = one.stem, one.source
+        if any(p.parent == path.parent for p in rivals):
+            stem, shown = path.name, path.name
+            rivals = [p for p in rivals if p.name == path.name]
+        parents = list(path.parts[:-1])
+        while rivals and parents:
+            folder = parents.pop()
+            stem, shown = f"{folder}-{stem}", f"{folder}/{shown}"
+            depth = len(path.parts) - len(parents)
+            rivals = [p for p in rivals if p.parts[-depth:-1] == path.parts[-depth:-1]]
+        named[path] = stem, shown
+    return named
+
+
+def _check_ids(read: Iterable[tuple[Prompt, str]]) -> None:
+    places: dict[str, str] = {}
+    for prompt, place in read:
+        if prompt.prompt_id in places:
             raise InputError(
-                f"{source} has the columns {listed(row, 6)}, none of which holds prompts; expected "
-                f"one of {', '.join(_TEXT_COLUMNS)}, or both {HARMFUL} and {HARMLESS}"
+                f"prompt ids repeat: {prompt.prompt_id} is in {places[prompt.prompt_id]} and in "
+                f"{place}; give each prompt its own id"
             )
-        text = _text(row, column, where)
-        if row.get("contextstring"):  # HarmBench puts the context before the behaviour
-            text = f"{_text(row, 'contextstring', where)}\n\n---\n\n{text}"
-        pair = f"{stem}-{pair_id}" if pair_id else None
-        row_label = label or _label(row, stem, where)
-        prompts.append(Prompt(prompt_id, text, row_label, category, pair, source))
-    return prompts
-
-
-def _text(row: Mapping, column: str, where: str) -> str:
-    text = row[column]
-    if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{where}: the prompt in column {column} is empty")
-    return as_type(text, str, f"{where}: {column}")
-
-
-def _name(row: Mapping, columns: Iterable[str], where: str) -> str | None:
-    """The text, or the whole number, of the first of these columns that has one."""
-    column = next((c for c in columns if row.get(c) not in (None, "", [], {})), None)
-    if column is None:
-        return None
-    value = row[column]
-    return str(as_type(value, int if type(value) is int else str, f"{where}: {column}"))
-
-
-def _label(row: Mapping, stem: str, where: str) -> str:
-    """The label by its column, else by the published set that columns or file name show."""
-    if row.get("label") not in (None, ""):
-        label = _LABELS.get(str(row["label"]).strip().lower())
-        if label is None:
-            names = listed(_LABELS, 9)
-            raise InputError(f"{where}: label {row['label']!r}; expected one of {names}")
-        return label
-    if "type" in row and "focus" in row:  # early XSTest: the unsafe ones are the contrasts
-        return HARMFUL if str(row["type"]).startswith("contrast_") else HARMLESS
-    for pattern, label in _NAME_LABELS:
-        if pattern.search(stem.lower()):
-            return label
-    if {"goal", "target"} <= set(row) or "behaviorid" in row:  # AdvBench, HarmBench
-        return HARMFUL
-    raise InputError(
-        f"{where}: no label; add a label column, or write harmful=FILE or harmless=FILE"
-    )
-
-
-def _jsonl(text: str, source: str) -> list[dict]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            rows += _as_rows([_parse(line, f"{source}, line {number}")], source)
-    return rows
-
-
-def _json(text: str, source: str) -> list[dict]:
-    if not text.strip():
-        return []
-    content = _parse(text, source)
-    if not isinstance(content, list):
-        raise InputError(f"{source} holds a {type(content).__name__}, expected a list of prompts")
-    return _as_rows(content, source)
-
-
-def _parse(text: str, where: str):
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not valid JSON ({error})") from None
-
-
-def _as_rows(items: list, source: str) -> list[dict]:
-    rows = [{"prompt": item} if isinstance(item, str) else item for item in items]
-    bad = next((type(r).__name__ for r in rows if not isinstance(r, dict)), None)
-    if bad:
-        raise InputError(f"{source} holds a {bad} where a prompt was expected")
-    return rows
-
-
-def _csv(text: str, source: str) -> list[dict]:
-    try:
-        return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-    except csv.Error as error:
-        raise InputError(f"{source} is not valid CSV ({error})") from None
-
-
-def _txt(text: str, source: str) -> list[dict]:
-    return [{"prompt": line} for line in text.split("\n") if line.strip()]
+        places[prompt.prompt_id] = place

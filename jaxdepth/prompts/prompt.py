@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from jaxdepth.errors import InputError
+
 HARMFUL, HARMLESS = "harmful", "harmless"
+UNLABELLED = "unlabelled"  # in tables, and on the command line
 
 
 class Message(NamedTuple):
@@ -57,16 +60,37 @@ class Prompt:
         return self.system is None and not self.earlier and self.prefill is None
 
     def as_row(self) -> dict[str, str | None]:
-        """The prompt as a row of a table; earlier messages are JSON, or null."""
+        """The prompt as a row of a table: every label is a word, earlier messages are JSON."""
         earlier = [message._asdict() for message in self.earlier]
         texts = json.dumps(earlier, ensure_ascii=False) if earlier else None
-        return {**vars(self), "earlier": texts}
+        return {**vars(self), "label": self.label or UNLABELLED, "earlier": texts}
 
 
 def prompt_of_row(row: Mapping[str, Any]) -> Prompt:
     """The prompt of a row from `Prompt.as_row`; a table of an earlier version has fewer columns."""
     earlier = json.loads(row.get("earlier") or "[]")
-    return Prompt(**{**row, "earlier": tuple(Message(**message) for message in earlier)})
+    messages = tuple(Message(**message) for message in earlier)
+    label = None if row["label"] == UNLABELLED else row["label"]
+    return Prompt(**{**row, "label": label, "earlier": messages})
+
+
+def check_labelled(prompts: Iterable[Prompt], purpose: str) -> None:
+    """Check that every prompt is harmful or harmless.
+
+    Args:
+        prompts: to be checked.
+        purpose: what needs labels, for the message: "decide scores verdicts".
+
+    Raises:
+        InputError: names the first prompt without a label, and says how many there are.
+    """
+    unlabelled = [p for p in prompts if p.label is None]
+    if unlabelled:
+        raise InputError(
+            f"{purpose} by the labels of prompts, and {len(unlabelled)} have none, the first "
+            f"{unlabelled[0].prompt_id} of {unlabelled[0].source}: write {HARMFUL}=FILE or "
+            f"{HARMLESS}=FILE, or name the label's column by --columns label=NAME"
+        )
 
 
 def prompts_digest(prompts: Iterable[Prompt]) -> str:

@@ -12,7 +12,7 @@ PROMPTS = Table(
     (
         Column("prompt_id", "string", "name of the prompt, unique in the run"),
         Column("text", "string", "the instruction to the model: the last message of the user"),
-        Column("label", "string", "harmful or harmless; null for an unlabelled prompt"),
+        Column("label", "string", "harmful, harmless or unlabelled"),
         Column("category", "string", "kind of harm or of request; null where the set has none"),
         Column(
             "pair_id",

@@ -29,6 +29,7 @@ OUTCOMES = {  # colours
 COLOURS = {"harmful": "#b5312b", "harmless": "#1f6fa8"}
 CANNOT = "cannot answer"  # what hatched exits are called
 STYLES = {"harmful": "o-", "harmless": "s--"}  # lines that overlap stay distinct
+UNLABELLED_COLOUR, UNLABELLED_STYLE = "#555555", "^:"
 
 
 def new_figure(rows: int) -> "Figure":

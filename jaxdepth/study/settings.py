@@ -58,8 +58,13 @@ class Prompts:
     """Prompts, and how many run at once."""
 
     prompts: PromptSets = ("builtin:pairs/test",)
-    """Prompt sets: builtin:pairs/test, builtin:ordinary, or .jsonl, .json, .csv or .txt files.
-    Write harmful=FILE or harmless=FILE where the file has no labels, NAME[:N] for its first N."""
+    """Prompt sets: builtin:pairs/test, builtin:ordinary, a file (CSV, TSV, JSON, JSON Lines, text,
+    Parquet; also as .gz), the folder of a run or of a dataset, or hf:OWNER/NAME. harmful=FILE or
+    harmless=FILE labels all prompts of a file, NAME[:N] takes its first N."""
+    columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=COLUMN")] = ()
+    """Which columns of files hold what, such as prompt=question label=harm:1=harmful,0=harmless.
+    Fields: prompt (A+B joins columns), label, id, category, pair, system, prefill, messages, drop.
+    By default known names, and the columns of published sets."""
     limit: Annotated[int | None, tyro.conf.arg(metavar="N"), COUNT] = None
     """Keep the first N prompts; the harmful and the harmless prompt of a pair count as one."""
     system: Annotated[str | None, tyro.conf.arg(metavar="TEXT|FILE")] = None

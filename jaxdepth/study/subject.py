@@ -8,6 +8,7 @@ from typing import Protocol
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError
 from jaxdepth.model import FastTokenizer
+from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.chat import PromptEncoder
@@ -29,7 +30,7 @@ from jaxdepth.study.loading import (
     run_date,
 )
 from jaxdepth.study.prompting.sets import read_study_prompts, system_text
-from jaxdepth.study.prompting.written import check_fit, write_prompts
+from jaxdepth.study.prompting.written import write_prompts
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.settings import AdaptedModel, Devices, Output, Prompts, Steering, Texts
 from jaxdepth.study.steering import (
@@ -44,7 +45,7 @@ from jaxdepth.weights.adapter import brings_tokenizer
 # The rule of windows is in their table, which is made anew from the answers whenever it changes.
 _UNRESOLVED: tuple[str, ...] = ("model", "out", "adapter", "reference", "directions", "classifier")
 _UNRESOLVED += ("encoder", "mesh", "profile", "competent_from", "unsafe_from", "date")
-_UNRESOLVED += ("prompts", "memory_gb")
+_UNRESOLVED += ("prompts", "columns", "memory_gb")
 
 
 class SubjectSettings(Protocol):
@@ -122,7 +123,9 @@ class Subject:
             InputError: a prompt is longer, with new tokens, than the model takes; names it.
         """
         config, size = self.model.config, self.settings.prompts.batch_size
-        check_fit(config, self.prompts, ids, new_tokens, chosen)
+        rows = range(len(ids)) if chosen is None else chosen
+        asked = [self.prompts[row] for row in rows]
+        check_lengths(config, asked, [ids[row] for row in rows], new_tokens)
         room, longest = self.room, config.max_position_embeddings - new_tokens
         return make_batches(ids, size, self.model.mesh, chosen=chosen, room=room, longest=longest)
 
@@ -182,6 +185,7 @@ class Subject:
             "adapter": self.settings.model.adapter,
             "adapter_tokenizer": _brings_tokenizer(self.settings.model.adapter),
             "prompts": list(self.settings.prompts.prompts),
+            "columns": list(self.settings.prompts.columns),
             "reference": _as_text(flat.get("reference")),
             "encoder": _as_text(flat.get("encoder")),
             "memory_gb": flat.get("memory_gb"),
@@ -232,6 +236,36 @@ def _open(settings: SubjectSettings, exits: str, date: str) -> Subject:
         prompts=prompts,
         written=write_prompts(loaded.conversations, prompts),
         date=date,
+    )
+
+
+def check_lengths(
+    config: ModelConfig,
+    prompts: Sequence[Prompt],
+    ids: Sequence[Sequence[int]],
+    new_tokens: int,
+) -> None:
+    """Check that every prompt and its answer fit into the model.
+
+    Args:
+        config: of the model.
+        prompts: as many as `ids`, to be named.
+        ids: token ids of each prompt.
+        new_tokens: maximum number of new tokens.
+
+    Raises:
+        InputError: names the longest prompt that does not fit, and says how many do not.
+    """
+    lengths, limit = [len(tokens) for tokens in ids], config.max_position_embeddings
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    if lengths[longest] + new_tokens <= limit:
+        return
+    count = sum(length + new_tokens > limit for length in lengths)
+    others = f" ({count} prompts are too long)" if count > 1 else ""
+    raise InputError(
+        f"prompt {prompts[longest].prompt_id} of {prompts[longest].source} has {lengths[longest]} "
+        f"tokens, with {new_tokens} new ones more than the {limit} that this model takes{others}: "
+        "shorten it or leave it out"
     )
 
 

@@ -71,7 +71,8 @@ def compare_checkpoints(settings: ProbeAgainst, bar: ProgressBar = silent) -> Pa
     assert comparison.against is not None  # or there would be one model to probe
     models = both_models(base.model, comparison.against)
     control = replace(base.prompts, prompts=comparison.control)
-    two_classes(limit_prompts(read_prompts(control.prompts), control.limit), "--control")
+    controls = read_prompts(control.prompts, control.columns, needs_columns=False)
+    two_classes(limit_prompts(controls, control.limit), "--control")
     questions = None if comparison.facts is None else read_questions(comparison.facts)
     out = base.output.out
 

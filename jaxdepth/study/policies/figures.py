@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from jaxdepth.depth.policies import Policy
+from jaxdepth.prompts.prompt import UNLABELLED
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.common_tables import PROMPTS
@@ -33,11 +34,19 @@ _PANELS = (
     ("harmful", Outcome.DEGENERATE, "degenerate"),
     ("harmless", Outcome.COMPLY, "answered to the point"),
     ("harmless", Outcome.OFF_TOPIC, "answered off the topic"),
+    (UNLABELLED, Outcome.REFUSE, "refused"),
+    (UNLABELLED, Outcome.COMPLY, "answered to the point"),
+    (UNLABELLED, Outcome.OFF_TOPIC, "answered off the topic"),
+    (UNLABELLED, Outcome.DEGENERATE, "degenerate"),
 )
 _MAPS = (  # label, outcome, their name, and the style of their line
     ("harmful", Outcome.REFUSE, "harmful, refused", "#1f6fa8", "o-"),
     ("harmful", Outcome.COMPLY, "harmful, answered to the point", "#b5312b", "s--"),
     ("harmless", Outcome.COMPLY, "harmless, answered to the point", "#6f9e4c", "^:"),
+)
+_UNLABELLED_MAPS = (  # where no prompt has a label
+    (UNLABELLED, Outcome.REFUSE, "refused", "#1f6fa8", "o-"),
+    (UNLABELLED, Outcome.COMPLY, "answered to the point", "#b5312b", "s--"),
 )
 
 
@@ -116,10 +125,11 @@ def _draw_exit_map(run_path: str | Path, rule: str, only: Collection[str] | None
     """Exits by position in the answer, for refusals and for answers; confidence below."""
     tokens = _labelled_tokens(run_path, rule, only)
     exits, places = np.unique(tokens["exit"]), range(1 + tokens["place"].max())
-    figure = new_figure(len(_MAPS) + 1)
+    chosen = _UNLABELLED_MAPS if (tokens["label"] == UNLABELLED).all() else _MAPS
+    figure = new_figure(len(chosen) + 1)
     figure.set_size_inches(7.2, 8.4)
     *maps, last = figure.axes
-    for axes, (label, outcome, name, colour, style) in zip(maps, _MAPS, strict=True):
+    for axes, (label, outcome, name, colour, style) in zip(maps, chosen, strict=True):
         group = tokens[(tokens["label"] == label) & (tokens["outcome"] == outcome)]
         n = len(group[["prompt_id", "sample"]].drop_duplicates())
         counts = pd.crosstab(group["exit"], group["place"])

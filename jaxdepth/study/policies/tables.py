@@ -9,7 +9,7 @@ _RULE_COLUMNS = (
     Column("policy", "string", "exit policy"),
     Column("threshold", "float32", "confidence at which a token exits, in the policy's own unit"),
 )
-_LABEL = Column("label", "string", "harmful or harmless")
+_LABEL = Column("label", "string", "harmful, harmless or unlabelled")
 _DRAFT_DEPTH = Column("draft_depth", "int32", "how many layers draft", "layers")
 _PROMPTS = Column("n", "int32", "number of prompts", "prompts")
 _BOOTSTRAP = "bootstrap of whole pairs; NaN with fewer than 10 pairs, or where nothing varies"

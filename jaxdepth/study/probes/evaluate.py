@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from jaxdepth.errors import InputError
 from jaxdepth.probing.fit import LinearProbes, fit_difference
 from jaxdepth.probing.folds import CrossFitted, choose_slice, cross_fit, make_folds
-from jaxdepth.prompts.datasets import Prompt
+from jaxdepth.prompts.prompt import Prompt, check_labelled
 from jaxdepth.stats.calibration import measure_calibration
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import resample_counts
@@ -59,6 +59,7 @@ class Examples(NamedTuple):
         cls, name: str, prompts: Sequence[Prompt], resamples: int, seed: int, group_by: str = "pair"
     ) -> "Examples":
         """The examples of some prompts; raises InputError where one of the labels is missing."""
+        check_labelled(prompts, "probes tell harmful from harmless")
         harmful_N = np.array([p.label == "harmful" for p in prompts])
         if harmful_N.all() or not harmful_N.any():
             kind = "harmful" if harmful_N.all() else "harmless"

@@ -56,7 +56,7 @@ from jaxdepth.study.probes.thoughts import probe_thoughts, read_thoughts
 from jaxdepth.study.prompting.sets import read_study_prompts
 from jaxdepth.study.prompting.written import write_prompts
 from jaxdepth.study.run_directory import Run
-from jaxdepth.study.subject import Subject, open_subject
+from jaxdepth.study.subject import Subject, check_lengths, open_subject
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class ProbedPrompts:
         conversations = subject.loaded.conversations
         written = subject.written if is_own else write_prompts(conversations, prompts)
         located = locate_written(subject.tokenizer, written)
+        check_lengths(subject.model.config, prompts, located.ids, 1)
         s = settings.probes
         examples = Examples.of(name, prompts, s.draws, settings.output.seed, s.group_by)
         return cls(examples, prompts, located, folder)

@@ -29,8 +29,10 @@ def read_study_prompts(settings: Prompts, sources: Sequence[str] | None = None) 
         InputError: as `read_prompts`, `limit_prompts` and `system_text`.
     """
     system = system_text(settings.system)
+    is_own = sources is None
     names = settings.prompts if sources is None else sources
-    prompts = limit_prompts(read_prompts(names), settings.limit)
+    read = read_prompts(names, settings.columns, needs_columns=is_own)
+    prompts = limit_prompts(read, settings.limit)
     return [
         replace(
             prompt,

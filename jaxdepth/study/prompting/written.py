@@ -1,11 +1,9 @@
-"""Prompts as token ids for a model, and whether they fit it."""
+"""Prompts as token ids for a model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from jaxdepth.depth.generation import check_room
 from jaxdepth.errors import InputError
-from jaxdepth.model.config import ModelConfig
 from jaxdepth.prompts.conversation import ConversationEncoder, Written
 from jaxdepth.prompts.prompt import Prompt
 from jaxdepth.refusal.thought import opens_thought
@@ -60,28 +58,3 @@ def cut_prefill(
     ends = written.prefill_ends[:length]
     cut = written._replace(ids=ids, prefill=part, prefill_ends=ends)
     return replace(prompt, prefill=part), cut
-
-
-def check_fit(
-    config: ModelConfig,
-    prompts: Sequence[Prompt],
-    ids: Sequence[Sequence[int]],
-    new_tokens: int,
-    chosen: Sequence[int] | None = None,
-) -> None:
-    """Raise InputError for the first prompt that is longer, with new tokens, than a model takes.
-
-    Args:
-        config: of the model.
-        prompts: the prompts.
-        ids: their token ids.
-        new_tokens: that follow each.
-        chosen: indices of the prompts that count; by default all.
-    """
-    for index in range(len(prompts)) if chosen is None else chosen:
-        try:
-            check_room(config, len(ids[index]), new_tokens)
-        except InputError as error:
-            message = str(error).removeprefix("a prompt ")
-            prompt = prompts[index]
-            raise InputError(f"prompt {prompt.prompt_id} of {prompt.source} {message}") from None

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
+from jaxdepth.prompts.prompt import HARMFUL, HARMLESS
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.common_tables import GENERATIONS
 from jaxdepth.study.judging.tables import JUDGEMENTS
@@ -148,7 +149,8 @@ def grid_of(cells: Cells) -> dict:
         "columns": [tame_name(c) for c in cells.columns],
         "ids": [tame_name(prompt_id) for prompt_id, _ in cells.rows],
         "samples": [number for _, number in cells.rows],
-        "harmful": "".join("1" if label == "harmful" else "0" for label in column("label")),
+        # 2 is unlabelled.
+        "harmful": "".join({HARMFUL: "1", HARMLESS: "0"}.get(n, "2") for n in column("label")),
         "categories": categories.tolist(),
         "category": category_R.tolist(),
         "sources": sources.tolist(),

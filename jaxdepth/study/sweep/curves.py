@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxdepth.prompts.prompt import HARMFUL, HARMLESS
 from jaxdepth.stats.bands import mean_band
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import bootstrap_means, interval
@@ -20,11 +21,11 @@ class DepthCurves:
     """First-token measures by exit, for each label that the prompts have."""
 
     exits: Int[np.ndarray, " E"]
-    labels: tuple[str, ...]  # harmful before harmless
+    labels: tuple[str, ...]  # harmful, harmless and unlabelled: those that there are
     refusal_log_odds: dict[str, Estimate]  # by label; arrays of one entry an exit, in nats
     agrees_with_full: dict[str, Estimate]
     kl_to_full: dict[str, Estimate]
-    difference: Estimate | None  # refusal log-odds, harmful minus harmless; None with one label
+    difference: Estimate | None  # refusal log-odds, harmful minus harmless; None without both
     difference_band: Estimate | None  # the same, with bounds that hold for all exits at once
 
 
@@ -46,7 +47,7 @@ def depth_curves(run_path: str | Path, seed: int = 0) -> DepthCurves:
     counts = [len(set(clusters_N[group_N])) for group_N in groups]
 
     def estimates(measure: str) -> tuple[dict[str, Estimate], list[Estimate | None]]:
-        """The means of each label; the first label's minus the second's, by exit and as a band."""
+        """The means of each label; those of harmful minus harmless, by exit and as a band."""
         value_NE = by_exit[measure].to_numpy(np.float64)
         resampled_MRE = bootstrap_means(value_NE, clusters_N, groups, seed=seed)
         mean_ME = np.stack([value_NE[group_N].mean(axis=0) for group_N in groups])
@@ -56,12 +57,13 @@ def depth_curves(run_path: str | Path, seed: int = 0) -> DepthCurves:
                 labels, mean_ME, resampled_MRE, counts, groups, strict=True
             )
         }
-        if len(labels) != 2:
+        if labels[:2] != (HARMFUL, HARMLESS):
             return by_label, [None, None]
         gap_E, resampled_RE = mean_ME[0] - mean_ME[1], resampled_MRE[0] - resampled_MRE[1]
-        fewer = min(counts)
+        fewer = min(counts[:2])
         bounds = interval(resampled_RE, clusters=fewer), mean_band(gap_E, resampled_RE, fewer)
-        return by_label, [Estimate(gap_E, *pair, n=len(value_NE)) for pair in bounds]
+        n = int(groups[0].sum() + groups[1].sum())
+        return by_label, [Estimate(gap_E, *pair, n=n) for pair in bounds]
 
     def agreement(group_N: Bool[np.ndarray, " N"]) -> Estimate:
         """The rate at which the top token is full depth's, known exactly at full depth itself."""

@@ -13,6 +13,8 @@ from jaxdepth.study.figures import (
     COLOURS,
     OUTCOMES,
     STYLES,
+    UNLABELLED_COLOUR,
+    UNLABELLED_STYLE,
     band,
     by_exit,
     hatch,
@@ -220,4 +222,6 @@ def _bands(axes, curves: DepthCurves, by_label: Mapping[str, Estimate]) -> None:
     """One measure by exit, a line with a 95% band for each label."""
     for label, e in by_label.items():
         name = f"{label} ({e.n} prompts), 95% band"
-        band(axes, curves.exits, e, COLOURS[label], name, STYLES[label])
+        colour = COLOURS.get(label, UNLABELLED_COLOUR)
+        style = STYLES.get(label, UNLABELLED_STYLE)
+        band(axes, curves.exits, e, colour, name, style)

@@ -15,7 +15,7 @@ class Outcomes:
     """The outcome of each answer of N prompts, M samples and E exits."""
 
     outcome_NME: Shaped[np.ndarray, "N M E"]
-    labels_N: Shaped[np.ndarray, " N"]  # harmful or harmless
+    labels_N: Shaped[np.ndarray, " N"]  # harmful, harmless or unlabelled
     clusters_N: Shaped[np.ndarray, " N"]  # its pair, or itself
     prompt_ids: list[str]  # N, sorted
     exits: list[int]  # E, ascending

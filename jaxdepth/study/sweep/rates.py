@@ -30,7 +30,7 @@ class Rates:
     """Rates of outcomes by label and exit, from the curve table."""
 
     exits: Int[np.ndarray, " E"]
-    labels: tuple[str, ...]  # harmful before harmless
+    labels: tuple[str, ...]  # harmful, harmless and unlabelled: those that there are
     outcomes: dict[tuple[str, str], Estimate]  # by outcome and label; one entry an exit
     detected: dict[tuple[str, str], Estimate]  # by the detector's outcome and the human label
 

@@ -6,6 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jaxdepth.prompts.prompt import UNLABELLED
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.sweep.curves import DepthCurves, pooled
 from jaxdepth.study.sweep.outcomes import read_outcomes
@@ -107,6 +108,11 @@ def answered_there(run_path: str | Path, windows: ExitWindows) -> list[str]:
 def outcome_findings(rates: Rates) -> list[str]:
     """What the outcomes show, one sentence each."""
     lines = []
+    if UNLABELLED in rates.labels:
+        lines.append(
+            f"{rates.count(UNLABELLED)} prompts are unlabelled: their outcomes are counted apart, "
+            "and no exit is called safe or unsafe by them."
+        )
     if "harmful" in rates.labels:
         astray = (Outcome.OFF_TOPIC, Outcome.DEGENERATE)
         off_topic_E, degenerate_E = (rates.of(outcome, "harmful").value for outcome in astray)

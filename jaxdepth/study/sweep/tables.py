@@ -17,7 +17,7 @@ CURVE = Table(
         Column(
             "label",
             "string",
-            "label of the prompts: harmful or harmless; for detected_NAME the human label",
+            "label of the prompts: harmful, harmless or unlabelled; of detected_NAME the human one",
         ),
         Column("exit", "int32", "exit: how many layers ran; null for detected_NAME", "layers"),
         Column("n", "int32", "number of prompts; for detected_NAME of labelled answers"),
@@ -102,7 +102,7 @@ PAIRED = Table(
     "paired",
     "an exit compared with full depth, prompt by prompt",
     (
-        Column("label", "string", "label of the prompts: harmful or harmless"),
+        Column("label", "string", "label of the prompts: harmful, harmless or unlabelled"),
         Column("exit", "int32", "the truncated exit", "layers"),
         Column("n", "int32", "number of prompts"),
         Column("refuses_only_here", "int32", "prompts that only the exit refuses"),

@@ -19,6 +19,7 @@ from jaxdepth.probing.fit import decide, fit_logistic
 from jaxdepth.probing.folds import make_folds
 from jaxdepth.prompts.batches import make_batches
 from jaxdepth.prompts.datasets import HARMFUL, Prompt, prompts_digest
+from jaxdepth.prompts.prompt import check_labelled
 from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.stats.ranking import auroc
 from jaxdepth.study.loading import LoadedModel, device_provenance, load_model, run_date
@@ -40,6 +41,7 @@ def fit_probe(settings: ThinkThenDecide, bar: ProgressBar) -> Run:
     p = settings.probe
     train = read_study_prompts(replace(settings.prompts, limit=None), p.probe_prompts)
     prompts = read_study_prompts(settings.prompts)
+    check_labelled([*train, *prompts], "verdicts are scored")
     check_disjoint(train, prompts)
     out = settings.output.out / "probe"
     date = run_date(settings.prompts.date, out)

@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from jaxdepth.errors import InputError
 from jaxdepth.prompts.batches import Batch
+from jaxdepth.prompts.prompt import check_labelled
 from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.decide import Decided, decide
 from jaxdepth.refusal.deliberate import Rule
@@ -103,6 +104,7 @@ def open_decider(settings: Decide, judge: Judge | None = None) -> Decider:
             f"prompt {prefilled.prompt_id} has the start of a reply (a prefill), and under a "
             "protocol every reply starts with a thought or a verdict: leave it out"
         )
+    check_labelled(subject.prompts, "decide scores verdicts")
     markers = resolve_markers(protocol, subject.encoder, subject.end_tokens)
     rule, reference = build_rule(settings.decision), subject.reference(settings.texts)
     return Decider(settings, subject, protocol, markers, rule, reference, judge)

@@ -39,7 +39,7 @@ function chooseRun(run) {
   offer("f-judges", Boolean(cells.disagreement));
   offer("f-drawn", Boolean(cells.drawn));
   offer("f-changed", !cells.is_policy);
-  const names = [make("span", "row-name", "▲ harmful  ○ harmless")];
+  const names = [make("span", "row-name", "▲ harmful  ○ harmless  ? unlabelled")];
   const step = Math.ceil(cells.columns.length / 16);
   cells.columns.forEach((name, c) => {
     const isNamed = (cells.columns.length - 1 - c) % step === 0;
@@ -85,7 +85,7 @@ function drawRow(cells, row, place) {
   line.dataset.row = row;
   const several = cells.samples[row] ? ` (sample ${cells.samples[row]})` : "";
   const name = make("span", "row-name", cells.ids[row] + several);
-  name.classList.add(cells.harmful[row] === "1" ? "harmful" : "harmless");
+  name.classList.add(kindOf(cells, row));
   line.append(name);
   const width = cells.columns.length;
   for (let column = 0; column < width; column++) {

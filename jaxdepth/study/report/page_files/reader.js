@@ -34,10 +34,16 @@ function textElement(text, full) {
   return element;
 }
 
-// Answers to harmful prompts are folded, and then cut until a second click.
-function folded(text, full) {
+// Whether the prompt of a row is harmful, harmless or unlabelled.
+function kindOf(cells, row) {
+  return { 1: "harmful", 0: "harmless" }[cells.harmful[row]] || "unlabelled";
+}
+
+// Answers to all but harmless prompts are folded, and then cut until a second click.
+function folded(text, full, kind) {
   const details = make("details");
-  details.append(make("summary", "", `answer to a harmful prompt (${text.length} characters)`));
+  const article = kind === "unlabelled" ? "an" : "a";
+  details.append(make("summary", "", `answer to ${article} ${kind} prompt (${text.length} characters)`));
   details.addEventListener("toggle", () => {
     if (!details.open || details.childElementCount > 1) return;
     if (text.length <= FOLDED) { details.append(textElement(text, full)); return; }
@@ -77,7 +83,7 @@ function answerCard(run, row, column, entry) {
   const last = entry.texts.length - 1;
   const full = cells.is_policy || column === last ? null : entry.texts[last];
   if (text === null) card.append(make("div", "scores", "no text"));
-  else card.append(cells.harmful[row] === "1" ? folded(text, full) : textElement(text, full));
+  else card.append(cells.harmful[row] === "0" ? textElement(text, full) : folded(text, full, kindOf(cells, row)));
   if (cells.drawn && cells.drawn[place] === "1") card.append(labelButtons(run, row, column, letter));
   return card;
 }
@@ -86,7 +92,7 @@ async function openRow(run, row) {
   const cells = cellsOf(run);
   const entry = await entryOf(run, row);
   const reader = byId("reader");
-  const kind = cells.harmful[row] === "1" ? "harmful" : "harmless";
+  const kind = kindOf(cells, row);
   const category = cells.categories[cells.category[row]];
   const head = [kind, category, cells.sources[cells.source[row]]].filter(Boolean).join(" · ");
   const prompt = make("div", "prompt model-text", DATA.with_text ? entry.prompt : "");
