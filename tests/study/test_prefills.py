@@ -13,6 +13,7 @@ from jaxdepth.cli import main
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.conversation import ConversationEncoder
 from jaxdepth.prompts.prompt import Message, Prompt
+from jaxdepth.runtime.progress import silent
 from jaxdepth.study.judging.kept import read_answers
 from jaxdepth.study.labelling import answers as labelling
 from jaxdepth.study.labelling.run import find_runs
@@ -122,7 +123,7 @@ def test_a_length_that_is_missing_is_made_again(tiny_path, run, tmp_path):
 
     def bar(what, unit):
         made.append(what)
-        return jaxdepth.api.silent(what, unit)
+        return silent(what, unit)
 
     settings = settings_of(Sweep, tiny_path, path, **GIVEN)
     sweep_prefills(settings, LENGTHS, bar, judge)
@@ -169,7 +170,7 @@ def test_lengths():
 
 def test_system_prompts_from_files_and_texts(tmp_path, monkeypatch):
     (tmp_path / "s.txt").write_bytes("\ufeffSay “yes”.\r\nOr no.\r\n".encode())
-    assert system_text(str(tmp_path / "s.txt")) == "Say “yes”.\r\nOr no."
+    assert system_text(str(tmp_path / "s.txt")) == "Say “yes”.\nOr no."
     assert system_text("Be brief.") == "Be brief."
     assert system_text("Brief!") == "Brief!"
     assert system_text("") == ""
@@ -183,9 +184,38 @@ def test_system_prompts_from_files_and_texts(tmp_path, monkeypatch):
 def test_prompts_keep_what_they_bring(monkeypatch):
     own = Prompt("a", "x", None, None, None, "f", system="Mine.", prefill="Yes")
     plain = Prompt("b", "x", None, None, None, "f")
-    monkeypatch.setattr("jaxdepth.study.prompting.sets.read_prompts", lambda names: [own, plain])
+    monkeypatch.setattr(
+        "jaxdepth.study.prompting.sets.read_prompts", lambda *names, **columns: [own, plain]
+    )
     read = read_study_prompts(Prompts(system="All.", prefill="No"))
     assert [(p.system, p.prefill) for p in read] == [("Mine.", "Yes"), ("All.", "No")]
+
+
+def test_conversations_of_a_file_reach_the_model_whole(tiny_path, tmp_path, model):
+    said = [("user", "Hello"), ("assistant", "Hi"), ("user", "How are you?")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    given = [{"role": "system", "content": "Be kind."}, *messages]
+    rows = [
+        {"id": 1, "messages": given, "prefill": "I am"},
+        {"id": 2, "messages": messages},
+        {"id": 3, "messages": messages[:1]},
+    ]
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = settings_of(
+        Sweep, tiny_path, tmp_path / "run", prompts=(str(tmp_path / "talk.jsonl"),), system=SYSTEM
+    )
+    subject = open_subject(settings, "4")
+    tokenizer = model[1]
+    for row, tokens in zip(rows, subject.prompt_ids(), strict=True):
+        raw = [m for m in row["messages"] if m["role"] != "system"]
+        system = "Be kind." if row["id"] == 1 else SYSTEM
+        raw = [{"role": "system", "content": system}, *raw]
+        goes_on = "prefill" in row
+        raw += [{"role": "assistant", "content": row["prefill"]}] if goes_on else []
+        text = tokenizer.apply_chat_template(
+            raw, tokenize=False, continue_final_message=goes_on, add_generation_prompt=not goes_on
+        )
+        assert tokens == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def test_earlier_turns_are_written_out_for_judges():

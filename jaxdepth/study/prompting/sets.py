@@ -69,7 +69,7 @@ def system_text(given: str | None) -> str | None:
     except (OSError, ValueError):  # too long for a name
         is_file = False
     if is_file:
-        return read_text(Path(given), "utf-8-sig").removesuffix("\n").removesuffix("\r")
+        return read_text(Path(given), "utf-8-sig").removesuffix("\n")
     if _FILE_NAME.fullmatch(given):
         raise InputError(f"--system {given}: there is no such file; a text has white space in it")
     return given
