@@ -16,7 +16,7 @@ from jaxdepth.errors import InputError, listed
 from jaxdepth.model import FastTokenizer
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.prompt import Message
-from jaxdepth.prompts.template import prints_date, render
+from jaxdepth.prompts.template import render, which_print_date
 
 MAX_TURNS = 64  # user messages of a conversation
 _AT_ONCE = 8  # forms of up to as many turns are rendered together: each rendering is a new process
@@ -74,6 +74,7 @@ class ConversationEncoder:
         self._tokenizer, self.encoder = tokenizer, encoder
         # By form: runs, and the text before the reply; or why it cannot be rendered.
         self._rendered: dict[_Form, tuple[list[_Run], str] | str] = {}
+        self._dated: set[_Form] = set()
         self._lock = threading.Lock()
         self.date = encoder.date  # that prompts depend on so far, as YYYY-MM-DD; None: on none
 
@@ -171,6 +172,8 @@ class ConversationEncoder:
         with self._lock:
             if form not in self._rendered:
                 self._render(form)
+        if form in self._dated:
+            self.date = self.encoder.day
         rendered = self._rendered[form]
         if isinstance(rendered, str):
             raise InputError(f"the chat template has no place for {form} ({rendered})")
@@ -183,9 +186,8 @@ class ConversationEncoder:
         conversations = [
             (_placeholders(f, *around), not prefilled) for f in forms for around in _AROUND
         ]
-        this = [(_placeholders(form), not prefilled)]
-        if self.date is None and prints_date(self._tokenizer, this):
-            self.date = self.encoder.day
+        is_dated = which_print_date(self._tokenizer, conversations)[::2]
+        self._dated |= {one for one, dated in zip(forms, is_dated, strict=True) if dated}
         rendered = render(self._tokenizer, conversations, self.encoder.day)
         for n, one in enumerate(forms):
             plain, spaced = rendered[2 * n : 2 * n + 2]
@@ -226,7 +228,7 @@ class ConversationEncoder:
 _AROUND = (("", ""), (_BEFORE, _AFTER))
 
 
-def _placeholders(form: _Form, before: str = "", after: str = "") -> list[dict]:
+def _placeholders(form: _Form, before: str, after: str) -> list[dict]:
     return [
         {"role": role, "content": f"{before}\ue000{n}\ue001{after}"}
         for n, role in enumerate(form.roles)

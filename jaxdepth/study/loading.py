@@ -55,12 +55,17 @@ class LoadedModel:
 
     @property
     def resolved(self) -> dict:
-        """The settings that stand for it: a run is resumed only with an equal model and prompts."""
+        """The settings that stand for it: a run is resumed only with an equal model and prompts.
+
+        The date is among them if a conversation that was written so far prints it.
+        """
         settings = {
             "model_fingerprint": self.fingerprint,
             "end_tokens": list(self.end_tokens),
             **prompt_settings(self.tokenizer, self.encoder),
         }
+        if self.conversations.date is not None:
+            settings["date"] = self.conversations.date
         if self.adapter_sha256 is not None:
             settings["adapter_sha256"] = self.adapter_sha256
         return settings

@@ -159,8 +159,6 @@ class Subject:
             "exits": self.exits,
             "dtype": str(self.model.embed[...].dtype),
         }
-        if self.loaded.conversations.date is not None:
-            settings["date"] = self.loaded.conversations.date
         reference = flatten(self.settings).get("reference")
         if reference is not None:
             settings |= reference_settings(reference, self.date)

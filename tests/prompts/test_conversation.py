@@ -126,6 +126,20 @@ def test_a_template_without_a_place_for_it(template, messages, says):
         encoder.write(messages, "Sure" if "prefill" in says else None)
 
 
+def test_a_date_counts_once_a_conversation_prints_it():
+    """Forms that are rendered together are not taken for one another."""
+    dated = "{% if messages[0].role == 'system' %}{{ strftime_now('%d %b %Y') }}\n{% endif %}"
+    tokenizer = build("chatml")
+    tokenizer.chat_template = dated + CHATML
+    plain = PromptEncoder(tokenizer, date="2024-02-29")
+    encoder = ConversationEncoder(tokenizer, plain)
+    encoder.encode(TURNS)
+    assert (plain.date, encoder.date) == (None, None)
+    ids = encoder.encode([SYSTEM, *TURNS])
+    assert encoder.date == "2024-02-29"
+    assert tokenizer.decode(ids).startswith("29 Feb 2024")
+
+
 def test_without_a_template_one_message_stands_alone():
     tokenizer = build("chatml")
     tokenizer.chat_template = None

@@ -37,7 +37,7 @@ def read_study_prompts(settings: Prompts, sources: Sequence[str] | None = None) 
         replace(
             prompt,
             system=system if prompt.system is None else prompt.system,
-            prefill=settings.prefill if prompt.prefill is None else prompt.prefill,
+            prefill=(settings.prefill or None) if prompt.prefill is None else prompt.prefill,
         )
         for prompt in prompts
     ]
