@@ -75,7 +75,9 @@ def main() -> int:
         PolicySweep(revise(s.sweep, prompts=every_prompt), s.policies), progress_bar
     )
     prompts = read_frame(run.path, "prompts")
-    validation_ids = [p.prompt_id for p in read_prompts(calibration.validation)]
+    columns = s.sweep.prompts.columns
+    validation = read_prompts(calibration.validation, columns, needs_columns=False)
+    validation_ids = [p.prompt_id for p in validation]
     held_out_prompts = prompts[~prompts["prompt_id"].isin(validation_ids)]
     means = RuleMeans.read(run.path)
     is_held_out_N = ~np.isin(means.ids_N, validation_ids)

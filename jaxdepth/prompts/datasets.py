@@ -10,12 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxdepth.errors import InputError, listed
+from jaxdepth.errors import InputError, listed, nearest
 from jaxdepth.prompts.prompt import HARMFUL, HARMLESS, UNLABELLED, Prompt, prompts_digest
 from jaxdepth.prompts.sources import builtin, hub
 from jaxdepth.prompts.sources.builtin import SPLITS, read_acts, read_built_in
 from jaxdepth.prompts.sources.columns import parse_columns
-from jaxdepth.prompts.sources.folders import RUN_FILES, find_folder, is_run, read_split
+from jaxdepth.prompts.sources.folders import RUN_FILES, WHOLE, find_folder, is_run, read_split
 from jaxdepth.prompts.sources.labels import LABEL_WORDS
 from jaxdepth.prompts.sources.read_files import read_rows, split_name
 from jaxdepth.prompts.sources.rows import Row, columns_of
@@ -73,15 +73,23 @@ def read_prompts(
     said, sources = parse_columns(columns), [_parse(name) for name in names]
     opened = [None if _is_built_in(s) else _open(s) for s in sources]
     stems = _tell_apart([one for one in opened if one is not None])
+    rows_of = [
+        [] if one is None else list(islice(one.rows, source.first))
+        for source, one in zip(sources, opened, strict=True)
+    ]
+    there = list(dict.fromkeys(name for rows in rows_of for name in columns_of(rows)))
+    unused = sorted(said.named.difference(there))
+    if unused and needs_columns and stems:
+        raise InputError(
+            f"--columns names {listed(unused)}, which no file has{nearest(unused[0], there)}; "
+            f"there are {listed(there, 9)}"
+        )
     read: list[tuple[Prompt, str]] = []
-    unused = said.named
-    for source, one in zip(sources, opened, strict=True):
+    for source, one, rows in zip(sources, opened, rows_of, strict=True):
         if one is None:
             built_in = read_built_in(source.name.removeprefix(builtin.SCHEME))
             read += [(prompt, prompt.source) for prompt in built_in[: source.first]]
             continue
-        rows = list(islice(one.rows, source.first))
-        unused -= set(columns_of(rows))
         stem, shown = stems[one.path]
         label = _PREFIXES.get(source.prefix)
         is_labelled = label is not None or not source.prefix
@@ -89,8 +97,6 @@ def read_prompts(
         read += to_prompts(whole, said)[: source.first]
     if not read:
         raise InputError("no prompts: name at least one source, such as builtin:pairs")
-    if unused and needs_columns and stems:
-        raise InputError(f"--columns names {listed(sorted(unused))}, which no file has")
     _check_ids(read)
     return [prompt for prompt, _ in read]
 
@@ -118,7 +124,7 @@ def _open(source: _Name) -> _Opened:
         folder, split = find_folder(name)
         if not is_run(folder):
             split, rows = read_split(folder, split, str(folder))
-            parts = [folder.resolve().name, *([] if split == "all" else split.split("/"))]
+            parts = [folder.resolve().name, *([] if split == WHOLE else split.split("/"))]
             shown, stem = "/".join(parts), "-".join(parts)
             return _Opened(folder.resolve() / split, rows, name, shown, stem, " ".join(parts))
         path = folder / RUN_FILES[1]

@@ -150,7 +150,11 @@ def test_exits_beyond_smollm2(tmp_path, smollm2_path, capsys):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("", "no prompts"), ("name,age\nx,1\n", "columns name, age"), ("prompt\nx\n", "harmful=FILE")],
+    [
+        ("", "no prompts"),
+        ("name,age\nx,1\n", "columns name, age"),
+        ("prompt,label\nx,maybe\n", "is no label"),
+    ],
 )
 def test_bad_prompt_files(tmp_path, tiny_path, capsys, content, says):
     (tmp_path / "p.csv").write_text(content)

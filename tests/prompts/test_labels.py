@@ -66,6 +66,17 @@ def test_values_that_are_no_labels_are_named(tmp_path):
         assert [p.label for p in read_prompts([f"harmless={file}"])] == ["harmless"] * 2
 
 
+@pytest.mark.parametrize("column", ["is_safe", "Harmful", "prompt_harm", "toxicity", "unsafe"])
+def test_a_column_that_may_hold_the_label_is_not_overlooked(tmp_path, column):
+    file = write_file(tmp_path, "harmful_set.jsonl", [{"prompt": BREAD, column: False}])
+    with pytest.raises(InputError, match=f"line 1: the column {column.lower()} .*may hold the lab"):
+        read_prompts([file])
+    said = [f"label={column}:true=harmful,false=harmless"]
+    assert read_prompts([file], said)[0].label == "harmless"
+    assert read_prompts([file], [f"drop={column}"])[0].label == "harmful"
+    assert read_prompts([f"unlabelled={file}"])[0].label is None
+
+
 def test_labels_of_two_columns_must_agree(tmp_path):
     file = write_file(tmp_path, "a.csv", f"prompt,label,harm_label\n{BREAD},safe,harmful\n")
     with pytest.raises(InputError, match="row 1: the columns label, harm_label differ"):

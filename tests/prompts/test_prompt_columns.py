@@ -65,12 +65,12 @@ def test_what_cannot_be_parsed(text):
 def test_columns_that_a_file_lacks(tmp_path):
     file = write_file(tmp_path, "a.jsonl", ROWS)
     other = write_file(tmp_path, "other.csv", f"goal,target\n{BREAD},Sure\n")
-    with pytest.raises(InputError, match=r"names harms, which .*a.jsonl lacks; it has question"):
-        read_prompts([file], ["prompt=question", "label=harms"])
-    with pytest.raises(InputError, match="names querstion, which no file has"):
+    with pytest.raises(InputError, match=r"names goal, which .*a.jsonl lacks; it has question"):
+        read_prompts([file, other], ["prompt=question", "label=goal"])
+    with pytest.raises(InputError, match=r"querstion, which no file has; did you mean 'question'"):
         read_prompts([file], ["prompt=querstion", "drop=hint"])
     with pytest.raises(InputError, match="line 1: harm is '0', to which --columns gives no label"):
         read_prompts([file], ["prompt=question", "drop=hint", "label=harm:1=harmful"])
-    prompts = read_prompts([file, other], ["prompt=question", "drop=hint"])  # each by its own
+    prompts = read_prompts([file, other], ["prompt=question", "drop=hint+harm"])  # each by its own
     assert [p.label for p in prompts] == [None, None, "harmful"]
     read_prompts(["builtin:facts"], ["prompt=question"])

@@ -77,7 +77,7 @@ def test_a_folder_as_the_hub_has_it(tmp_path):
     prompts = read_prompts([f"{hub}/{split}" for split in ("harmful", "german/test", "train[:1]")])
     assert [(p.prompt_id, p.label) for p in prompts] == [
         ("bread-harmful-0001", "harmful"),
-        ("bread-german-test-0001", None),
+        ("test-0001", None),
         ("bread-train-0001", None),
     ]
 

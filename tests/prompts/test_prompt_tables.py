@@ -78,6 +78,7 @@ CUT = {
         f"prompt,category\n{BREAD},food\nWrite a story, in parts\n",
         r"row 2: ' in parts' follows a text after a comma",
     ),
+    "a word": (f"prompt,category\n{BREAD},food\nBake, please\n", r"row 2: ' please' follows"),
     "a line break": (
         f"prompt,label\n{BREAD},safe\nWrite a story\nof bread,safe\n",
         "row 2 has 1 val",

@@ -115,6 +115,19 @@ LAYOUTS = {
         [f"{EGG}\n\nEggs come from hens."],
         None,
     ),
+    "IFEval": (
+        "ifeval.jsonl",
+        [
+            {
+                "key": 1,
+                "prompt": f"{BREAD} Use no commas.",
+                "instruction_id_list": ["punctuation:no_comma"],
+                "kwargs": [{"num": None}],
+            }
+        ],
+        [f"{BREAD} Use no commas."],
+        None,
+    ),
     "refusal_direction": (
         "harmless_val.json",
         [{"instruction": EGG, "category": None}],
@@ -182,6 +195,7 @@ def test_what_may_be_half_of_a_prompt_is_refused_by_name(tmp_path, name):
 def test_columns_that_are_no_part_of_a_prompt_are_left_out(tmp_path):
     row = {"prompt": BREAD, "response": "Take some flour and water.", "note": "a note of words"}
     row |= {"gpt4_response": "I will not say that.", "source_url": "a b c", "tags": ["x", "y"]}
+    row |= {"Best Answer": "take some flour", "GPT-4 response": "I will not say"}
     row |= {"severity": 3, "best_answer": "take some flour", "": "0"}
     assert [p.text for p in read_prompts([write_file(tmp_path, "a.json", [row])])] == [BREAD]
 

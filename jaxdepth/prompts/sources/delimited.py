@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from jaxdepth.errors import InputError
 from jaxdepth.prompts.sources.labels import read_label
+from jaxdepth.prompts.sources.published import PROMPT
 from jaxdepth.prompts.sources.rows import Row, make_row
 
 _DELIMITERS = (",", ";", "\t")
@@ -93,9 +94,10 @@ def _pair(
             f"{place} has {len(cells)} values, expected {len(names)} ({', '.join(names)[:60]}): "
             f"{remedy}"
         )
-    for before, cell in pairwise(cells):
+    for name, (before, cell) in zip(names, pairwise(cells), strict=False):
         # `Write a story, in three parts` is two cells, and half a prompt would be read.
-        is_text = " " in before.strip() and before.strip()[-1] not in ".?!"
+        is_text = " " in before.strip() or name.strip().lower() in PROMPT
+        is_text = is_text and before.strip()[-1:] not in ".?!" and delimiter != "\t"
         is_plain = cell[:1] == " " and bool(cell.strip()) and f"{delimiter}{cell}" in raw
         if is_text and is_plain and read_label(cell) is None:
             raise InputError(f"{place}: {cell[:40]!r} follows a text after a {mark}: {remedy}")

@@ -9,6 +9,7 @@ from jaxdepth.files import read_json
 from jaxdepth.prompts.sources.read_files import SUFFIXES, read_rows, split_name
 from jaxdepth.prompts.sources.rows import Row
 
+WHOLE = "all"  # the split of a folder without splits
 RUN_FILES = ("run.json", "prompts.parquet")
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 _SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}(?:-[0-9a-f]{16})?")
@@ -83,7 +84,7 @@ def _splits_of(folder: Path) -> dict[str, list[Path]]:
             raise InputError(f"{folder / _SPLITS} does not list its splits: save it again")
         return {name: _saved(folder / name) for name in names}
     if (folder / _STATE).is_file():
-        return {"all": _saved(folder)}
+        return {WHOLE: _saved(folder)}
     splits: dict[str, list[Path]] = {}
     depths = ("*", "*/*", "*/*/*")[: _MAX_FOLDERS + 1]
     for file in sorted(file for pattern in depths for file in folder.glob(pattern)):
@@ -94,8 +95,8 @@ def _splits_of(folder: Path) -> dict[str, list[Path]]:
             continue
         shard = _SHARD.fullmatch(stem)
         within = [part for part in inner.parts[:-1] if part != "data"]
-        is_number = stem.isdecimal() and bool(within)  # SPLIT/0000.parquet
-        name = within if is_number else [*within, shard[1] if shard else stem]
+        is_number = stem.isdecimal()  # SPLIT/0000.parquet
+        name = within or [WHOLE] if is_number else [*within, shard[1] if shard else stem]
         splits.setdefault("/".join(name), []).append(file)
     return splits
 

@@ -32,13 +32,23 @@ _NO_PART = re.compile(
     r"|subcategor(?:y|ies)|types?|kind|topics?|theme|domain|area|risks?|harms?|hazards?|labels?"
     r"|tags?|scores?|ratings?|levels?|difficulty|severity|agreement|notes?|comments?|explanation"
     r"|rationale|reason|justification|annotators?|annotations?|focus|status|name|meta|metadata"
-    r"|info|extra)(?:_?\d+|_[a-z])?|unnamed: \d+|__index_level_\d+__|functionalcategory"
+    r"|info|extra)(?:_?\d+|_[a-z])?|unnamed:_\d+|__index_level_\d+__|functionalcategory"
+)
+
+_LIKE_LABEL = re.compile(
+    r"(?:is_|prompt_|user_)*(?:harm|harmful|harmless|safe|unsafe|safety|toxic|toxicity|benign"
+    r"|malicious)(?:ness)?(?:_label|_class)?"
 )
 
 
 def is_no_part(column: str) -> bool:
     """Whether a column's name says that it is no part of a prompt."""
-    return _NO_PART.fullmatch(column) is not None
+    return _NO_PART.fullmatch(re.sub(r"[ -]", "_", column)) is not None
+
+
+def is_like_label(column: str) -> bool:
+    """Whether a column's name says that it tells harmful from harmless, in values of its own."""
+    return _LIKE_LABEL.fullmatch(re.sub(r"[ -]", "_", column)) is not None
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,9 @@ class Layout:
 
 # The first that fits counts.
 PUBLISHED = (
+    # The files in jaxdepth/data: what is asked for, as a phrase, is there for tuning.
+    Layout(name="pairs", has=("harmful", "harmless", "act"), others=("act", "harmless_act")),
+    Layout(name="look-alikes", has=("text", "act"), prompt=("text",), others=("act",)),
     Layout(
         name="HarmBench",
         has=("behavior", "behaviorid"),
@@ -80,6 +93,12 @@ PUBLISHED = (
         label=HARMFUL,
     ),
     Layout(name="SORRY-Bench", has=("turns", "prompt_style"), label=HARMFUL, style="prompt_style"),
+    Layout(
+        name="IFEval",
+        has=("prompt", "instruction_id_list"),
+        prompt=("prompt",),
+        others=("instruction_id_list", "kwargs"),  # what its checker asks of an answer
+    ),
     Layout(name="WildGuardTest", has=("prompt", "prompt_harm_label"), prompt=("prompt",)),
     Layout(
         name="Do-Not-Answer",

@@ -281,6 +281,7 @@ class _Reader:
             return asked
         if column is not None:
             return of_row
+        self._check_like_label(row)
         of_name = self._label_of_name()
         if self.layout.label and of_name not in (None, self.layout.label):
             raise InputError(
@@ -289,6 +290,16 @@ class _Reader:
                 f"{HARMLESS}=FILE"
             )
         return self.layout.label or of_name
+
+    def _check_like_label(self, row: Row) -> None:
+        for column, value in row.values.items():
+            is_known = column in self.understood or is_empty(value)
+            if not is_known and published.is_like_label(column):
+                raise InputError(
+                    f"{row.place}: the column {column} ({str(value)[:20]!r}) may hold the label: "
+                    f"write --columns label={column}:VALUE={HARMFUL},VALUE={HARMLESS}, or "
+                    f"drop={column}"
+                )
 
     def _label_of_row(self, row: Row) -> tuple[str | None, str | None]:
         """The label by a column of the row, and that column; no column where there is none."""
