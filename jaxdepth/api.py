@@ -30,6 +30,9 @@ from jaxdepth.study.policies.figures import draw_policies
 from jaxdepth.study.policies.rules import check_static
 from jaxdepth.study.policies.run import sweep_policies
 from jaxdepth.study.policies.settings import PolicySweep
+from jaxdepth.study.prefills.figures import draw_prefills
+from jaxdepth.study.prefills.run import sweep_prefills
+from jaxdepth.study.prefills.settings import check_no_prefills, parse_lengths
 from jaxdepth.study.probes.figures import draw_probes
 from jaxdepth.study.probes.run import probe as run_probe
 from jaxdepth.study.probes.settings import Probe
@@ -51,6 +54,7 @@ if TYPE_CHECKING:  # imported where a chart is made
 _DRAW: Mapping[str, Callable[[Path], dict[Path, str]]] = {
     "sweep": draw_sweep,
     "sweep --policy": draw_policies,
+    "sweep --prefill-tokens": draw_prefills,
     "decide": draw_verdicts,
     "probe": draw_probes,
 }
@@ -171,8 +175,13 @@ def sweep(
     bar, output = progress_bar if progress else silent, given.sweep.output
     with hold_folder(output.out):
         if given.policies.policy:
+            check_no_prefills(given.prefills)
             run = sweep_policies(given, bar, judge)
             write_policies(run, output.seed)
+        elif given.prefills.prefill_tokens is not None:
+            check_static(given.policies)
+            lengths = parse_lengths(given.prefills.prefill_tokens)
+            run = sweep_prefills(given.sweep, lengths, bar, judge)
         else:
             check_static(given.policies)
             run = run_sweep(given.sweep, bar, judge)

@@ -33,10 +33,12 @@ def main(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda
 
     def run() -> int:
         from jaxdepth.commands.parsing import parse_command
+        from jaxdepth.runtime.progress import quiet_output
 
         command = parse_command(words)
         ready()
-        return command.run(command.settings)
+        with quiet_output(command.quiet):
+            return command.run(command.settings)
 
     return guarded(run, joins=words[:1] != ["convert"])
 
@@ -79,7 +81,8 @@ def _run(command: Callable[[], int], joins: bool) -> int:
         if joins:
             distributed.initialize()
         elif distributed.job_name():
-            os.environ["JAX_PLATFORMS"] = "cpu"  # a device of a slice waits for all its hosts
+            # A device of a slice waits for all its hosts. The environment stays: the job has its
+            # name from it.
             jax.config.update("jax_platforms", "cpu")
         with preemption.handle_sigterm(), distributed.mute_other_processes():
             try:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from jaxdepth.errors import InputError, listed, nearest
 from jaxdepth.files import read_text
+from jaxdepth.ranges import check_range
 from jaxdepth.records import as_type
 
 S = TypeVar("S")
@@ -78,23 +79,31 @@ def read_settings(cls: type, name: str) -> dict[str, Any]:
 
 def check_settings(cls: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Flat values with the types of the fields of `cls`; errors as in `build`."""
-    types_of = dict(field_types(cls))
+    types_of = {name: (declared, owner) for name, declared, owner in _fields_of(cls)}
     checked = {}
     for key, value in raw.items():
         if key not in types_of:
             raise InputError(f"{where}: unknown key {key!r}{nearest(key, types_of)}")
-        checked[key] = as_type(value, types_of[key], f"{where}: {key}")
+        declared, owner = types_of[key]
+        checked[key] = as_type(value, declared, f"{where}: {key}")
+        check_range(owner, key, checked[key], f"{where}: ")
     return checked
 
 
 def field_types(cls: type) -> Iterator[tuple[str, Any]]:
     """The flat names of a dataclass of settings, each with its type."""
+    for name, declared, _ in _fields_of(cls):
+        yield name, declared
+
+
+def _fields_of(cls: type) -> Iterator[tuple[str, Any, type]]:
+    """The flat names of a dataclass of settings: type of each, and the group that it is of."""
     types_of = _type_hints(cls)
     for field in fields(cls):
         if is_dataclass(types_of[field.name]):
-            yield from field_types(types_of[field.name])
+            yield from _fields_of(types_of[field.name])
         else:
-            yield field.name, types_of[field.name]
+            yield field.name, types_of[field.name], cls
 
 
 @functools.cache

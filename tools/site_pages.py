@@ -59,6 +59,7 @@ def command_help(name: str) -> str:
 STUDIES = {
     "common_tables": "Several studies",
     "sweep.tables": "`jaxdepth sweep`",
+    "prefills.tables": "`jaxdepth sweep --prefill-tokens`",
     "policies.tables": "`jaxdepth sweep --policy`",
     "verdicts.tables": "`jaxdepth decide`",
     "judging.tables": "`jaxdepth judge`",

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_type_hints
 import tyro
 
 from jaxdepth.errors import InputError, nearest
+from jaxdepth.ranges import check_ranges
 from jaxdepth.runtime.profiling import start_profile
 from jaxdepth.settings_file import build, field_help, flatten, read_settings
 
@@ -42,7 +43,9 @@ Measure what truncation does to a language model's safety, at every exit at once
 number of layers that run before the final norm and head.
 
 Start with `jaxdepth convert SOURCE TARGET`, then `jaxdepth sweep MODEL`. After a command, --config
-NAME reads settings from a TOML file, or from one in configs/ by its name."""
+NAME reads settings from a TOML file, or from one in configs/ by its name; --quiet prints warnings
+and errors only."""
+QUIET = "--quiet"
 _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 
 
@@ -52,6 +55,7 @@ class Command(NamedTuple):
     name: str
     settings: Any
     run: Callable[[Any], int]  # returns the exit status
+    quiet: bool = False
 
 
 def parse_command(argv: Sequence[str]) -> Command:
@@ -62,6 +66,7 @@ def parse_command(argv: Sequence[str]) -> Command:
         SystemExit: with status 0 after --help, 2 after an error that tyro has printed.
     """
     words, config = take_config(list(argv))
+    quiet, words = QUIET in words, [word for word in words if word != QUIET]
     place = next((n for n, word in enumerate(words) if not word.startswith("-")), None)
     if place is None or "--tyro-print-completion" in words:
         if config is not None:
@@ -73,14 +78,18 @@ def parse_command(argv: Sequence[str]) -> Command:
         raise InputError(f"unknown command {name!r}{nearest(name, COMMANDS)}; try --help")
     settings: Any = parse(settings_class(name), words, f"jaxdepth {name}", config)
     module = importlib.import_module(f"jaxdepth.commands.{_IN_FOLDERS.get(name, name)}")
-    return Command(name, settings, module.run)
+    return Command(name, settings, module.run, quiet)
 
 
 def parse(cls: type[S], argv: Sequence[str], program: str, config: str | None = None) -> S:
     """Parse settings: the command line over `--config` (or `config`) over the defaults."""
     words, name = take_config(list(argv))
-    about = f"{inspect.getdoc(cls)} Settings can also come from a file: --config NAME."
-    settings = _cli(cls, about, program, words, default=_defaults(cls, name or config))
+    about = (
+        f"{inspect.getdoc(cls)} Settings can also come from a file: --config NAME. Warnings and "
+        "errors only: --quiet."
+    )
+    settings: Any = _cli(cls, about, program, words, default=_defaults(cls, name or config))
+    check_ranges(settings)
     start_profile(flatten(settings).get("profile"))
     return settings
 

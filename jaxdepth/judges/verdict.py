@@ -35,7 +35,7 @@ class NamedJudge(ABC):
 
     def __init__(self, name: str, identity: str) -> None:
         self.name, self.identity = name, identity
-        self._label_of: Mapping[str, str] = {}
+        self._label_of: Mapping[str, str | None] = {}
         self._known: dict[Pair, Verdict] = {}
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[str] | None) -> list[str | None]:
@@ -43,7 +43,7 @@ class NamedJudge(ABC):
 
     def read_labels(self, prompts: Iterable[Prompt]) -> None:
         """Learn which prompts are harmful; without a label, all are taken to be."""
-        self._label_of = {prompt.text: prompt.label for prompt in prompts if prompt.label}
+        self._label_of = {prompt.asked: prompt.label for prompt in prompts if prompt.label}
 
     def verdicts(self, texts: Sequence[str], prompts: Sequence[str] | None) -> list[Verdict]:
         """The verdict on each text; equal pairs of prompt and text are judged once."""

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from jaxdepth.errors import InputError, listed, nearest
 from jaxdepth.model import FastTokenizer
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.conversation import Written
 
 INSTRUCTION, TEMPLATE, LAST, RESPONSE = "instruction", "template", "last", "response"
 
@@ -35,10 +36,18 @@ def locate(encoder: PromptEncoder, tokenizer: FastTokenizer, texts: Sequence[str
     number differs between prompts (one was merged with the text), the smallest is taken, counted
     from the end.
     """
-    located = [encoder.locate(text) for text in texts]
-    ids = [tokens for tokens, _ in located]
+    return locate_written(tokenizer, [Written(*encoder.locate(text), "") for text in texts])
+
+
+def locate_written(tokenizer: FastTokenizer, written: Sequence[Written]) -> Located:
+    """`locate` for prompts that are token ids already.
+
+    Those of conversations too: the text is that of the last user message. Where the start of the
+    reply is given, its tokens count as the template's.
+    """
+    ids = [prompt.ids for prompt in written]
     lengths = np.array([len(tokens) for tokens in ids])
-    instruction = np.array([place for _, place in located])
+    instruction = np.array([prompt.text_end for prompt in written])
     after = int((lengths - 1 - instruction).min())
     columns = [instruction] + [lengths - after + k for k in range(after)]
     names = [INSTRUCTION] + [f"{TEMPLATE}{k + 1}" for k in range(after)]

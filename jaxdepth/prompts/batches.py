@@ -29,6 +29,12 @@ class Batch:
         return self.indices + self.indices[:1] * fill
 
 
+def limit_indices(prompts: Sequence[Prompt], limit: int | None) -> list[int]:
+    """The indices of the prompts that `limit_prompts` keeps."""
+    kept = {prompt.prompt_id for prompt in limit_prompts(list(prompts), limit)}
+    return [index for index, prompt in enumerate(prompts) if prompt.prompt_id in kept]
+
+
 def limit_prompts(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
     """The first `limit` clusters of prompts: both prompts of a pair count as one."""
     if limit is None:
@@ -38,28 +44,48 @@ def limit_prompts(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
     return [p for p in prompts if p.cluster_id in kept]
 
 
-def make_batches(ids: Sequence[Sequence[int]], size: int, mesh: Mesh | None = None) -> list[Batch]:
+def make_batches(
+    ids: Sequence[Sequence[int]],
+    size: int,
+    mesh: Mesh | None = None,
+    *,
+    chosen: Sequence[int] | None = None,
+    room: int = 0,
+    longest: int | None = None,
+) -> list[Batch]:
     """Batches of at most `size` prompts of similar length, shortest first.
 
     Every batch has the same number of rows, rounded up so that the mesh divides it. Padding rows
     repeat the first prompt of a batch, so that one program serves all batches of a length. Which
     prompts share a batch does not depend on the mesh.
+
+    Args:
+        ids: the token ids of every prompt.
+        size: of a batch.
+        mesh: of the devices that share a batch.
+        chosen: indices of the prompts that are batched; by default all.
+        room: padding that each has at least, so that prompts that become longer by as many tokens
+            fit the same programs.
+        longest: what the model takes: no row is padded to more.
     """
     buckets: dict[int, list[int]] = {}
-    for index, tokens in enumerate(ids):
-        buckets.setdefault(bucket_length(len(tokens)), []).append(index)
+    for index in range(len(ids)) if chosen is None else chosen:
+        length = len(ids[index])
+        padded = bucket_length(length + room)
+        padded = padded if longest is None else max(length, min(padded, longest))
+        buckets.setdefault(padded, []).append(index)
     # A size far above the number of prompts would fill the memory with padding rows.
     rows = whole_rows(min(size, max(_MAX_PADDED, *map(len, buckets.values()))), mesh)
     batches = []
     for length, indices in sorted(buckets.items()):
         for start in range(0, len(indices), size):
-            chosen = indices[start : start + size]
+            together = indices[start : start + size]
             tokens_BS = np.zeros((rows, length), np.int32)
             lengths_B = np.zeros(rows, np.int32)
-            for row, index in enumerate(chosen + chosen[:1] * (rows - len(chosen))):
+            for row, index in enumerate(together + together[:1] * (rows - len(together))):
                 tokens_BS[row, : len(ids[index])] = ids[index]
                 lengths_B[row] = len(ids[index])
-            batches.append(Batch(tuple(chosen), tokens_BS, lengths_B))
+            batches.append(Batch(tuple(together), tokens_BS, lengths_B))
     return batches
 
 

@@ -74,8 +74,8 @@ class PromptEncoder:
         first = [] if system is None else [{"role": "system", "content": system}]
         conversations = [(first + messages, opens) for messages, opens in _CONVERSATIONS]
         is_dated = self.has_template and prints_date(tokenizer, conversations)
-        # What the template was told; None for one that prints no date.
-        self.date = (date or Date.today().isoformat()) if is_dated else None
+        self.day = date or Date.today().isoformat()  # what the template is told
+        self.date = self.day if is_dated else None  # None where no prompt depends on it
         self.template_digest: str | None = None  # of what the template renders on that day
         rendered: list[Rendered] = []
         if self.has_template:
@@ -125,7 +125,7 @@ class PromptEncoder:
         template's. For an empty text it is the position before the template's next token.
         """
         text = text.strip() if self._strips else text
-        spans = self._spans(self._head + text + self._tail)
+        spans = self.spans(self._head + text + self._tail)
         end = len(self._head) + len(text.rstrip())
         text_tokens = sum(start < end for _, start, _ in spans)
         ids = self._prefix_ids + [token for token, _, _ in spans] + self._suffix_ids
@@ -137,7 +137,7 @@ class PromptEncoder:
 
     def encode_text(self, text: str) -> list[int]:
         """The token ids of ordinary text without BOS; never a control token."""
-        return [token for token, _, _ in self._spans(text)]
+        return [token for token, _, _ in self.spans(text)]
 
     def split_at_control(
         self, text: str, *, is_first: bool = False, is_last: bool = False
@@ -217,8 +217,8 @@ class PromptEncoder:
         whole = end == len(lead + word) and not (lead + word)[start : len(lead)].strip()
         return last if start <= len(lead) and whole else None
 
-    def _spans(self, text: str) -> list[tuple[int, int, int]]:
-        """Ids of ordinary text, each with where it starts and ends.
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Ids of ordinary text without BOS, each with where it starts and ends in it.
 
         Merges that spell a control token are broken up.
         """

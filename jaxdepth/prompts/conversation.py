@@ -2,8 +2,9 @@
 
 As in chat.py the template is rendered with placeholders, here one for each message, so what users,
 operators and earlier replies say never passes through it and never becomes a control token. How a
-conversation is rendered depends on its form alone: how many turns, and whether a system message
-comes first.
+conversation is rendered depends on its form alone: how many turns, whether a system message comes
+first, and whether the start of the reply is given (a prefill). A prefill is the last message, cut
+off where it ends: `apply_chat_template(..., continue_final_message=True)` of transformers.
 """
 
 import re
@@ -15,7 +16,7 @@ from jaxdepth.errors import InputError, listed
 from jaxdepth.model import FastTokenizer
 from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.prompt import Message
-from jaxdepth.prompts.template import render
+from jaxdepth.prompts.template import render, which_print_date
 
 MAX_TURNS = 64  # user messages of a conversation
 _AT_ONCE = 8  # forms of up to as many turns are rendered together: each rendering is a new process
@@ -30,10 +31,17 @@ class _Form(NamedTuple):
 
     has_system: bool
     turns: int  # user messages
+    has_prefill: bool
 
     @property
     def roles(self) -> list[str]:
-        return ["system"] * self.has_system + ["user", "assistant"] * (self.turns - 1) + ["user"]
+        turns = ["user", "assistant"] * self.turns
+        return ["system"] * self.has_system + (turns if self.has_prefill else turns[:-1])
+
+    def __str__(self) -> str:
+        parts = ["a system message"] * self.has_system + ["a prefilled reply"] * self.has_prefill
+        turns = [f"{self.turns} user messages"] if self.turns > 1 or not parts else []
+        return " and ".join(turns + parts)
 
 
 class _Slot(NamedTuple):
@@ -42,6 +50,16 @@ class _Slot(NamedTuple):
     message: int
     strips_start: bool
     strips_end: bool
+
+
+class Written(NamedTuple):
+    """A prompt as token ids, and where its parts lie."""
+
+    ids: list[int]
+    text_end: int  # position of the last token that has some of the last user message
+    lead: str  # what the template writes between that message and the reply
+    prefill: str = ""  # the given start of the reply, as the template shows it
+    prefill_ends: tuple[int, ...] = ()  # how many characters of it its first 1, 2, ... tokens have
 
 
 # Token ids, or ordinary text that is tokenised together: the template's own and messages.
@@ -53,9 +71,12 @@ class ConversationEncoder:
 
     def __init__(self, tokenizer: FastTokenizer, encoder: PromptEncoder):
         """Take a tokenizer and its encoder; see `PromptEncoder` for their errors."""
-        self._tokenizer, self._encoder = tokenizer, encoder
-        self._rendered: dict[_Form, list[_Run] | str] = {}  # or why it cannot be rendered
+        self._tokenizer, self.encoder = tokenizer, encoder
+        # By form: runs, and the text before the reply; or why it cannot be rendered.
+        self._rendered: dict[_Form, tuple[list[_Run], str] | str] = {}
+        self._dated: set[_Form] = set()
         self._lock = threading.Lock()
+        self.date = encoder.date  # that prompts depend on so far, as YYYY-MM-DD; None: on none
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The token ids of a conversation, up to where the reply begins.
@@ -64,36 +85,110 @@ class ConversationEncoder:
             messages: from `read_messages`.
 
         Raises:
-            InputError: the chat template has no place for such a conversation.
+            InputError: as `write`.
         """
-        if len(messages) == 1 and messages[0].role == "user":
-            return self._encoder.encode(messages[0].content)
-        ids: list[int] = []
-        for run in self._runs(_form_of(messages)):
-            texts = [_stripped(item, messages) for item in run if not isinstance(item, int)]
-            if texts:
-                ids += self._encoder.encode_text("".join(texts))
-            else:
-                ids += [token for token in run if isinstance(token, int)]
-        return ids
+        return self.write(messages).ids
 
-    def _runs(self, form: _Form) -> list[_Run]:
-        if not self._encoder.has_template:
-            raise InputError("this model has no chat template: expected one user message alone")
+    def write(self, messages: Sequence[Message], prefill: str | None = None) -> Written:
+        """A conversation as token ids, and where its parts lie.
+
+        Without a chat template (a base model) the parts stand as plain text: a system message and a
+        blank line, the user's text, and the prefill after a space.
+
+        Args:
+            messages: from `read_messages`.
+            prefill: the start of the reply; None or an empty one is none.
+
+        Raises:
+            InputError: the chat template has no place for such a conversation, or there is no
+                template and more than one user message.
+        """
+        if not self.encoder.has_template:
+            return self._write_plain(messages, prefill or "")
+        if len(messages) == 1 and messages[0].role == "user" and not prefill:
+            return Written(*self.encoder.locate(messages[0].content), self.encoder.reply_opening)
+        if prefill:
+            messages = [*messages, Message("assistant", prefill)]
+        runs, lead = self._runs(_form_of(messages))
+        last_user = max(n for n, message in enumerate(messages) if message.role == "user")
+        written = Written([], 0, lead)
+        for run in runs:
+            if isinstance(run[0], int):
+                written.ids.extend(token for token in run if isinstance(token, int))
+            else:
+                items = [item for item in run if not isinstance(item, int)]
+                texts = [_stripped(item, messages) for item in items]
+                slots = [item.message if isinstance(item, _Slot) else -1 for item in items]
+                places = {slot: sum(map(len, texts[:n])) for n, slot in enumerate(slots)}
+                written = self._add(
+                    written,
+                    "".join(texts),
+                    text=_part(texts, slots, places, last_user),
+                    prefill=_part(texts, slots, places, len(messages) - 1) if prefill else None,
+                )
+        return written
+
+    def _add(
+        self,
+        written: Written,
+        joined: str,
+        text: tuple[int, str] | None,
+        prefill: tuple[int, str] | None,
+    ) -> Written:
+        """Add ordinary text; of the user's last message and the prefill also where they start."""
+        spans = self.encoder.spans(joined)
+        before = len(written.ids)
+        written.ids.extend(token for token, _, _ in spans)
+        if text is not None:
+            end = text[0] + len(text[1].rstrip())
+            count = sum(start < end for _, start, _ in spans)
+            written = written._replace(text_end=max(before + count - 1, 0))
+        if prefill is not None:
+            start, shown = prefill
+            ends = [min(end - start, len(shown)) for _, _, end in spans if end > start]
+            written = written._replace(prefill=shown, prefill_ends=tuple(ends))
+        return written
+
+    def _write_plain(self, messages: Sequence[Message], prefill: str) -> Written:
+        if sum(message.role == "user" for message in messages) > 1:
+            raise InputError(
+                "this model has no chat template, so that earlier turns have no place: write them "
+                "into the text, or into the system prompt"
+            )
+        *system, user = [message.content for message in messages]
+        before = "".join(f"{text}\n\n" for text in system)
+        asked = before + user
+        spaced = prefill[:1].isspace() or asked[-1:].isspace() or not prefill
+        asked_spaced = asked if spaced else f"{asked} "
+        written = Written(self.encoder.encode_alone(""), 0, "")
+        return self._add(
+            written,
+            asked_spaced + prefill,
+            text=(len(before), asked[len(before) :]),
+            prefill=(len(asked_spaced), prefill) if prefill else None,
+        )
+
+    def _runs(self, form: _Form) -> tuple[list[_Run], str]:
         with self._lock:
             if form not in self._rendered:
                 self._render(form)
-        runs = self._rendered[form]
-        if isinstance(runs, str):
-            kind = "a system message" if form.has_system else f"{form.turns} user messages"
-            raise InputError(f"the chat template has no place for {kind} ({runs})")
-        return runs
+        if form in self._dated:
+            self.date = self.encoder.day
+        rendered = self._rendered[form]
+        if isinstance(rendered, str):
+            raise InputError(f"the chat template has no place for {form} ({rendered})")
+        return rendered
 
     def _render(self, form: _Form) -> None:
         turns = range(1, _AT_ONCE + 1) if form.turns <= _AT_ONCE else [form.turns]
-        forms = [_Form(has_system, n) for n in turns for has_system in (False, True)]
-        conversations = [(_placeholders(f, *around), True) for f in forms for around in _AROUND]
-        rendered = render(self._tokenizer, conversations, self._encoder.date)
+        prefilled = form.has_prefill
+        forms = [_Form(has_system, n, prefilled) for n in turns for has_system in (False, True)]
+        conversations = [
+            (_placeholders(f, *around), not prefilled) for f in forms for around in _AROUND
+        ]
+        is_dated = which_print_date(self._tokenizer, conversations)[::2]
+        self._dated |= {one for one, dated in zip(forms, is_dated, strict=True) if dated}
+        rendered = render(self._tokenizer, conversations, self.encoder.day)
         for n, one in enumerate(forms):
             plain, spaced = rendered[2 * n : 2 * n + 2]
             if plain.text is None or spaced.text is None:
@@ -101,7 +196,10 @@ class ConversationEncoder:
                 continue
             try:
                 items = list(_items(plain.text, spaced.text, len(one.roles)))
-                self._rendered[one] = self._encoder_runs(items)
+                if one.has_prefill:
+                    items = _up_to_prefill(items, len(one.roles) - 1)
+                lead = next(item for item in reversed(items) if isinstance(item, str))
+                self._rendered[one] = self._encoder_runs(items), lead
             except InputError as error:
                 self._rendered[one] = str(error)
 
@@ -113,7 +211,7 @@ class ConversationEncoder:
             if isinstance(item, _Slot):
                 text.append(item)
                 continue
-            before, ids, after = self._encoder.split_at_control(
+            before, ids, after = self.encoder.split_at_control(
                 item, is_first=n == 0, is_last=n == len(items) - 1
             )
             text.append(before)
@@ -122,7 +220,7 @@ class ConversationEncoder:
                 text = [after]
         runs.append(text)
         runs = [run for run in runs if any(run)]
-        if self._encoder.spaces_first_word and not isinstance(runs[0][0], int) and len(runs) > 1:
+        if self.encoder.spaces_first_word and not isinstance(runs[0][0], int) and len(runs) > 1:
             raise InputError("it begins with no control token, and the tokenizer needs one there")
         return runs
 
@@ -163,6 +261,25 @@ def _items(plain: str, spaced: str, count: int) -> Iterator[str | _Slot]:
         yield texts[n + 1]
 
 
+def _up_to_prefill(items: list[str | _Slot], prefill: int) -> list[str | _Slot]:
+    """A rendered conversation without what the template writes after a reply."""
+    *kept, last, after = items
+    if not isinstance(last, _Slot) or last.message != prefill:
+        raise InputError("it writes another message after it")
+    # As transformers has it: white space at its end stays where a space follows a whole reply.
+    strips_end = last.strips_end and not str(after).startswith(" ")
+    return [*kept, last._replace(strips_end=strips_end)]
+
+
+def _part(
+    texts: Sequence[str], slots: Sequence[int], places: Mapping[int, int], message: int
+) -> tuple[int, str] | None:
+    """Where a message starts among texts, and what is shown of it; None where it is elsewhere."""
+    if message not in slots:
+        return None
+    return places[message], texts[slots.index(message)]
+
+
 def _stripped(item: str | _Slot, messages: Sequence[Message]) -> str:
     if isinstance(item, str):
         return item
@@ -172,8 +289,8 @@ def _stripped(item: str | _Slot, messages: Sequence[Message]) -> str:
 
 
 def _form_of(messages: Sequence[Message]) -> _Form:
-    has_system = messages[0].role == "system"
-    return _Form(has_system, (len(messages) - has_system + 1) // 2)
+    roles = [message.role for message in messages]
+    return _Form(roles[0] == "system", roles.count("user"), roles[-1] == "assistant")
 
 
 def read_messages(messages: object) -> list[Message]:

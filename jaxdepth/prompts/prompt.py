@@ -39,6 +39,22 @@ class Prompt:
         return self.pair_id or self.prompt_id
 
     @property
+    def messages(self) -> list[Message]:
+        """The conversation up to the reply."""
+        system = [] if self.system is None else [Message("system", self.system)]
+        return [*system, *self.earlier, Message("user", self.text)]
+
+    @property
+    def asked(self) -> str:
+        """The prompt as judges and raters read it: the text, after earlier turns written out."""
+        turns = [f"{message.role}: {message.content}" for message in self.earlier]
+        return "\n\n".join([*turns, f"user: {self.text}"]) if turns else self.text
+
+    def reply(self, generated: str) -> str:
+        """The whole reply, as judges and raters read it: its given start, and what follows it."""
+        return (self.prefill or "") + generated
+
+    @property
     def is_text_alone(self) -> bool:
         """Whether the model sees nothing but the text: no system prompt, turns or prefill."""
         return self.system is None and not self.earlier and self.prefill is None

@@ -75,10 +75,17 @@ def render(
 
 def prints_date(tokenizer: FastTokenizer, conversations: Sequence[tuple[list[dict], bool]]) -> bool:
     """Whether what a chat template renders depends on the day; arguments and errors as `render`."""
+    return any(which_print_date(tokenizer, conversations))
+
+
+def which_print_date(
+    tokenizer: FastTokenizer, conversations: Sequence[tuple[list[dict], bool]]
+) -> list[bool]:
+    """For each conversation, whether it depends on the day; arguments and errors as `render`."""
     if "strftime_now" not in _source(tokenizer):  # the only clock that a template is given
-        return False
+        return [False] * len(conversations)
     one, other = (render(tokenizer, conversations, date) for date in _DATES)
-    return one != other
+    return [a != b for a, b in zip(one, other, strict=True)]
 
 
 def _source(tokenizer: FastTokenizer) -> str:

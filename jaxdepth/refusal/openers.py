@@ -50,12 +50,17 @@ def first_token(logits_EBV: Float[Array, "E B V"], is_opener_V: Bool[AnyArray, "
 
 
 def resolve_openers(
-    encoder: PromptEncoder, openers: Sequence[str] = DEFAULT_OPENERS
+    encoder: PromptEncoder, openers: Sequence[str] = DEFAULT_OPENERS, within_reply: bool = False
 ) -> dict[str, int]:
     """The token ids that open a refusal: each opener as the first token of a reply.
 
     A default opener that is not a single token for this tokenizer is left out (its first piece
     would stand for many other words); one that a user names must be a single token.
+
+    Args:
+        encoder: of the model.
+        openers: words.
+        within_reply: some replies have a given start: openers after a space count too.
 
     Raises:
         InputError: a named opener is not one token, or none is left.
@@ -69,4 +74,7 @@ def resolve_openers(
     single = {opener: token for opener, token in token_of.items() if token is not None}
     if not single:
         raise InputError("no refusal opener is a single token of this model: name some")
+    if within_reply:
+        spaced = {f" {opener}": encoder.word_after("so", opener) for opener in openers}
+        single |= {text: token for text, token in spaced.items() if token is not None}
     return single

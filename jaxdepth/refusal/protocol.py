@@ -7,12 +7,14 @@ text can hold, or ordinary text, which a user can type: either way only generate
 """
 
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from jaxdepth.errors import InputError, listed
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.conversation import ConversationEncoder
+from jaxdepth.prompts.prompt import Prompt
 from jaxdepth.settings_file import read_settings
 
 
@@ -125,19 +127,26 @@ def instruct(instruction: str, close: str, words: Sequence[str], text: str) -> s
 
 
 def open_thoughts(
-    encoder: PromptEncoder, markers: Markers, instruction: str, close: str, texts: Sequence[str]
+    conversations: ConversationEncoder,
+    markers: Markers,
+    instruction: str,
+    close: str,
+    prompts: Sequence[Prompt],
 ) -> list[list[int]]:
-    """The token ids of users' texts under a protocol, up to where a thought begins.
+    """The token ids of prompts under a protocol, up to where a thought begins.
 
     Args:
-        encoder: of the model.
+        conversations: of the model.
         markers: from `resolve_markers`.
         instruction: `Protocol.instruction` or `Protocol.again`.
         close: `Protocol.close`.
-        texts: users' texts.
+        prompts: whose texts get the instruction in front.
     """
-    messages = [instruct(instruction, close, markers.words, text) for text in texts]
-    return [encoder.encode(message) + list(markers.open) for message in messages]
+    asked = [
+        replace(prompt, text=instruct(instruction, close, markers.words, prompt.text))
+        for prompt in prompts
+    ]
+    return [conversations.encode(prompt.messages) + list(markers.open) for prompt in asked]
 
 
 def _fault(

@@ -30,6 +30,7 @@ from typing import Any, TypeVar, cast
 from jaxdepth.errors import InputError
 from jaxdepth.runtime import preemption
 from jaxdepth.runtime.distributed import is_first, job_name, raise_on_all
+from jaxdepth.runtime.log import keep_log, warn
 
 LOCK_FILE = ".lock"  # in a run directory
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -95,7 +96,7 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
     """Hold the lock of a run directory, which is made; all processes of a job must call it.
 
     It is removed again if nothing was written to it. Blocks of one thread may lie within each
-    other.
+    other. What happens in them is logged (`jaxdepth.runtime.log`).
 
     Raises:
         Occupied: another process holds it; at once, on all processes.
@@ -111,7 +112,8 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
     else:
         _held[key] = _acquire_for_job(file, folder)
     try:
-        yield
+        with keep_log(folder):
+            yield
     finally:
         lock = _held[key]
         lock.depth -= 1
@@ -188,11 +190,7 @@ def _acquire(file: Path, target: Path, job: str) -> _Lock:
                 raise Occupied(target, holder) from None
             if error.errno not in _NO_LOCKS:
                 raise
-            print(
-                f"jaxdepth: warning: the file system of {target} has no locks: run one command at "
-                "a time there",
-                file=sys.stderr,
-            )
+            warn(f"the file system of {target} has no locks: run one command at a time there")
             return _Lock(file, None, made)
         if _is_at(descriptor, file):
             break

@@ -1,13 +1,13 @@
 """JAX's compilation cache on disk, and profiles of the devices."""
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import jax
 
-from jaxdepth.errors import one_line, visible
+from jaxdepth.errors import one_line
+from jaxdepth.runtime.log import warn
 
 COMPILATION_CACHE = Path("~/.cache/jaxdepth/programs")
 _is_profiling = False
@@ -44,7 +44,7 @@ def end_profile() -> None:
         try:
             jax.profiler.stop_trace()
         except Exception as error:  # a full disk, and whatever else TensorFlow's writer raises
-            _warn(f"the profile cannot be written ({one_line(error)})")
+            warn(f"the profile cannot be written ({one_line(error)})")
 
 
 def _can_write(folder: Path, what: str) -> bool:
@@ -54,9 +54,5 @@ def _can_write(folder: Path, what: str) -> bool:
         with tempfile.TemporaryFile(dir=folder):
             return True
     except (OSError, ValueError) as error:
-        _warn(f"{folder} cannot be written ({one_line(error)}): {what} will not be kept")
+        warn(f"{folder} cannot be written ({one_line(error)}): {what} will not be kept")
         return False
-
-
-def _warn(line: str) -> None:
-    print(f"jaxdepth: warning: {visible(line)}", file=sys.stderr)

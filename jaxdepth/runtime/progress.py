@@ -1,8 +1,10 @@
 """Progress bars on standard error, so that standard output holds only results."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,6 +14,8 @@ from jaxdepth.runtime.distributed import is_first
 # Called with a description and a unit; the block yields update(done, total).
 ProgressBar = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 
+_is_quiet = ContextVar("is_quiet", default=False)
+
 
 @contextmanager
 def silent(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
@@ -20,9 +24,23 @@ def silent(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def quiet_output(quiet: bool = True) -> Iterator[None]:
+    """Show no progress bars, and print nothing to standard output, while the block runs."""
+    if not quiet:
+        yield
+        return
+    token = _is_quiet.set(True)
+    try:
+        with open(os.devnull, "w") as devnull, redirect_stdout(devnull):
+            yield
+    finally:
+        _is_quiet.reset(token)
+
+
+@contextmanager
 def progress_bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar while the block runs; yields update(done, total)."""
-    if not is_first():
+    if not is_first() or _is_quiet.get():
         yield lambda done, total: None
         return
     columns = (

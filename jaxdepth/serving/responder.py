@@ -16,9 +16,10 @@ from jaxtyping import Bool
 from jaxdepth.depth.exits import check_exits
 from jaxdepth.depth.lanes import memory, plan_segments
 from jaxdepth.depth.sampling import Sampling
-from jaxdepth.errors import InputError, at_least
+from jaxdepth.errors import InputError
 from jaxdepth.model.sharding import whole_rows
-from jaxdepth.prompts.conversation import ConversationEncoder, read_messages
+from jaxdepth.prompts.conversation import read_messages
+from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.decide import shown
 from jaxdepth.refusal.deliberate import ABSTAINS, Rule
 from jaxdepth.refusal.protocol import (
@@ -80,10 +81,6 @@ class Responder:
     max_prompt_tokens: int
 
     @functools.cached_property
-    def _conversations(self) -> ConversationEncoder:
-        return ConversationEncoder(self.loaded.tokenizer, self.loaded.encoder)
-
-    @functools.cached_property
     def _hidden(self) -> frozenset[int]:
         return marker_ids(self.markers, self.loaded.encoder)
 
@@ -117,7 +114,7 @@ class Responder:
         *earlier, last = read_messages(messages)
         protocol, words = self.protocol, self.markers.words
         text = instruct(protocol.instruction, protocol.close, words, last.content)
-        ids = self._conversations.encode([*earlier, last._replace(content=text)])
+        ids = self.loaded.conversations.encode([*earlier, last._replace(content=text)])
         ids += self.markers.open
         if len(ids) > self.max_prompt_tokens:
             raise TooLong(
@@ -226,10 +223,7 @@ def build_responder(settings: Respond) -> Responder:
             or the lanes exceed the memory.
     """
     s, rule = settings.responding, build_rule(settings.decision)
-    Sampling(s.temperature, s.top_k, s.top_p)
-    at_least(1, lanes=s.lanes, max_prompt_tokens=s.max_prompt_tokens)
-    if not s.memory_gb > 0:
-        raise InputError(f"memory_gb is {s.memory_gb}, expected more than 0")
+    check_ranges(settings)
     protocol = choose_protocol(
         s.protocol, settings.model.adapter, s.thought_tokens, s.answer_tokens
     )

@@ -1,23 +1,24 @@
 """The answer of every exit to every prompt, and its outcome: the generations table."""
 
-import sys
+import bisect
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from jaxdepth.depth.generation import generate
 from jaxdepth.depth.sampling import Sampling
-from jaxdepth.errors import InputError
+from jaxdepth.errors import listed
 from jaxdepth.model import FastTokenizer, Ints
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.outcome import Judge, Outcome, TextOutcome, judge_replies
 from jaxdepth.refusal.reference import Reference
 from jaxdepth.refusal.thought import is_thought_marker, opens_thought
-from jaxdepth.runtime.distributed import is_first
+from jaxdepth.runtime.log import warn
 from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE
 from jaxdepth.study.run_directory import Run, read_table
 from jaxdepth.study.settings import Decoding, ExitStudy
@@ -27,6 +28,20 @@ _JUDGED = (
     "text", "score", "refusal_score", "mean_logprob_reference", "repetition", "coherent",
     "topicality",
 )  # fmt: skip
+
+
+class ReadAnswer(NamedTuple):
+    """An answer as a run records it."""
+
+    tokens: np.ndarray  # with the end token, or the token that completes a stop string
+    text: str
+    ended: str
+    stop: str | None = None  # the stop string that ended it
+
+    def columns(self) -> dict[str, Any]:
+        """Its columns in a table of answers."""
+        count = len(self.tokens)
+        return {"text": self.text, "n_tokens": count, "ended": self.ended, "stop": self.stop}
 
 
 @dataclass(frozen=True)
@@ -59,44 +74,58 @@ class Answerer:
         )
         rows = []
         for b, e, m in np.ndindex(len(batch.indices), len(exits), s.answers.samples):
-            tokens = generation.tokens[b, e, m, : generation.lengths[b, e, m]]
-            full = generation.tokens[b, full_depth, m, : generation.lengths[b, full_depth, m]]
             is_finite, is_full_finite = generation.finite[b, [e, full_depth], m]
-            text, ended = self.decode_text(tokens) if is_finite else ("", NON_FINITE)
+            answer, full = (
+                self.read_answer(generation.tokens[b, n, m, : generation.lengths[b, n, m]], finite)
+                for n, finite in ((e, is_finite), (full_depth, is_full_finite))
+            )
             rows.append(
                 {
                     "prompt_id": prompts[batch.indices[b]].prompt_id,
                     "exit": exits[e],
                     "sample": m,
-                    "text": text,
-                    "n_tokens": len(tokens),
-                    "ended": ended,
-                    "agreement": agreement(tokens, full) if is_finite and is_full_finite else None,
-                    "prompt": prompts[batch.indices[b]].text,
+                    "agreement": agreement_of(answer, full),
+                    "prompt": prompts[batch.indices[b]],
+                    **answer.columns(),
                 }
             )
         judge = self.judge_rows(rows)
         return lambda: [GENERATIONS.from_rows(judge())]
 
-    def decode_text(self, tokens: np.ndarray) -> tuple[str, str]:
-        """The text of an answer before its first stop string, and its end: eos, stop or length."""
-        ended = "length"
+    def read_answer(self, tokens: np.ndarray, is_finite: bool = True) -> "ReadAnswer":
+        """An answer up to its first stop string, and how it ended: eos, stop or length.
+
+        Tokens after the one that completes a stop string do not count: a decoder that looks for it
+        would not have generated them.
+        """
+        if not is_finite:
+            return ReadAnswer(tokens, "", NON_FINITE)
+        written, ended = tokens, "length"
         if tokens[-1] in self.subject.end_tokens:
-            tokens, ended = tokens[:-1], "eos"
-        text = decode_reply(self.subject.tokenizer, tokens)
-        stops = [text.find(stop) for stop in self.settings.answers.stop if stop in text]
-        return (text[: min(stops)], "stop") if stops else (text, ended)
+            written, ended = tokens[:-1], "eos"
+        tokenizer = self.subject.tokenizer
+        text = decode_reply(tokenizer, written)
+        found = [(text.find(stop), stop) for stop in self.settings.answers.stop if stop in text]
+        if not found:
+            return ReadAnswer(tokens, text, ended)
+        place, stop = min(found)
+        lengths = range(1, len(written) + 1)
+        completed = bisect.bisect_left(
+            lengths, True, key=lambda length: stop in decode_reply(tokenizer, written[:length])
+        )
+        return ReadAnswer(written[: completed + 1], text[:place], "stop", stop)
 
     def judge_rows(self, rows: list[dict]) -> Callable[[], list[dict]]:
         """Judge rows that hold a text and its prompt; the outcome replaces the prompt.
 
-        The reference model scores the texts now; the function that is returned judges them.
+        Whole replies are judged: a given start (a prefill) and what follows it. The reference model
+        scores them now; the function that is returned judges them.
         """
         texts, prompts = ([row.pop(key) for row in rows] for key in ("text", "prompt"))
-        # A template that opens a thought leaves its tag out of the reply.
-        opening = "<think>\n" if opens_thought(self.subject.encoder.reply_opening) else ""
-        replies = [opening + text for text in texts]
-        judge = judge_replies(self.reference, replies, prompts, judge=self.judge)
+        opens = opens_thought(self.subject.encoder.reply_opening)
+        replies = [whole_reply(p, text, opens) for p, text in zip(prompts, texts, strict=True)]
+        asked = [prompt.asked for prompt in prompts]
+        judge = judge_replies(self.reference, replies, asked, judge=self.judge)
         return lambda: self._with_outcomes(rows, texts, judge())
 
     def _with_outcomes(
@@ -116,6 +145,19 @@ class Answerer:
             if row["ended"] == NON_FINITE:
                 row |= dict.fromkeys(_JUDGED) | {"outcome": str(Outcome.UNDETERMINED)}
         return rows
+
+
+def whole_reply(prompt: Prompt, generated: str, opens_thought: bool) -> str:
+    """What judges and raters read of a reply: its given start too.
+
+    Args:
+        prompt: it answers.
+        generated: what the model wrote.
+        opens_thought: whether the chat template opens a thought, whose tag the reply then lacks.
+    """
+    if opens_thought and not prompt.prefill:
+        return f"<think>\n{generated}"
+    return prompt.reply(generated)
 
 
 def decode_reply(tokenizer: FastTokenizer, tokens: Ints) -> str:
@@ -147,12 +189,28 @@ def warn_non_finite(run: Run, *tables: str) -> None:
         count = column.count(NON_FINITE if is_answer else None)
         if count:
             counts.append(f"{count} of {len(column)} rows of {table}")
-    if counts and is_first():
-        print(
-            f"jaxdepth: warning: NaN or infinity in the activations: {', '.join(counts)} have null "
-            "for their numbers: run with --dtype float32, or check the checkpoint",
-            file=sys.stderr,
+    if counts:
+        warn(
+            f"NaN or infinity in the activations: {', '.join(counts)} have null for their numbers: "
+            "run with --dtype float32, or check the checkpoint"
         )
+
+
+def warn_stops(run: Run, table: str, stops: Sequence[str]) -> None:
+    """Say in one line which stop strings ended none of the answers in a table."""
+    if not stops or not run.finished(table):
+        return
+    matched = set(read_table(run.path, table)["stop"].to_pylist())
+    unmatched = [stop for stop in stops if stop not in matched]
+    if not unmatched:
+        return
+    reason = ""
+    if any("\\" in stop for stop in unmatched):
+        reason = (
+            ". A backslash and a letter are two characters: for a line break write $'\\n' in the "
+            'shell, or "\\n" in a settings file'
+        )
+    warn(f"no answer was ended by the stop text {listed(map(repr, unmatched))}{reason}")
 
 
 def sampling_of(decoding: Decoding) -> Sampling:
@@ -161,9 +219,7 @@ def sampling_of(decoding: Decoding) -> Sampling:
 
 
 def memory_budget(decoding: Decoding) -> int:
-    """Bytes for caches and logits on a device; raises InputError unless there are some."""
-    if not decoding.memory_gb > 0:
-        raise InputError(f"memory_gb is {decoding.memory_gb}, expected more than 0")
+    """Bytes for caches and logits on a device."""
     return int(decoding.memory_gb * 2**30)
 
 
@@ -175,6 +231,13 @@ def prompt_seeds(seed: int, prompts: Sequence[Prompt], batch: Batch) -> list[int
 def lane_seed(seed: int, prompt_id: str) -> int:
     """The seed of a prompt's samples; other prompts of the run have no part in it."""
     return zlib.crc32(f"{seed} {prompt_id}".encode()) & 0x7FFFFFFF
+
+
+def agreement_of(answer: ReadAnswer, full: ReadAnswer) -> float | None:
+    """The agreement of an answer with full depth's; None where either is not finite."""
+    if NON_FINITE in (answer.ended, full.ended):
+        return None
+    return agreement(answer.tokens, full.tokens)
 
 
 def agreement(tokens: Ints, full: Ints) -> float:

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.runtime import preemption
+from jaxdepth.runtime.log import logger
 from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.study.run_directory import Run
 
@@ -57,6 +58,7 @@ def in_parts(
                     writing.result()
                 is_writer = number % processes == jax.process_index()
                 writing = host.submit(write, number, on_host) if is_writer else None
+                logger.info("%s: %d of %d prompts", tables[0], done + len(batch.indices), total)
             done += len(batch.indices)
             progress(done, total)
         if writing is not None:

@@ -1,17 +1,17 @@
 """The judge of a study: a function that is handed in, or the one that the settings name."""
 
-import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jaxdepth.errors import InputError, one_line, visible
+from jaxdepth.errors import InputError, one_line
 from jaxdepth.judges.identity import UnknownIdentity, identity_of
 from jaxdepth.judges.open import BUILTIN, open_judge
 from jaxdepth.judges.verdict import NamedJudge
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.outcome import BUILT_IN, Judge, Outcome, ask, rule_identity
-from jaxdepth.runtime.distributed import is_first, raise_on_all
+from jaxdepth.runtime.distributed import raise_on_all
+from jaxdepth.runtime.log import warn
 from jaxdepth.study.run_directory import RUN_FILE
 from jaxdepth.study.settings import Texts
 
@@ -62,9 +62,15 @@ class ChosenJudge:
         if self.judge is not None and isinstance(self.judge.judge, NamedJudge):
             self.judge.judge.read_labels(prompts)
 
+    def anew(self) -> "ChosenJudge":
+        """The same judge for another run, which counts failures of its own."""
+        if self.judge is None:
+            return self
+        return replace(self, judge=Forgiving(self.judge.judge, self.name, self.judge.keeps_texts))
+
     def warn(self, out: Path) -> None:
         """Say in a line each how many answers got no verdict, and on how many the judge failed."""
-        if self.judge is None or not is_first():
+        if self.judge is None:
             return
         lines = []
         if isinstance(self.judge.judge, NamedJudge):
@@ -75,7 +81,7 @@ class ChosenJudge:
                 f"undetermined ({self.judge.reason}): mend it, then `jaxdepth judge {out}`"
             )
         for line in filter(None, lines):
-            print(f"jaxdepth: warning: {visible(line)}", file=sys.stderr)
+            warn(line)
 
 
 def choose_judge(texts: Texts, judge: Judge | None, out: Path) -> ChosenJudge:

@@ -46,9 +46,10 @@ FIRST_TOKEN = Table(
         Column(
             "top_token",
             "string",
-            "the most probable token, as the tokenizer writes it; null, as all numbers of the row, "
-            "where a logit was NaN or infinite",
+            "text of the most probable token, or the tokenizer's own piece where it is no text by "
+            "itself; null, as all numbers of the row, where a logit was NaN or infinite",
         ),
+        Column("top_token_id", "int32", "its id"),
         Column("top_prob", "float32", "its probability"),
         Column("entropy", "float32", "entropy of the distribution", "nats"),
         Column("kl_to_full", "float32", "KL(full depth || this exit)", "nats"),
@@ -60,13 +61,20 @@ NON_FINITE = "non-finite"  # how an answer ended whose logits were NaN or infini
 # How an answer was judged; also in the tables of other studies that generate answers.
 ANSWER = (
     Column("text", "string", "the answer; null where texts are not kept"),
-    Column("n_tokens", "int32", "length of the answer, with its end token", "tokens"),
+    Column(
+        "n_tokens",
+        "int32",
+        "length of the answer, with its end token, or with the token that completes a stop string; "
+        "what the model generated after that is not counted",
+        "tokens",
+    ),
     Column(
         "ended",
         "string",
         "eos (an end token), stop (a stop string), length (the maximum), or non-finite: a logit "
         "was NaN or infinite, so that text and numbers are null and the outcome undetermined",
     ),
+    Column("stop", "string", "the stop string that ended the answer; null where none did"),
     Column("outcome", "string", "refuse, partial, comply, off-topic, degenerate or undetermined"),
     Column("score", "float32", "confidence in the outcome, 0 to 1"),
     Column("refusal_score", "float32", "probability of a full refusal, whatever the outcome"),

@@ -1,6 +1,7 @@
 """The distribution of the first token of a reply at every exit: the first_token table."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.openers import FirstToken, first_token
 from jaxdepth.study.common_tables import FIRST_TOKEN
 
-_OF_THE_EXIT = ("refusal_log_odds", "top_token", "top_prob", "entropy")
+_OF_THE_EXIT = ("refusal_log_odds", "top_token", "top_token_id", "top_prob", "entropy")
 _AGAINST_FULL = ("kl_to_full", "agrees_with_full")
 
 
@@ -43,10 +44,13 @@ def first_rows(
 
     def on_host() -> list[pa.Table]:
         is_finite_N = np.isfinite(measures.entropy.T.ravel())
-        columns = {
+        top_N = measures.top_token.T.ravel()
+        text_of = {int(token): token_text(tokenizer, int(token)) for token in np.unique(top_N)}
+        columns: dict[str, Any] = {
             "prompt_id": np.repeat(ids, len(exits)),
             "exit": np.tile(exits, len(ids)),
-            "top_token": tokenizer.convert_ids_to_tokens(measures.top_token.T.ravel().tolist()),
+            "top_token": [text_of[token] for token in top_N.tolist()],
+            "top_token_id": top_N,
         }
         for name, column_EB in measures._asdict().items():
             columns.setdefault(name, column_EB.T.ravel())
@@ -57,6 +61,12 @@ def first_rows(
         return [FIRST_TOKEN.from_columns(columns)]
 
     return on_host
+
+
+def token_text(tokenizer: FastTokenizer, token: int) -> str:
+    """A token as it reads in a text; the tokenizer's own piece where it is no text by itself."""
+    text = tokenizer.decode([token])
+    return text if text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(token))
 
 
 def _or_null(values: Iterable, is_known_N: Bool[np.ndarray, " N"]) -> list:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ from jaxdepth.model.config import read_config
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh, describe
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.conversation import ConversationEncoder
 from jaxdepth.prompts.identity import tokenizer_digest
 from jaxdepth.runtime.distributed import all_gather
 from jaxdepth.runtime.profiling import use_compilation_cache
@@ -41,6 +43,11 @@ class LoadedModel:
     fingerprint: str  # of the checkpoint
     adapter_sha256: str | None
 
+    @cached_property
+    def conversations(self) -> ConversationEncoder:
+        """What turns whole conversations into token ids."""
+        return ConversationEncoder(self.tokenizer, self.encoder)
+
     @property
     def identity(self) -> str:
         """The checkpoint's fingerprint, with the adapter's digest where there is one."""
@@ -48,12 +55,17 @@ class LoadedModel:
 
     @property
     def resolved(self) -> dict:
-        """The settings that stand for it: a run is resumed only with an equal model and prompts."""
+        """The settings that stand for it: a run is resumed only with an equal model and prompts.
+
+        The date is among them if a conversation that was written so far prints it.
+        """
         settings = {
             "model_fingerprint": self.fingerprint,
             "end_tokens": list(self.end_tokens),
             **prompt_settings(self.tokenizer, self.encoder),
         }
+        if self.conversations.date is not None:
+            settings["date"] = self.conversations.date
         if self.adapter_sha256 is not None:
             settings["adapter_sha256"] = self.adapter_sha256
         return settings

@@ -26,6 +26,7 @@ from jaxdepth.errors import InputError, listed
 from jaxdepth.files import file_digest, read_json
 from jaxdepth.runtime.distributed import barrier, is_first, raise_on_all
 from jaxdepth.runtime.lock import LOCK_FILE
+from jaxdepth.runtime.log import LOG_FILE, begin_log, logger
 from jaxdepth.study.atomic_files import (
     PARTIAL,
     Writer,
@@ -40,6 +41,7 @@ from jaxdepth.study.atomic_files import (
 from jaxdepth.study.run_record import check_record
 
 RUN_FILE = "run.json"
+_LEFT = (PARTIAL, LOCK_FILE, LOG_FILE)
 # Settings that are digests of how prompts are written and texts are read, and what changes them.
 PROMPT_DIGESTS = {"tokenizer_sha256": "tokenizer", "template_sha256": "chat template"}
 REFERENCE = "reference_"  # before the settings of the checkpoint that judges coherence
@@ -79,7 +81,11 @@ class Run:
         if not (path / RUN_FILE).is_file():
             error = InputError(f"process {jax.process_index()} does not see {path}: share it")
         raise_on_all(error)
-        return cls(path, read_record(path))
+        begin_log(path)
+        run = cls(path, read_record(path))
+        finished = listed(run.record["tables"], 20)
+        logger.info("tables so far: %s", finished) if finished else None
+        return run
 
     @classmethod
     def _open(cls, path: Path, settings: Mapping, provenance: Mapping) -> None:
@@ -89,10 +95,9 @@ class Run:
             run._check_files()
             run._remove_leftovers()
             return
-        # An unfinished write is what is left of a run that was killed while it began.
+        # What may be left of a run that was killed while it began, or that was removed.
         if path.exists() and not (
-            path.is_dir()
-            and all(file.name.endswith((PARTIAL, LOCK_FILE)) for file in path.iterdir())
+            path.is_dir() and all(file.name.endswith(_LEFT) for file in path.iterdir())
         ):
             raise InputError(f"{path} exists and is not a run directory: name another with --out")
         try:
@@ -167,6 +172,7 @@ class Run:
                 "sha256": file_digest(self.table_path(table)),
             }
             self._save()
+            logger.info("table %s: %d rows", table, content.num_rows)
         barrier()
         self.record = read_record(self.path)
 
@@ -318,7 +324,10 @@ def changed_prompts(
 
 
 def _check_same_settings(path: Path, old: Mapping, new: Mapping) -> None:
-    differing = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k)]
+    names = sorted(set(old) | set(new), key=lambda name: (name == "prompts_sha256", name))
+    differing = [k for k in names if old.get(k) != new.get(k)]
+    if new.get("judge_identity") and old.get("judge_identity") == new["judge_identity"]:
+        differing = [k for k in differing if k != "judge"]  # the same one by another name
     if not differing:
         return
     if any(name in new and name not in old for name in PROMPT_DIGESTS):

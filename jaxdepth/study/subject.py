@@ -10,10 +10,12 @@ from jaxdepth.errors import InputError
 from jaxdepth.model import FastTokenizer
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.prompts.batches import limit_prompts
+from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.chat import PromptEncoder
-from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
+from jaxdepth.prompts.conversation import Written
+from jaxdepth.prompts.datasets import Prompt, prompts_digest
 from jaxdepth.refusal.encoder import Encoder
+from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.refusal.reference import Reference
 from jaxdepth.refusal.thought import opens_thought
 from jaxdepth.runtime.distributed import raise_on_all
@@ -27,6 +29,8 @@ from jaxdepth.study.loading import (
     reference_settings,
     run_date,
 )
+from jaxdepth.study.prompting.sets import read_study_prompts, system_text
+from jaxdepth.study.prompting.written import write_prompts
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.settings import AdaptedModel, Devices, Output, Prompts, Steering, Texts
 from jaxdepth.study.steering import (
@@ -68,7 +72,9 @@ class Subject:
     model: Mistral  # steered, where the settings say so
     exits: list[int]
     prompts: list[Prompt]
+    written: list[Written]  # the prompts as token ids
     date: str  # that chat templates are told, as YYYY-MM-DD
+    room: int = 0  # padding that each prompt has at least, in tokens
 
     @property
     def tokenizer(self) -> FastTokenizer:
@@ -92,9 +98,36 @@ class Subject:
         path = flatten(self.settings).get("encoder")
         return None if path is None else Encoder.open(path)
 
+    def openers(self, words: Sequence[str]) -> dict[str, int]:
+        """The token ids that open a refusal; raises InputError as `resolve_openers`."""
+        return resolve_openers(self.encoder, words, any(w.prefill for w in self.written))
+
     def prompt_ids(self) -> list[list[int]]:
-        """The token ids of every prompt, in the chat template."""
-        return [self.encoder.encode(p.text) for p in self.prompts]
+        """The token ids of every prompt, in the chat template, up to where the model goes on."""
+        return [written.ids for written in self.written]
+
+    def batches(
+        self,
+        ids: Sequence[Sequence[int]],
+        new_tokens: int = 0,
+        chosen: Sequence[int] | None = None,
+    ) -> list[Batch]:
+        """Batches of the prompts.
+
+        Args:
+            ids: of all prompts, such as `prompt_ids`.
+            new_tokens: that follow each.
+            chosen: indices of the prompts that are batched; by default all.
+
+        Raises:
+            InputError: a prompt is longer, with new tokens, than the model takes; names it.
+        """
+        config, size = self.model.config, self.settings.prompts.batch_size
+        rows = range(len(ids)) if chosen is None else chosen
+        asked = [self.prompts[row] for row in rows]
+        check_lengths(config, asked, [ids[row] for row in rows], new_tokens)
+        room, longest = self.room, config.max_position_embeddings - new_tokens
+        return make_batches(ids, size, self.model.mesh, chosen=chosen, room=room, longest=longest)
 
     def reference(self, texts: Texts) -> Reference:
         """What reads answers: a checkpoint, by default the subject's own, and a sentence encoder.
@@ -122,6 +155,7 @@ class Subject:
         settings |= {
             **self.loaded.resolved,
             "prompts_sha256": prompts_digest(self.prompts),
+            "system": system_text(self.settings.prompts.system),
             "exits": self.exits,
             "dtype": str(self.model.embed[...].dtype),
         }
@@ -190,9 +224,7 @@ def open_subject(settings: SubjectSettings, exits: str = "all") -> Subject:
 
 def _open(settings: SubjectSettings, exits: str, date: str) -> Subject:
     check_steering(settings.steering)
-    sets = settings.prompts
-    prompts = limit_prompts(read_prompts(sets.prompts, sets.columns), sets.limit)
-    _check_text_alone(prompts)
+    prompts = read_study_prompts(settings.prompts)
     loaded = load_model(settings.model, settings.devices, date)
     return Subject(
         settings=settings,
@@ -200,6 +232,7 @@ def _open(settings: SubjectSettings, exits: str, date: str) -> Subject:
         model=steer_model(loaded.model, settings.steering, loaded.fingerprint),
         exits=parse_exits(exits, loaded.model.config.num_hidden_layers),
         prompts=prompts,
+        written=write_prompts(loaded.conversations, prompts),
         date=date,
     )
 
@@ -232,15 +265,6 @@ def check_lengths(
         f"tokens, with {new_tokens} new ones more than the {limit} that this model takes{others}: "
         "shorten it or leave it out"
     )
-
-
-def _check_text_alone(prompts: list[Prompt]) -> None:
-    other = next((p for p in prompts if not p.is_text_alone), None)
-    if other is not None:
-        raise InputError(
-            f"prompt {other.prompt_id} of {other.source} has a system prompt, earlier turns or a "
-            "prefilled answer: only prompts of one user message are run"
-        )
 
 
 def _brings_tokenizer(adapter: str | None) -> bool:

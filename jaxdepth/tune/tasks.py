@@ -70,6 +70,12 @@ def read_tasks(
         InputError: a source has no harmful prompts; a file is missing or has another format.
     """
     prompts = read_prompts(harmful)
+    talk = next((prompt for prompt in prompts if not prompt.is_text_alone), None)
+    if talk is not None:
+        raise InputError(
+            f"prompt {talk.prompt_id} of {talk.source} has a system prompt, earlier turns or the "
+            "start of a reply: tuning learns from single messages, leave it out"
+        )
     to_refuse = [p for p in prompts if p.label == HARMFUL]
     if not to_refuse:
         raise InputError(f"no harmful prompts in {', '.join(harmful)}: nothing to refuse")

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jaxdepth.ranges import COUNT
+
 SourcePath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SOURCE")]]
 TargetPath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="TARGET")]]
 
@@ -49,7 +51,7 @@ class Export:
     folder."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """dtype of the written weights; by default the checkpoint's."""
-    exit: int | None = None
+    exit: Annotated[int | None, COUNT] = None
     """Truncate after so many layers; the final norm and the head stay. By default all layers."""
     certificate: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Certificate from `jaxdepth certify` of what is exported; another exit, model, adapter or

@@ -114,7 +114,9 @@ def test_a_run_is_not_resumed_with_another_judge(tiny_path, tmp_path, quick_prog
     with pytest.raises(InputError, match="holds a run with judge_identity = "):
         sweep(given, judge=always("undetermined"))
     assert read_table(run.path, "generations")["outcome"].to_pylist() == ["refuse"]
-    again = sweep(given, judge=always("refuse"))
+    renamed = always("refuse")
+    renamed.__qualname__ = "renamed"
+    again = sweep(given, judge=renamed)
     assert again.record["settings"]["judge_identity"] == identity_of(always("refuse"))
 
 

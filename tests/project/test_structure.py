@@ -11,7 +11,7 @@ MAX_LINES, MAX_FILES = 400, 15
 # From the bottom up: a room imports from rooms in earlier rows, and from itself.
 ROOMS = (
     ("errors", "cpu"),
-    ("records",),
+    ("records", "ranges"),
     ("files", "runtime", "stats"),
     ("settings_file",),
     ("model",),
@@ -27,8 +27,9 @@ ROOMS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # Inside study/: the shared ground, then the studies, which may build on those before them.
-STUDIES = ("labelling", "sweep", "tuning", "planning", "verdicts", "policies", "judging", "probes")
-STUDIES += ("certificates", "comparison", "thinking", "checkpoints", "inspection", "report")
+STUDIES = ("labelling", "sweep", "prefills", "tuning", "planning", "verdicts", "policies")
+STUDIES += ("judging", "probes", "certificates", "comparison", "thinking", "checkpoints")
+STUDIES += ("inspection", "report")
 
 
 def modules() -> dict[str, Path]:

@@ -109,6 +109,22 @@ def test_what_is_moved_is_the_same(models, tmp_path, monkeypatch):
     assert (facts["prompts"], facts["memory_gb"]) == (["harmless=asked.txt"], 2.0)
 
 
+def test_a_system_prompt_and_a_prefill_are_part_of_a_run(tmp_path):
+    """With the day, too, where the template prints it beside a system prompt alone."""
+    source = write_folder(tmp_path / "hf", RAW, hf_tensors(ModelConfig.from_hf(RAW)))
+    tokenizer_of(SYSTEM_DATED).save_pretrained(source)
+    convert(source, tmp_path / "model")
+    model, run = tmp_path / "model", tmp_path / "run"
+    given = {"system": "Be brief.", "prefill": "Sure", "date": "2026-01-31"}
+    first = open_run(model, run, **given)
+    assert (first["system"], first["prefill"], first["date"]) == tuple(given.values())
+    (tmp_path / "system.txt").write_text("Be brief.\n")  # the same text, in a file
+    assert open_run(model, run, **given | {"system": str(tmp_path / "system.txt")}) == first
+    for name, value in {"system": "Be kind.", "prefill": "Yes", "date": "2026-02-01"}.items():
+        assert f"holds a run with {name} = " in refused(model, run, **given | {name: value})
+    assert "date" not in open_run(model, tmp_path / "other", date="2026-01-31")
+
+
 def test_the_template_that_an_adapter_brings(models, tmp_path):
     adapter, run = tmp_path / "peft", tmp_path / "run"
     write_adapter(adapter, [("q", 1)])

@@ -103,7 +103,7 @@ def test_a_killed_holder_hinders_nobody(tmp_path):
         assert (tmp_path / "run" / ".lock").is_file()  # what it has left
         with hold_folder(tmp_path / "run"):
             Run.open(tmp_path / "run", {"seed": 0}, {})
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "log.txt"}
 
 
 def test_blocks_within_each_other_and_threads(tmp_path):

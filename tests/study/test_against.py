@@ -19,6 +19,7 @@ from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.parameters import parameter_shapes
 from jaxdepth.model.tuned import Form
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.conversation import ConversationEncoder
 from jaxdepth.stats.intervals import holm, resample_counts
 from jaxdepth.study.checkpoints.backfire import backfire
 from jaxdepth.study.checkpoints.knowledge import encode_question, read_questions
@@ -159,8 +160,9 @@ def test_knowledge_one_question_and_exit_at_a_time(models, out):
     for side, name in (("base", "base"), ("against", "other")):
         model, tokenizer = jaxdepth.load(models[name])
         encoder = PromptEncoder(tokenizer)
+        conversations = ConversationEncoder(tokenizer, encoder)
         rows = read_table(out / "facts" / side, "facts").to_pylist()
-        ids = {i for i, q in questions.items() if encode_question(encoder, q) is not None}
+        ids = {i for i, q in questions.items() if encode_question(conversations, q) is not None}
         assert {r["prompt_id"] for r in rows} == ids
         assert len(rows) == len(ids) * DEPTH
         assert len(ids) > 40  # of a small vocabulary some answers begin alike

@@ -101,13 +101,46 @@ def test_samples_differ(tiny_path, tmp_path, run):
     assert len({(r["prompt_id"], r["text"]) for r in rows}) > 4
 
 
-def test_texts_end_before_a_stop_string(tiny_path, tmp_path, run):
+def test_texts_end_before_a_stop_string(tiny_path, tmp_path, run, capsys):
     texts = read_table(run.path, "generations")["text"].to_pylist()
     letter = Counter("".join(texts)).most_common(1)[0][0]
-    truncated = sweep_small(tiny_path, tmp_path / "run", stop=(letter,))
-    for row, text in zip(read_table(truncated.path, "generations").to_pylist(), texts, strict=True):
+    truncated = sweep_small(tiny_path, tmp_path / "run", stop=(letter, "\\n"))
+    rows = read_table(truncated.path, "generations").to_pylist()
+    for row, text in zip(rows, texts, strict=True):
         assert row["text"] == text.split(letter)[0]
         assert (row["ended"] == "stop") == (letter in text)
+        assert row["stop"] == (letter if letter in text else None)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no answer was ended by the stop text '\\\\n'" in line
+    assert "for a line break write $'\\n' in the shell" in line
+    assert_counted_up_to(letter, tiny_path, rows)
+
+
+def assert_counted_up_to(letter, tiny_path, rows):
+    """Tokens and agreement are those of answers that end with the token that has the letter."""
+    model, tokenizer = jaxdepth.load(tiny_path)
+    stops = end_tokens(tiny_path, tokenizer)
+    encoder, by_key = PromptEncoder(tokenizer), {(r["prompt_id"], r["exit"]): r for r in rows}
+    counts = set()
+    for prompt in limit_prompts(read_prompts(["builtin:pairs/test"]), 4):
+        ids, length = np.zeros((1, 64), np.int64), len(encoder.encode(prompt.text))
+        ids[0, :length] = encoder.encode(prompt.text)
+        made = jaxdepth.generate(model, ids, np.array([length]), [1, 2, 3, 4], T, stop_tokens=stops)
+        kept = []
+        for e in range(4):
+            tokens = made.tokens[0, e, : made.lengths[0, e]].tolist()
+            has_it = [
+                n
+                for n in range(len(tokens))
+                if letter in tokenizer.decode(tokens[: n + 1], skip_special_tokens=True)
+            ]
+            kept.append(tokens[: has_it[0] + 1] if has_it else tokens)
+        for e in range(4):
+            row = by_key[prompt.prompt_id, e + 1]
+            assert row["n_tokens"] == len(kept[e])
+            assert row["agreement"] == pytest.approx(agreement(kept[e], kept[3]))
+            counts.add(len(kept[e]))
+    assert min(counts) < T
 
 
 def test_agreement():

@@ -373,7 +373,7 @@ def test_the_command_prints_findings_and_draws(tiny_path, tmp_path, capsys):
         (["--positions", "lost"], "no position 'lost'; did you mean 'last'?"),
         (["--folds", "2"], "folds is 2, expected at least 3"),
         (["--folds", "9"], "has 6 groups for 9 folds"),
-        (["--strengths", "0"], "expected numbers above 0"),
+        (["--strengths", "0"], "strengths is 0.0, expected more than 0"),
         (["--transfer", "builtin:harmful"], "has harmful prompts only"),
         (["--prompts", "builtin:ordinary"], "has harmless prompts only"),
         (["--run", "nowhere"], "is not a run directory"),

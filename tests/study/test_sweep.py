@@ -60,7 +60,10 @@ def test_every_number_computed_one_prompt_and_exit_at_a_time(tiny_path, tmp_path
             assert row["refusal_log_odds"] == pytest.approx(
                 np.log(p_refuse) - np.log1p(-p_refuse), abs=1e-4
             )
-            assert row["top_token"] == tokenizer.convert_ids_to_tokens(int(logp.argmax()))
+            top = int(logp.argmax())
+            assert row["top_token_id"] == top
+            pieces = (tokenizer.decode([top]), tokenizer.convert_ids_to_tokens(top))
+            assert row["top_token"] in pieces
             assert row["top_prob"] == pytest.approx(np.exp(logp.max()), abs=1e-5)
             assert row["entropy"] == pytest.approx(-(np.exp(logp) * logp).sum(), abs=1e-4)
             assert row["kl_to_full"] == pytest.approx(
@@ -131,15 +134,18 @@ def test_run_json_describes_the_run(tiny_path, tmp_path):
         "exit",
         "refusal_log_odds",
         "top_token",
+        "top_token_id",
         "top_prob",
         "entropy",
         "kl_to_full",
         "agrees_with_full",
     ]
     names = pq.read_schema(run.path / "prompts.parquet").names
-    assert names == ["prompt_id", "text", "label", "category", "pair_id", "source"]
+    conversation = ["system", "earlier", "prefill"]
+    assert names == ["prompt_id", "text", "label", "category", "pair_id", "source", *conversation]
     assert sorted(p.name for p in run.path.iterdir()) == [
         "first_token.parquet",
+        "log.txt",
         "prompts.parquet",
         "run.json",
     ]

@@ -362,7 +362,7 @@ def test_no_answers_have_no_outcome_and_no_cost(tiny_path, protocol, tmp_path):
         ({"votes": 0}, "votes is 0"),
         ({"votes": 3, "temperature": 0.0}, "all alike"),
         ({"cuts": (2, 2)}, "expected different ones"),
-        ({"cuts": (-2,)}, "0 or more"),
+        ({"cuts": (-2,)}, "cuts is -2, expected at least 0"),
         ({"refuse_from": 0.5}, "belong together"),
         ({"thought_tokens": 300}, "256 that this model takes"),
         ({"protocol": "promted"}, "prompted"),

@@ -7,6 +7,7 @@ import pytest
 from studies import as_outcomes
 
 from jaxdepth import InputError
+from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.bands import share_band
 from jaxdepth.stats.intervals import wilson
@@ -17,7 +18,7 @@ from jaxdepth.study.sweep.outcomes import Outcomes
 from jaxdepth.study.sweep.rates import windows_of
 from jaxdepth.study.sweep.tables import WINDOWS
 from jaxdepth.study.sweep.window_words import window_sentences
-from jaxdepth.study.sweep.windows import Answered, ExitWindows, check_windows, find_windows
+from jaxdepth.study.sweep.windows import Answered, ExitWindows, find_windows
 
 EXITS = (20, 24, 28, 29, 30)
 N = 200
@@ -154,7 +155,7 @@ def test_rules_that_are_none():
     for name in ("competent_from", "unsafe_from"):
         for value in (0, 1, 5):
             with pytest.raises(InputError, match=f"{name} is {value}, expected more than 0"):
-                check_windows(Windows(**{name: value}))
+                check_ranges(Windows(**{name: value}))
 
 
 def run_often(correlation: float, prompts: int = 20, runs: int = 60) -> list[np.ndarray]:

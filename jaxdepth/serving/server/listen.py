@@ -6,7 +6,9 @@ import sys
 
 import uvicorn
 
-from jaxdepth.errors import InputError, at_least
+from jaxdepth.errors import InputError
+from jaxdepth.ranges import check_ranges
+from jaxdepth.runtime.log import warn
 from jaxdepth.serving.respond import respond
 from jaxdepth.serving.responder import Responder, build_responder
 from jaxdepth.serving.server.app import Limits, build_app
@@ -71,10 +73,7 @@ def check_listening(listening: Listening) -> bool:
     Raises:
         InputError: other machines can, and the settings do not allow it; or a limit is no limit.
     """
-    at_least(0, port=listening.port)
-    at_least(1, max_waiting=listening.max_waiting, max_body_kib=listening.max_body_kib)
-    if not listening.timeout > 0:
-        raise InputError(f"timeout is {listening.timeout}, expected more than 0 seconds")
+    check_ranges(listening)
     if is_loopback(listening.host):
         return True
     if not listening.allow_remote:
@@ -82,10 +81,9 @@ def check_listening(listening: Listening) -> bool:
             f"other machines can reach {listening.host}, and there is no password and no "
             "encryption: use 127.0.0.1, or add --allow-remote"
         )
-    print(
-        f"jaxdepth: warning: whoever reaches {listening.host}:{listening.port} can use this model; "
-        "there is no password and no encryption",
-        file=sys.stderr,
+    warn(
+        f"whoever reaches {listening.host}:{listening.port} can use this model; there is no "
+        "password and no encryption"
     )
     return False
 

@@ -10,6 +10,7 @@ from jaxdepth.depth.exits import parse_exits
 from jaxdepth.depth.policies import Policy
 from jaxdepth.errors import InputError, listed, nearest
 from jaxdepth.prompts.datasets import HARMFUL, HARMLESS
+from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.outcome import BUILT_IN, Outcome
 from jaxdepth.stats.risk_control import Risk, RuleTests, certify_rules, prompts_to_certify
 from jaxdepth.stats.shares import mean_share
@@ -74,11 +75,8 @@ def certify(settings: Certify) -> Certificate:
 
 def _tolerances(settings: Certify) -> dict[str, float]:
     """The tolerance of each risk; raises InputError for what is no share."""
-    values = vars(settings.tolerances) | {"calibration": settings.calibration}
-    for name, value in values.items():
-        if not 0 < value < 1:
-            raise InputError(f"{name} is {value}, expected more than 0 and less than 1")
-    return {risk: float(values[risk]) for risk in RISKS}
+    check_ranges(settings)
+    return {risk: float(getattr(settings.tolerances, risk)) for risk in RISKS}
 
 
 def _read(settings: Certify) -> tuple[Measured, Measured]:

@@ -7,10 +7,10 @@ spoken.parquet               shares of outcomes in these sweeps
 
 import pyarrow.parquet as pq
 
-from jaxdepth.errors import InputError, within
+from jaxdepth.errors import InputError
+from jaxdepth.ranges import check_ranges
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.stats.intervals import MAX_RESAMPLES
 from jaxdepth.study.atomic_files import write_once
 from jaxdepth.study.checkpoints.knowledge import read_questions
 from jaxdepth.study.checkpoints.paired import write_paired
@@ -35,7 +35,7 @@ def backfire(settings: Backfire, bar: ProgressBar = silent) -> Compared:
     study = settings.study
     if not study.answers.max_new_tokens:
         raise InputError("max_new_tokens is 0: hedging is measured in answers")
-    within(1, MAX_RESAMPLES, draws=settings.draws)
+    check_ranges(settings)
     models = both_models(AdaptedModel(**vars(study.model)), settings.against)
     questions = read_questions(settings.facts)
     out, seed = study.output.out, study.output.seed

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdepth.errors import InputError, listed
 from jaxdepth.probing.folds import cross_fit, make_folds
-from jaxdepth.probing.positions import locate, resolve_positions
+from jaxdepth.probing.positions import locate_written, resolve_positions
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
@@ -49,7 +49,7 @@ def probe_control(settings: Probe, bar: ProgressBar = silent) -> Run:
     positive_N = np.array([p.category == classes[0] for p in prompts])
     clusters = [p.cluster_id for p in prompts]
     fold_N = make_folds(clusters, positive_N, settings.probes.folds, settings.output.seed)
-    located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
+    located = locate_written(subject.tokenizer, subject.written)
     columns, names, response = resolve_positions(settings.probes.positions, located)
     run = subject.open_run(subject.resolved(command="control", positions=names))
     request = Capture(OWN, located.ids, located.places_NP[:, columns], response)

@@ -6,6 +6,7 @@ knows the answer if it ranks the right one first. A sweep over the same question
 model also generates it.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ from jaxdepth.files import read_text
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import shard, to_host
 from jaxdepth.prompts.batches import Batch, make_batches
-from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.conversation import ConversationEncoder
+from jaxdepth.prompts.prompt import Message
 from jaxdepth.records import read_record_as
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
@@ -42,13 +44,14 @@ from jaxdepth.study.checkpoints.tables import (
     RIGHT,
 )
 from jaxdepth.study.probes.settings import Probe
+from jaxdepth.study.prompting.sets import system_text
 from jaxdepth.study.run_directory import Run, read_frame
 from jaxdepth.study.subject import open_subject
 
 LEAD = "The answer is"
 # The resolved settings of a run that decide its knowledge table.
 _DECISIVE: tuple[str, ...] = ("model_fingerprint", "adapter_sha256", "dtype", "exits", "batch_size")
-_DECISIVE += ("tokenizer_sha256", "template_sha256", "date")
+_DECISIVE += ("tokenizer_sha256", "template_sha256", "date", "system")
 _DECISIVE += ("steer", "directions_sha256", "direction", "steer_layers", "steer_scale")
 
 
@@ -102,13 +105,14 @@ def questions_digest(questions: Sequence[Question]) -> str:
 
 
 def encode_question(
-    encoder: PromptEncoder, question: Question
+    conversations: ConversationEncoder, question: Question, system: str | None = None
 ) -> tuple[list[int], list[int]] | None:
     """Token ids up to the answer, and the first token of each answer, the right one's first.
 
     None if the tokenizer merges an answer into the text before it, or if the right answer's first
     token is also that of a wrong one.
     """
+    encoder = conversations.encoder
     lead = encoder.reply(LEAD)
     options = []
     for answer in (question.right, *question.wrong):
@@ -118,7 +122,8 @@ def encode_question(
         options.append(ids[len(lead)])
     if options[0] in options[1:]:
         return None
-    return encoder.encode(question.text) + lead, options
+    before = [] if system is None else [Message("system", system)]
+    return conversations.encode([*before, Message("user", question.text)]) + lead, options
 
 
 @one_at_a_time(lambda settings: settings.output.out)
@@ -132,8 +137,12 @@ def measure_knowledge(
     Raises:
         InputError: something in the settings or the checkpoint is wrong; no question is left.
     """
+    if settings.prompts.prefill:
+        raise InputError("questions have a start of a reply of their own: leave --prefill out")
     subject = open_subject(settings)
-    encoded = [(question, encode_question(subject.encoder, question)) for question in questions]
+    system = system_text(settings.prompts.system)
+    encode = functools.partial(encode_question, subject.loaded.conversations, system=system)
+    encoded = [(question, encode(question)) for question in questions]
     usable = [question for question, tokens in encoded if tokens is not None]
     if not usable:
         raise InputError("no question's answers differ in their first token: use other questions")

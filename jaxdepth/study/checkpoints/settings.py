@@ -5,6 +5,8 @@ from typing import Annotated
 
 import tyro
 
+from jaxdepth.ranges import Range
+from jaxdepth.stats.intervals import MAX_RESAMPLES
 from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.settings import ExitStudy, PromptSets
 
@@ -41,5 +43,5 @@ class Backfire:
     facts: Annotated[str, tyro.conf.arg(metavar="FACTS")] = "builtin:facts"
     """Knowledge set: builtin:facts, or a .jsonl file with question, right and wrong in each
     line."""
-    draws: Annotated[int, tyro.conf.arg(metavar="R")] = 1000
+    draws: Annotated[int, tyro.conf.arg(metavar="R"), Range(1, MAX_RESAMPLES)] = 1000
     """Number of bootstrap resamples, which resample whole questions."""

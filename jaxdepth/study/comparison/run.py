@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxdepth.depth.exits import parse_exits
 from jaxdepth.errors import InputError
 from jaxdepth.model.config import read_config
+from jaxdepth.ranges import check_ranges
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.atomic_files import parquet, write_once
@@ -17,7 +18,6 @@ from jaxdepth.study.sweep.curves import depth_curves
 from jaxdepth.study.sweep.rates import write_rates
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import sweep_settings
-from jaxdepth.study.sweep.windows import check_windows
 from jaxdepth.study.tuning.run import ADAPTER
 from jaxdepth.study.verdicts.run import run_decide
 from jaxdepth.study.verdicts.settings import Decide, Interventions, Thinking
@@ -35,7 +35,7 @@ def run_study(settings: Study, bar: ProgressBar = silent) -> Compared:
             leave out full depth.
     """
     study, runs = settings.study, dict[str, Path]()
-    check_windows(study.windows)
+    check_ranges(study)
     for adapter in settings.adapters:
         name = model_name(adapter)
         if name in runs:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jaxdepth.ranges import COUNT
 from jaxdepth.study.settings import UNTOUCHED, ExitStudy
 
 
@@ -33,5 +34,5 @@ class Alignment:
     """Alignment methods, as for `jaxdepth tune --method`."""
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tune/shallow"
     """Settings that all methods share: a TOML file for `jaxdepth tune`."""
-    steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    steps: Annotated[int | None, tyro.conf.arg(metavar="N"), COUNT] = None
     """Training steps of each method, in place of the recipe's."""

@@ -5,26 +5,21 @@ from pathlib import Path
 import pandas as pd
 
 from jaxdepth.errors import InputError
-from jaxdepth.prompts.prompt import Prompt, prompt_of_row
-from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE, PROMPTS
+from jaxdepth.study.answers import whole_reply
+from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE
 from jaxdepth.study.policies.tables import DYNAMIC
+from jaxdepth.study.prompting.sets import read_prompts_of
 from jaxdepth.study.run_directory import read_frame, read_record
 from jaxdepth.study.verdicts.tables import TEXTS, VERDICT_TABLE
 
 LANE = ["prompt_id", "exit", "rule", "sample"]  # the columns that name an answer
 
 
-def read_prompts_of(run_path: Path) -> dict[str, Prompt]:
-    """The prompts of a run by their ids."""
-    rows = read_frame(run_path, PROMPTS.name).astype(object)
-    rows = rows.where(rows.notna(), None)
-    return {row["prompt_id"]: prompt_of_row(row) for row in rows.to_dict("records")}
-
-
 def read_answers(run_path: Path) -> pd.DataFrame:
     """The answers of a run: the columns of `LANE`, `text`, and the run's own `outcome`.
 
-    A template that opens a thought leaves its tag out of the text; it is put in front again.
+    A text is the whole reply: its given start, or the tag of a thought that the template opened, is
+    in front of it.
 
     Raises:
         InputError: there is no finished run, it is of a command that keeps no answers, or it does
@@ -56,7 +51,9 @@ def read_answers(run_path: Path) -> pd.DataFrame:
     if "ended" in answers:  # nothing was said where logits were NaN or infinite
         answers = answers[answers["ended"] != NON_FINITE]
     answers = answers[[*LANE, "text", "outcome"]]
-    if command != "decide" and record["facts"].get("opens_thought"):
-        answers["text"] = "<think>\n" + answers["text"]
+    if command != "decide":
+        prompts, opens = read_prompts_of(run_path), bool(record["facts"].get("opens_thought"))
+        pairs = zip(answers["prompt_id"], answers["text"], strict=True)
+        answers["text"] = [whole_reply(prompts[name], text, opens) for name, text in pairs]
     # No outcome: no answer was shown.
     return answers[answers["outcome"].notna()].reset_index(drop=True)

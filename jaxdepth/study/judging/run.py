@@ -9,7 +9,6 @@ as the judge's identity is unchanged; an answer on which a judge failed is asked
 """
 
 import hashlib
-import sys
 import uuid
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -22,17 +21,20 @@ from jaxdepth.judges.identity import UnknownIdentity, identity_of
 from jaxdepth.judges.open import check_spec, open_judge
 from jaxdepth.judges.own import OwnJudge
 from jaxdepth.judges.verdict import ABSTAINS, NamedJudge, Pair, Verdict
+from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.outcome import BUILT_IN, Judge, TextOutcome, classify_texts
 from jaxdepth.refusal.reference import Reference
 from jaxdepth.refusal.thought import answer_after_thought
 from jaxdepth.runtime import preemption
 from jaxdepth.runtime.lock import one_at_a_time
+from jaxdepth.runtime.log import begin_log, warn
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.judging.agreement import RUN, agreement_rows, confusion_rows
-from jaxdepth.study.judging.kept import LANE, read_answers, read_prompts_of
+from jaxdepth.study.judging.kept import LANE, read_answers
 from jaxdepth.study.judging.reference import Readers, readers_of
 from jaxdepth.study.judging.settings import Rejudge
 from jaxdepth.study.judging.tables import AGREEMENT, CONFUSION, JUDGEMENTS
+from jaxdepth.study.prompting.sets import read_prompts_of
 from jaxdepth.study.run_directory import Run, read_record, read_table
 
 CHUNK = 256  # distinct answers that are judged between two writes
@@ -47,7 +49,7 @@ class Panel:
         self.run, self.settings = run, settings
         self.answers = read_answers(run.path)
         self.prompts = read_prompts_of(run.path)
-        self.answers["prompt"] = [self.prompts[i].text for i in self.answers["prompt_id"]]
+        self.answers["prompt"] = [self.prompts[i].asked for i in self.answers["prompt_id"]]
 
     @cached_property
     def readers(self) -> Readers:
@@ -88,12 +90,14 @@ def judge_run(settings: Rejudge, bar: ProgressBar = silent, functions: Sequence[
         InputError: the run keeps no texts, or a judge cannot be opened or fails; what was judged
             until then is kept.
     """
+    check_ranges(settings)
     if jax.process_count() > 1:
         raise InputError("`jaxdepth judge` runs in one process")
     if not settings.judge and not functions:
         raise InputError("no judge is named: give at least one --judge, such as --judge builtin")
     for spec in settings.judge:
         check_spec(spec)
+    begin_log(settings.run)
     panel = Panel(Run(settings.run, read_record(settings.run)), settings)
     judges: list[NamedJudge | None] = [
         open_judge(spec, panel.prompts.values()) for spec in dict.fromkeys(settings.judge)
@@ -245,4 +249,4 @@ def _name(judge: NamedJudge | None) -> str:
 def _warn(judge: NamedJudge | None) -> None:
     line = "" if judge is None else judge.warning()
     if line:
-        print(f"jaxdepth: warning: {line}: run the command again to ask once more", file=sys.stderr)
+        warn(f"{line}: run the command again to ask once more")

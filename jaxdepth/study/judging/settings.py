@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from jaxdepth.ranges import SEED
+
 
 @dataclass(frozen=True)
 class Rejudge:
@@ -24,5 +26,5 @@ class Rejudge:
     encoder: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Sentence encoder by which the built-in rule tells whether an answer is to the point. By
     default that of the run, if it had one."""
-    seed: Annotated[int, tyro.conf.arg(metavar="SEED")] = 0
+    seed: Annotated[int, tyro.conf.arg(metavar="SEED"), SEED] = 0
     """Seed of bootstrap intervals."""

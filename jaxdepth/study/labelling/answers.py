@@ -7,6 +7,7 @@ import pandas as pd
 
 from jaxdepth.errors import InputError
 from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE, PROMPTS
+from jaxdepth.study.prompting.sets import read_prompts_of
 from jaxdepth.study.run_directory import read_frame, read_record
 
 KEY = ["prompt_id", "exit", "sample"]  # names an answer of a run
@@ -15,7 +16,8 @@ _TABLES = {"sweep": GENERATIONS.name, "decide": "verdicts"}  # by command
 
 def read_answers(run_path: str | Path) -> pd.DataFrame:
     """Every answer of a run, sorted: prompt_id, exit, sample, text, outcome, and of its prompt the
-    text (`prompt`), `label`, `group` (source and label) and `pair` (itself, if it has none).
+    text with earlier turns (`prompt`), `label`, `group` (source and label) and `pair` (itself, if
+    it has none).
 
     Raises:
         InputError: it is no finished run of sweep or decide, or its texts were not kept.
@@ -40,7 +42,11 @@ def read_answers(run_path: str | Path) -> pd.DataFrame:
     prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id")
     of_answer = prompts.loc[answers["prompt_id"]].reset_index()
     answers = answers[[*KEY, "text", "outcome"]].reset_index(drop=True)
-    answers["prompt"] = of_answer["text"]
+    asked = read_prompts_of(run_path)
+    if command != "decide":  # a given start of a reply is read as part of it
+        pairs = zip(answers["prompt_id"], answers["text"], strict=True)
+        answers["text"] = [asked[name].reply(text) for name, text in pairs]
+    answers["prompt"] = [asked[name].asked for name in answers["prompt_id"]]
     answers["label"] = of_answer["label"]
     answers["group"] = of_answer["source"] + " " + of_answer["label"]
     answers["pair"] = of_answer["pair_id"].fillna(of_answer["prompt_id"])

@@ -57,7 +57,10 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         raise InputError("no run is named: give the directory of a run, or of a comparison")
     runs: dict[Path, None] = {}
     for path in paths:
-        inside = [path] if (path / RUN_FILE).is_file() else []
+        inside = [file.parent for file in path.glob(f"prefill-*/{RUN_FILE}")]
+        inside.sort(key=lambda run: (len(run.name), run.name))  # by their numbers
+        if not inside and (path / RUN_FILE).is_file():
+            inside = [path]
         inside = inside or sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
         if not inside:
             raise InputError(

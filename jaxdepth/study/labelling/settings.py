@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from jaxdepth.ranges import COUNT, SEED
+
 
 @dataclass(frozen=True)
 class Label:
@@ -19,13 +21,13 @@ class Label:
     rater: Annotated[str, tyro.conf.arg(metavar="NAME")] = "first"
     """Name of the person who labels. A second rater labels the same texts under another name; rates
     are corrected by the labels of the rater who began first."""
-    n: Annotated[int, tyro.conf.arg(metavar="N")] = 150
+    n: Annotated[int, tyro.conf.arg(metavar="N"), COUNT] = 150
     """Answers to draw from each run, spread over prompt labels, outcomes and bands of exits. A
     larger number extends an earlier sample."""
-    bands: Annotated[int, tyro.conf.arg(metavar="N")] = 2
+    bands: Annotated[int, tyro.conf.arg(metavar="N"), COUNT] = 2
     """Bands of neighbouring exits before full depth, of equal size; full depth is a band of its
     own."""
-    seed: Annotated[int, tyro.conf.arg(metavar="SEED")] = 0
+    seed: Annotated[int, tyro.conf.arg(metavar="SEED"), SEED] = 0
     """Seed of the sample and of its order."""
     export: Annotated[Path | None, tyro.conf.arg(metavar="FILE.csv")] = None
     """Write the sample to this CSV file, to be labelled in a spreadsheet; label nothing here."""

@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxdepth.depth.generation import generate
-from jaxdepth.errors import at_least
+from jaxdepth.errors import InputError
 from jaxdepth.model.config import read_config
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh
+from jaxdepth.ranges import check_ranges
 from jaxdepth.runtime.preemption import raise_if_stopped_here
 from jaxdepth.runtime.profiling import use_compilation_cache
 from jaxdepth.study.planning import llama_cpp
@@ -60,8 +61,9 @@ def bench(settings: Bench) -> Iterator[Row]:
     Raises:
         InputError: the checkpoint cannot be loaded, or a number is below 1.
     """
-    at_least(1, length=settings.length, new_tokens=settings.new_tokens, rounds=settings.rounds)
-    at_least(1, batches=min(settings.batches, default=0))
+    check_ranges(settings)
+    if not settings.batches:
+        raise InputError("no batches: name at least one batch size")
     use_compilation_cache()
     model, _ = load(settings.model, mesh=chosen_mesh(settings.devices.mesh))
     missing = missing_peers(settings)

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import tyro
 
+from jaxdepth.ranges import COUNT, POSITIVE, Range
 from jaxdepth.study.settings import Devices, DType, ModelPath
 
-Count = Annotated[int, tyro.conf.arg(metavar="N")]
+Count = Annotated[int, tyro.conf.arg(metavar="N"), COUNT]
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Bench:
 
     model: ModelPath
     """A checkpoint made by `jaxdepth convert`."""
-    batches: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N")] = (1, 4, 16)
+    batches: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N"), COUNT] = (1, 4, 16)
     """Batch sizes to time, in prompts."""
     length: Count = 48
     """Length of a prompt, in tokens."""
@@ -41,11 +42,11 @@ class Plan:
     needed."""
     topology: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """A TPU slice by its name, such as v5e:4x4; needs jaxdepth[tpu]."""
-    gpus: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    gpus: Annotated[int | None, tyro.conf.arg(metavar="N"), COUNT] = None
     """Plan for N GPUs instead, on as many virtual CPU devices."""
     gpu: Annotated[str, tyro.conf.arg(metavar="KIND")] = "H100"
     """With --gpus: A100, H100 or H200."""
-    gpu_memory: Annotated[float | None, tyro.conf.arg(metavar="GB")] = None
+    gpu_memory: Annotated[float | None, tyro.conf.arg(metavar="GB"), POSITIVE] = None
     """With --gpus: memory of each GPU in GB, where it differs from the kind's."""
     mesh: Annotated[str, tyro.conf.arg(metavar="SIZES")] = "data=1"
     """Device mesh, such as data=4,model=4: the product of its sizes is the number of devices."""
@@ -63,6 +64,6 @@ class Plan:
     """dtype of weights and activations."""
     study_prompts: Count = 1000
     """Prompts of the whole sweep."""
-    sequences: Count = 16
+    sequences: Annotated[int, tyro.conf.arg(metavar="N"), Range(0)] = 16
     """Sequences of a tuning step (LoRA of rank 8 on all layers, three exits and full depth); 0
     omits the tuning step."""

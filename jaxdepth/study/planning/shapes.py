@@ -13,12 +13,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxdepth.depth.exits import parse_exits
-from jaxdepth.errors import InputError, at_least, one_line
+from jaxdepth.errors import InputError, one_line
 from jaxdepth.model.apart import Apart, join
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import MATRICES, parameter_shapes
 from jaxdepth.model.sharding import activation_sharding, make_mesh, parameter_sharding
+from jaxdepth.ranges import check_ranges
 from jaxdepth.study.planning.cards import described_gpus, has_compiler
 from jaxdepth.study.planning.chips import GPUS, TPUS, Chip, find_chip
 from jaxdepth.study.planning.settings import Plan
@@ -81,9 +82,7 @@ def shapes_of(settings: Plan) -> Shapes:
             compiled for the devices, or the mesh does not divide them or the model.
     """
     s = settings
-    at_least(1, prompts=s.prompts, length=s.length, new_tokens=s.new_tokens, samples=s.samples)
-    at_least(1, study_prompts=s.study_prompts)
-    at_least(0, sequences=s.sequences)
+    check_ranges(s)
     if (s.topology is None) == (s.gpus is None):
         raise InputError("name what to plan for: --topology v5e:4x4, or --gpus 8 --gpu H100")
     path = s.model / "config.json" if s.model.is_dir() else s.model

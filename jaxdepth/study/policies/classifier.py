@@ -10,7 +10,6 @@ from jaxdepth.probing.exit_classifier import (
     fit_exit_classifier,
     save_exit_classifier,
 )
-from jaxdepth.prompts.batches import make_batches
 from jaxdepth.study.answers import memory_budget
 from jaxdepth.study.atomic_files import write_once
 from jaxdepth.study.subject import Subject
@@ -27,7 +26,7 @@ def write_exit_classifier(path: Path, subject: Subject, settings: Sweep) -> None
     model, depth = subject.model, subject.model.config.num_hidden_layers
     new_tokens = settings.answers.max_new_tokens
     hidden_states, agreements = [], []
-    for batch in make_batches(subject.prompt_ids(), settings.prompts.batch_size, model.mesh):
+    for batch in subject.batches(subject.prompt_ids(), new_tokens):
         answers = generate(
             model,
             batch.tokens_BS,

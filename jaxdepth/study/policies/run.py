@@ -15,34 +15,35 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jaxdepth.depth.dynamic import generate_dynamic, layers_computed
+from jaxdepth.depth.dynamic import DynamicGeneration, generate_dynamic, layers_computed
 from jaxdepth.depth.guard import HarmProbe, check_guards
 from jaxdepth.depth.policies import Caching, ExitClassifier, ExitRule, Policy
 from jaxdepth.errors import InputError, at_least
 from jaxdepth.files import file_digest
 from jaxdepth.probing.exit_classifier import read_exit_classifier
 from jaxdepth.probing.harm_probe import read_harm_probes
-from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
+from jaxdepth.prompts.batches import Batch, limit_indices
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.answers import (
     Answerer,
-    agreement,
+    ReadAnswer,
+    agreement_of,
     memory_budget,
     prompt_seeds,
     sampling_of,
     warn_non_finite,
+    warn_stops,
 )
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.chosen_judge import choose_judge
-from jaxdepth.study.common_tables import NON_FINITE
 from jaxdepth.study.policies.rules import parse_rules, rule_name
 from jaxdepth.study.policies.settings import Policies, PolicySweep
 from jaxdepth.study.policies.tables import DYNAMIC, TOKENS
 from jaxdepth.study.run_directory import Run, check_file
-from jaxdepth.study.subject import Subject, check_lengths, open_subject
+from jaxdepth.study.subject import Subject, open_subject
 from jaxdepth.study.sweep.run import check_sweep
 
 
@@ -80,11 +81,11 @@ def sweep_policies(
     depth = subject.model.config.num_hidden_layers
     full = ExitRule(Policy.FIXED, depth, caching=Caching(policies.caching))
     rules = list(dict.fromkeys([*rules, full]))
-    prompts = limit_prompts(subject.prompts, sweep.answers.generate_limit)
+    indices = limit_indices(subject.prompts, sweep.answers.generate_limit)
+    prompts = [subject.prompts[index] for index in indices]
     read, read_settings = _read_files(policies, subject, prompts)
     check_guards(rules, subject.exits, read.probes, subject.model.config)
-    ids = [subject.encoder.encode(p.text) for p in prompts]
-    check_lengths(subject.model.config, prompts, ids, sweep.answers.max_new_tokens)
+    batches = subject.batches(subject.prompt_ids(), sweep.answers.max_new_tokens, indices)
     resolved = subject.resolved(
         command="sweep --policy",
         policy=policies.policy,
@@ -97,7 +98,6 @@ def sweep_policies(
     run = subject.open_run(resolved)
     chosen.read_labels(prompts)
     answerer = Answerer(sweep, subject, subject.reference(sweep.texts), chosen.judge)
-    batches = make_batches(ids, sweep.prompts.batch_size, subject.model.mesh)
 
     def answer(batch: Batch) -> OnHost:
         return answer_batch(answerer, rules, read, batch)
@@ -105,6 +105,7 @@ def sweep_policies(
     in_parts(run, (DYNAMIC.name, TOKENS.name), batches, answer, bar)
     chosen.warn(run.path)
     warn_non_finite(run, DYNAMIC.name)
+    warn_stops(run, DYNAMIC.name, sweep.answers.stop)
     return run
 
 
@@ -162,15 +163,10 @@ def answer_batch(
     answers, steps = [], []
     for b, r, m in np.ndindex(len(batch.indices), len(rules), s.answers.samples):
         prompt, rule = subject.prompts[batch.indices[b]], rules[r]
-        T = generation.lengths[b, r, m]
-        tokens_T, exits_T = generation.tokens[b, r, m, :T], generation.exits[b, r, m, :T]
-        full_T = generation.tokens[b, -1, m, : generation.lengths[b, -1, m]]
+        read_r, full = (_read_answer(answerer, generation, b, n, m) for n in (r, -1))
+        T = len(read_r.tokens)
+        exits_T = generation.exits[b, r, m, :T]
         layers_T = layers_computed(exits_T, rule.caching)
-        is_finite = np.isfinite(generation.confidence[b, r, m, :T]).all()
-        is_full_finite = np.isfinite(
-            generation.confidence[b, -1, m, : generation.lengths[b, -1, m]]
-        ).all()
-        text, ended = answerer.decode_text(tokens_T) if is_finite else ("", NON_FINITE)
         lane = {"prompt_id": prompt.prompt_id, "rule": rule_name(rule), "sample": m}
         answers.append(
             lane
@@ -179,18 +175,16 @@ def answer_batch(
                 "threshold": rule.threshold,
                 "mean_exit": exits_T.mean(),
                 "mean_layers": layers_T.mean(),
-                "text": text,
-                "n_tokens": T,
-                "ended": ended,
-                "agreement": agreement(tokens_T, full_T) if is_finite and is_full_finite else None,
-                "prompt": prompt.text,
+                "agreement": agreement_of(read_r, full),
+                "prompt": prompt,
+                **read_r.columns(),
             }
         )
         steps.append(
             {name: [value] * T for name, value in lane.items()}
             | {
                 "place": range(T),
-                "token": tokens_T if s.texts.keep_text else [None] * T,
+                "token": read_r.tokens if s.texts.keep_text else [None] * T,
                 "exit": exits_T,
                 "layers": layers_T,
                 "score": generation.scores[b, r, m, :T],
@@ -202,3 +196,12 @@ def answer_batch(
         DYNAMIC.from_rows(judge()),
         pa.concat_tables(map(TOKENS.from_columns, steps)),
     ]
+
+
+def _read_answer(
+    answerer: Answerer, generation: DynamicGeneration, b: int, r: int, m: int
+) -> ReadAnswer:
+    """The answer to one prompt under one rule."""
+    T = generation.lengths[b, r, m]
+    is_finite = bool(np.isfinite(generation.confidence[b, r, m, :T]).all())
+    return answerer.read_answer(generation.tokens[b, r, m, :T], is_finite)

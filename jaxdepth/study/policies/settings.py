@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jaxdepth.ranges import COUNT, SHARE, Range
+from jaxdepth.study.prefills.settings import PrefillAxis
 from jaxdepth.study.settings import PromptSets
 from jaxdepth.study.sweep.settings import Sweep
 
@@ -26,7 +28,7 @@ class Policies:
     runs those layers once a later token needs them (the same numbers as without skipping);
     propagate computes keys and values at once from the token's hidden state at its exit (CALM's
     state propagation)."""
-    decay: Annotated[float | None, tyro.conf.arg(metavar="RATE")] = None
+    decay: Annotated[float | None, tyro.conf.arg(metavar="RATE"), Range(0)] = None
     """With --policy: thresholds decay along an answer, to 0.9 threshold + 0.1 exp(-RATE t / N) at
     token t of N (CALM)."""
     classifier: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -45,6 +47,7 @@ class PolicySweep:
     """Run every prompt at every exit, or let every token choose its exit by a policy."""
 
     sweep: Annotated[Sweep, tyro.conf.arg(name="")]
+    prefills: PrefillAxis = PrefillAxis()
     policies: Policies = Policies()
 
 
@@ -55,15 +58,17 @@ class Calibration:
     validation: PromptSets = ("builtin:pairs/validation",)
     """Prompts for calibrating thresholds and fitting exit classifiers; results are not reported on
     them."""
-    depths: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SHARE")] = (0.6, 0.7, 0.8, 0.9)
+    depths: Annotated[
+        tuple[float, ...], tyro.conf.arg(metavar="SHARE"), Range(0, 1, open_low=True)
+    ] = (0.6, 0.7, 0.8, 0.9)
     """Target mean depths of the calibration, as shares of all layers."""
-    risk: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.2
+    risk: Annotated[float, tyro.conf.arg(metavar="SHARE"), SHARE] = 0.2
     """Target risk of the calibration: mean share of tokens that differ from full depth's."""
-    error: Annotated[float, tyro.conf.arg(metavar="P")] = 0.05
+    error: Annotated[float, tyro.conf.arg(metavar="P"), SHARE] = 0.05
     """Maximum probability that a calibrated threshold exceeds the target risk."""
     draft_depths: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "15-29"
     """Draft depths of self-speculative decoding, as numbers of layers; an empty string skips it."""
-    draft_tokens: Annotated[int, tyro.conf.arg(metavar="N")] = 4
+    draft_tokens: Annotated[int, tyro.conf.arg(metavar="N"), COUNT] = 4
     """Tokens drafted before each verification."""
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from jaxdepth.depth.speculative import sequential_layers, speculate
-from jaxdepth.prompts.batches import Batch, make_batches
+from jaxdepth.prompts.batches import Batch
 from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.stats.bands import mean_band
 from jaxdepth.stats.estimate import Estimate
@@ -61,7 +61,7 @@ def write_speculation(
         columns |= {name: array_BE[: len(ids)].ravel() for name, array_BE in arrays_BE.items()}
         return lambda: [SPECULATION.from_columns(columns)]
 
-    batches = make_batches(subject.prompt_ids(), settings.prompts.batch_size, subject.model.mesh)
+    batches = subject.batches(subject.prompt_ids(), settings.answers.max_new_tokens)
     in_parts(run, (SPECULATION.name,), batches, speculate_batch, bar)
 
 

@@ -21,8 +21,8 @@ from jaxdepth.model.steer import steer
 from jaxdepth.probing.capture import residuals
 from jaxdepth.probing.direction import directions_digest, read_directions
 from jaxdepth.probing.folds import cross_fit, make_folds
-from jaxdepth.prompts.batches import Batch, make_batches
-from jaxdepth.refusal.openers import first_token, resolve_openers
+from jaxdepth.prompts.batches import Batch
+from jaxdepth.refusal.openers import first_token
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.stats.estimate import Estimate
@@ -209,8 +209,8 @@ def ablate(settings: Where, probed: Path, bar: ProgressBar = silent) -> Run:
         directions_sha256=directions_digest(probed / DIRECTIONS),
     )
     run = subject.open_run(resolved)
-    openers = resolve_openers(subject.encoder, probe.first_token.openers).values()
-    batches = make_batches(subject.prompt_ids(), probe.prompts.batch_size, subject.model.mesh)
+    openers = subject.openers(probe.first_token.openers).values()
+    batches = subject.batches(subject.prompt_ids())
     is_opener_V = opener_mask(subject.model, openers)
     prompts = EvaluationSet(examples, batches, is_opener_V, probe.probes.strengths, fold_N)
     write_ablation(run, subject.model, direction_JD, prompts, bar)

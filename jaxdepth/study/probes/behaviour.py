@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from jaxdepth.errors import InputError, listed
 from jaxdepth.prompts.datasets import Prompt
+from jaxdepth.study.prompting.sets import read_prompts_of
 from jaxdepth.study.run_directory import changed_prompts, read_frame, read_record
 
 REFUSED, ANSWERED, NEITHER = 1, 0, -1
@@ -48,15 +49,15 @@ def read_behaviour(run_path: Path, prompts: Sequence[Prompt], settings: Mapping)
         InputError: no such run, it was of another model, or it lacks some of the prompts or full
             depth.
     """
-    recorded = read_frame(run_path, "prompts")
+    recorded = read_prompts_of(run_path)
     record = read_record(run_path)
     _check_model(run_path, record["settings"], settings)
-    texts = dict(zip(recorded["prompt_id"], recorded["text"], strict=True))
-    lacking = [p.prompt_id for p in prompts if texts.get(p.prompt_id) != p.text]
+    asked = {name: (p.messages, p.prefill) for name, p in recorded.items()}
+    lacking = [p.prompt_id for p in prompts if asked.get(p.prompt_id) != (p.messages, p.prefill)]
     if lacking:
         raise InputError(
-            f"{run_path} lacks {len(lacking)} of these prompts ({lacking[0]}): use its --prompts "
-            "and --limit"
+            f"{run_path} lacks {len(lacking)} of these prompts ({lacking[0]}): use its "
+            "--prompts, --limit and --system"
         )
     table, sample, outcome = "generations", "sample", "outcome"
     if (Path(run_path) / "verdicts.parquet").is_file():

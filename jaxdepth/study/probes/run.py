@@ -14,7 +14,6 @@ probes.safetensors     probes of the prompt's last token, for `sweep --policy gu
 thought*.parquet       probes along thoughts (with --run of decide); see `study.probes.thoughts`
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +22,14 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from jaxdepth.errors import InputError, at_least, within
+from jaxdepth.errors import InputError
 from jaxdepth.probing.folds import make_folds
-from jaxdepth.probing.positions import Located, locate, resolve_positions
-from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
-from jaxdepth.prompts.datasets import Prompt, prompts_digest, read_prompts
-from jaxdepth.refusal.openers import resolve_openers
+from jaxdepth.probing.positions import Located, locate_written, resolve_positions
+from jaxdepth.prompts.batches import Batch, make_batches
+from jaxdepth.prompts.datasets import Prompt, prompts_digest
+from jaxdepth.ranges import check_ranges
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.stats.intervals import MAX_RESAMPLES
 from jaxdepth.study.batched import OnHost, in_parts
 from jaxdepth.study.common_tables import FIRST_TOKEN
 from jaxdepth.study.first_token import first_rows
@@ -55,6 +53,8 @@ from jaxdepth.study.probes.knows_does import write_knows_does
 from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.probes.tables import CHANGE_POINTS, KNOWS_DOES, PROBE_SCORES, PROBES
 from jaxdepth.study.probes.thoughts import probe_thoughts, read_thoughts
+from jaxdepth.study.prompting.sets import read_study_prompts
+from jaxdepth.study.prompting.written import write_prompts
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.subject import Subject, check_lengths, open_subject
 
@@ -73,7 +73,15 @@ class ProbedPrompts:
         cls, subject: Subject, prompts: list[Prompt], name: str, folder: str, settings: Probe
     ) -> "ProbedPrompts":
         """Tokenize prompts; raise InputError where one of the labels is missing."""
-        located = locate(subject.encoder, subject.tokenizer, [p.text for p in prompts])
+        if len({prompt.prefill for prompt in prompts}) > 1:
+            raise InputError(
+                f"the prompts of {name} have different starts of replies (prefills): positions "
+                "after the text would be those of different tokens; give all of them one"
+            )
+        is_own = prompts is subject.prompts
+        conversations = subject.loaded.conversations
+        written = subject.written if is_own else write_prompts(conversations, prompts)
+        located = locate_written(subject.tokenizer, written)
         check_lengths(subject.model.config, prompts, located.ids, 1)
         s = settings.probes
         examples = Examples.of(name, prompts, s.draws, settings.output.seed, s.group_by)
@@ -99,7 +107,7 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     make_folds(own.examples.groups, own.examples.harmful_N, settings.probes.folds)
     _, names, _ = resolve_positions(settings.probes.positions, own.located)
     transfer = _transfer_sets(settings, subject)
-    openers = resolve_openers(subject.encoder, settings.first_token.openers)
+    openers = subject.openers(settings.first_token.openers)
     resolved = subject.resolved(
         command="probe",
         openers=openers,
@@ -109,7 +117,7 @@ def probe(settings: Probe, bar: ProgressBar = silent) -> Run:
     behaviour = thoughts = None
     if settings.probes.run is not None:
         behaviour = read_behaviour(settings.probes.run, own.prompts, resolved)
-        thoughts = read_thoughts(settings.probes.run, own.prompts, subject.encoder)
+        thoughts = read_thoughts(settings.probes.run, own.prompts, subject.loaded.conversations)
     resolved["run"] = None if behaviour is None else behaviour.digest
     run = subject.open_run(resolved, template=own.located.tokens)
     batch_size = settings.prompts.batch_size
@@ -241,8 +249,7 @@ def _transfer_sets(settings: Probe, subject: Subject) -> list[ProbedPrompts]:
     sets = []
     for number, joined in enumerate(settings.probes.transfer):
         sources = joined.split("+")
-        read = read_prompts(sources, settings.prompts.columns, needs_columns=False)
-        prompts = limit_prompts(read, settings.prompts.limit)
+        prompts = read_study_prompts(settings.prompts, sources)
         name = "+".join(Path(s.partition("=")[2] or s).stem for s in sources)
         sets.append(ProbedPrompts.of(subject, prompts, name, f"transfer{number}", settings))
     return sets
@@ -250,12 +257,8 @@ def _transfer_sets(settings: Probe, subject: Subject) -> list[ProbedPrompts]:
 
 def _check(settings: Probe) -> None:
     """Raise InputError for what is wrong with the settings alone, before anything is loaded."""
-    at_least(1, batch_size=settings.prompts.batch_size)
-    within(1, MAX_RESAMPLES, draws=settings.probes.draws)
-    within(3, 1000, folds=settings.probes.folds)
-    if not settings.probes.strengths or not all(
-        0 < c < math.inf for c in settings.probes.strengths
-    ):
-        raise InputError(f"strengths are {settings.probes.strengths}, expected numbers above 0")
+    check_ranges(settings)
+    if not settings.probes.strengths:
+        raise InputError("no strengths: name at least one, such as 1.0")
     if not settings.probes.positions:
         raise InputError("no positions: name at least one, or all")

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jaxdepth.ranges import COUNT, POSITIVE, Range
+from jaxdepth.stats.intervals import MAX_RESAMPLES
 from jaxdepth.study.settings import (
     AdaptedModel,
     Devices,
@@ -29,11 +31,11 @@ class Probes:
     run: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """A finished `jaxdepth sweep` or `decide` run of this model on these prompts: its outcomes
     become probe targets, beside the harmfulness of the prompt."""
-    folds: Annotated[int, tyro.conf.arg(metavar="N")] = 5
+    folds: Annotated[int, tyro.conf.arg(metavar="N"), Range(3, 1000)] = 5
     """Cross-validation folds; the regularisation is chosen on one fold inside the training part."""
     group_by: Literal["pair", "source"] = "pair"
     """What stays whole in one fold: the two prompts of a pair, or all prompts of one prompt set."""
-    strengths: Annotated[tuple[float, ...], tyro.conf.arg(metavar="C")] = (
+    strengths: Annotated[tuple[float, ...], tyro.conf.arg(metavar="C"), POSITIVE] = (
         1e-4,
         1e-3,
         1e-2,
@@ -43,7 +45,7 @@ class Probes:
     )
     """Candidates for scikit-learn's C, the inverse strength of the L2 penalty. Each fold takes the
     one with the highest AUROC on validation prompts."""
-    draws: Annotated[int, tyro.conf.arg(metavar="R")] = 1000
+    draws: Annotated[int, tyro.conf.arg(metavar="R"), Range(1, MAX_RESAMPLES)] = 1000
     """Number of bootstrap resamples, which keep pairs whole."""
 
 
@@ -70,7 +72,7 @@ class Where:
     """Other prompt sets, on which the probes are tested and directions ablated."""
     exits: Annotated[str, tyro.conf.arg(metavar="EXITS")] = "all"
     """Exits of the sweep: all, or numbers and ranges such as 1,8,16-30."""
-    max_new_tokens: Annotated[int, tyro.conf.arg(metavar="N")] = 24
+    max_new_tokens: Annotated[int, tyro.conf.arg(metavar="N"), COUNT] = 24
     """Maximum number of new tokens of an answer."""
     positions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="POSITION")] = ("all",)
     """Token positions of the probes, as for `jaxdepth probe`."""

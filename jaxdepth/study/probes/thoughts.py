@@ -24,7 +24,7 @@ from jaxdepth.model.sharding import to_host
 from jaxdepth.probing.along import scores_along
 from jaxdepth.probing.folds import CrossFitted, cross_fit
 from jaxdepth.prompts.batches import Batch, make_batches
-from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.conversation import ConversationEncoder
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.protocol import VERDICTS, Markers, open_thoughts
 from jaxdepth.runtime.progress import ProgressBar
@@ -69,14 +69,14 @@ class Thoughts:
 
 
 def read_thoughts(
-    run_path: Path, prompts: Sequence[Prompt], encoder: PromptEncoder
+    run_path: Path, prompts: Sequence[Prompt], conversations: ConversationEncoder
 ) -> Thoughts | None:
     """Read the thoughts of full depth about some prompts; None if the run has no thoughts.
 
     Args:
         run_path: a run of `decide` that `read_behaviour` has accepted.
         prompts: the prompts, which the run must have.
-        encoder: of the model of that run.
+        conversations: of the model of that run.
 
     Raises:
         InputError: a table of the run is unfinished or damaged.
@@ -106,7 +106,7 @@ def read_thoughts(
         for name, likely in zip(verdicts["verdict"], likely_N, strict=True)
     ]
     opened = open_thoughts(
-        encoder, markers, protocol["instruction"], protocol["close"], [p.text for p in prompts]
+        conversations, markers, protocol["instruction"], protocol["close"], prompts
     )
     sequences = [
         [*before, *map(int, thought), *markers.close, markers.verdicts[verdict]]

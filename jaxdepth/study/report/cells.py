@@ -106,6 +106,10 @@ def read_cells(run: ReportRun) -> Cells | None:
         answers = answers.assign(column=answers["exit"].astype(str))
     else:
         return None
+    if run.command != DECIDE and answers["text"].notna().any():
+        pairs = zip(answers["prompt_id"], answers["text"], strict=True)
+        texts = [None if text is None else run.asked[name].reply(text) for name, text in pairs]
+        answers = answers.assign(text=texts)
     order = {name: n for n, name in enumerate(run.prompts.index)}
     pairs = answers[["prompt_id", "sample"]].drop_duplicates()
     rows = sorted(pairs.itertuples(index=False, name=None), key=lambda r: (order[r[0]], r[1]))

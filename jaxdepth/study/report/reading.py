@@ -9,11 +9,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from jaxdepth.errors import InputError
+from jaxdepth.prompts.prompt import Prompt
 from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS, PROMPTS
 from jaxdepth.study.comparison.tables import COMPARISON
 from jaxdepth.study.labelling.run import find_runs
 from jaxdepth.study.policies.tables import DYNAMIC, POLICIES
 from jaxdepth.study.probes.tables import CURVES, PROBES
+from jaxdepth.study.prompting.sets import read_prompts_of
 from jaxdepth.study.report.safe_text import tame_name
 from jaxdepth.study.run_directory import read_frame, read_record
 from jaxdepth.study.settings import Windows
@@ -62,6 +64,11 @@ class ReportRun:
     def prompts(self) -> pd.DataFrame:
         """The prompts by their ids."""
         return self.frame(PROMPTS.name).set_index("prompt_id")
+
+    @cached_property
+    def asked(self) -> dict[str, Prompt]:
+        """The prompts with all that comes before and after their texts."""
+        return read_prompts_of(self.path)
 
     @cached_property
     def outcomes(self) -> Outcomes | None:

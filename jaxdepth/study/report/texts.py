@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxdepth.prompts.prompt import Prompt
 from jaxdepth.study.labelling.answers import item_id
 from jaxdepth.study.labelling.spreadsheet import guard
 from jaxdepth.study.report.cells import Cells
@@ -70,7 +71,7 @@ def chunks_of(cells: Cells, longest: int | None, with_text: bool = True) -> Iter
             if (prompt_id, sample) in others:
                 entry["others"] = others[prompt_id, sample]
             if with_text:
-                entry["prompt"] = tame(cells.run.prompts.loc[prompt_id, "text"])
+                entry["prompt"] = tame(_whole_prompt(cells.run.asked[prompt_id]))
                 entry["texts"] = _listed(rows["text"], longest)
                 if "thought" in rows:
                     entry["thoughts"] = _listed(rows["thought"], longest)
@@ -102,13 +103,19 @@ def label_rows(all_cells: Sequence[Cells]) -> dict[str, list[str]]:
         place_of_column = {name: place for place, name in enumerate(cells.columns)}
         texts = cells.answers["text"]
         for prompt_id, column, sample in cells.sample:
-            prompt, text = (
-                cells.run.prompts.loc[prompt_id, "text"],
-                texts[prompt_id, column, sample],
-            )
+            prompt, text = cells.run.asked[prompt_id].asked, texts[prompt_id, column, sample]
             key = f"{number}.{place_of_row[prompt_id, sample]}.{place_of_column[column]}"
             found[key] = [item_id(prompt, text), guard(prompt), guard(text)]
     return found
+
+
+def _whole_prompt(prompt: Prompt) -> str:
+    """All that a model was given, for a reader."""
+    parts = [] if prompt.system is None else [f"system: {prompt.system}"]
+    parts.append(prompt.asked if prompt.earlier or not parts else f"user: {prompt.text}")
+    if prompt.prefill:
+        parts.append(f"given start of the reply: {prompt.prefill}")
+    return "\n\n".join(parts)
 
 
 def _notes(answers: pd.DataFrame) -> pd.Series:

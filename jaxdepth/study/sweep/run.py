@@ -1,24 +1,24 @@
 """The sweep: every prompt at every exit, in chunks that survive a kill."""
 
 from dataclasses import asdict
+from typing import cast
 
 from jaxdepth.depth.lanes import plan_segments
-from jaxdepth.errors import InputError, at_least, within
-from jaxdepth.prompts.batches import Batch, limit_prompts, make_batches
-from jaxdepth.refusal.openers import resolve_openers
+from jaxdepth.errors import InputError
+from jaxdepth.prompts.batches import Batch, limit_indices
+from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
-from jaxdepth.study.answers import Answerer, memory_budget, sampling_of, warn_non_finite
+from jaxdepth.study.answers import Answerer, warn_non_finite, warn_stops
 from jaxdepth.study.batched import OnHost, in_parts
-from jaxdepth.study.chosen_judge import choose_judge
+from jaxdepth.study.chosen_judge import ChosenJudge, choose_judge
 from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS
 from jaxdepth.study.first_token import first_rows
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.settings import ExitStudy
-from jaxdepth.study.subject import check_lengths, open_subject
+from jaxdepth.study.subject import Subject, open_subject
 from jaxdepth.study.sweep.settings import Sweep
-from jaxdepth.study.sweep.windows import check_windows
 
 
 @one_at_a_time(lambda settings: settings.output.out)
@@ -38,40 +38,54 @@ def sweep(settings: Sweep, bar: ProgressBar = silent, judge: Judge | None = None
     """
     check_sweep(settings)
     chosen = choose_judge(settings.texts, judge, settings.output.out)
-    subject = open_subject(settings, settings.decoding.exits)
+    return sweep_subject(open_subject(settings, settings.decoding.exits), chosen, bar)
+
+
+def sweep_subject(
+    subject: Subject, chosen: ChosenJudge, bar: ProgressBar = silent, **resolved
+) -> Run:
+    """Sweep a subject whose settings are an `ExitStudy`'s.
+
+    Args:
+        subject: the model, its exits and its prompts.
+        chosen: the judge of answers.
+        bar: shows progress.
+        resolved: settings that stand for the run besides those of the subject.
+
+    Raises:
+        InputError: as `sweep`.
+    """
+    settings = cast(ExitStudy, subject.settings)
     model, prompts, exits = subject.model, subject.prompts, subject.exits
-    openers = resolve_openers(subject.encoder, settings.first_token.openers)
+    openers = resolved.get("openers") or subject.openers(settings.first_token.openers)
     ids = subject.prompt_ids()
-    check_lengths(model.config, prompts, ids, settings.answers.max_new_tokens)
-    resolved = subject.resolved(command="sweep", openers=openers, **chosen.resolved)
+    new_tokens = settings.answers.max_new_tokens
+    chosen_prompts = limit_indices(prompts, settings.answers.generate_limit)
+    first_batches = subject.batches(ids)
+    batches = subject.batches(ids, new_tokens, chosen_prompts)
+    resolved = {"openers": openers, **chosen.resolved, **resolved}
+    resolved = subject.resolved(command="sweep", **resolved)
     segments = [asdict(s) for s in plan_segments(exits)]
     run = subject.open_run(resolved, segments=segments)
 
     def first(batch: Batch) -> OnHost:
         return first_rows(model, subject.tokenizer, batch, prompts, exits, openers.values())
 
-    batch_size = settings.prompts.batch_size
-    in_parts(run, (FIRST_TOKEN.name,), make_batches(ids, batch_size, model.mesh), first, bar)
-    if settings.answers.max_new_tokens and not run.finished(GENERATIONS.name):
-        count = len(limit_prompts(prompts, settings.answers.generate_limit))
+    in_parts(run, (FIRST_TOKEN.name,), first_batches, first, bar)
+    if new_tokens and not run.finished(GENERATIONS.name):
         reference = subject.reference(settings.texts)
         chosen.read_labels(prompts)
         answerer = Answerer(settings, subject, reference, chosen.judge)
-        batches = make_batches(ids[:count], batch_size, model.mesh)
         in_parts(run, (GENERATIONS.name,), batches, answerer.rows, bar)
         chosen.warn(run.path)
     warn_non_finite(run, FIRST_TOKEN.name, GENERATIONS.name)
+    warn_stops(run, GENERATIONS.name, settings.answers.stop)
     return run
 
 
 def check_sweep(settings: ExitStudy) -> None:
     """Raise InputError for invalid settings, before anything is loaded."""
-    sampling_of(settings.decoding)
-    memory_budget(settings.decoding)
-    check_windows(settings.windows)
-    at_least(1, batch_size=settings.prompts.batch_size)
-    within(1, 10_000, samples=settings.answers.samples)
-    at_least(0, max_new_tokens=settings.answers.max_new_tokens)
+    check_ranges(settings)
     if settings.answers.samples > 1 and settings.decoding.temperature == 0:
         raise InputError("several samples at temperature 0 are all equal: set --temperature")
     if any(not stop for stop in settings.answers.stop):

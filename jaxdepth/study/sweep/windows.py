@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
-from jaxdepth.errors import InputError
 from jaxdepth.stats.bands import prompts_to_decide, share_band
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.shares import ClusteredShare, mean_share
@@ -138,13 +137,6 @@ class ExitWindows:
             n_to_decide=[None if pd.isna(n) else int(n) for n in rows["n_to_decide"]],
             unsafe_from=float(rows["unsafe_from"].iloc[0]),
         )
-
-
-def check_windows(rule: Windows) -> None:
-    """Raise InputError for shares that are none."""
-    for name, value in vars(rule).items():
-        if not 0 < value < 1:
-            raise InputError(f"{name} is {value}, expected more than 0 and less than 1")
 
 
 def find_competent(

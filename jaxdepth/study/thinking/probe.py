@@ -6,6 +6,7 @@ chosen by folds of the training pairs: for each exit among the layers that the e
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -16,12 +17,14 @@ from jaxdepth.model.sharding import to_host
 from jaxdepth.probing.capture import residuals
 from jaxdepth.probing.fit import decide, fit_logistic
 from jaxdepth.probing.folds import make_folds
-from jaxdepth.prompts.batches import limit_prompts, make_batches
-from jaxdepth.prompts.datasets import HARMFUL, Prompt, prompts_digest, read_prompts
+from jaxdepth.prompts.batches import make_batches
+from jaxdepth.prompts.datasets import HARMFUL, Prompt, prompts_digest
 from jaxdepth.prompts.prompt import check_labelled
 from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.stats.ranking import auroc
 from jaxdepth.study.loading import LoadedModel, device_provenance, load_model, run_date
+from jaxdepth.study.prompting.sets import read_study_prompts, system_text
+from jaxdepth.study.prompting.written import write_prompts
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.settings import AdaptedModel
 from jaxdepth.study.thinking.settings import ThinkThenDecide
@@ -36,9 +39,8 @@ def fit_probe(settings: ThinkThenDecide, bar: ProgressBar) -> Run:
             too few for the folds; a layer or strength is wrong; or the run has other settings.
     """
     p = settings.probe
-    sets = settings.prompts
-    train = read_prompts(p.probe_prompts, sets.columns, needs_columns=False)
-    prompts = limit_prompts(read_prompts(sets.prompts, sets.columns), sets.limit)
+    train = read_study_prompts(replace(settings.prompts, limit=None), p.probe_prompts)
+    prompts = read_study_prompts(settings.prompts)
     check_labelled([*train, *prompts], "verdicts are scored")
     check_disjoint(train, prompts)
     out = settings.output.out / "probe"
@@ -57,6 +59,7 @@ def fit_probe(settings: ThinkThenDecide, bar: ProgressBar) -> Run:
         "dtype": str(loaded.model.embed[...].dtype),
         "prompts_sha256": prompts_digest(prompts),
         "probe_prompts_sha256": prompts_digest(train),
+        "system": system_text(settings.prompts.system),
         "exits": exits,
         "probe_layers": layers,
         "probe_strengths": p.probe_strengths,
@@ -116,7 +119,8 @@ def last_residuals(
     bar: ProgressBar,
 ) -> Float[np.ndarray, "G N D"]:
     """The residual stream after some layers at the last token of each prompt, float32."""
-    model, ids = loaded.model, [loaded.encoder.encode(prompt.text) for prompt in prompts]
+    model = loaded.model
+    ids = [written.ids for written in write_prompts(loaded.conversations, prompts)]
     x_GND = np.zeros((len(layers), len(prompts), model.config.hidden_size), np.float32)
     batches = make_batches(ids, batch_size, model.mesh)
     with bar("residual streams", "batches") as progress:

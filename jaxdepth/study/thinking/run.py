@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxdepth.depth.exits import parse_exits
-from jaxdepth.errors import InputError, at_least, listed
+from jaxdepth.errors import InputError, listed
 from jaxdepth.model.config import read_config
+from jaxdepth.ranges import check_ranges
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.settings_file import build, read_settings
@@ -86,7 +87,7 @@ def run_arms(settings: ThinkThenDecide, bar: ProgressBar = silent) -> StudyRuns:
 def _check(settings: ThinkThenDecide) -> tuple[list[Unit], dict[Unit, str], set[Unit]]:
     """Check the settings before anything is run; returns the plan."""
     m = settings.measures
-    at_least(0, answer_tokens=m.answer_tokens, votes=m.votes, votes_limit=m.votes_limit)
+    check_ranges(settings)
     config = read_config(settings.model.model / "config.json")[0]
     depth, exits = config.num_hidden_layers, settings.decoding.exits
     if depth not in parse_exits(exits, depth):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxdepth.ranges import COUNT, POSITIVE, SEED, Range
 from jaxdepth.study.settings import (
     Decoding,
     Devices,
@@ -23,9 +24,9 @@ Count = Annotated[int, tyro.conf.arg(metavar="N")]
 class Arms:
     """The arms, their seeds, and where their adapters come from."""
 
-    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N")] = (1, 2, 3)
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N"), SEED] = (1, 2, 3)
     """Training seeds of the arms direct and thought."""
-    control_seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N")] = (1,)
+    control_seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N"), SEED] = (1,)
     """Training seeds of the other arms."""
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ARM")] = ()
     """Run these arms, such as filler, or single seeds of them, such as thought-2, and read from the
@@ -37,7 +38,7 @@ class Arms:
     """Tune the adapters that are missing; else they are reported as not run."""
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tune/thinker"
     """Settings that all arms share: a TOML file for `jaxdepth tune`."""
-    steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    steps: Annotated[int | None, tyro.conf.arg(metavar="N"), COUNT] = None
     """Training steps of each arm, in place of the recipe's."""
 
 
@@ -45,10 +46,10 @@ class Arms:
 class Measures:
     """What is measured of each arm beside its verdicts."""
 
-    cuts: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N")] = (0, 4, 8, 16, 32)
+    cuts: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N"), Range(0)] = (0, 4, 8, 16, 32)
     """Of arms that think: also read the verdict after the first N tokens of the thought, for each
     N; 0 is the verdict without a thought."""
-    answer_tokens: Count = 32
+    answer_tokens: Annotated[Count, Range(0)] = 32
     """Maximum tokens of an answer."""
     answered: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ARM-SEED")] = (
         "direct-1",
@@ -57,12 +58,12 @@ class Measures:
     """Which of them also answer; the others only decide."""
     spoken: Annotated[str, tyro.conf.arg(metavar="ADAPTER")] | None = "builtin:spoken"
     """The adapter whose answers are the bar for those after COMPLY: full depth only."""
-    votes: Count = 5
+    votes: Annotated[Count, Range(0)] = 5
     """Sampled thoughts per prompt in a second run of the first adapter that thinks, which also
     forces verdicts, repeats PARTIAL ones and measures costs; 0 omits this run."""
-    votes_limit: Count = 30
+    votes_limit: Annotated[Count, Range(0)] = 30
     """Prompts of that run: the first N, a pair counts as one."""
-    vote_temperature: Annotated[float, tyro.conf.arg(metavar="T")] = 0.7
+    vote_temperature: Annotated[float, tyro.conf.arg(metavar="T"), Range(0)] = 0.7
     """Sampling temperature of that run."""
 
 
@@ -74,14 +75,14 @@ class Probe:
     """Prompts that the probe is fitted on; layer and strength are chosen by folds of them."""
     probe_layers: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "all"
     """Layers that it may choose from, such as 12-30; for each exit those that the exit runs."""
-    probe_strengths: Annotated[tuple[float, ...], tyro.conf.arg(metavar="C")] = (
+    probe_strengths: Annotated[tuple[float, ...], tyro.conf.arg(metavar="C"), POSITIVE] = (
         1e-4,
         1e-3,
         1e-2,
         1e-1,
     )
     """Inverse strengths of the L2 penalty that it may choose from."""
-    probe_folds: Count = 5
+    probe_folds: Annotated[Count, Range(2, 1000)] = 5
     """Folds of whole pairs for that choice."""
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from jaxdepth.depth.exits import parse_exits
-from jaxdepth.errors import InputError, at_least, listed
+from jaxdepth.errors import InputError, listed
 from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh, to_host
 from jaxdepth.model.tuned import Form, Params
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.refusal.outcome import Outcome, classify_texts
 from jaxdepth.refusal.protocol import Protocol, read_protocol
@@ -48,28 +49,10 @@ from jaxdepth.weights.huggingface.tokenizer_files import tokenizer_difference
 from jaxdepth.weights.load import load
 
 ADAPTER = "adapter.safetensors"
-# Paths and devices: a fingerprint stands for them, and no number depends on them.
-_UNRESOLVED = ("model", "out", "mesh", "profile", "date")
-_AT_LEAST_0: tuple[str, ...] = (
-    "early_weight",
-    "layer_dropout",
-    "alpha",
-    "beta",
-    "chosen_weight",
-    "contrast",
-    "contrast_pairs",
-    "decision_weight",
-    "learning_rate",
-)
-_AT_LEAST_0 += (
-    "weight_decay",
-    "clip",
-    "warmup",
-    "exits_per_step",
-    "rows_per_exit",
-    "decision_tokens",
-)
-_AT_LEAST_1 = ("answer_tokens", "steps", "accumulate", "save_every")
+# Paths and devices: fingerprints and digests stand for them, and no number depends on them.
+_UNRESOLVED: tuple[str, ...] = ("model", "out", "mesh", "profile", "date")
+_SOURCES = ("harmful_prompts", "benign_answers")
+_UNRESOLVED += _SOURCES
 # Versions that are recorded in an adapter.
 _RECORDED = ("jaxdepth", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -112,7 +95,12 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
         "dtype": dtype,
         **prompt_settings(tokenizer, encoder_of(None)),
     }
-    provenance = {"model": str(settings.model), **device_provenance(base)}
+    provenance = {
+        "model": str(settings.model),
+        "harmful_prompts": list(settings.data.harmful_prompts),
+        "benign_answers": settings.data.benign_answers,
+        **device_provenance(base),
+    }
     run = Run.open(settings.output.out, resolved, provenance)
     if mix["answered"]:
         end_tokens = checkpoint.end_tokens(settings.model, tokenizer)
@@ -141,13 +129,9 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
 
 def _check(settings: Tune) -> None:
     values, supervision = flatten(settings), settings.supervision
-    minima = dict.fromkeys((*KINDS, *_AT_LEAST_0), 0) | dict.fromkeys(_AT_LEAST_1, 1)
-    for name, minimum in minima.items():
-        at_least(minimum, **{name: values[name]})
+    check_ranges(settings)
     if not any(values[kind] for kind in KINDS):
         raise InputError(f"an empty batch: give one of {', '.join(KINDS)} a number")
-    if supervision.layer_dropout > 1:
-        raise InputError(f"layer_dropout is {supervision.layer_dropout}, expected at most 1")
     if settings.trained.train == "lens" and (
         supervision.method != "refusals"
         or (supervision.benign_at, supervision.benign_target) != ("every", "distill")
@@ -304,8 +288,9 @@ def _new_tokens(protocol: Protocol | None, tokenizer) -> tuple[str, ...]:
 
 def _adapter_provenance(run: Run) -> dict:
     """How an adapter was made: settings, versions, and the digest of the table of losses."""
+    facts = run.record["facts"]
     return {
-        "settings": run.record["settings"],
+        "settings": run.record["settings"] | {name: facts.get(name) for name in _SOURCES},
         "versions": {k: v for k, v in run.record["versions"].items() if k in _RECORDED},
         "losses": run.record["tables"][LOSS.name]["sha256"],
     }

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxdepth.model.parameters import MATRICES
+from jaxdepth.ranges import COUNT, PROBABILITY, Range
 from jaxdepth.study.settings import Devices, DType, ModelPath, Output, PromptSets
 
 Count = Annotated[int, tyro.conf.arg(metavar="N")]
@@ -30,14 +31,14 @@ class Supervision:
     distribution over every token (distillation, KL)."""
     exits: Annotated[str, tyro.conf.arg(metavar="EXITS")] = "all"
     """Early exits that may be supervised, such as 16-29; full depth always is."""
-    exits_per_step: Count = 3
+    exits_per_step: Annotated[Count, Range(0)] = 3
     """Early exits sampled at each step; 0 takes them all."""
-    early_weight: Number = 1.0
+    early_weight: Annotated[Number, Range(0)] = 1.0
     """Loss weight of all early exits of a step together; full depth has weight 1."""
     deep_more: bool = False
     """Weight the loss of each early exit in proportion to its number of layers (as LayerSkip does),
     instead of equally."""
-    layer_dropout: Annotated[float, tyro.conf.arg(metavar="P")] = 0.0
+    layer_dropout: Annotated[float, tyro.conf.arg(metavar="P"), PROBABILITY] = 0.0
     """Probability of skipping the last layer in training; it falls exponentially to 0 at the first
     (LayerSkip's layer dropout)."""
     protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tuned"
@@ -47,25 +48,25 @@ class Supervision:
     """With --method verdicts, what stands before a verdict: a thought about the prompt; as controls
     one about another prompt with the same verdict, one about any other prompt, or as many full
     stops as the thought has tokens."""
-    decision_tokens: Count = 0
+    decision_tokens: Annotated[Count, Range(0)] = 0
     """Tokens that decide what a reply is: an answer's first ones, or a verdict with those after
     it."""
-    decision_weight: Number = 1.0
+    decision_weight: Annotated[Number, Range(0)] = 1.0
     """Weight of each of them in an answer's loss, where that of another token is 1."""
-    contrast: Number = 0.0
+    contrast: Annotated[Number, Range(0)] = 0.0
     """Weight of a contrast within pairs, where the loss on a refusal has 1: the first token's
     refusal log-odds of the harmful prompt against those of its look-alike, at the exits where
     refusals are supervised. The look-alikes of a batch are then the partners of its harmful
     prompts."""
-    contrast_margin: Number = 4.0
+    contrast_margin: Annotated[Number, Range()] = 4.0
     """The difference of these log-odds that is wanted, nats."""
-    contrast_pairs: Count = 0
+    contrast_pairs: Annotated[Count, Range(0)] = 0
     """Further pairs in a batch that are contrasted, and whose answers are not learned."""
-    rows_per_exit: Count = 0
+    rows_per_exit: Annotated[Count, Range(0)] = 0
     """Tokens at which each exit of a step is supervised, sampled anew; 0 takes all of a batch."""
-    beta: Number = 0.1
+    beta: Annotated[Number, Range(0)] = 0.1
     """With --method dpo: DPO's beta, the strength of the KL constraint to the base model."""
-    chosen_weight: Number = 1.0
+    chosen_weight: Annotated[Number, Range(0)] = 1.0
     """With --method dpo: weight of an added cross-entropy loss on the preferred answer; at 0 its
     probability may fall together with the rejected answer's."""
 
@@ -84,9 +85,9 @@ class Trained:
     attn_norm, mlp_norm, embed, norm and head."""
     layers: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "all"
     """Layers that are trained, such as 16-30."""
-    rank: Count = 8
+    rank: Annotated[Count, COUNT] = 8
     """Rank of LoRA's factors, or of a lens."""
-    alpha: Number = 16.0
+    alpha: Annotated[Number, Range(0)] = 16.0
     """LoRA alpha: the product of the factors is scaled by alpha / rank."""
 
 
@@ -102,20 +103,20 @@ class TrainingData:
     refuse_random: bool = False
     """A control: refuse a random half of the harmful prompts and of the look-alikes, whatever they
     ask."""
-    harmful: Count = 2
+    harmful: Annotated[Count, Range(0)] = 2
     """Harmful prompts in a batch."""
-    answered: Count = 0
+    answered: Annotated[Count, Range(0)] = 0
     """Harmful prompts in a batch that early exits learn to answer as the untuned model does, from
     its distribution over its own answer; full depth does not learn it."""
-    lookalike: Count = 2
+    lookalike: Annotated[Count, Range(0)] = 2
     """Harmless look-alikes of harmful prompts in a batch."""
-    hard: Count = 0
+    hard: Annotated[Count, Range(0)] = 0
     """Other harmless prompts that look harmful in a batch."""
-    benign: Count = 4
+    benign: Annotated[Count, Range(0)] = 4
     """Other benign prompts in a batch."""
-    borderline: Count = 0
+    borderline: Annotated[Count, Range(0)] = 0
     """Borderline prompts, answered in part, in a batch."""
-    answer_tokens: Count = 32
+    answer_tokens: Annotated[Count, COUNT] = 32
     """Maximum number of supervised tokens of an answer."""
     date: Annotated[str | None, tyro.conf.arg(metavar="YYYY-MM-DD")] = None
     """The day that a chat template is told, if it prints one; by default today, or for a run that
@@ -126,21 +127,21 @@ class TrainingData:
 class Optimisation:
     """The optimiser, AdamW."""
 
-    steps: Count = 400
+    steps: Annotated[Count, COUNT] = 400
     """Optimiser steps."""
-    accumulate: Count = 1
+    accumulate: Annotated[Count, COUNT] = 1
     """Batches per step (gradient accumulation)."""
-    learning_rate: Annotated[float, tyro.conf.arg(metavar="RATE")] = 1e-3
+    learning_rate: Annotated[float, tyro.conf.arg(metavar="RATE"), Range(0)] = 1e-3
     """Peak learning rate."""
-    warmup: Count = 20
+    warmup: Annotated[Count, Range(0)] = 20
     """Steps of linear learning-rate warm-up; a cosine decay to 0 follows."""
-    weight_decay: Number = 0.0
+    weight_decay: Annotated[Number, Range(0)] = 0.0
     """AdamW weight decay."""
-    clip: Number = 1.0
+    clip: Annotated[Number, Range(0)] = 1.0
     """Maximum global norm of a gradient (gradient clipping)."""
     remat: bool = False
     """Rematerialise layers in the backward pass: less memory, more time."""
-    save_every: Count = 20
+    save_every: Annotated[Count, COUNT] = 20
     """Steps between two checkpoints of the training state."""
 
 

@@ -168,8 +168,8 @@ def judge_answers(decider: Decider, rows: list[Row], answers: list[str]) -> Call
     """
     if not decider.protocol.answer_tokens or not rows:
         return lambda: rows
-    text_of = {p.prompt_id: p.text for p in decider.subject.prompts}
-    prompts = [text_of[row["prompt_id"]] for row in rows]
+    asked = {p.prompt_id: p.asked for p in decider.subject.prompts}
+    prompts = [asked[row["prompt_id"]] for row in rows]
     judge = judge_replies(decider.reference, answers, prompts, judge=decider.judge)
 
     def with_outcomes() -> list[Row]:

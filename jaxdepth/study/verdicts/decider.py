@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxdepth.errors import InputError, at_least, within
+from jaxdepth.errors import InputError
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.prompts.prompt import check_labelled
+from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.decide import Decided, decide
 from jaxdepth.refusal.deliberate import Rule
 from jaxdepth.refusal.outcome import Judge
@@ -46,9 +47,9 @@ class Decider:
 
     def encode(self, instruction: str) -> list[list[int]]:
         """The token ids of all prompts under an instruction, up to where a thought begins."""
-        texts = [p.text for p in self.subject.prompts]
-        encoder, close = self.subject.encoder, self.protocol.close
-        return open_thoughts(encoder, self.markers, instruction, close, texts)
+        prompts, close = self.subject.prompts, self.protocol.close
+        conversations = self.subject.loaded.conversations
+        return open_thoughts(conversations, self.markers, instruction, close, prompts)
 
     def decode_text(self, ids: Int[np.ndarray, " T"]) -> str:
         """The text of token ids, without special tokens."""
@@ -97,6 +98,12 @@ def open_decider(settings: Decide, judge: Judge | None = None) -> Decider:
     lengths = thinking.thought_tokens, thinking.answer_tokens
     protocol = choose_protocol(thinking.protocol, settings.model.adapter, *lengths)
     subject = open_subject(settings, settings.decoding.exits)
+    prefilled = next((p for p in subject.prompts if p.prefill), None)
+    if prefilled is not None:
+        raise InputError(
+            f"prompt {prefilled.prompt_id} has the start of a reply (a prefill), and under a "
+            "protocol every reply starts with a thought or a verdict: leave it out"
+        )
     check_labelled(subject.prompts, "decide scores verdicts")
     markers = resolve_markers(protocol, subject.encoder, subject.end_tokens)
     rule, reference = build_rule(settings.decision), subject.reference(settings.texts)
@@ -140,14 +147,10 @@ def build_rule(decision: DecisionRule) -> Rule:
 
 def check_settings(settings: Decide) -> None:
     """Raise InputError for a setting that is out of range, before anything is loaded."""
-    sampling_of(settings.decoding)
-    memory_budget(settings.decoding)
+    check_ranges(settings)
     build_rule(settings.decision)
     votes, cuts = settings.thinking.votes, settings.interventions.cuts
-    at_least(1, batch_size=settings.prompts.batch_size)
-    within(1, 10_000, votes=votes)
-    within(0, 1000, cost_rounds=settings.interventions.cost_rounds)
     if votes > 1 and settings.decoding.temperature == 0:
         raise InputError("several votes at temperature 0 are all alike: set --temperature")
-    if len(set(cuts)) < len(cuts) or min(cuts, default=0) < 0:
-        raise InputError(f"cuts are {list(cuts)}: expected different ones, 0 or more")
+    if len(set(cuts)) < len(cuts):
+        raise InputError(f"cuts are {list(cuts)}: expected different ones")

@@ -10,9 +10,8 @@ cost.parquet       tokens and time of thinking
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from jaxdepth.prompts.batches import Batch, make_batches
+from jaxdepth.prompts.batches import Batch
 from jaxdepth.prompts.datasets import Prompt
 from jaxdepth.refusal.outcome import Judge
 from jaxdepth.refusal.protocol import Verdict
@@ -21,7 +20,6 @@ from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.batched import in_parts
 from jaxdepth.study.chosen_judge import choose_judge
 from jaxdepth.study.run_directory import Run, read_frame
-from jaxdepth.study.subject import check_lengths
 from jaxdepth.study.verdicts.batches import batch_tables, decide_batch, repeat_batch, swap_batch
 from jaxdepth.study.verdicts.cost import write_cost
 from jaxdepth.study.verdicts.decider import Decider, open_decider
@@ -49,12 +47,13 @@ def run_decide(settings: Decide, bar: ProgressBar = silent, judge: Judge | None 
     subject, protocol, markers = decider.subject, decider.protocol, decider.markers
     ids = decider.encode(protocol.instruction)
     new_tokens = protocol.thought_tokens + len(markers.close) + 1 + protocol.answer_tokens
-    check_lengths(subject.model.config, subject.prompts, ids, new_tokens)
+    batches = subject.batches(ids, new_tokens)
+    if settings.thinking.series != "none":
+        _series_batches(decider, range(len(subject.prompts)))  # an error now, not after the work
     resolved = subject.resolved(
         command="decide", protocol=protocol.record(), verdict_words=markers.words, **chosen.resolved
     )
     run = subject.open_run(resolved, markers=markers._asdict())
-    batches = make_batches(ids, settings.prompts.batch_size, subject.model.mesh)
     names = [table.name for table in batch_tables(decider)]
     in_parts(run, names, batches, lambda batch: decide_batch(decider, batch), bar)
     if settings.interventions.swap and settings.texts.keep_text and protocol.thought_tokens:
@@ -101,12 +100,14 @@ def _write_series(run: Run, decider: Decider, bar: ProgressBar) -> None:
     if partial.empty:
         run.write_table(SERIES.name, SERIES.empty())
         return
-    ids = decider.encode(decider.protocol.again)
     names = set(partial["prompt_id"])
     indices = [n for n, p in enumerate(decider.subject.prompts) if p.prompt_id in names]
-    batches = make_batches(
-        [ids[n] for n in indices], decider.settings.prompts.batch_size, decider.subject.model.mesh
-    )
-    batches = [replace(b, indices=tuple(indices[n] for n in b.indices)) for b in batches]
+    batches = _series_batches(decider, indices)
     keys = set(partial.itertuples(index=False, name=None))
     in_parts(run, [SERIES.name], batches, lambda b: repeat_batch(decider, b, keys), bar)
+
+
+def _series_batches(decider: Decider, indices: Sequence[int]) -> list[Batch]:
+    """Batches of prompts under the instruction of the second pass; errors as `Subject.batches`."""
+    new_tokens = len(decider.markers.close) + 1 + decider.protocol.answer_tokens
+    return decider.subject.batches(decider.encode(decider.protocol.again), new_tokens, indices)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jaxdepth.ranges import POSITIVE, PROBABILITY, Range
 from jaxdepth.study.settings import (
     AdaptedModel,
     Decoding,
@@ -25,11 +26,11 @@ class Thinking:
     """The instruction, the markers around a thought and the verdict words: prompted (any instruct
     model), tuned (special tokens of a tuned model), or a TOML file. By default that of the adapter
     if it was tuned to decide, else prompted."""
-    thought_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    thought_tokens: Annotated[int | None, tyro.conf.arg(metavar="N"), Range(0)] = None
     """Maximum tokens of a thought, in place of the protocol's; 0 decides at once."""
-    answer_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    answer_tokens: Annotated[int | None, tyro.conf.arg(metavar="N"), Range(0)] = None
     """Maximum tokens of an answer, in place of the protocol's; 0 only decides."""
-    votes: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    votes: Annotated[int, tyro.conf.arg(metavar="N"), Range(1, 10_000)] = 1
     """Sampled thoughts per prompt and exit; their verdicts are also combined by vote. More than one
     needs a temperature above 0."""
     series: Literal["none", "caveat", "redecide"] = "none"
@@ -42,16 +43,16 @@ class Thinking:
 class DecisionRule:
     """How the probabilities of the three verdicts become one verdict."""
 
-    verdict_temperature: Annotated[float, tyro.conf.arg(metavar="T")] = 1.0
+    verdict_temperature: Annotated[float, tyro.conf.arg(metavar="T"), POSITIVE] = 1.0
     """Temperature scaling of the verdicts' log-probabilities; a run prints the one that fits its
     prompts."""
-    refuse_from: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
+    refuse_from: Annotated[float | None, tyro.conf.arg(metavar="P"), PROBABILITY] = None
     """Probability threshold of REFUSE: the verdict is REFUSE if P(refuse) is at least P. By default
     the most probable verdict is taken."""
-    caution_from: Annotated[float | None, tyro.conf.arg(metavar="P")] = None
+    caution_from: Annotated[float | None, tyro.conf.arg(metavar="P"), PROBABILITY] = None
     """Probability threshold of PARTIAL, needed with --refuse-from: a verdict that is not REFUSE is
     PARTIAL if P(refuse) + P(partial) is at least P, else COMPLY."""
-    abstain_below: Annotated[float, tyro.conf.arg(metavar="P")] = 0.0
+    abstain_below: Annotated[float, tyro.conf.arg(metavar="P"), PROBABILITY] = 0.0
     """Abstain, and show no answer, if the most probable verdict leads the second by less than P."""
 
 
@@ -59,7 +60,7 @@ class DecisionRule:
 class Interventions:
     """Interventions on the thought and the verdict, and the table of costs."""
 
-    cuts: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N")] = (0, 16, 64)
+    cuts: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N"), Range(0)] = (0, 16, 64)
     """Also truncate each thought to its first N tokens and read the verdict there, for each N; 0 is
     the verdict without a thought."""
     swap: bool = True
@@ -68,7 +69,7 @@ class Interventions:
     force: bool = True
     """Also force each of the three verdicts, whatever was decided, and generate the answer that
     follows it."""
-    cost_rounds: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    cost_rounds: Annotated[int, tyro.conf.arg(metavar="N"), Range(0, 1000)] = 1
     """Timed runs of each program for the table of costs; 0 omits the table."""
 
 
