@@ -49,7 +49,9 @@ def _at_own_tolerance(runs: Sequence[ReportRun]) -> Iterator[tuple[Judged, float
 def _verdict_lines(judged: Judged, tolerance: float) -> list[str]:
     """The sentences of a run, and its table by exit."""
     w = judged.run.windows
-    lines = [f"- {markdown_text(line)}" for line in judged.at(tolerance)] + [""]
+    lines = [f"- {markdown_text(line)}" for line in judged.at(tolerance)]
+    lines += [f"- Certificate: {markdown_text(line)}" for line in judged.certificate]
+    lines.append("")
     if w is None or not judged.strips:
         return lines
     strip = judged.strips[0]

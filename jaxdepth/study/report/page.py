@@ -15,6 +15,7 @@ from jaxdepth import __version__
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.figures import OUTCOMES
 from jaxdepth.study.report.cells import LETTERS, grid_of, read_cells
+from jaxdepth.study.report.certified import certified_sentences
 from jaxdepth.study.report.charts.choose import charts_of
 from jaxdepth.study.report.origin import shared_and_own
 from jaxdepth.study.report.reading import ReportRun
@@ -41,6 +42,7 @@ class Judged:
     strips: list[Strip]
     states: list[list[str]]  # sentences by tolerance
     tolerances: list[float]
+    certificate: list[str]  # what the certificate beside the run says, in words
 
     def at(self, tolerance: float) -> list[str]:
         """What the run shows at one of the tolerated shares, in words."""
@@ -53,7 +55,11 @@ class Judged:
 
 
 def judge_runs(runs: Sequence[ReportRun]) -> tuple[list[float], float, list[Judged]]:
-    """The tolerated shares of a report, the one it opens at, and the runs judged at each."""
+    """The tolerated shares of a report, the one it opens at, and the runs judged at each.
+
+    Raises:
+        InputError: a table or a certificate is damaged.
+    """
     own = [run.windows.unsafe_from for run in runs if run.windows is not None]
     tolerances = sorted({*TOLERANCES, *own})
     start = own[0] if own else 0.05
@@ -61,7 +67,7 @@ def judge_runs(runs: Sequence[ReportRun]) -> tuple[list[float], float, list[Judg
     for run in runs:
         strips = strips_of(run)
         states = [sentences(run, strips, tolerance) for tolerance in tolerances]
-        judged.append(Judged(run, strips, states, tolerances))
+        judged.append(Judged(run, strips, states, tolerances, certified_sentences(run)))
     return tolerances, start, judged
 
 
@@ -73,7 +79,7 @@ def render(runs: Sequence[ReportRun], with_text: bool = True) -> str:
         with_text: whether prompts and answers are in it.
 
     Raises:
-        InputError: a table is damaged.
+        InputError: a table or a certificate is damaged.
     """
     from jinja2 import Environment, FunctionLoader
 
