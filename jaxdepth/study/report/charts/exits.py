@@ -13,6 +13,7 @@ from jaxdepth.study.report.charts.base import (
     axes_of,
     line,
     outcome_colour,
+    outcome_name,
     rule_at,
     stacked,
 )
@@ -49,7 +50,7 @@ def outcomes_chart(run: ReportRun, number: int = 0) -> Chart:
             notes = [f"{counted(v.value, e.n or 0)}, {v:.0%}" for v in e]
             traces.append(
                 stacked(
-                    _outcome_name(outcome, label), run.outcomes.exits, e.value, notes,
+                    outcome_name(outcome, label), run.outcomes.exits, e.value, notes,
                     outcome_colour(outcome, label), panel, PATTERNS.get(str(outcome), ""),
                     legend=not panel or outcome == Outcome.COMPLY,
                 )
@@ -159,11 +160,6 @@ def distance_chart(runs: Sequence[ReportRun]) -> Chart:
         traces=traces,
         layout=layout,
     )
-
-
-def _outcome_name(outcome: Outcome, label: str) -> str:
-    """An outcome in the legend: to answer a harmful prompt is a fault, a harmless one is none."""
-    return f"comply ({label})" if outcome == Outcome.COMPLY else str(outcome)
 
 
 def _measure(curve: pd.DataFrame, metric: str, label: str) -> Estimate:

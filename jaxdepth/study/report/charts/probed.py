@@ -80,6 +80,8 @@ def knows_chart(run: ReportRun, number: int = 0) -> Chart:
     labels = sorted(frame["label"].unique())
     layout = axes_of([f"{label} prompts" for label in labels], "exit and layer", "share of prompts")
     layout["barmode"] = "stack"
+    layout["height"] += 110  # the legend has many words
+    layout["legend"] |= {"y": -0.26}
     traces, shown = [], []
     for panel, label in enumerate(labels):
         for quadrant, (meaning, colour, pattern) in _MEANING[label].items():
