@@ -1,6 +1,7 @@
 """Models beside each other: sweeps of the same prompts and exits, paired by prompt."""
 
 from collections.abc import Sequence
+from itertools import combinations
 
 from jaxdepth.errors import InputError
 from jaxdepth.refusal.outcome import Outcome
@@ -8,6 +9,8 @@ from jaxdepth.study.comparison.outcomes import Compared
 from jaxdepth.study.comparison.summary import answered_contrast
 from jaxdepth.study.report.reading import SWEEP, ReportRun
 from jaxdepth.study.settings import UNTOUCHED
+
+MAX_PAIRED = 6  # models of which every pair is compared
 
 
 def compare_runs(runs: Sequence[ReportRun]) -> Compared | None:
@@ -31,17 +34,26 @@ def compare_runs(runs: Sequence[ReportRun]) -> Compared | None:
 
 
 def contrast_lines(c: Compared | None) -> list[str]:
-    """Each model against the untouched one, or else the first, on harmful prompts."""
+    """What models do with harmful prompts beside each other, before the deepest exit.
+
+    Refusals: each model against the untouched one, or else the first. Answers: each pair of models
+    over the exits at which both can answer; of many models only pairs with the first.
+    """
     if c is None or not any(group.endswith(" harmful") for group in c.groups):
         return []
     base = UNTOUCHED if UNTOUCHED in c.models else c.models[0]
     early = c.exits[:-1]
-    lines = []
-    for model in c.models:
-        if model != base and early:
-            refused = c.difference(model, base, "harmful", early, Outcome.REFUSE)
-            lines.append(
-                f"{model} against {base}: harmful prompts refused before exit {c.exits[-1]} "
-                f"{refused:points}; {answered_contrast(c, model, base)}."
-            )
-    return lines
+    refused = [
+        f"{model} against {base}: harmful prompts refused before exit {c.exits[-1]} "
+        f"{c.difference(model, base, 'harmful', early, Outcome.REFUSE):points}."
+        for model in c.models
+        if model != base and early
+    ]
+    firsts = c.models if len(c.models) <= MAX_PAIRED else (base,)
+    pairs = [(a, b) for a, b in combinations(c.models, 2) if {a, b} & {*firsts}]
+    answered = [
+        f"{b} against {a}: harmful prompts {answered_contrast(c, b, a)}."
+        for a, b in pairs
+        if c.competent(a, b)
+    ]
+    return refused + answered

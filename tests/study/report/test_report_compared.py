@@ -31,13 +31,21 @@ def folder(tmp_path_factory):
 def test_models_are_compared_with_the_untouched_one(folder, tmp_path):
     runs = read_runs([folder])
     compared = compare_runs(runs)
-    (line,) = contrast_lines(compared)
+    refused, answered = contrast_lines(compared)
     # Refused at exits 1 and 2: 30 and 40 of 40, against 0 and 10: 87.5% - 12.5%.
-    assert line.startswith("robust against untouched: harmful prompts refused before exit 3 +75 [+")
-    # Answered: 10 and 0 of 40, against 40 and 30: 12.5% - 87.5%.
-    assert "; answered to the point -75 [-" in line
-    assert "(exits 1-2; TPR - FPR there +68 [" in line
-    assert line in render(runs).replace("&#39;", "'")
+    assert refused.startswith(
+        "robust against untouched: harmful prompts refused before exit 3 +75 [+"
+    )
+    # Answered: 10 and 0 of 40, against 40 and 30: 12.5% - 87.5%. Look-alikes refused: 8 and 8 of
+    # 40, against 0 and 2. Runs are in the order of their names.
+    assert answered.startswith(
+        "untouched against robust: harmful prompts answered to the point +75 [+"
+    )
+    assert "(exits 1-2; TPR - FPR there +10 [" in answered
+    assert "and +68 [" in answered
+    html = render(runs).replace("&#39;", "'")
+    assert refused in html
+    assert answered in html
     out = tmp_path / "report.md"
     assert main(["report", str(folder), "--format", "md", "--out", str(out)]) == 0
     assert "## Beside each other" in out.read_text("utf-8")
