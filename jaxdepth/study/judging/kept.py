@@ -53,8 +53,8 @@ def read_answers(run_path: Path) -> pd.DataFrame:
         answers = verdicts.merge(texts, on=["prompt_id", "exit", "vote"], validate="one_to_one")
         renamed = {"vote": "sample", "answer": "text", "answer_outcome": "outcome"}
         answers = answers.rename(columns=renamed).assign(rule=None)
-    if "ended" in answers:  # nothing was said where logits were NaN or infinite
-        answers = answers[answers["ended"] != NON_FINITE]
+    for name in {"ended", "closed_by"} & {*answers.columns}:
+        answers = answers[answers[name] != NON_FINITE]  # nothing was said
     answers = answers[[*LANE, "text", "outcome"]]
     if command != "decide" and record["facts"].get("opens_thought"):
         answers["text"] = "<think>\n" + answers["text"]

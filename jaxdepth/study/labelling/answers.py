@@ -51,6 +51,7 @@ def _join_texts(run_path: str | Path, verdicts: pd.DataFrame, has_texts: bool) -
     """The answers after the verdicts of a run of decide."""
     if not has_texts:
         raise InputError(f"{run_path} did not keep its texts: run it again with --keep-text")
+    verdicts = verdicts[verdicts["closed_by"] != NON_FINITE]
     if verdicts["answer_outcome"].isna().any():
         raise InputError(
             f"{run_path} has verdicts without an answer: run it again with answers and without "

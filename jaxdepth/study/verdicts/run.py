@@ -19,6 +19,7 @@ from jaxdepth.refusal.outcome import Judge
 from jaxdepth.refusal.protocol import Verdict
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
+from jaxdepth.study.answers import warn_non_finite
 from jaxdepth.study.batched import in_parts
 from jaxdepth.study.chosen_judge import choose_judge
 from jaxdepth.study.run_directory import Run, read_frame
@@ -26,7 +27,7 @@ from jaxdepth.study.verdicts.batches import batch_tables, decide_batch, repeat_b
 from jaxdepth.study.verdicts.cost import write_cost
 from jaxdepth.study.verdicts.decider import Decider, open_decider
 from jaxdepth.study.verdicts.settings import Decide
-from jaxdepth.study.verdicts.tables import SERIES, SWAPPED, TEXTS, VERDICT_TABLE
+from jaxdepth.study.verdicts.tables import CUTS, FORCED, SERIES, SWAPPED, TEXTS, VERDICT_TABLE
 
 
 @one_at_a_time(lambda settings: settings.output.out)
@@ -62,6 +63,7 @@ def run_decide(settings: Decide, bar: ProgressBar = silent, judge: Judge | None 
     if settings.thinking.series != "none":
         _write_series(run, decider, bar)
     chosen.warn(run.path)
+    warn_non_finite(run, *(t.name for t in (VERDICT_TABLE, CUTS, FORCED, SWAPPED, SERIES)))
     write_cost(run, decider, batches[0])
     return run
 
