@@ -16,7 +16,7 @@ LANE = ["prompt_id", "exit", "rule", "sample"]  # the columns that name an answe
 
 def read_prompts_of(run_path: Path) -> dict[str, Prompt]:
     """The prompts of a run by their ids."""
-    rows = read_frame(run_path, PROMPTS.name).astype(object)
+    rows = read_frame(run_path, PROMPTS).astype(object)
     rows = rows.where(rows.notna(), None)
     return {row["prompt_id"]: Prompt(**row) for row in rows.to_dict("records")}
 
@@ -44,12 +44,12 @@ def read_answers(run_path: Path) -> pd.DataFrame:
     if command == "sweep" and not settings.get("max_new_tokens", 1):
         raise InputError(f"{run_path} has no answers (--max-new-tokens 0): nothing can be judged")
     if command == "sweep":
-        answers = read_frame(run_path, GENERATIONS.name).assign(rule=None)
+        answers = read_frame(run_path, GENERATIONS).assign(rule=None)
     elif command == "sweep --policy":
-        answers = read_frame(run_path, DYNAMIC.name).assign(exit=None)
+        answers = read_frame(run_path, DYNAMIC).assign(exit=None)
     else:
-        texts = read_frame(run_path, TEXTS.name)[["prompt_id", "exit", "vote", "answer"]]
-        verdicts = read_frame(run_path, VERDICT_TABLE.name)
+        texts = read_frame(run_path, TEXTS)[["prompt_id", "exit", "vote", "answer"]]
+        verdicts = read_frame(run_path, VERDICT_TABLE)
         answers = verdicts.merge(texts, on=["prompt_id", "exit", "vote"], validate="one_to_one")
         renamed = {"vote": "sample", "answer": "text", "answer_outcome": "outcome"}
         answers = answers.rename(columns=renamed).assign(rule=None)

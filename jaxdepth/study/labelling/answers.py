@@ -6,11 +6,12 @@ from pathlib import Path
 import pandas as pd
 
 from jaxdepth.errors import InputError
-from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE, PROMPTS
+from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE, read_prompts_of
 from jaxdepth.study.run_directory import read_frame, read_record
+from jaxdepth.study.verdicts.tables import TEXTS, VERDICT_TABLE
 
 KEY = ["prompt_id", "exit", "sample"]  # names an answer of a run
-_TABLES = {"sweep": GENERATIONS.name, "decide": "verdicts"}  # by command
+_TABLES = {"sweep": GENERATIONS, "decide": VERDICT_TABLE}  # by command
 
 
 def read_answers(run_path: str | Path) -> pd.DataFrame:
@@ -28,8 +29,10 @@ def read_answers(run_path: str | Path) -> pd.DataFrame:
             "or of `jaxdepth decide`"
         )
     table = _TABLES[command]
-    if table not in record["tables"]:
-        raise InputError(f"{run_path} has no finished table {table}: it has no answers to label")
+    if table.name not in record["tables"]:
+        raise InputError(
+            f"{run_path} has no finished table {table.name}: it has no answers to label"
+        )
     answers = read_frame(run_path, table)
     if command == "decide":
         answers = _join_texts(run_path, answers, "texts" in record["tables"])
@@ -37,8 +40,7 @@ def read_answers(run_path: str | Path) -> pd.DataFrame:
         answers = answers[answers["ended"] != NON_FINITE]
     if answers["text"].isna().any():
         raise InputError(f"{run_path} did not keep its texts: run it again with --keep-text")
-    prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id")
-    of_answer = prompts.loc[answers["prompt_id"]].reset_index()
+    of_answer = read_prompts_of(run_path, answers["prompt_id"].tolist()).reset_index()
     answers = answers[[*KEY, "text", "outcome"]].reset_index(drop=True)
     answers["prompt"] = of_answer["text"]
     answers["label"] = of_answer["label"]
@@ -57,7 +59,7 @@ def _join_texts(run_path: str | Path, verdicts: pd.DataFrame, has_texts: bool) -
             f"{run_path} has verdicts without an answer: run it again with answers and without "
             "--abstain-below"
         )
-    texts = read_frame(run_path, "texts")[["prompt_id", "exit", "vote", "answer"]]
+    texts = read_frame(run_path, TEXTS)[["prompt_id", "exit", "vote", "answer"]]
     joined = verdicts.merge(texts, on=["prompt_id", "exit", "vote"], validate="one_to_one")
     names = {"vote": "sample", "answer": "text", "answer_outcome": "outcome"}
     return joined.rename(columns=names)

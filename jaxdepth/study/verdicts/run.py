@@ -72,7 +72,7 @@ def _write_swapped(run: Run, decider: Decider, batches: Sequence[Batch], bar: Pr
     """Write swapped.parquet."""
     if run.finished(SWAPPED.name):
         return
-    texts = read_frame(run.path, TEXTS.name)
+    texts = read_frame(run.path, TEXTS)
     thoughts = texts[texts["vote"] == 0].set_index(["prompt_id", "exit"])["thought_ids"].to_dict()
     donors = choose_donors(decider.subject.prompts)
     in_parts(run, [SWAPPED.name], batches, lambda b: swap_batch(decider, b, thoughts, donors), bar)
@@ -97,7 +97,7 @@ def _write_series(run: Run, decider: Decider, bar: ProgressBar) -> None:
     """Write series.parquet."""
     if run.finished(SERIES.name):
         return
-    verdicts = read_frame(run.path, VERDICT_TABLE.name)
+    verdicts = read_frame(run.path, VERDICT_TABLE)
     is_partial = (verdicts["vote"] == 0) & (verdicts["verdict"] == Verdict.PARTIAL)
     partial = verdicts.loc[is_partial, ["prompt_id", "exit"]]
     if partial.empty:

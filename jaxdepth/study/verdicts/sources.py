@@ -76,7 +76,7 @@ class RunVerdicts:
             settings["caution_from"],
             settings["abstain_below"],
         )
-        prompts = read_frame(run.path, PROMPTS.name)
+        prompts = read_frame(run.path, PROMPTS)
         self.prompt_ids = pd.Index(prompts["prompt_id"])
         self.harmful_N = (prompts["label"] == "harmful").to_numpy()
         self.clusters_N = prompts["pair_id"].fillna(prompts["prompt_id"]).tolist()
@@ -112,7 +112,7 @@ class RunVerdicts:
 
         Votes without a verdict, whose activations were NaN or infinite, are none.
         """
-        verdicts = read_frame(self.run.path, VERDICT_TABLE.name).sort_values("vote", kind="stable")
+        verdicts = read_frame(self.run.path, VERDICT_TABLE).sort_values("vote", kind="stable")
         verdicts = verdicts[verdicts["verdict"].notna()].fillna({"answer_tokens": 0})
         before_answer = len(self.run.record["facts"]["markers"]["close"]) + 1
         rows = []

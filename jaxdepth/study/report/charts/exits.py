@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from jaxdepth.errors import InputError
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.report.charts.base import (
@@ -165,6 +166,11 @@ def distance_chart(runs: Sequence[ReportRun]) -> Chart:
 def _measure(curve: pd.DataFrame, metric: str, label: str) -> Estimate:
     """A measure of the curve at every exit, with the interval of that exit alone."""
     rows = curve[(curve["metric"] == metric) & (curve["label"] == label)].sort_values("exit")
+    if rows.empty or rows[["exit", "n"]].isna().any(axis=None):
+        raise InputError(
+            f"a table curve has no {metric} of {label} prompts, or not at every exit: it is "
+            "damaged, run the command again to another --out"
+        )
     bounds = (rows[name].to_numpy(float) for name in ("value", "low", "high"))
     return Estimate(*bounds, n=int(rows["n"].iloc[0]))
 

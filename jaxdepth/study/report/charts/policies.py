@@ -26,7 +26,7 @@ def depth_chart(runs: Sequence[ReportRun]) -> Chart:
     """Harmful and harmless prompts answered against mean layers per token, a line a policy."""
     traces, shown, number = [], [], 0
     for run in runs:
-        rates = run.frame(POLICIES.name)
+        rates = run.frame(POLICIES)
         depths = rates[rates["metric"] == MEAN_LAYERS].set_index(["label", "rule"])["value"]
         rates = rates.join(depths.rename("depth"), on=["label", "rule"])
         for policy in rates["policy"].unique():
