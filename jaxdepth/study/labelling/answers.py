@@ -6,12 +6,30 @@ from pathlib import Path
 import pandas as pd
 
 from jaxdepth.errors import InputError
-from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE, read_prompts_of
+from jaxdepth.study.common_tables import EXIT, GENERATIONS, NON_FINITE, PROMPT_ID, read_prompts_of
 from jaxdepth.study.run_directory import read_frame, read_record
-from jaxdepth.study.verdicts.tables import TEXTS, VERDICT_TABLE
+from jaxdepth.study.tables import Column, Table
 
 KEY = ["prompt_id", "exit", "sample"]  # names an answer of a run
-_TABLES = {"sweep": GENERATIONS, "decide": VERDICT_TABLE}  # by command
+_VOTE = Column("vote", "int32", "number of the sampled thought, from 0")
+# What is read here of the tables of `jaxdepth decide`, which builds on this study.
+DECIDED = Table(
+    "verdicts",
+    "a sampled thought of a prompt at an exit",
+    (
+        PROMPT_ID,
+        EXIT,
+        _VOTE,
+        Column("closed_by", "string", "what ended the thought; non-finite where nothing was said"),
+        Column("answer_outcome", "string", "outcome of the answer; null without one"),
+    ),
+)
+_SAID = Table(
+    "texts",
+    "a sampled thought of a prompt at an exit",
+    (PROMPT_ID, EXIT, _VOTE, Column("answer", "string", "text after the verdict, or null")),
+)
+_TABLES = {"sweep": GENERATIONS, "decide": DECIDED}  # by command
 
 
 def read_answers(run_path: str | Path) -> pd.DataFrame:
@@ -59,7 +77,7 @@ def _join_texts(run_path: str | Path, verdicts: pd.DataFrame, has_texts: bool) -
             f"{run_path} has verdicts without an answer: run it again with answers and without "
             "--abstain-below"
         )
-    texts = read_frame(run_path, TEXTS)[["prompt_id", "exit", "vote", "answer"]]
+    texts = read_frame(run_path, _SAID)[["prompt_id", "exit", "vote", "answer"]]
     joined = verdicts.merge(texts, on=["prompt_id", "exit", "vote"], validate="one_to_one")
     names = {"vote": "sample", "answer": "text", "answer_outcome": "outcome"}
     return joined.rename(columns=names)

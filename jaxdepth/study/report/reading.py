@@ -62,7 +62,13 @@ class ReportRun:
     @cached_property
     def prompts(self) -> pd.DataFrame:
         """The prompts by their ids."""
-        return read_prompts_of(self.path)
+        prompts = read_prompts_of(self.path)
+        if prompts["text"].isna().any():
+            raise InputError(
+                f"{self.path}: the table prompts has a prompt without a text: it is damaged, run "
+                "the command again to another --out"
+            )
+        return prompts
 
     @cached_property
     def outcomes(self) -> Outcomes | None:

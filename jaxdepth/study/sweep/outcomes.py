@@ -9,8 +9,8 @@ from jaxtyping import Shaped
 from jaxdepth.errors import InputError
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.common_tables import GENERATIONS, check_once, read_prompts_of
+from jaxdepth.study.labelling.answers import DECIDED
 from jaxdepth.study.run_directory import read_frame
-from jaxdepth.study.verdicts.tables import VERDICT_TABLE
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ def read_outcomes(run_path: str | Path) -> Outcomes:
         InputError: the run is not finished, or damaged.
     """
     table, sample, outcome = GENERATIONS, "sample", "outcome"
-    if (Path(run_path) / f"{VERDICT_TABLE.name}.parquet").is_file():
-        table, sample, outcome = VERDICT_TABLE, "vote", "answer_outcome"
+    if (Path(run_path) / f"{DECIDED.name}.parquet").is_file():
+        table, sample, outcome = DECIDED, "vote", "answer_outcome"
     frame = read_frame(run_path, table)
     check_once(frame, ["prompt_id", sample, "exit"], f"{run_path}: the table {table.name}")
     size = frame[["prompt_id", sample, "exit"]].nunique().prod()
