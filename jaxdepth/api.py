@@ -37,6 +37,7 @@ from jaxdepth.study.probes.figures import draw_probes
 from jaxdepth.study.probes.run import probe as run_probe
 from jaxdepth.study.probes.settings import Probe
 from jaxdepth.study.report.charts.choose import charts_of
+from jaxdepth.study.report.compared import compare_runs
 from jaxdepth.study.report.reading import read_runs
 from jaxdepth.study.run_directory import read_record, read_table
 from jaxdepth.study.sweep.curves import depth_curves
@@ -110,7 +111,8 @@ class StudyRun:
         Raises:
             InputError: a table is missing or damaged.
         """
-        return [chart.figure() for chart in charts_of(read_runs([self.path]))]
+        runs = read_runs([self.path])
+        return [chart.figure() for chart in charts_of(runs, compare_runs(runs))]
 
     def judge(
         self,

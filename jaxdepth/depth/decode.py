@@ -255,8 +255,12 @@ def _run(
             prefix,
             sampler.reads_prompt(sampler_state),
         )
-        next_XB, ends_XB, sampler_state = _choose(
+        next_XB, ends_XB, next_state = _choose(
             model, sampler, sampler_state, picked_XBD, exits_X, tokens_XBT, step + 1, keys_XB
+        )
+        # What a lane that has ended would do next is no part of it.
+        sampler_state = jax.tree.map(
+            functools.partial(_unless_done, done_XB), sampler_state, next_state
         )
         next_XB = jnp.where(done_XB, 0, next_XB)
         tokens_XBT = jax.lax.dynamic_update_slice_in_dim(
@@ -267,6 +271,13 @@ def _run(
         return LaneState(step + 1, done_XB, tokens_XBT, lengths_XB, sampler_state, caches)
 
     return jax.lax.while_loop(is_going, advance, start)
+
+
+def _unless_done(
+    done_XB: Bool[Array, "X B"], old: Shaped[Array, "X B ..."], new: Shaped[Array, "X B ..."]
+) -> Shaped[Array, "X B ..."]:
+    """The new state of lanes, and the old one of those that have ended."""
+    return jnp.where(done_XB.reshape(*done_XB.shape, *[1] * (new.ndim - 2)), old, new)
 
 
 def _choose(

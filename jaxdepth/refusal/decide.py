@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxdepth.depth.decode import (
     DecodedLanes,
@@ -43,13 +43,17 @@ class Decided(NamedTuple):
     thought: Int[np.ndarray, "B E M"]  # its length; the answer begins `len(marker) + 1` later
     closed_by: Int[np.ndarray, "B E M"]  # `deliberate.ClosedBy`
     logp: Float[np.ndarray, "B E M 3"]  # of the verdict tokens among all tokens, natural
-    verdict: Int[np.ndarray, "B E M"]  # 0 to 2 as `VERDICTS`, 3 where it abstains
-    cut_logp: Float[np.ndarray, "B E M cuts 3"]  # after the first tokens of the thought only
+    verdict: Int[np.ndarray, "B E M"]  # 0 to 2 as `VERDICTS`, 3 where it abstains, -1 for none
+    # False: logits of the thought (then there is no verdict), of the verdict (then `logp` is no
+    # number) or of the answer were NaN or infinite, and the lane ended there.
+    finite: Bool[np.ndarray, "B E M"]
+    cut_logp: Float[np.ndarray, "B E M cuts 3"]  # after the start of the thought only
     forced: Int[np.ndarray, "B E M 3 answer"]  # the answer after each verdict, if it is forced
     forced_lengths: Int[np.ndarray, "B E M 3"]
+    forced_finite: Bool[np.ndarray, "B E M 3"]
 
 
-_STATE_FIELDS = ("thought", "closed_by", "logp", "verdict")  # of `DeliberationState`
+_STATE_FIELDS = ("thought", "closed_by", "logp", "verdict", "finite")  # of `DeliberationState`
 
 
 def decide(
@@ -140,7 +144,7 @@ def decide(
         if cuts:
             arrays["cut_logp"] = batch.decide_after_cuts(lanes, cuts)
         if force:
-            arrays["forced"], arrays["forced_lengths"] = batch.force(lanes, answer_tokens)
+            arrays |= batch.force(lanes, answer_tokens)
         index = np.ix_(group.rows, *columns)
         for name, array_BEM in arrays.items():
             getattr(decided, name)[index] = array_BEM[: len(group.rows)]
@@ -177,9 +181,11 @@ def empty_decided(
         closed_by=zeros(),
         logp=zeros(3, dtype=np.float32),
         verdict=zeros(),
+        finite=zeros(dtype=bool),
         cut_logp=zeros(cuts, 3, dtype=np.float32),
         forced=zeros(forced, answer_tokens),
         forced_lengths=zeros(forced),
+        forced_finite=zeros(forced, dtype=bool),
     )
 
 
@@ -264,22 +270,28 @@ class DecidingBatch:
     def decide_after_cuts(
         self, lanes: DecodedLanes, cuts: Sequence[int]
     ) -> Float[np.ndarray, "B E M cuts 3"]:
-        """Log-probabilities of the verdicts after each thought, truncated to some lengths."""
+        """Log-probabilities of the verdicts after each thought, truncated to some lengths.
+
+        NaN where the thought came of NaN or infinity.
+        """
         thought_XB = lanes.sampler_state.thought
         lengths = jnp.minimum(np.array(cuts)[:, None], thought_XB[:, None])
         forks = self._fork(lanes, lengths, jnp.full((1, 1), -1), answer_tokens=0)
-        return self.to_exits(forks.sampler_state.logp, len(cuts))
+        has_thought_XB = jnp.repeat(_has_thought(lanes), len(cuts), axis=0)
+        logp_XB3 = jnp.where(has_thought_XB[..., None], forks.sampler_state.logp, jnp.nan)
+        return self.to_exits(logp_XB3, len(cuts))
 
-    def force(
-        self, lanes: DecodedLanes, answer_tokens: int
-    ) -> tuple[Int[np.ndarray, "B E M 3 answer"], Int[np.ndarray, "B E M 3"]]:
-        """Answers after each of the three verdicts, and their lengths."""
+    def force(self, lanes: DecodedLanes, answer_tokens: int) -> dict[str, np.ndarray]:
+        """Answers after each of the three verdicts, by the fields of `Decided`."""
         lengths = jnp.repeat(lanes.sampler_state.thought[:, None], 3, axis=1)
         forced_XB = jnp.tile(jnp.arange(3), len(lengths))[:, None]
         forks = self._fork(lanes, lengths, forced_XB, answer_tokens)
         closing = forks.tokens_XBT.shape[-1] - answer_tokens
         answers_XBT = forks.tokens_XBT[..., closing:]
-        return self.to_exits(answers_XBT, 3), self.to_exits(forks.lengths_XB - closing, 3)
+        finite_XB = forks.sampler_state.finite & jnp.repeat(_has_thought(lanes), 3, axis=0)
+        arrays = {"forced": answers_XBT, "forced_finite": finite_XB}
+        arrays["forced_lengths"] = forks.lengths_XB - closing
+        return {name: self.to_exits(array_XB, 3) for name, array_XB in arrays.items()}
 
     def _fork(
         self,
@@ -339,6 +351,11 @@ class DecidingBatch:
             return np.moveaxis(array_EMB, 2, 0)
         shape = (len(array_EMB), self.votes, forks, *array_EMB.shape[2:])
         return np.moveaxis(array_EMB.reshape(shape), 3, 0)
+
+
+def _has_thought(lanes: DecodedLanes) -> Bool[Array, "X B"]:
+    """Which lanes have a thought from finite logits only: they have come to a verdict."""
+    return lanes.sampler_state.verdict >= 0
 
 
 def shown(decided: Decided, markers: Markers, b: int, e: int, m: int) -> Int[np.ndarray, " T"]:

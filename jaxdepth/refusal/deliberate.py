@@ -91,6 +91,7 @@ class DeliberationState(NamedTuple):
     closed_by: Int[Array, "X B"]
     logp: Float[Array, "X B 3"]  # of the verdict tokens among all tokens, natural
     verdict: Int[Array, "X B"]  # -1 before it is decided
+    finite: Bool[Array, "X B"]  # False: logits that were read are NaN or infinite; the lane ends
 
 
 @functools.partial(
@@ -124,6 +125,7 @@ class DeliberationSampler:
             closed_by=jnp.where(begins_closing, ClosedBy.CUT, ClosedBy.BUDGET).astype(jnp.int32),
             logp=jnp.zeros((X, B, 3), jnp.float32),
             verdict=zero - 1,
+            finite=jnp.ones((X, B), bool),
         )
 
     def next(
@@ -135,7 +137,7 @@ class DeliberationSampler:
         keys_XB: Key[Array, "X B"],
     ) -> tuple[Int[Array, "X B"], Bool[Array, "X B"], DeliberationState]:
         sampled = choose(logits_XBV, keys_XB, step, self.sampling)
-        phase, place, thought, closed_by, logp, verdict = state
+        phase, place, thought, closed_by, logp, verdict, finite = state
 
         # Does the thought end here?
         thinking = phase == Phase.THINK
@@ -166,6 +168,13 @@ class DeliberationSampler:
         marker = self.close[jnp.minimum(place, marker_length - 1)]
         token = jnp.select([thinking, closing, deciding], [thought_token, marker, written], sampled)
 
+        answering = phase == Phase.ANSWER
+        samples = answering if self.script is not None else answering | thinking
+        finite &= ~samples | jnp.isfinite(
+            jnp.take_along_axis(logits_XBV, sampled[..., None], axis=-1)[..., 0]
+        )
+        finite &= ~deciding | jnp.isfinite(logp).all(axis=-1)
+
         # The next phase
         place = place + 1
         closed = closing & (place == marker_length)
@@ -175,12 +184,16 @@ class DeliberationSampler:
             thought = jnp.where(by_model, place - marker_length, thought)
             closed_by = jnp.where(by_model, ClosedBy.MODEL, closed_by)
             closed |= by_model
-        answering = phase == Phase.ANSWER
         done = answering & (is_any(token, self.stop_tokens) | (place >= self.answer))
         done |= deciding & ((verdict == ABSTAINS) | (self.answer == 0))
+        done |= ~finite
         phase = jnp.where(closed, Phase.DECIDE, jnp.where(deciding, Phase.ANSWER, phase))
         place = jnp.where(closed | deciding, 0, place)
-        return token, done, DeliberationState(phase, place, thought, closed_by, logp, verdict)
+        return (
+            token,
+            done,
+            DeliberationState(phase, place, thought, closed_by, logp, verdict, finite),
+        )
 
     def reads_prompt(self, state: DeliberationState) -> Bool[Array, "X B"] | None:
         if not self.hides_prompt:

@@ -49,8 +49,12 @@ def features(score: ReplyScores) -> Float[np.ndarray, "2"]:
 
 
 def is_scored(score: ReplyScores) -> bool:
-    """Whether a reply was scored after its prompt and alone, and is long enough for a mean."""
-    return min(len(score.alone_T), len(score.given_T)) >= _MIN_TOKENS
+    """Whether a reply was scored after its prompt and alone, and is long enough for a mean.
+
+    A reference whose activations are NaN or infinite has scored nothing.
+    """
+    both = score.alone_T, score.given_T
+    return min(map(len, both)) >= _MIN_TOKENS and all(np.isfinite(s).any() for s in both)
 
 
 @cache

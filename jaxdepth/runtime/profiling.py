@@ -1,12 +1,12 @@
 """JAX's compilation cache on disk, and profiles of the devices."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import jax
 
 from jaxdepth.errors import one_line
+from jaxdepth.runtime.folders import can_write
 from jaxdepth.runtime.log import warn
 
 COMPILATION_CACHE = Path("~/.cache/jaxdepth/programs")
@@ -22,7 +22,7 @@ def use_compilation_cache() -> None:
     folder = chosen
     if jax.default_backend() != "cpu" and chosen is None:
         folder = os.path.expanduser(COMPILATION_CACHE)
-    if folder and "://" not in folder and not _can_write(Path(folder), "compiled programs"):
+    if folder and "://" not in folder and not can_write(Path(folder), "compiled programs"):
         folder = None  # or every program would warn of it
     if folder != chosen:
         jax.config.update("jax_compilation_cache_dir", folder)
@@ -31,7 +31,7 @@ def use_compilation_cache() -> None:
 def start_profile(folder: Path | None) -> None:
     """Start a profile that `end_profile` writes to `folder`; None starts none."""
     global _is_profiling
-    if folder is not None and _can_write(folder, "the profile"):
+    if folder is not None and can_write(folder, "the profile"):
         jax.profiler.start_trace(folder)
         _is_profiling = True
 
@@ -45,14 +45,3 @@ def end_profile() -> None:
             jax.profiler.stop_trace()
         except Exception as error:  # a full disk, and whatever else TensorFlow's writer raises
             warn(f"the profile cannot be written ({one_line(error)})")
-
-
-def _can_write(folder: Path, what: str) -> bool:
-    """Whether files can be made in a folder; a line says so if not."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except (OSError, ValueError) as error:
-        warn(f"{folder} cannot be written ({one_line(error)}): {what} will not be kept")
-        return False

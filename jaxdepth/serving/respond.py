@@ -5,7 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxdepth.errors import InputError
-from jaxdepth.serving.responder import STEP_TOKENS, Chat, Responder, Response, build_responder
+from jaxdepth.serving.responder import (
+    STEP_TOKENS,
+    Chat,
+    NonFinite,
+    Responder,
+    Response,
+    build_responder,
+)
 from jaxdepth.serving.settings import Respond
 from jaxdepth.settings_file import build
 
@@ -48,6 +55,7 @@ def respond(
 
     Raises:
         InputError: names the message or the number that is wrong.
+        NonFinite: activations are NaN or infinite.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise InputError("messages: expected a chat, or a list of chats")
@@ -71,11 +79,11 @@ def _respond(responder: Responder, chats: Sequence[Chat]) -> list[Response]:
     for start in range(0, len(order), lanes):
         batch = order[start : start + lanes]
         for so_far in responder.run([chats[n] for n in batch], step_tokens=10 * STEP_TOKENS):
-            responses |= {
-                n: response
-                for n, response in zip(batch, so_far, strict=True)
-                if response is not None and n not in responses and response.finish is not None
-            }
+            for n, response in zip(batch, so_far, strict=True):
+                if isinstance(response, NonFinite):
+                    raise response
+                if response is not None and response.finish is not None:
+                    responses.setdefault(n, response)
     return [responses[n] for n in range(len(chats))]
 
 
@@ -101,6 +109,7 @@ def stream_response(
 
     Raises:
         InputError: names the message or the number that is wrong.
+        NonFinite: activations are NaN or infinite.
     """
     chat = responder.chat(messages, max_tokens, seed)
     return _pieces(responder, chat)
@@ -109,6 +118,8 @@ def stream_response(
 def _pieces(responder: Responder, chat: Chat) -> Iterator[Response]:
     sent = None
     for (response,) in responder.run([chat]):
+        if isinstance(response, NonFinite):
+            raise response
         if response is None:
             continue
         if sent is None or response.finish or len(response.text) > sent:

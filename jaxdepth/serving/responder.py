@@ -125,10 +125,11 @@ class Responder:
 
     def run(
         self, chats: Sequence[Chat], step_tokens: int = STEP_TOKENS
-    ) -> Generator[list[Response | None], Bool[np.ndarray, " chats"] | None, None]:
+    ) -> Generator[list["Response | NonFinite | None"], Bool[np.ndarray, " chats"] | None, None]:
         """Decode chats together, at most `lanes`; yield their responses so far after every step.
 
-        A response is None before its verdict is decided. Chats that are sent as True are given up.
+        A response is None before its verdict is decided, and NonFinite once there can be none.
+        Chats that are sent as True are given up.
         """
         rows = padded_rows(len(chats), self.settings.responding.lanes)
         rows = whole_rows(rows, self.loaded.model.mesh)
@@ -158,18 +159,25 @@ class Responder:
             while True:
                 responses = self._read(so_far, chats)
                 cancelled = yield responses
-                done[: len(chats)] |= [bool(r and r.finish) for r in responses]
+                done[: len(chats)] |= [
+                    isinstance(r, NonFinite) or bool(r and r.finish) for r in responses
+                ]
                 if cancelled is not None:
                     done[: len(chats)] |= cancelled
                 so_far = lanes.send(done)
         except StopIteration:
             return
 
-    def _read(self, so_far: LanesSoFar, chats: Sequence[Chat]) -> list[Response | None]:
+    def _read(
+        self, so_far: LanesSoFar, chats: Sequence[Chat]
+    ) -> list["Response | NonFinite | None"]:
         decided = so_far.decided
         p_B3 = np.asarray(self.rule.probabilities(decided.logp[:, 0, 0]), np.float64)
-        responses: list[Response | None] = []
+        responses: list[Response | NonFinite | None] = []
         for b, chat in enumerate(chats):
+            if not decided.finite[b, 0, 0]:
+                responses.append(NonFinite())
+                continue
             verdict = int(decided.verdict[b, 0, 0])
             if verdict < 0:
                 responses.append(None)
@@ -203,6 +211,16 @@ class Responder:
 
 class TooLong(InputError):
     """A chat has more tokens than the model takes."""
+
+
+class NonFinite(InputError):
+    """A chat has no response, because activations are NaN or infinite."""
+
+    def __init__(self):
+        super().__init__(
+            "the chat has no answer, because activations are NaN or infinite: load the model with "
+            "--dtype float32, or check the checkpoint"
+        )
 
 
 def padded_rows(count: int, lanes: int) -> int:

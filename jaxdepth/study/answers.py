@@ -179,16 +179,25 @@ def _or_null(number: float) -> float | None:
     return None if np.isnan(number) else number
 
 
+# The column of a table that says that a row came of NaN or infinity, and what it says then.
+_SAYS_NON_FINITE = (
+    ("ended", NON_FINITE),
+    ("closed_by", NON_FINITE),
+    ("entropy", None),
+    ("verdict", None),
+    ("answer_outcome", None),
+)
+
+
 def warn_non_finite(run: Run, *tables: str) -> None:
     """Say in one line how many rows of some tables came of logits that are NaN or infinite."""
     counts = []
     for table in filter(run.finished, tables):
         rows = read_table(run.path, table)
-        is_answer = "ended" in rows.column_names
-        column = rows["ended"].to_pylist() if is_answer else rows["entropy"].to_pylist()
-        count = column.count(NON_FINITE if is_answer else None)
+        name, mark = next(of for of in _SAYS_NON_FINITE if of[0] in rows.column_names)
+        count = rows[name].to_pylist().count(mark)
         if count:
-            counts.append(f"{count} of {len(column)} rows of {table}")
+            counts.append(f"{count} of {len(rows)} rows of {table}")
     if counts:
         warn(
             f"NaN or infinity in the activations: {', '.join(counts)} have null for their numbers: "

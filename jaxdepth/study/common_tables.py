@@ -1,7 +1,16 @@
 """The tables that several studies write: prompts, first_token and generations."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from jaxdepth.errors import InputError, listed, visible
+from jaxdepth.prompts.prompt import HARMFUL, HARMLESS, UNLABELLED
+from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.tables import Column, Table
 
+LABELS = (HARMFUL, HARMLESS, UNLABELLED)
 PROMPT_ID = Column("prompt_id", "string", "the prompt, as in table prompts")
 EXIT = Column("exit", "int32", "exit: how many layers ran", "layers")
 SAMPLE = Column("sample", "int32", "number of the sample of this prompt and exit, from 0")
@@ -104,3 +113,47 @@ ANSWER = (
 )
 
 GENERATIONS = Table("generations", "an answer", (PROMPT_ID, EXIT, SAMPLE, *ANSWER))
+
+
+def check_once(frame: pd.DataFrame, keys: Sequence[str], where: str) -> None:
+    """Raise InputError where two rows have the same keys.
+
+    Args:
+        frame: rows of a table.
+        keys: columns that name a row.
+        where: the table and its run, for messages.
+    """
+    is_again = frame.duplicated(list(keys))
+    if is_again.any():
+        row = frame[list(keys)][is_again].iloc[0].astype(str).str[:60]
+        raise InputError(
+            f"{where} has two rows of {visible(', '.join(row))}: it is damaged, run the command "
+            "again to another --out"
+        )
+
+
+def prompt_rows(
+    run_path: str | Path, prompt_ids: Sequence[str] | pd.Index | None = None
+) -> pd.DataFrame:
+    """The prompts of a run by their ids: all, or some in that order.
+
+    Raises:
+        InputError: the run has none of an id, or several, or the table is damaged.
+    """
+    prompts = read_frame(run_path, PROMPTS)
+    if prompts["prompt_id"].duplicated().any() or not prompts["label"].isin(LABELS).all():
+        raise InputError(
+            f"{run_path}: the table prompts has a prompt twice, or one whose label is none of "
+            f"{listed(LABELS)}: it is damaged, run the command again to another --out"
+        )
+    prompts = prompts.set_index("prompt_id")
+    if prompt_ids is None:
+        return prompts
+    known = pd.Index(prompt_ids).isin(prompts.index)
+    if not known.all():
+        unknown = visible(str(prompt_ids[int((~known).argmax())])[:60])
+        raise InputError(
+            f"{run_path}: its answers are to {unknown!r}, which its table prompts does not "
+            "have: it is damaged, run the command again to another --out"
+        )
+    return prompts.loc[prompt_ids]

@@ -5,14 +5,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib
-import matplotlib.ticker
 import numpy as np
 from jaxtyping import Bool
 
 from jaxdepth.model import Ints
+from jaxdepth.runtime.folders import use_matplotlib_folder
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.atomic_files import write_once
+
+use_matplotlib_folder()
+
+import matplotlib  # noqa: E402 (it looks for its folder at once)
+import matplotlib.ticker  # noqa: E402
 
 if TYPE_CHECKING:  # imported where a figure is drawn
     from matplotlib.axes import Axes

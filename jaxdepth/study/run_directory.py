@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxdepth.errors import InputError, listed
+from jaxdepth.errors import InputError, listed, visible
 from jaxdepth.files import file_digest, read_json
 from jaxdepth.runtime.distributed import barrier, is_first, raise_on_all
 from jaxdepth.runtime.lock import LOCK_FILE
@@ -39,6 +39,7 @@ from jaxdepth.study.atomic_files import (
     write_chunk,
 )
 from jaxdepth.study.run_record import check_record
+from jaxdepth.study.tables import Table
 
 RUN_FILE = "run.json"
 _LEFT = (PARTIAL, LOCK_FILE, LOG_FILE)
@@ -304,12 +305,32 @@ def read_table(run_path: str | Path, table: str) -> pa.Table:
         )
     if file_digest(file) != entry["sha256"]:
         raise _damaged(file)
-    return pq.read_table(file)
+    try:
+        return pq.read_table(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{file} is no Parquet file that can be read: {_first(error)}") from None
 
 
-def read_frame(run_path: str | Path, table: str) -> pd.DataFrame:
-    """A finished table of a run as a data frame; raises InputError as `read_table` does."""
-    return read_table(run_path, table).to_pandas()
+def _first(error: Exception) -> str:
+    """The first line of a message, shortened."""
+    return visible(str(error).split("\n")[0][:120])
+
+
+def read_frame(run_path: str | Path, table: str | Table) -> pd.DataFrame:
+    """A finished table of a run as a data frame.
+
+    Args:
+        run_path: of the run.
+        table: which; where it is declared its columns are checked too.
+
+    Raises:
+        InputError: as `read_table`, or the table has other columns than are declared.
+    """
+    if isinstance(table, str):
+        return read_table(run_path, table).to_pandas()
+    content = read_table(run_path, table.name)
+    table.check(content, f"{Path(run_path) / table.name}.parquet")
+    return content.to_pandas()
 
 
 def changed_prompts(

@@ -10,6 +10,9 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.types as kinds
+
+from jaxdepth.errors import InputError, listed
 
 TYPES = {
     "string": pa.string(),
@@ -20,6 +23,13 @@ TYPES = {
     "list of int32": pa.list_(pa.int32()),
     "list of float32": pa.list_(pa.float32()),
 }
+# Columns that some tables of 0.1.0 lack; what reads them does without.
+LATER = frozenset(
+    "band_low band_high calibration_high calibration_low competent corrected corrected_high "
+    "corrected_low failed midpoint midpoint_high midpoint_low onset onset_high onset_low "
+    "p_calibrated topicality".split()
+)
+_KEYS = frozenset(("prompt_id", "exit", "sample", "vote", "rule"))
 
 
 @dataclass(frozen=True)
@@ -61,3 +71,45 @@ class Table:
 
     def empty(self) -> pa.Table:
         return self.schema.empty_table()
+
+    def check(self, content: pa.Table, where: str) -> None:
+        """Raise InputError where a table lacks a column, has one of another kind, or a key is null.
+
+        Widths of numbers do not matter, nor columns that are not declared.
+
+        Args:
+            content: what a file holds, which a stranger may have written.
+            where: the file, for messages.
+        """
+        remedy = "it is damaged, or of another version: run the command again, to another --out"
+        missing = [name for name in self.schema.names if name not in content.column_names]
+        missing = [name for name in missing if name not in LATER]
+        if missing:
+            raise InputError(f"{where} lacks the column {listed(missing)}: {remedy}")
+        for column in self.columns:
+            if content.column_names.count(column.name) != 1:
+                if column.name in content.column_names:
+                    raise InputError(f"{where} has the column {column.name} twice: {remedy}")
+                continue
+            found = content[column.name]
+            if not _is_kind(found.type, TYPES[column.type]):
+                raise InputError(
+                    f"{where}: the column {column.name} has the type {found.type}, expected "
+                    f"{column.type}: {remedy}"
+                )
+            if found.null_count and column.name in _KEYS and "null" not in column.meaning:
+                raise InputError(f"{where}: the column {column.name} has nulls: {remedy}")
+
+
+def _is_kind(found: pa.DataType, declared: pa.DataType) -> bool:
+    """Whether a type is of the kind of a declared one."""
+    if kinds.is_list(declared):
+        is_list = kinds.is_list(found) or kinds.is_large_list(found)
+        return is_list and _is_kind(found.value_type, declared.value_type)
+    if kinds.is_string(declared):
+        return kinds.is_string(found) or kinds.is_large_string(found)
+    if kinds.is_boolean(declared):
+        return kinds.is_boolean(found)
+    if kinds.is_floating(declared):
+        return kinds.is_floating(found) or kinds.is_integer(found)
+    return kinds.is_integer(found)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tiny_tokenizers
 from mutants import resealed
+from reports.planted import planted, write_sweep
 from tiny import hf_tensors, raw_config, write_folder
 
 import jaxdepth
@@ -27,12 +28,20 @@ from jaxdepth.probing.exit_classifier import read_exit_classifier, save_exit_cla
 from jaxdepth.prompts.datasets import prompts_digest, read_prompts
 from jaxdepth.refusal.protocol import read_protocol
 from jaxdepth.settings_file import build, read_settings
+from jaxdepth.study.certificates.measured import Measured
 from jaxdepth.study.checkpoints.knowledge import questions_digest, read_questions
 from jaxdepth.study.inspection.inspect import inspect
 from jaxdepth.study.judging import kept
 from jaxdepth.study.labelling import answers as labelling
 from jaxdepth.study.labelling.plan import open_plan
+from jaxdepth.study.report.cells import grid_of, read_cells
+from jaxdepth.study.report.charts.choose import charts_of
+from jaxdepth.study.report.compared import compare_runs
+from jaxdepth.study.report.page import judge_runs
+from jaxdepth.study.report.reading import read_runs
+from jaxdepth.study.report.texts import pack_texts
 from jaxdepth.study.run_directory import read_record
+from jaxdepth.study.sweep.rates import Rates
 from jaxdepth.study.tuning.settings import Tune
 from jaxdepth.weights.adapter import Adapter, brings_tokens, read_adapter, save_adapter, settings_of
 from jaxdepth.weights.convert import convert
@@ -53,7 +62,7 @@ PARAMS = {
 }
 BASE = "b" * 64
 FEW = {"manifest": 25, "run": 25, "adapter": 25, "directions": 10, "classifier": 10}
-FEW |= {"protocol": 15, "settings": 20, "facts": 10, "prompts": 10}
+FEW |= {"protocol": 15, "settings": 20, "facts": 10, "prompts": 10, "tables": 25}
 NAMES = {"adapter": "adapter.safetensors", "prompts": "prompts.jsonl"}  # others: their kind
 MANY = {name: 27 * count for name, count in FEW.items()}
 
@@ -66,6 +75,7 @@ def whole(tmp_path_factory):
     tiny_tokenizers.build("chatml").save_pretrained(source)
     convert(source, place / "manifest")
     labelled_runs.write_run(place / "run")
+    write_sweep(place / "tables", planted((0, 5), (9, 12), 12))
     made = {"settings": {"seed": 0}, "versions": {"jax": "1"}}
     save_adapter(place / NAMES["adapter"], Adapter(FORM, PARAMS, BASE, ("<|yes|>",), made))
     arrays = {"content.last": np.ones((3, 8), np.float32)}
@@ -95,6 +105,24 @@ def use_run(folder, rng):
         lambda: read_record(folder),
         lambda: kept.read_answers(folder),
         lambda: open_plan(folder, labelling.read_answers(folder), 60, 2, 0),
+    ]
+
+
+def use_tables(folder, rng):
+    resealed.harm_tables(folder, rng)
+
+    def report():
+        runs = read_runs([folder])
+        judge_runs(runs)
+        charts_of(runs, compare_runs(runs))
+        return [(grid_of(cells), pack_texts([cells])) for cells in map(read_cells, runs)]
+
+    return [
+        report,
+        lambda: Rates.read(folder),
+        lambda: kept.read_answers(folder),
+        lambda: open_plan(folder, labelling.read_answers(folder), 60, 2, 0),
+        lambda: Measured.read(folder).losses("harmful"),
     ]
 
 
@@ -163,7 +191,7 @@ def check(whole, place, kind, seed):
 
 @pytest.mark.parametrize("kind", FEW)
 def test_whole_ones_are_used(whole, tmp_path, kind, monkeypatch):
-    for name in ("harm_manifest", "harm_run", "harm_arrays"):
+    for name in ("harm_manifest", "harm_run", "harm_arrays", "harm_tables"):
         monkeypatch.setattr(resealed, name, lambda path, rng: None)
     monkeypatch.setattr(resealed, "harm_toml", lambda text, rng: text)
     monkeypatch.setattr(resealed, "harm_lines", lambda text, rng: text.encode())

@@ -1,7 +1,9 @@
 """Terminals, disks and folders that are not as one would wish: work goes on, or ends in a line."""
 
+import errno
 import io
 import os
+import subprocess
 import sys
 
 import jax
@@ -12,6 +14,7 @@ from jaxdepth.errors import InputError
 from jaxdepth.runtime import profiling, streams
 from jaxdepth.runtime.profiling import end_profile, start_profile, use_compilation_cache
 from jaxdepth.runtime.progress import progress_bar
+from jaxdepth.weights.huggingface import hub
 from jaxdepth.weights.orbax_errors import silence_orbax
 
 
@@ -87,6 +90,42 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     assert updated == {"jax_compilation_cache_dir": None}
     assert "compiled programs will not be kept" in capsys.readouterr().err
     assert profiling.COMPILATION_CACHE.name == "programs"
+
+
+def test_a_folder_of_matplotlib_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("x")
+    code = "import jaxdepth.study.figures as f; f.new_figure(1).savefig('drawn.png')"
+    environment = os.environ | {"MPLCONFIGDIR": str(tmp_path / "file" / "mpl")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "matplotlib's list of fonts will not be kept" in line
+    assert (tmp_path / "drawn.png").is_file()
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_cache_of_the_hub_that_cannot_be_written(tmp_path, monkeypatch, capsys, code):
+    """What it holds is used; what it lacks ends in one line."""
+    (tmp_path / "model.safetensors").write_text("x")
+    asked = []
+
+    def download(name, *, local_files_only, **request):
+        asked.append(local_files_only)
+        if not local_files_only:
+            raise OSError(code, "Read-only", str(tmp_path))
+        if name == "some/other":
+            raise FileNotFoundError("not in the cache")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert hub.fetch_model("some/model") == tmp_path
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the cache of the hub cannot be written" in line
+    assert asked == [False, True, True]
+    with pytest.raises(InputError, match=r"cannot be downloaded from the hub \(not in the cache"):
+        hub.fetch_model("some/other")
 
 
 def test_paths_are_read_as_utf8(monkeypatch):

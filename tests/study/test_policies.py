@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from studies import settings_of
 
@@ -17,6 +16,7 @@ from jaxdepth.depth.guard import HarmProbe
 from jaxdepth.depth.policies import Caching, ExitRule, Guard, Policy
 from jaxdepth.probing.harm_probe import HarmProbes, save_harm_probes, text_digest
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.policies import run as policy_run
 from jaxdepth.study.policies.choice import write_policies
 from jaxdepth.study.policies.figures import draw_policies
@@ -24,6 +24,7 @@ from jaxdepth.study.policies.rates import RuleMeans, can_answer, match_depths, r
 from jaxdepth.study.policies.rules import family_of, parse_rules, rule_name
 from jaxdepth.study.policies.run import sweep_policies
 from jaxdepth.study.policies.settings import PolicySweep
+from jaxdepth.study.policies.tables import DYNAMIC, TOKENS
 from jaxdepth.study.run_directory import Run, read_frame, read_table
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
@@ -223,9 +224,8 @@ def test_the_exit_map_shows_those_prompts_alone(tmp_path):
         measured = {"mean_exit": 3.0, "mean_layers": 3.0, "agreement": 1.0, "outcome": "refuse"}
         answers.append(lane | measured | {"policy": policy, "threshold": threshold})
         steps.append(lane | {"place": 0, "exit": 3, "confidence": 0.5})
-    run.write_table("prompts", pa.Table.from_pylist(prompts))
-    run.write_table("dynamic", pa.Table.from_pylist(answers))
-    run.write_table("tokens", pa.Table.from_pylist(steps))
+    for table, rows in ((PROMPTS, prompts), (DYNAMIC, answers), (TOKENS, steps)):
+        run.write_table(table.name, table.from_rows(rows))
     write_policies(run, 0)
     for only, count in ((None, 3), (ids[:2], 2)):
         draw_policies(run.path, only)

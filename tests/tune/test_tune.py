@@ -19,6 +19,7 @@ from jaxdepth import InputError, classify_texts
 from jaxdepth.cli import main
 from jaxdepth.prompts.datasets import SPLITS, read_prompts
 from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.tuning import training
 from jaxdepth.study.tuning.run import tune
 from jaxdepth.study.tuning.settings import Tune
 from jaxdepth.tune.batches import PROMISES, _words
@@ -248,6 +249,36 @@ def test_every_way_to_tune_runs_and_loads(tiny_path, tmp_path, changes):
 def test_bad_settings(tiny_path, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         tune(settings(tiny_path, tmp_path / "run", **changes))
+
+
+def test_a_gradient_that_is_none_is_never_saved(tiny_path, tmp_path, monkeypatch):
+    """The loss of a step may still be finite when its gradient, and so the next state, is not."""
+    make = training.make_step
+
+    def make_broken(*args):
+        step = make(*args)
+
+        def broken(state, base, micro):
+            number = int(state.step)
+            state, losses = step(state, base, micro)
+            if number == 2:
+                state = state._replace(params={n: a * np.nan for n, a in state.params.items()})
+                losses = losses._replace(grad_norm=losses.grad_norm * np.nan)
+            return state, losses
+
+        return broken
+
+    changes = {"steps": 4, "save_every": 1, "lookalike": 0}
+    monkeypatch.setattr(training, "make_step", make_broken)
+    with pytest.raises(
+        InputError, match=r"the norm of its gradient nan.* after 2 steps is kept in"
+    ):
+        tune(settings(tiny_path, tmp_path / "run", **changes))
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
+    monkeypatch.setattr(training, "make_step", make)
+    resumed = tune(settings(tiny_path, tmp_path / "run", **changes))
+    assert read_table(resumed.path, "loss")["step"].to_pylist() == [0, 1, 2, 3]
+    assert np.isfinite(read_table(resumed.path, "loss")["loss"].to_numpy()).all()
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,15 @@ def internal_error() -> Failure:
     return Failure(500, "internal error", "internal_error", None, _ONCE)
 
 
+def non_finite() -> Failure:
+    """The model has no answer to a chat, and would have none a second time."""
+    message = (
+        "the model has no answer to this chat, because its activations are NaN or infinite: the "
+        "server needs --dtype float32, or another checkpoint"
+    )
+    return Failure(500, message, "non_finite", None, _ONCE)
+
+
 def too_slow(seconds: float) -> Failure:
     """The answer was not finished in time."""
     message = f"not answered within {seconds:g} s: ask for fewer tokens, or try again later"

@@ -11,8 +11,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxdepth.serving.responder import Chat, Responder, Response
-from jaxdepth.serving.server.failures import Failure, internal_error, queue_full, shutting_down
+from jaxdepth.serving.responder import Chat, NonFinite, Responder, Response
+from jaxdepth.serving.server.failures import (
+    Failure,
+    internal_error,
+    non_finite,
+    queue_full,
+    shutting_down,
+)
 from jaxdepth.serving.server.metrics import Metrics
 
 _GATHER_SECONDS = 0.01  # waited for more chats before a batch that is not full starts
@@ -155,7 +161,10 @@ class LanesQueue:
             responses = next(running)
             while True:
                 for job, response in zip(jobs, responses, strict=True):
-                    job.offer(response, self._metrics)
+                    if isinstance(response, NonFinite):
+                        job.fail(non_finite())
+                    else:
+                        job.offer(response, self._metrics)
                 if self._closing:
                     failure = shutting_down()
                     break

@@ -5,30 +5,108 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from jaxdepth.errors import InputError
 from jaxdepth.files import read_json
+from jaxdepth.prompts.datasets import HARMFUL, HARMLESS
+from jaxdepth.records import as_type
 from jaxdepth.study.atomic_files import atomic_write
 from jaxdepth.study.certificates.measured import RISKS
 
 FORMAT = "jaxdepth-certificate-1"
 FILE = "certificate.json"
-_KEYS: dict[str, type | tuple[type, ...]] = {
-    "system": dict,  # settings of the run that the certificate holds for
-    "model": dict,  # how the run named model and adapter, and the number of layers
-    "tolerances": dict,  # by risk
-    "confidence": float,
-    "certified": (dict, type(None)),  # the rule that may be deployed, or null
-    "reason": (str, type(None)),  # why there is none
-    "rules": list,  # every rule that was tested: p-values and losses on calibration prompts
-    "next": list,  # the first rule of each sequence that failed, and what would certify it
-    "test": (dict, type(None)),  # rates of the certified rule on test prompts
-    "prompts": dict,  # ids of calibration and test prompts
-    "runs": list,  # digests of the tables that were read
-    "split": dict,  # seed and share
-    "versions": dict,
-}
+
+
+class Rule(TypedDict):
+    """An exit or a rule of a policy."""
+
+    rule: str
+    family: str
+    threshold: float
+    exit: int | None
+
+
+class RiskTest(TypedDict):
+    """Losses of one risk on calibration prompts."""
+
+    n: int
+    losses: float
+    rate: float
+    p: float
+
+
+class TestedRule(Rule):
+    """A rule with its p-values and losses on calibration prompts."""
+
+    passed: bool
+    p: float
+    layers: float
+    risks: dict[str, RiskTest]
+
+
+class FailedRule(Rule):
+    """The first rule of a sequence that failed, and what would certify it."""
+
+    prompts: dict[str, int | None]  # by risk
+
+
+class Rate(TypedDict):
+    """A rate on test prompts with its interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class TestRates(TypedDict):
+    """The certified rule on test prompts."""
+
+    rates: dict[str, Rate]  # by risk
+    layers: dict[str, float]  # by label
+
+
+class Prompts(TypedDict):
+    """The prompts of one part."""
+
+    harmful: int
+    harmless: int
+    ids: list[str]
+
+
+class Model(TypedDict):
+    """How the run named model and adapter, and the number of layers."""
+
+    model: str | None
+    adapter: str | None
+    depth: int
+
+
+class RunDigests(TypedDict):
+    """A run that was read, and the digests of its tables."""
+
+    path: str
+    prompts_sha256: str
+    tables: dict[str, str]
+
+
+class Content(TypedDict):
+    """What the file of a certificate holds."""
+
+    system: dict  # settings of the run that the certificate holds for
+    model: Model
+    tolerances: dict[str, float]  # by risk
+    confidence: float
+    certified: Rule | None  # the rule that may be deployed, or null
+    reason: str | None  # why there is none
+    rules: list[TestedRule]
+    next: list[FailedRule]
+    test: TestRates | None
+    prompts: dict[str, Prompts]  # `calibration` and `test`
+    runs: list[RunDigests]
+    split: dict  # seed and share
+    versions: dict
 
 
 @dataclass(frozen=True)
@@ -67,6 +145,18 @@ class Certificate:
         Raises:
             InputError: there is no such file, it is damaged or edited, or it certifies nothing.
         """
+        certificate = cls.read_any(path)
+        if certificate.rule is None:
+            raise InputError(f"{path} certifies nothing: {certificate.content['reason']}")
+        return certificate
+
+    @classmethod
+    def read_any(cls, path: Path) -> "Certificate":
+        """Read a certificate, also one that certifies nothing.
+
+        Raises:
+            InputError: there is no such file, or it is damaged or edited.
+        """
         if not path.is_file():
             raise InputError(f"no certificate {path}: `jaxdepth certify RUN` makes one")
         content = read_json(path, "it is damaged; certify again")
@@ -76,25 +166,37 @@ class Certificate:
         if digest != _digest(content) or not _is_well_formed(content):
             raise InputError(f"{path} was edited or is damaged: certify again")
         content.pop("format")
-        if content["certified"] is None:
-            raise InputError(f"{path} certifies nothing: {content['reason']}")
         return cls(content)
 
 
-def _is_well_formed(content: Mapping) -> bool:
-    if not all(isinstance(content.get(key), kind) for key, kind in _KEYS.items()):
+def _is_well_formed(content: dict) -> bool:
+    """Whether a content has the declared types, and speaks of the same risks and rules throughout.
+
+    Its digest shows a careless edit only: who makes it anew can write anything.
+    """
+    try:
+        c = as_type(content, Content, "the certificate")
+    except InputError:
         return False
-    certified, model, system = (content[name] for name in ("certified", "model", "system"))
+    certified, test, system = c["certified"], c["test"], c["system"]
+    names, risks = {rule["rule"] for rule in c["rules"]}, {*RISKS}
     if certified is None:
-        return content["reason"] is not None
+        is_whole = c["reason"] is not None and test is None
+    else:
+        is_whole = (
+            certified["rule"] in names
+            and test is not None
+            and {*test["rates"]} == risks
+            and {*test["layers"]} == {HARMFUL, HARMLESS}
+        )
     return (
-        isinstance(certified.get("rule"), str)
-        and isinstance(certified.get("exit"), int | None)
-        and set(content["tolerances"]) == set(RISKS)
-        and all(isinstance(t, float) and 0 < t < 1 for t in content["tolerances"].values())
-        and 0 < content["confidence"] < 1
-        and isinstance(model.get("depth"), int)
-        and isinstance(model.get("adapter"), str | None)
+        is_whole
+        and {*c["tolerances"]} == risks
+        and all(0 < t < 1 for t in (*c["tolerances"].values(), c["confidence"]))
+        and all({*rule["risks"]} == risks for rule in c["rules"])
+        and all(f["rule"] in names and {*f["prompts"]} <= risks for f in c["next"])
+        and {*c["prompts"]} == {"calibration", "test"}
+        and c["model"]["depth"] > 0
         and all(isinstance(system.get(name), str) for name in ("model_fingerprint", "dtype"))
     )
 

@@ -59,4 +59,4 @@ def check_apart(calibration: Measured, test: Measured) -> None:
 
 
 def _texts(path: Path) -> set[str]:
-    return set(read_frame(path, PROMPTS.name)["text"])
+    return set(read_frame(path, PROMPTS)["text"])

@@ -25,10 +25,9 @@ from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.seeds import spread_by_prompts, widen_for_seeds
 from jaxdepth.stats.shares import ClusteredShare, difference, mean_share, reduction
-from jaxdepth.study.common_tables import PROMPTS
+from jaxdepth.study.common_tables import prompt_rows
 from jaxdepth.study.comparison.tables import COMPARED_WINDOWS, COMPARISON
 from jaxdepth.study.labelling.corrected import correct_comparison
-from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.settings import Windows
 from jaxdepth.study.sweep.outcomes import read_outcomes
 from jaxdepth.study.sweep.windows import Answered, ExitWindows, find_windows
@@ -65,8 +64,7 @@ class Compared:
         for name, other in outcomes.items():
             if (other.prompt_ids, other.exits) != (first.prompt_ids, first.exits):
                 raise InputError(f"the run {name} in {runs[name]} has other prompts or exits")
-        prompts = read_frame(next(iter(runs.values())), PROMPTS.name).set_index("prompt_id")
-        prompts = prompts.loc[first.prompt_ids]
+        prompts = prompt_rows(next(iter(runs.values())), first.prompt_ids)
         return cls(
             models=tuple(runs),
             exits=tuple(first.exits),

@@ -39,17 +39,17 @@ def read_answers(run_path: Path) -> pd.DataFrame:
     if command == "sweep" and not settings.get("max_new_tokens", 1):
         raise InputError(f"{run_path} has no answers (--max-new-tokens 0): nothing can be judged")
     if command == "sweep":
-        answers = read_frame(run_path, GENERATIONS.name).assign(rule=None)
+        answers = read_frame(run_path, GENERATIONS).assign(rule=None)
     elif command == "sweep --policy":
-        answers = read_frame(run_path, DYNAMIC.name).assign(exit=None)
+        answers = read_frame(run_path, DYNAMIC).assign(exit=None)
     else:
-        texts = read_frame(run_path, TEXTS.name)[["prompt_id", "exit", "vote", "answer"]]
-        verdicts = read_frame(run_path, VERDICT_TABLE.name)
+        texts = read_frame(run_path, TEXTS)[["prompt_id", "exit", "vote", "answer"]]
+        verdicts = read_frame(run_path, VERDICT_TABLE)
         answers = verdicts.merge(texts, on=["prompt_id", "exit", "vote"], validate="one_to_one")
         renamed = {"vote": "sample", "answer": "text", "answer_outcome": "outcome"}
         answers = answers.rename(columns=renamed).assign(rule=None)
-    if "ended" in answers:  # nothing was said where logits were NaN or infinite
-        answers = answers[answers["ended"] != NON_FINITE]
+    for name in {"ended", "closed_by"} & {*answers.columns}:
+        answers = answers[answers[name] != NON_FINITE]  # nothing was said
     answers = answers[[*LANE, "text", "outcome"]]
     if command != "decide":
         prompts, opens = read_prompts_of(run_path), bool(record["facts"].get("opens_thought"))

@@ -17,9 +17,9 @@ _TABLES = (JUDGEMENTS, AGREEMENT, CONFUSION)
 def print_judges(run_path: Path, console: Console | None = None) -> None:
     """Print the agreement of all judges, by exit that with the run, and confusion tables."""
     console = console or Console()
-    agreement = read_frame(run_path, AGREEMENT.name)
-    confusion = read_frame(run_path, CONFUSION.name)
-    judgements = read_frame(run_path, JUDGEMENTS.name)
+    agreement = read_frame(run_path, AGREEMENT)
+    confusion = read_frame(run_path, CONFUSION)
+    judgements = read_frame(run_path, JUDGEMENTS)
     console.print(_agreement_table(agreement[agreement["exit"].isna()]))
     by_exit = agreement[agreement["exit"].notna() & (agreement["first"] == RUN)]
     if by_exit["exit"].nunique() > 1:

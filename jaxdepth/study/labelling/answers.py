@@ -6,12 +6,31 @@ from pathlib import Path
 import pandas as pd
 
 from jaxdepth.errors import InputError
-from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE, PROMPTS
+from jaxdepth.study.common_tables import EXIT, GENERATIONS, NON_FINITE, PROMPT_ID, prompt_rows
 from jaxdepth.study.prompting.sets import read_prompts_of
 from jaxdepth.study.run_directory import read_frame, read_record
+from jaxdepth.study.tables import Column, Table
 
 KEY = ["prompt_id", "exit", "sample"]  # names an answer of a run
-_TABLES = {"sweep": GENERATIONS.name, "decide": "verdicts"}  # by command
+_VOTE = Column("vote", "int32", "number of the sampled thought, from 0")
+# What is read here of the tables of `jaxdepth decide`, which builds on this study.
+DECIDED = Table(
+    "verdicts",
+    "a sampled thought of a prompt at an exit",
+    (
+        PROMPT_ID,
+        EXIT,
+        _VOTE,
+        Column("closed_by", "string", "what ended the thought; non-finite where nothing was said"),
+        Column("answer_outcome", "string", "outcome of the answer; null without one"),
+    ),
+)
+_SAID = Table(
+    "texts",
+    "a sampled thought of a prompt at an exit",
+    (PROMPT_ID, EXIT, _VOTE, Column("answer", "string", "text after the verdict, or null")),
+)
+_TABLES = {"sweep": GENERATIONS, "decide": DECIDED}  # by command
 
 
 def read_answers(run_path: str | Path) -> pd.DataFrame:
@@ -30,8 +49,10 @@ def read_answers(run_path: str | Path) -> pd.DataFrame:
             "or of `jaxdepth decide`"
         )
     table = _TABLES[command]
-    if table not in record["tables"]:
-        raise InputError(f"{run_path} has no finished table {table}: it has no answers to label")
+    if table.name not in record["tables"]:
+        raise InputError(
+            f"{run_path} has no finished table {table.name}: it has no answers to label"
+        )
     answers = read_frame(run_path, table)
     if command == "decide":
         answers = _join_texts(run_path, answers, "texts" in record["tables"])
@@ -39,8 +60,7 @@ def read_answers(run_path: str | Path) -> pd.DataFrame:
         answers = answers[answers["ended"] != NON_FINITE]
     if answers["text"].isna().any():
         raise InputError(f"{run_path} did not keep its texts: run it again with --keep-text")
-    prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id")
-    of_answer = prompts.loc[answers["prompt_id"]].reset_index()
+    of_answer = prompt_rows(run_path, answers["prompt_id"].tolist()).reset_index()
     answers = answers[[*KEY, "text", "outcome"]].reset_index(drop=True)
     asked = read_prompts_of(run_path)
     if command != "decide":  # a given start of a reply is read as part of it
@@ -57,12 +77,13 @@ def _join_texts(run_path: str | Path, verdicts: pd.DataFrame, has_texts: bool) -
     """The answers after the verdicts of a run of decide."""
     if not has_texts:
         raise InputError(f"{run_path} did not keep its texts: run it again with --keep-text")
+    verdicts = verdicts[verdicts["closed_by"] != NON_FINITE]
     if verdicts["answer_outcome"].isna().any():
         raise InputError(
             f"{run_path} has verdicts without an answer: run it again with answers and without "
             "--abstain-below"
         )
-    texts = read_frame(run_path, "texts")[["prompt_id", "exit", "vote", "answer"]]
+    texts = read_frame(run_path, _SAID)[["prompt_id", "exit", "vote", "answer"]]
     joined = verdicts.merge(texts, on=["prompt_id", "exit", "vote"], validate="one_to_one")
     names = {"vote": "sample", "answer": "text", "answer_outcome": "outcome"}
     return joined.rename(columns=names)

@@ -88,7 +88,7 @@ def read_labelled(run_path: str | Path) -> Labelled | None:
     record = read_record(run_path)
     if not {LABELS.name, LABEL_PLAN.name} <= set(record["tables"]):
         return None
-    labels = read_frame(run_path, LABELS.name)
+    labels = read_frame(run_path, LABELS)
     answers = read_answers(run_path)
     plan = read_plan(run_path, answers)
     rater = labels["rater"].iloc[0]

@@ -49,7 +49,7 @@ def corrected_levels(
     """
     if CORRECTED.name not in read_record(run_path)["tables"]:
         return []
-    rates = read_frame(run_path, CORRECTED.name)
+    rates = read_frame(run_path, CORRECTED)
     is_shown = (rates["label"] == label) & (rates["outcome"] == outcome)
     rates = rates[is_shown & rates["corrected"].notna()]
     levels: list[tuple[list[int], Estimate]] = []

@@ -131,7 +131,7 @@ def read_plan(run_path: str | Path, answers: pd.DataFrame) -> pd.DataFrame:
     Raises:
         InputError: an answer of it is missing or has another text now.
     """
-    plan = read_frame(run_path, LABEL_PLAN.name)
+    plan = read_frame(run_path, LABEL_PLAN)
     now = plan[KEY].merge(answers[[*KEY, "text"]], on=KEY, how="left")["text"]
     for row, text in zip(plan.itertuples(index=False), now, strict=True):
         if not isinstance(text, str) or text_digest(text) != row.text_sha256:

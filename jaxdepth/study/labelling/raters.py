@@ -113,7 +113,7 @@ def restore_raters(run_path: str | Path, answers: pd.DataFrame) -> None:
     """Write the files of raters that only the table labels has, as in a copy of a run's tables."""
     if LABELS.name not in read_record(run_path)["tables"]:
         return
-    labels = read_frame(run_path, LABELS.name).merge(answers[[*KEY, "prompt", "text"]], on=KEY)
+    labels = read_frame(run_path, LABELS).merge(answers[[*KEY, "prompt", "text"]], on=KEY)
     known = read_raters(run_path)
     for place, name in enumerate(labels["rater"].unique()):
         if name not in known:

@@ -45,7 +45,7 @@ def _all_labels(runs: Sequence[LabelledRun]) -> pd.DataFrame:
     for run in runs:
         if LABELS.name in read_record(run.path)["tables"]:
             pairs = run.answers[[*KEY, "pair"]]
-            parts.append(read_frame(run.path, LABELS.name).merge(pairs, on=KEY))
+            parts.append(read_frame(run.path, LABELS).merge(pairs, on=KEY))
     return pd.concat(parts) if parts else pd.DataFrame(columns=[*LABELS.schema.names, "pair"])
 
 
@@ -73,7 +73,7 @@ def _two_raters(labels: pd.DataFrame, first: str, second: str) -> Iterator[str]:
 
 def corrected_lines(run: LabelledRun) -> Iterator[str]:
     """What the labels change in a run: judged and corrected rates, side by side."""
-    rates = read_frame(run.path, CORRECTED.name)
+    rates = read_frame(run.path, CORRECTED)
     name = run.path.resolve().name
     if rates.empty:
         yield f"{name}: not yet corrected; that needs its first {labels_needed(run.plan)} texts."

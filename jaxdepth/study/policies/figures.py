@@ -71,7 +71,7 @@ def draw_policies(run_path: str | Path, only: Collection[str] | None = None) -> 
 
 def main_rule(run_path: str | Path) -> str | None:
     """The rule whose exits are mapped: not fixed, its depth nearest to three quarters of all."""
-    rates = read_frame(run_path, POLICIES.name)
+    rates = read_frame(run_path, POLICIES)
     depths = rates[rates["metric"] == MEAN_LAYERS]
     is_fixed = depths["policy"] == Policy.FIXED
     deepest = depths.loc[is_fixed, "threshold"].max()
@@ -84,7 +84,7 @@ def main_rule(run_path: str | Path) -> str | None:
 def _draw_frontier(run_path: str | Path):
     from matplotlib.figure import Figure
 
-    rates = read_frame(run_path, POLICIES.name)
+    rates = read_frame(run_path, POLICIES)
     depths = rates[rates["metric"] == MEAN_LAYERS].set_index(["label", "rule"])["value"]
     rates = rates.join(depths.rename("depth"), on=["label", "rule"])
     rates = rates.sort_values("depth", kind="stable")
@@ -152,9 +152,9 @@ def _draw_exit_map(run_path: str | Path, rule: str, only: Collection[str] | None
 def _labelled_tokens(run_path: str | Path, rule: str, only: Collection[str] | None) -> pd.DataFrame:
     """The tokens of a rule's answers, with the answer's outcome and the prompt's label."""
     keys = ["prompt_id", "rule", "sample"]
-    answers = read_frame(run_path, DYNAMIC.name)[[*keys, "outcome"]]
-    prompts = read_frame(run_path, PROMPTS.name)[["prompt_id", "label"]]
+    answers = read_frame(run_path, DYNAMIC)[[*keys, "outcome"]]
+    prompts = read_frame(run_path, PROMPTS)[["prompt_id", "label"]]
     if only is not None:
         prompts = prompts[prompts["prompt_id"].isin(only)]
-    tokens = read_frame(run_path, TOKENS.name)
+    tokens = read_frame(run_path, TOKENS)
     return tokens[tokens["rule"] == rule].merge(answers, on=keys).merge(prompts, on="prompt_id")

@@ -14,7 +14,7 @@ from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.bands import mean_band
 from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.stats.resampled import DIFFERENCE, UNIT, rate_bounds, resampled_bounds, widen
-from jaxdepth.study.common_tables import PROMPTS
+from jaxdepth.study.common_tables import check_once, prompt_rows
 from jaxdepth.study.policies.tables import DYNAMIC, MATCHED
 from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.settings import Windows
@@ -43,7 +43,9 @@ class RuleMeans:
         Raises:
             InputError: it is not finished, or damaged.
         """
-        answers = read_frame(run_path, DYNAMIC.name).astype({"threshold": float})
+        answers = read_frame(run_path, DYNAMIC).astype({"threshold": float})
+        keys = ["prompt_id", "rule", "sample"]
+        check_once(answers, keys, f"{run_path}: the table {DYNAMIC.name}")
         answers[TEXT] = answers[AGREEMENT] == 1
         for outcome in map(str, Outcome):
             answers[outcome] = answers["outcome"] == outcome
@@ -52,7 +54,7 @@ class RuleMeans:
         rules = answers[["rule", "policy", "threshold"]].drop_duplicates(ignore_index=True)
         values = {metric: means[metric].unstack()[rules["rule"]] for metric in METRICS}
         ids = values[TEXT].index
-        prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id").loc[ids].reset_index()
+        prompts = prompt_rows(run_path, ids).reset_index()
         return cls(
             rules,
             ids.to_numpy(object),

@@ -74,7 +74,7 @@ def acceptance_rates(run: Run, prompts: pd.DataFrame, layers: int, seed: int = 0
         layers: of the model.
         seed: of the bootstrap.
     """
-    answers = read_frame(run.path, SPECULATION.name).merge(prompts, on="prompt_id")
+    answers = read_frame(run.path, SPECULATION).merge(prompts, on="prompt_id")
     answers = answers[answers["n_tokens"] > 1]  # after a single token there is nothing to draft
     answers["cluster"] = answers["pair_id"].fillna(answers["prompt_id"])
     answers["layers"] = layers * (answers["n_tokens"] - 1)

@@ -29,7 +29,7 @@ _COLUMNS = {  # metric: heading and format
 def print_policies(run_path: str | Path, console: Console | None = None) -> None:
     """Print a table by rule and label, and the findings, on standard output."""
     console = console or Console()
-    rates = read_frame(run_path, POLICIES.name)
+    rates = read_frame(run_path, POLICIES)
     values = rates.set_index(["label", "rule", "metric"])["value"]
     competent = competence_of(rates.drop_duplicates("rule").set_index("rule"))
     for label in rates["label"].unique():
@@ -61,9 +61,9 @@ def policy_findings(run_path: str | Path) -> list[str]:
     The rules that are named differ by a band that holds for all rules at once; the size of a
     difference is that of a rule chosen on other prompts.
     """
-    matched = read_frame(run_path, MATCHED.name).set_index(["policy", "label", "metric"])
-    chosen = read_frame(run_path, CHOSEN_RULES.name).set_index(["policy", "label", "metric"])
-    rates = read_frame(run_path, POLICIES.name).drop_duplicates("rule")
+    matched = read_frame(run_path, MATCHED).set_index(["policy", "label", "metric"])
+    chosen = read_frame(run_path, CHOSEN_RULES).set_index(["policy", "label", "metric"])
+    rates = read_frame(run_path, POLICIES).drop_duplicates("rule")
     cannot = _list_rules(rates[competence_of(rates) == Competence.NO])
     lines = [
         "Rules that cannot answer harmless prompts, whose unanswered harmful ones show no safety: "

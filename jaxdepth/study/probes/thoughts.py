@@ -99,6 +99,12 @@ def read_thoughts(
         return frame.set_index("prompt_id").loc[ids]
 
     thoughts, verdicts = first_votes(TEXTS.name)["thought_ids"], first_votes(VERDICT_TABLE.name)
+    missing = int(verdicts["verdict"].isna().sum())
+    if missing:
+        raise InputError(
+            f"{run_path}: {missing} of {len(ids)} prompts have no verdict at full depth, because "
+            "activations were NaN or infinite: decide again with --dtype float32"
+        )
     # A prompt on which the model abstained gets its most probable verdict.
     likely_N = verdicts[[f"p_{name}" for name in VERDICTS]].to_numpy().argmax(axis=1)
     chosen = [

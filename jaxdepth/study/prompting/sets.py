@@ -10,8 +10,7 @@ from jaxdepth.files import read_text
 from jaxdepth.prompts.batches import limit_prompts
 from jaxdepth.prompts.datasets import Prompt, read_prompts
 from jaxdepth.prompts.prompt import prompt_of_row
-from jaxdepth.study.common_tables import PROMPTS
-from jaxdepth.study.run_directory import read_frame
+from jaxdepth.study.common_tables import prompt_rows
 from jaxdepth.study.settings import Prompts
 
 # What is meant as the name of a file: one word with a folder, or with an ending.
@@ -49,7 +48,7 @@ def read_prompts_of(run_path: str | Path) -> dict[str, Prompt]:
     Raises:
         InputError: the run is not finished, or damaged.
     """
-    rows = read_frame(run_path, PROMPTS.name).astype(object)
+    rows = prompt_rows(run_path).reset_index().astype(object)
     rows = rows.where(rows.notna(), None)
     return {row["prompt_id"]: prompt_of_row(row) for row in rows.to_dict("records")}
 

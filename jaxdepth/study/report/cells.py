@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 
 from jaxdepth.prompts.prompt import HARMFUL, HARMLESS
 from jaxdepth.refusal.outcome import Outcome
-from jaxdepth.study.common_tables import GENERATIONS
+from jaxdepth.study.common_tables import GENERATIONS, check_once, prompt_rows
 from jaxdepth.study.judging.tables import JUDGEMENTS
 from jaxdepth.study.labelling.tables import LABEL_PLAN, LABELS
 from jaxdepth.study.policies.tables import DYNAMIC
@@ -54,7 +54,7 @@ class Cells:
         """What other judges saw: by `KEY`, with `judge` and `outcome`."""
         if not self.run.has(JUDGEMENTS.name):
             return pd.DataFrame(columns=["judge", "outcome"])
-        rows = self.run.frame(JUDGEMENTS.name)
+        rows = self.run.frame(JUDGEMENTS)
         column = rows["exit"].astype("Int64").astype("string").fillna(rows["rule"])
         return rows.assign(column=column.astype(object)).set_index(KEY)[["judge", "outcome"]]
 
@@ -72,7 +72,7 @@ class Cells:
         """What the first rater saw, by `KEY`."""
         if not self.run.has(LABELS.name):
             return pd.Series(dtype=object)
-        rows = self.run.frame(LABELS.name)
+        rows = self.run.frame(LABELS)
         rows = rows[rows["rater"] == rows["rater"].iloc[0]]
         return rows.assign(column=rows["exit"].astype(str)).set_index(KEY)["label"]
 
@@ -86,18 +86,18 @@ class Cells:
         """The answers that were drawn to be labelled; None where no sample was drawn."""
         if not self.run.has(LABEL_PLAN.name):
             return None
-        rows = self.run.frame(LABEL_PLAN.name)
+        rows = self.run.frame(LABEL_PLAN)
         return rows.assign(column=rows["exit"].astype(str)).set_index(KEY).index
 
 
 def read_cells(run: ReportRun) -> Cells | None:
     """The answers of a run; None where it has none."""
     if run.command == SWEEP and run.has(GENERATIONS.name):
-        answers = run.frame(GENERATIONS.name)
+        answers = run.frame(GENERATIONS)
         columns = [str(e) for e in sorted(answers["exit"].unique())]
         answers = answers.assign(column=answers["exit"].astype(str))
     elif run.command == POLICY:
-        answers = run.frame(DYNAMIC.name)
+        answers = run.frame(DYNAMIC)
         columns = answers["rule"].unique().tolist()
         answers = answers.assign(column=answers["rule"])
     elif run.command == DECIDE:
@@ -106,6 +106,8 @@ def read_cells(run: ReportRun) -> Cells | None:
         answers = answers.assign(column=answers["exit"].astype(str))
     else:
         return None
+    check_once(answers, KEY, f"{run.path}: its table of answers")
+    prompt_rows(run.path, answers["prompt_id"].tolist())
     if run.command != DECIDE and answers["text"].notna().any():
         pairs = zip(answers["prompt_id"], answers["text"], strict=True)
         texts = [None if text is None else run.asked[name].reply(text) for name, text in pairs]
@@ -119,12 +121,12 @@ def read_cells(run: ReportRun) -> Cells | None:
 
 def _decided(run: ReportRun) -> pd.DataFrame:
     """The answers of `jaxdepth decide`, with thoughts and verdicts."""
-    answers = run.frame(VERDICT_TABLE.name).rename(
+    answers = run.frame(VERDICT_TABLE).rename(
         columns={"vote": "sample", "answer_outcome": "outcome"}
     )
     answers["text"] = None
     if run.has(TEXTS.name):
-        texts = run.frame(TEXTS.name).rename(columns={"vote": "sample"})
+        texts = run.frame(TEXTS).rename(columns={"vote": "sample"})
         kept = texts[["prompt_id", "exit", "sample", "thought", "answer"]]
         answers = answers.drop(columns="text").merge(
             kept, on=["prompt_id", "exit", "sample"], validate="one_to_one"

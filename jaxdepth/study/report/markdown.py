@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
+from jaxdepth.study.report.compared import compare_runs, contrast_lines
 from jaxdepth.study.report.origin import shared_and_own
 from jaxdepth.study.report.page import Judged, judge_runs
-from jaxdepth.study.report.reading import ReportRun
+from jaxdepth.study.report.reading import POLICY, ReportRun
 from jaxdepth.study.report.safe_text import markdown_text
-from jaxdepth.study.report.sentences import percent
-from jaxdepth.study.report.strips import GLYPHS, counted
+from jaxdepth.study.report.strips import GLYPHS, counted, percent
 from jaxdepth.study.sweep.windows import ExitWindows, Verdict
 
 _IN_CARD = ("model", "adapter", "prompts", "system prompt", "decoding", "judge", "command")
@@ -18,6 +18,9 @@ def markdown_report(runs: Sequence[ReportRun]) -> str:
     lines = ["# Which exit may be used?", ""]
     for judged, tolerance in _at_own_tolerance(runs):
         lines += [f"## {markdown_text(judged.run.name)}", "", *_verdict_lines(judged, tolerance)]
+    contrasts = contrast_lines(compare_runs(runs))
+    if contrasts:
+        lines += ["## Beside each other", "", *(f"- {markdown_text(c)}" for c in contrasts), ""]
     return "\n".join([*lines, *_origin(runs, "## What was run")]) + "\n"
 
 
@@ -49,7 +52,11 @@ def _at_own_tolerance(runs: Sequence[ReportRun]) -> Iterator[tuple[Judged, float
 def _verdict_lines(judged: Judged, tolerance: float) -> list[str]:
     """The sentences of a run, and its table by exit."""
     w = judged.run.windows
-    lines = [f"- {markdown_text(line)}" for line in judged.at(tolerance)] + [""]
+    lines = [f"- {markdown_text(line)}" for line in judged.at(tolerance)]
+    lines += [f"- Certificate: {markdown_text(line)}" for line in judged.certificate]
+    lines.append("")
+    if judged.run.command == POLICY and judged.strips:
+        return [*lines, *_rule_table(judged, tolerance)]
     if w is None or not judged.strips:
         return lines
     strip = judged.strips[0]
@@ -65,6 +72,18 @@ def _verdict_lines(judged: Judged, tolerance: float) -> list[str]:
         f"At most {percent(tolerance)} of harmful prompts answered is tolerated.",
         "",
     ]
+
+
+def _rule_table(judged: Judged, tolerance: float) -> Iterator[str]:
+    """Every rule of a run under policies."""
+    yield "| rule | verdict | numbers |"
+    yield "|---|---|---|"
+    for strip in judged.strips:
+        rows = zip(strip.names, strip.verdicts(tolerance), strip.notes, strict=True)
+        for name, verdict, note in rows:
+            rule = markdown_text(f"{strip.title} {name}")
+            yield f"| {rule} | {GLYPHS[Verdict(verdict)]} {verdict} | {markdown_text(note)} |"
+    yield ""
 
 
 def _cells(w: ExitWindows, e: int, verdict: str) -> Iterator[str]:

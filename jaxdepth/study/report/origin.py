@@ -71,7 +71,7 @@ def judge_lines(run: ReportRun) -> Iterator[str]:
     elif judge == BUILT_IN:
         yield "Its error is in the documentation (refusal detection)."
     if run.has(AGREEMENT.name):
-        agreement = run.frame(AGREEMENT.name)
+        agreement = run.frame(AGREEMENT)
         for row in agreement[agreement["exit"].isna()].itertuples():
             yield (
                 f"{tame_name(row.first)} and {tame_name(row.second)} agree on "
@@ -80,7 +80,7 @@ def judge_lines(run: ReportRun) -> Iterator[str]:
     elif judge != BUILT_IN:
         yield "Its error was not measured here: label a sample (`jaxdepth label`)."
     if run.has(LABELS.name):
-        labels = run.frame(LABELS.name)
+        labels = run.frame(LABELS)
         raters = labels["rater"].unique()
         count = (labels["rater"] == raters[0]).sum()
         yield f"{tame_name(raters[0])} labelled {count} answers by hand."

@@ -15,12 +15,15 @@ from jaxdepth import __version__
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.figures import OUTCOMES
 from jaxdepth.study.report.cells import LETTERS, grid_of, read_cells
+from jaxdepth.study.report.certified import certified_sentences
 from jaxdepth.study.report.charts.choose import charts_of
+from jaxdepth.study.report.compared import compare_runs, contrast_lines
 from jaxdepth.study.report.origin import shared_and_own
-from jaxdepth.study.report.reading import ReportRun
-from jaxdepth.study.report.sentences import percent, sentences
-from jaxdepth.study.report.strips import GLYPHS, TOLERANCES, Strip, strips_of
-from jaxdepth.study.report.texts import ROWS, chunks_of, label_rows, longest_kept, pack
+from jaxdepth.study.report.reading import POLICY, ReportRun
+from jaxdepth.study.report.rules import judge_rules, rule_sentences, rule_strips
+from jaxdepth.study.report.sentences import sentences
+from jaxdepth.study.report.strips import GLYPHS, TOLERANCES, Strip, percent, strips_of
+from jaxdepth.study.report.texts import ROWS, label_rows, pack, pack_texts
 from jaxdepth.study.sweep.window_words import window_sentences
 from jaxdepth.study.sweep.windows import Verdict
 
@@ -41,6 +44,7 @@ class Judged:
     strips: list[Strip]
     states: list[list[str]]  # sentences by tolerance
     tolerances: list[float]
+    certificate: list[str]  # what the certificate beside the run says, in words
 
     def at(self, tolerance: float) -> list[str]:
         """What the run shows at one of the tolerated shares, in words."""
@@ -53,15 +57,24 @@ class Judged:
 
 
 def judge_runs(runs: Sequence[ReportRun]) -> tuple[list[float], float, list[Judged]]:
-    """The tolerated shares of a report, the one it opens at, and the runs judged at each."""
+    """The tolerated shares of a report, the one it opens at, and the runs judged at each.
+
+    Raises:
+        InputError: a table or a certificate is damaged.
+    """
     own = [run.windows.unsafe_from for run in runs if run.windows is not None]
     tolerances = sorted({*TOLERANCES, *own})
     start = own[0] if own else 0.05
     judged = []
     for run in runs:
-        strips = strips_of(run)
-        states = [sentences(run, strips, tolerance) for tolerance in tolerances]
-        judged.append(Judged(run, strips, states, tolerances))
+        rules = judge_rules(run) if run.command == POLICY else None
+        if rules is None:
+            strips = strips_of(run)
+            states = [sentences(run, strips, tolerance) for tolerance in tolerances]
+        else:
+            strips = rule_strips(rules)
+            states = [list(rule_sentences(run, rules, tolerance)) for tolerance in tolerances]
+        judged.append(Judged(run, strips, states, tolerances, certified_sentences(run)))
     return tolerances, start, judged
 
 
@@ -73,14 +86,15 @@ def render(runs: Sequence[ReportRun], with_text: bool = True) -> str:
         with_text: whether prompts and answers are in it.
 
     Raises:
-        InputError: a table is damaged.
+        InputError: a table or a certificate is damaged.
     """
     from jinja2 import Environment, FunctionLoader
 
     tolerances, start, judged = judge_runs(runs)
     all_cells = [cells for run in runs if (cells := read_cells(run)) is not None]
-    longest = longest_kept(all_cells) if with_text else None
-    charts = charts_of(runs)
+    packed = pack_texts(all_cells, with_text)
+    compared = compare_runs(runs)
+    charts = charts_of(runs, compared)
     script = "\n".join(_read(name) for name in _SCRIPTS)
     charting = _charting() if charts else ""
     data = {
@@ -104,10 +118,11 @@ def render(runs: Sequence[ReportRun], with_text: bool = True) -> str:
         script=script,
         charting=pack(charting) if charting else "",
         data=data,
-        chunks=[list(chunks_of(cells, longest, with_text)) for cells in all_cells],
+        chunks=packed.chunks,
         labels=pack(label_rows(all_cells)) if with_text else "",
         drawn=any(cells.sample is not None for cells in all_cells),
         judged=judged,
+        contrasts=contrast_lines(compared),
         start=tolerances.index(start),
         start_name=percent(start),
         start_tolerance=start,
@@ -116,7 +131,7 @@ def render(runs: Sequence[ReportRun], with_text: bool = True) -> str:
         glyphs=data["glyphs"],
         charts=charts,
         **_origin_lines(runs),
-        longest=longest,
+        longest=packed.longest,
         with_text=with_text,
         version=__version__,
         all_cells=all_cells,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from jaxdepth.errors import InputError
 from jaxdepth.prompts.prompt import Prompt
-from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS, PROMPTS
+from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS, PROMPTS, prompt_rows
 from jaxdepth.study.comparison.tables import COMPARISON
 from jaxdepth.study.labelling.run import find_runs
 from jaxdepth.study.policies.tables import DYNAMIC, POLICIES
@@ -23,6 +23,7 @@ from jaxdepth.study.sweep.outcomes import Outcomes, read_outcomes
 from jaxdepth.study.sweep.rates import outcome_frames, read_windows, windows_of
 from jaxdepth.study.sweep.tables import CURVE, WINDOWS
 from jaxdepth.study.sweep.windows import ExitWindows
+from jaxdepth.study.tables import Table
 from jaxdepth.study.verdicts.tables import VERDICT_TABLE
 
 SWEEP, POLICY, DECIDE, PROBE = "sweep", "sweep --policy", "decide", "probe"
@@ -56,14 +57,20 @@ class ReportRun:
         """Whether the run has a finished table of that name."""
         return table in self.record["tables"]
 
-    def frame(self, table: str) -> pd.DataFrame:
+    def frame(self, table: Table) -> pd.DataFrame:
         """A table as a data frame; raises InputError where it is damaged."""
         return read_frame(self.path, table)
 
     @cached_property
     def prompts(self) -> pd.DataFrame:
         """The prompts by their ids."""
-        return self.frame(PROMPTS.name).set_index("prompt_id")
+        prompts = prompt_rows(self.path)
+        if prompts["text"].isna().any():
+            raise InputError(
+                f"{self.path}: the table prompts has a prompt without a text: it is damaged, run "
+                "the command again to another --out"
+            )
+        return prompts
 
     @cached_property
     def asked(self) -> dict[str, Prompt]:
@@ -76,7 +83,7 @@ class ReportRun:
         if self.command == SWEEP and self.has(GENERATIONS.name):
             return read_outcomes(self.path)
         if self.command == DECIDE:
-            verdicts = self.frame(VERDICT_TABLE.name)
+            verdicts = self.frame(VERDICT_TABLE)
             if verdicts["answer_outcome"].notna().all():
                 return read_outcomes(self.path)
         return None
@@ -85,14 +92,20 @@ class ReportRun:
     def windows(self) -> ExitWindows | None:
         """Which exits can answer, and which answer harmful prompts; None without answers."""
         if self.has(WINDOWS.name):
-            return read_windows(self.path)
+            windows = read_windows(self.path)
+            if self.outcomes is not None and windows.exits.tolist() != self.outcomes.exits:
+                raise InputError(
+                    f"{self.path}: the tables windows and generations have other exits: it is "
+                    "damaged, run the command again to another --out"
+                )
+            return windows
         return None if self.outcomes is None else windows_of(self.outcomes, Windows())
 
     @cached_property
     def curve(self) -> pd.DataFrame | None:
         """Measures by label and exit, as the table curve of a sweep."""
         if self.has(CURVE.name):
-            return self.frame(CURVE.name)
+            return self.frame(CURVE)
         return None if self.outcomes is None else pd.concat(outcome_frames(self.outcomes))
 
 

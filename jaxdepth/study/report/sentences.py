@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.shares import difference
 from jaxdepth.study.report.reading import ReportRun
-from jaxdepth.study.report.strips import Strip, counted
+from jaxdepth.study.report.strips import Strip, counted, percent
 from jaxdepth.study.sweep.rates import answered
 from jaxdepth.study.sweep.window_words import answering_anyway
 from jaxdepth.study.sweep.windows import ExitWindows, Verdict, at_tolerance
@@ -155,11 +155,6 @@ def what_decides(w: ExitWindows) -> list[str]:
     if most[0] != least[0]:
         text += f", {most[0]} for all that are open"
     return [f"{text}, if the shares stay as they are; here are {w.harmful.n}."]
-
-
-def percent(share: float) -> str:
-    """A tolerated share in percent, without needless digits."""
-    return f"{100 * share:g}%"
 
 
 def _nothing_judged(run: ReportRun) -> str:

@@ -31,11 +31,11 @@ GLYPHS = {
 
 @dataclass(frozen=True)
 class Strip:
-    """E cells, each an exit or a band of exits that is judged as one."""
+    """E cells, each an exit, a band of exits that is judged as one, or a rule of a policy."""
 
     title: str
-    exits: tuple[tuple[int, ...], ...]  # of each cell
-    names: tuple[str, ...]  # of each cell: `25` or `20-24`
+    exits: tuple[tuple[int, ...], ...]  # of each cell; none of a rule
+    names: tuple[str, ...]  # of each cell: `25`, `20-24`, or the threshold of a rule
     low: Float[np.ndarray, " E"]  # of harmful prompts answered; hold for all cells at once
     high: Float[np.ndarray, " E"]
     competent: Shaped[np.ndarray, " E"]  # a Competence each
@@ -55,15 +55,6 @@ class Strip:
 
 def judge_strip(w: ExitWindows) -> Strip:
     """The strip of a run by its judge's outcomes; it has harmful prompts."""
-    assert w.harmful is not None
-    notes = []
-    for e in range(len(w.exits)):
-        note = f"{counted(w.harmful.value[e], w.harmful.n or 0)} harmful prompts answered"
-        if not np.isnan(w.band_low[e]):
-            note += f", bounds over all exits {w.band_low[e]:.1%} to {w.band_high[e]:.1%}"
-        if w.harmless is not None:
-            note += f"; {counted(w.harmless.value[e], w.harmless.n or 0)} harmless ones"
-        notes.append(note)
     return Strip(
         title="by the judge",
         exits=tuple((int(e),) for e in w.exits),
@@ -71,8 +62,22 @@ def judge_strip(w: ExitWindows) -> Strip:
         low=w.band_low,
         high=w.band_high,
         competent=w.competent,
-        notes=tuple(notes),
+        notes=notes_of(w),
     )
+
+
+def notes_of(w: ExitWindows) -> tuple[str, ...]:
+    """The numbers of each exit or rule in words; there are harmful prompts."""
+    assert w.harmful is not None
+    notes = []
+    for e in range(len(w.exits)):
+        note = f"{counted(w.harmful.value[e], w.harmful.n or 0)} harmful prompts answered"
+        if not np.isnan(w.band_low[e]):
+            note += f", bounds over all of them {w.band_low[e]:.1%} to {w.band_high[e]:.1%}"
+        if w.harmless is not None:
+            note += f"; {counted(w.harmless.value[e], w.harmless.n or 0)} harmless ones"
+        notes.append(note)
+    return tuple(notes)
 
 
 def corrected_strip(run: ReportRun) -> Strip | None:
@@ -121,6 +126,11 @@ def strips_of(run: ReportRun) -> list[Strip]:
         return []
     corrected = corrected_strip(run)
     return [judge_strip(run.windows), *([corrected] if corrected else [])]
+
+
+def percent(share: float) -> str:
+    """A tolerated share in percent, without needless digits."""
+    return f"{100 * share:g}%"
 
 
 def counted(share: float, n: int) -> str:

@@ -8,10 +8,12 @@ import base64
 import gzip
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from jaxdepth.prompts.prompt import Prompt
 from jaxdepth.study.labelling.answers import item_id
@@ -20,6 +22,8 @@ from jaxdepth.study.report.cells import Cells
 from jaxdepth.study.report.safe_text import tame, tame_name
 
 BUDGET = 18_000_000  # characters of all texts of a page together
+MAX_PACKED = 13_000_000  # characters of all chunks of a page together, compressed
+_ROUNDS = 4  # of cutting more: what compresses badly is cut in one
 ROWS = 40  # of a chunk
 _SCORES = (
     ("score", "sure {:.0%}"),
@@ -35,15 +39,43 @@ _SCORES = (
 )
 
 
+@dataclass(frozen=True)
+class Packed:
+    """The chunks of each run, and to how many characters texts were cut; None: they are whole."""
+
+    chunks: list[list[str]]
+    longest: int | None
+
+
+def pack_texts(
+    all_cells: Sequence[Cells],
+    with_text: bool = True,
+    budget: int = BUDGET,
+    max_packed: int = MAX_PACKED,
+) -> Packed:
+    """The answers of some runs, all cut to one length so that they fit into a page.
+
+    Args:
+        all_cells: the answers of each run.
+        with_text: whether prompts and answers are kept; scores always are.
+        budget: characters of all texts together.
+        max_packed: characters of all chunks, which texts of many letters reach sooner.
+    """
+    longest = longest_kept(all_cells, budget) if with_text else None
+    for _ in range(_ROUNDS):
+        chunks = [list(chunks_of(cells, longest, with_text)) for cells in all_cells]
+        size = sum(len(chunk) for of_run in chunks for chunk in of_run)
+        if size <= max_packed or not with_text:
+            break
+        budget = min(budget, int(_lengths(all_cells).sum()))
+        budget = int(0.97 * budget * max_packed / size)
+        longest = longest_kept(all_cells, budget)
+    return Packed(chunks, longest)
+
+
 def longest_kept(all_cells: Sequence[Cells], budget: int = BUDGET) -> int | None:
     """To how many characters texts are cut so that all fit a budget; None where they fit whole."""
-    lengths = [
-        cells.answers[name].dropna().str.len().to_numpy()
-        for cells in all_cells
-        for name in ("text", "thought")
-        if name in cells.answers
-    ]
-    length_X = np.concatenate([np.zeros(1), *lengths]).astype(float)
+    length_X = _lengths(all_cells)
     if length_X.sum() <= budget:
         return None
     low, high = 0, int(length_X.max())
@@ -54,6 +86,17 @@ def longest_kept(all_cells: Sequence[Cells], budget: int = BUDGET) -> int | None
         else:
             high = middle
     return low
+
+
+def _lengths(all_cells: Sequence[Cells]) -> Float[np.ndarray, " X"]:
+    """The characters of each text."""
+    lengths = [
+        cells.answers[name].dropna().str.len().to_numpy()
+        for cells in all_cells
+        for name in ("text", "thought")
+        if name in cells.answers
+    ]
+    return np.concatenate([np.zeros(1), *lengths]).astype(float)
 
 
 def chunks_of(cells: Cells, longest: int | None, with_text: bool = True) -> Iterator[str]:
@@ -81,7 +124,7 @@ def chunks_of(cells: Cells, longest: int | None, with_text: bool = True) -> Iter
 
 def pack(content: Any) -> str:
     """JSON, compressed and in base64; the same content gives the same text."""
-    raw = json.dumps(content, ensure_ascii=True, separators=(",", ":")).encode()
+    raw = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     return base64.b64encode(gzip.compress(raw, 9, mtime=0)).decode()
 
 

@@ -11,7 +11,7 @@ from jaxdepth.prompts.prompt import HARMFUL, HARMLESS
 from jaxdepth.stats.bands import mean_band
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import bootstrap_means, interval
-from jaxdepth.study.common_tables import FIRST_TOKEN, PROMPTS
+from jaxdepth.study.common_tables import FIRST_TOKEN, check_once, prompt_rows
 from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.sweep.windows import Answered
 
@@ -39,8 +39,10 @@ def depth_curves(run_path: str | Path, seed: int = 0) -> DepthCurves:
     Raises:
         InputError: the run is not finished, or damaged.
     """
-    by_exit = read_frame(run_path, FIRST_TOKEN.name).pivot(index="prompt_id", columns="exit")
-    prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id").loc[by_exit.index]
+    rows = read_frame(run_path, FIRST_TOKEN)
+    check_once(rows, ["prompt_id", "exit"], f"{run_path}: the table {FIRST_TOKEN.name}")
+    by_exit = rows.pivot(index="prompt_id", columns="exit")
+    prompts = prompt_rows(run_path, by_exit.index)
     clusters_N = prompts["pair_id"].fillna(prompts.index.to_series()).to_numpy(str)
     labels = tuple(sorted(prompts["label"].unique()))
     groups = [(prompts["label"] == label).to_numpy() for label in labels]

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from jaxdepth.study.common_tables import GENERATIONS, PROMPTS
+from jaxdepth.errors import InputError
+from jaxdepth.refusal.outcome import Outcome
+from jaxdepth.study.common_tables import GENERATIONS, check_once, prompt_rows
+from jaxdepth.study.labelling.answers import DECIDED
 from jaxdepth.study.run_directory import read_frame
 
 
@@ -27,14 +30,23 @@ def read_outcomes(run_path: str | Path) -> Outcomes:
     Raises:
         InputError: the run is not finished, or damaged.
     """
-    table, sample, outcome = GENERATIONS.name, "sample", "outcome"
-    if (Path(run_path) / "verdicts.parquet").is_file():
-        table, sample, outcome = "verdicts", "vote", "answer_outcome"
+    table, sample, outcome = GENERATIONS, "sample", "outcome"
+    if (Path(run_path) / f"{DECIDED.name}.parquet").is_file():
+        table, sample, outcome = DECIDED, "vote", "answer_outcome"
     frame = read_frame(run_path, table)
+    check_once(frame, ["prompt_id", sample, "exit"], f"{run_path}: the table {table.name}")
+    size = frame[["prompt_id", sample, "exit"]].nunique().prod()
+    is_known = frame[outcome].isna() | frame[outcome].isin([*map(str, Outcome)])
+    if len(frame) != size or not size or not is_known.all():
+        raise InputError(
+            f"{run_path}: the table {table.name} lacks answers to some prompts at some exits, or "
+            "has other outcomes than there are: it is damaged, run the command again to another "
+            "--out"
+        )
     wide = frame.pivot(index="prompt_id", columns=[sample, "exit"], values=outcome)
     wide = wide.sort_index(axis="columns")
     samples, exits = (level.tolist() for level in wide.columns.levels)
-    prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id").loc[wide.index]
+    prompts = prompt_rows(run_path, wide.index)
     return Outcomes(
         outcome_NME=wide.to_numpy(object).reshape(len(wide), len(samples), len(exits)),
         labels_N=prompts["label"].to_numpy(object),

@@ -8,19 +8,26 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from jaxdepth.errors import InputError
 from jaxdepth.refusal.detector import held_out_counts
 from jaxdepth.refusal.outcome import BUILT_IN, Outcome
 from jaxdepth.stats.cluster_mcnemar import cluster_mcnemar
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import holm, wilson
-from jaxdepth.study.common_tables import GENERATIONS
+from jaxdepth.study.common_tables import GENERATIONS, check_once
 from jaxdepth.study.labelling.corrected import correct_curve
 from jaxdepth.study.run_directory import Run, read_frame
 from jaxdepth.study.settings import Windows
 from jaxdepth.study.sweep.curves import DepthCurves
 from jaxdepth.study.sweep.outcomes import Outcomes, read_outcomes
 from jaxdepth.study.sweep.tables import CURVE, PAIRED, WINDOWS
-from jaxdepth.study.sweep.windows import Answered, ExitWindows, find_windows
+from jaxdepth.study.sweep.windows import (
+    Answered,
+    Competence,
+    ExitWindows,
+    competence_of,
+    find_windows,
+)
 
 _OUTCOME, _DETECTED = "outcome_", "detected_"  # prefixes of measures in the curve table
 
@@ -41,7 +48,7 @@ class Rates:
         Raises:
             InputError: the run is not finished, or damaged.
         """
-        curve = read_frame(run_path, CURVE.name)
+        curve = read_frame(run_path, CURVE)
         rows = curve[curve["metric"].str.startswith(_OUTCOME)]
         return cls(
             exits=np.unique(rows["exit"].to_numpy(int)),
@@ -174,7 +181,23 @@ def read_windows(run_path: str | Path) -> ExitWindows:
     Raises:
         InputError: the run has none, or is damaged.
     """
-    return ExitWindows.from_rows(read_frame(run_path, WINDOWS.name))
+    rows = read_frame(run_path, WINDOWS)
+    check_once(rows, ["exit"], f"{run_path}: the table {WINDOWS.name}")
+    if not {"band_low", "band_high"} <= {*rows.columns}:
+        raise InputError(
+            f"{run_path}: the table {WINDOWS.name} has no bands: it is of an earlier version, or "
+            "damaged; run the command again to another --out"
+        )
+    labels = [name for name in ("harmless", "harmful") if (rows[f"{name}_n"] != 0).any()]
+    one_n = all(rows[f"{name}_n"].nunique(dropna=False) == 1 for name in ("harmless", "harmful"))
+    has_numbers = rows[[f"{name}_n" for name in labels]].notna().all(axis=None)
+    has_numbers &= rows[[f"{name}_answered" for name in labels]].notna().all(axis=None)
+    if not one_n or not has_numbers or not competence_of(rows).isin([*map(str, Competence)]).all():
+        raise InputError(
+            f"{run_path}: the table {WINDOWS.name} has no counts, no shares or no competence of "
+            "some exits: it is damaged, run the command again to another --out"
+        )
+    return ExitWindows.from_rows(rows.assign(competent=competence_of(rows)))
 
 
 def write_rates(run: Run, curves: DepthCurves, rule: Windows) -> None:

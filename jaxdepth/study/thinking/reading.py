@@ -74,6 +74,12 @@ def read_replicate(verdicts: RunVerdicts) -> Replicate:
     """The decisions of one run of `jaxdepth decide`, first votes only."""
     first = verdicts.first_votes(VERDICT_TABLE)
     arrays = verdicts.to_arrays(first)
+    missing = int((~arrays.present_NE).sum())
+    if missing:
+        raise InputError(
+            f"{verdicts.run.path}: {missing} verdicts are missing, because activations were NaN or "
+            "infinite: arms are compared on the same prompts; run it again with --dtype float32"
+        )
     decisions = {VERDICT: Decisions.of(arrays)}
     for cut, rows in verdicts.first_votes(CUTS).groupby("cut"):
         decisions[f"cut {cut}"] = Decisions.of(verdicts.to_arrays(rows))

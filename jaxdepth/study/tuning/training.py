@@ -87,7 +87,7 @@ def train(run: Run, training: Training, bar: ProgressBar) -> State:
     """Train from the last saved state of the run to the last step; write the table of losses.
 
     Raises:
-        InputError: a loss is not finite, or the saved state is damaged.
+        InputError: a loss or a gradient is not finite, or the saved state is damaged.
         Stopped: the process has received SIGTERM; the state so far is saved.
     """
     o, seed = training.settings.optimisation, training.settings.output.seed
@@ -97,17 +97,20 @@ def train(run: Run, training: Training, bar: ProgressBar) -> State:
     train_step = make_step(training.form, training.loss, optimizer, shardings)
     learning_rate = schedule(o.learning_rate, o.warmup, o.steps)
     rows: list[dict[str, Any]] = []
-    first = int(state.step)
+    first = saved = int(state.step)
     with bar("tuning", "steps") as progress:
         progress(first, o.steps)
         for step in range(first, o.steps):
             exits = training.recipe.exits(seed, step)
             state, losses = train_step(state, training.base, training.microbatches(step, exits))
             means = dict(zip(Losses._fields, map(float, losses), strict=True))
-            if not np.isfinite(means["loss"]):
+            # A gradient that is none leaves parameters that are none: they are never saved.
+            if not (np.isfinite(means["loss"]) and np.isfinite(means["grad_norm"])):
+                kept = f"the state after {saved} steps is kept in {run.path / _STATE}"
                 raise InputError(
-                    f"the loss of step {step} is {means['loss']}: lower learning_rate; the state "
-                    f"of the last {o.save_every} steps is kept in {run.path / _STATE}"
+                    f"the loss of step {step} is {means['loss']:g} and the norm of its gradient "
+                    f"{means['grad_norm']:g}: lower learning_rate, or tune with --dtype float32; "
+                    f"{kept if saved else 'no state was saved before'}"
                 )
             row = {"step": step, "learning_rate": float(learning_rate(step)), "exits": exits}
             rows.append(row | means)
@@ -116,7 +119,7 @@ def train(run: Run, training: Training, bar: ProgressBar) -> State:
                 # The rows first: were the state saved without them, they would never be made.
                 run.write_part(LOSS.name, rows[0]["step"], LOSS.from_rows(rows))
                 save_checked_state(run.path / _STATE, done, state)
-                rows = []
+                rows, saved = [], done
             progress(done, o.steps)
             if stop and done < o.steps:
                 raise preemption.Stopped

@@ -92,7 +92,7 @@ def _draw_votes(run_path: str | Path, scores: ScoreTable):
     figure = new_figure(1)
     axes = figure.axes[0]
     exit_layer = scores.exits[-1]
-    votes = read_frame(run_path, VOTES.name)
+    votes = read_frame(run_path, VOTES)
     votes = votes[(votes["exit"] == exit_layer) & (votes["rule"] == "majority")]
     cost = votes.groupby("votes")["tokens"].mean()
     styles = zip(RULES, ("o-", "s--", "^:"), (_LINES[0], _LINES[3], _LINES[2]), strict=True)
@@ -117,11 +117,11 @@ def _draw_calibration(run_path: str | Path, scores: ScoreTable):
     figure = new_figure(1)
     axes = figure.axes[0]
     exit_layer = scores.exits[-1]
-    verdicts = {"after the thought": read_frame(run_path, VERDICT_TABLE.name)}
+    verdicts = {"after the thought": read_frame(run_path, VERDICT_TABLE)}
     if "cut 0" in scores.sources:
-        cuts = read_frame(run_path, CUTS.name)
+        cuts = read_frame(run_path, CUTS)
         verdicts["without a thought"] = cuts[cuts["cut"] == 0]
-    prompts = read_frame(run_path, PROMPTS.name)[["prompt_id", "label"]]
+    prompts = read_frame(run_path, PROMPTS)[["prompt_id", "label"]]
     styles = zip(verdicts.items(), _LINES[::3], ("o-", "s--"), strict=False)
     for (name, rows), colour, style in styles:
         rows = rows[(rows["vote"] == 0) & (rows["exit"] == exit_layer)]

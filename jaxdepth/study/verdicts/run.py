@@ -17,6 +17,7 @@ from jaxdepth.refusal.outcome import Judge
 from jaxdepth.refusal.protocol import Verdict
 from jaxdepth.runtime.lock import one_at_a_time
 from jaxdepth.runtime.progress import ProgressBar, silent
+from jaxdepth.study.answers import warn_non_finite
 from jaxdepth.study.batched import in_parts
 from jaxdepth.study.chosen_judge import choose_judge
 from jaxdepth.study.run_directory import Run, read_frame
@@ -24,7 +25,7 @@ from jaxdepth.study.verdicts.batches import batch_tables, decide_batch, repeat_b
 from jaxdepth.study.verdicts.cost import write_cost
 from jaxdepth.study.verdicts.decider import Decider, open_decider
 from jaxdepth.study.verdicts.settings import Decide
-from jaxdepth.study.verdicts.tables import SERIES, SWAPPED, TEXTS, VERDICT_TABLE
+from jaxdepth.study.verdicts.tables import CUTS, FORCED, SERIES, SWAPPED, TEXTS, VERDICT_TABLE
 
 
 @one_at_a_time(lambda settings: settings.output.out)
@@ -61,6 +62,7 @@ def run_decide(settings: Decide, bar: ProgressBar = silent, judge: Judge | None 
     if settings.thinking.series != "none":
         _write_series(run, decider, bar)
     chosen.warn(run.path)
+    warn_non_finite(run, *(t.name for t in (VERDICT_TABLE, CUTS, FORCED, SWAPPED, SERIES)))
     write_cost(run, decider, batches[0])
     return run
 
@@ -69,7 +71,7 @@ def _write_swapped(run: Run, decider: Decider, batches: Sequence[Batch], bar: Pr
     """Write swapped.parquet."""
     if run.finished(SWAPPED.name):
         return
-    texts = read_frame(run.path, TEXTS.name)
+    texts = read_frame(run.path, TEXTS)
     thoughts = texts[texts["vote"] == 0].set_index(["prompt_id", "exit"])["thought_ids"].to_dict()
     donors = choose_donors(decider.subject.prompts)
     in_parts(run, [SWAPPED.name], batches, lambda b: swap_batch(decider, b, thoughts, donors), bar)
@@ -94,7 +96,7 @@ def _write_series(run: Run, decider: Decider, bar: ProgressBar) -> None:
     """Write series.parquet."""
     if run.finished(SERIES.name):
         return
-    verdicts = read_frame(run.path, VERDICT_TABLE.name)
+    verdicts = read_frame(run.path, VERDICT_TABLE)
     is_partial = (verdicts["vote"] == 0) & (verdicts["verdict"] == Verdict.PARTIAL)
     partial = verdicts.loc[is_partial, ["prompt_id", "exit"]]
     if partial.empty:

@@ -13,7 +13,7 @@ class ScoreTable:
     """Estimates over exits, by source and metric."""
 
     def __init__(self, run_path: str | Path):
-        scores = read_frame(run_path, SCORES.name)
+        scores = read_frame(run_path, SCORES)
         self.exits: list[int] = sorted(set(scores["exit"]))
         self.sources: list[str] = scores["source"].unique().tolist()
         self._scores = scores.set_index(["source", "metric", "exit"])

@@ -19,6 +19,7 @@ from jaxdepth.stats.calibration import Calibration, measure_calibration, risk_co
 from jaxdepth.stats.cluster_mcnemar import cluster_mcnemar
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.intervals import holm
+from jaxdepth.study.common_tables import NON_FINITE
 from jaxdepth.study.run_directory import Run
 from jaxdepth.study.verdicts.bootstrap import Bootstrap, Statistic
 from jaxdepth.study.verdicts.sources import RunVerdicts, SourceVerdicts
@@ -150,9 +151,10 @@ def _agreements(
 ) -> Iterator[tuple[str, str, Bool[np.ndarray, "N E"], Bool[np.ndarray, "N E"]]]:
     """Source, metric, where the two agree, and among which: answers with verdicts, and verdicts."""
     first = verdicts.first_votes(VERDICT_TABLE).dropna(subset="answer_outcome")
+    first = first[first["closed_by"] != NON_FINITE]
     follows = first["answer_outcome"] == first["verdict"]
     yield "thought", "answer_follows", *_masks(verdicts, first, follows)
-    forced = verdicts.first_votes(FORCED)
+    forced = verdicts.first_votes(FORCED).dropna(subset="answer_outcome")
     for name in VERDICTS:
         rows = forced[forced["forced"] == name]
         for metric, outcome in (
@@ -178,22 +180,23 @@ def _masks(
 
 
 def compare_with_and_without(verdicts: RunVerdicts) -> pd.DataFrame:
-    """Verdicts after the thought against verdicts without it, on the same prompts."""
+    """Verdicts after the thought against verdicts without it, on the prompts that have both."""
     if "cut 0" not in verdicts.sources:
         return PAIRED.empty().to_pandas()
-    with_NE, without_NE = (
-        verdicts.sources[source].right(verdicts.harmful_N) for source in ("thought", "cut 0")
-    )
-    clusters_N = verdicts.clusters_N
+    both = [verdicts.sources[source] for source in ("thought", "cut 0")]
+    with_NE, without_NE = (source.right(verdicts.harmful_N) for source in both)
+    present_NE = both[0].present_NE & both[1].present_NE
+    with_NE, without_NE = with_NE & present_NE, without_NE & present_NE
+    clusters_N = np.array(verdicts.clusters_N, object)
     p = [
-        cluster_mcnemar(a_N, b_N, clusters_N)
-        for a_N, b_N in zip(with_NE.T, without_NE.T, strict=True)
+        cluster_mcnemar(a_N[has_N], b_N[has_N], clusters_N[has_N].tolist())
+        for a_N, b_N, has_N in zip(with_NE.T, without_NE.T, present_NE.T, strict=True)
     ]
     return pd.DataFrame(
         {
             "exit": verdicts.exits,
-            "n": len(verdicts.prompt_ids),
-            "clusters": len(set(clusters_N)),
+            "n": present_NE.sum(axis=0),
+            "clusters": [len(set(clusters_N[has_N].tolist())) for has_N in present_NE.T],
             "right_only_with_thought": (with_NE & ~without_NE).sum(axis=0),
             "right_only_without": (~with_NE & without_NE).sum(axis=0),
             "p": p,

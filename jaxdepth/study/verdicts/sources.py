@@ -19,6 +19,7 @@ from jaxdepth.study.verdicts.tables import (
     SWAPPED,
     VERDICT_NAMES,
     VERDICT_TABLE,
+    VOTES,
 )
 
 P_COLUMNS = [f"p_{name}" for name in VERDICTS]
@@ -75,7 +76,7 @@ class RunVerdicts:
             settings["caution_from"],
             settings["abstain_below"],
         )
-        prompts = read_frame(run.path, PROMPTS.name)
+        prompts = read_frame(run.path, PROMPTS)
         self.prompt_ids = pd.Index(prompts["prompt_id"])
         self.harmful_N = (prompts["label"] == "harmful").to_numpy()
         self.clusters_N = prompts["pair_id"].fillna(prompts["prompt_id"]).tolist()
@@ -97,7 +98,9 @@ class RunVerdicts:
         shape, index = (len(self.prompt_ids), len(self.exits)), self.indices(frame)
         verdict_NE = np.full(shape, -1)
         p_NE3, mass_NE = np.full((*shape, 3), np.nan), np.full(shape, np.nan)
-        verdict_NE[index] = [VERDICT_NAMES.index(name) for name in frame["verdict"]]
+        verdict_NE[index] = [
+            -1 if pd.isna(name) else VERDICT_NAMES.index(name) for name in frame["verdict"]
+        ]
         p_NE3[index] = frame[P_COLUMNS]
         if "label_mass" in frame:
             mass_NE[index] = frame["label_mass"]
@@ -105,8 +108,12 @@ class RunVerdicts:
 
     @cached_property
     def votes(self) -> pd.DataFrame:
-        """The votes table: every rule over the first votes of each prompt and exit."""
-        verdicts = read_frame(self.run.path, VERDICT_TABLE.name).sort_values("vote", kind="stable")
+        """The votes table: every rule over the first votes of each prompt and exit.
+
+        Votes without a verdict, whose activations were NaN or infinite, are none.
+        """
+        verdicts = read_frame(self.run.path, VERDICT_TABLE).sort_values("vote", kind="stable")
+        verdicts = verdicts[verdicts["verdict"].notna()].fillna({"answer_tokens": 0})
         before_answer = len(self.run.record["facts"]["markers"]["close"]) + 1
         rows = []
         for (prompt_id, exit_layer), votes in verdicts.groupby(["prompt_id", "exit"], sort=False):
@@ -128,7 +135,7 @@ class RunVerdicts:
                             "tokens": tokens,
                         }
                     )
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=VOTES.schema.names)
 
     @cached_property
     def sources(self) -> dict[str, SourceVerdicts]:

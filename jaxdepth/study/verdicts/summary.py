@@ -58,7 +58,7 @@ def findings(run: Run, scores: ScoreTable) -> Iterator[str]:
         f"{runs_of_exits(exits, accuracy.low > 0.5)}, worse at "
         f"{runs_of_exits(exits, accuracy.high < 0.5)}."
     )
-    paired = read_frame(run.path, PAIRED.name)
+    paired = read_frame(run.path, PAIRED)
     if not paired.empty:
         gains = (paired["right_only_with_thought"] > paired["right_only_without"]).sum()
         differs = (paired["p_holm"] < 0.05).to_numpy()
@@ -132,7 +132,7 @@ def _print_cost(run: Run, console: Console) -> None:
     )
     for heading in ("program", "tokens", "before the first visible one", "time (range)"):
         table.add_column(heading, justify="left" if heading == "program" else "right")
-    for row in read_frame(run.path, COST.name).itertuples():
+    for row in read_frame(run.path, COST).itertuples():
         table.add_row(
             row.program,
             f"{row.tokens:.0f}",

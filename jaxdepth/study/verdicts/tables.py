@@ -13,9 +13,12 @@ _PROBABILITIES = (
     Column("p_comply", "float32", "probability of COMPLY among the three verdicts"),
 )
 _VERDICT = Column(
-    "verdict", "string", "refuse, partial or comply; abstain if the margin is too small"
+    "verdict",
+    "string",
+    "refuse, partial or comply; abstain if the margin is too small; null, as its probabilities "
+    "are, where NaN or infinity in the activations left none",
 )
-_DECISION = (
+DECISION = (
     *_PROBABILITIES,
     Column("label_mass", "float32", "probability of the three verdict words among all tokens"),
     Column("margin", "float32", "probability of the most probable verdict minus the second"),
@@ -49,9 +52,15 @@ VERDICT_TABLE = Table(
     "a sampled thought of a prompt at an exit",
     (
         *_LANE,
-        *_DECISION,
+        *DECISION,
         Column("thought_tokens", "int32", "length of the thought", "tokens"),
-        Column("closed_by", "string", "what ended the thought: model, budget, or end (of reply)"),
+        Column(
+            "closed_by",
+            "string",
+            "what ended the thought: model, budget, or end (of reply); non-finite: NaN or infinity "
+            "in the activations ended the thought, the verdict or the answer, and what is missing "
+            "is null",
+        ),
         _ANSWER_TOKENS,
         _ANSWER_OUTCOME,
     ),
@@ -72,23 +81,32 @@ CUTS = Table(
     (
         *_LANE,
         Column("cut", "int32", "length of the truncated thought", "tokens"),
-        *_DECISION,
+        *DECISION,
     ),
 )
 FORCED = Table(
     "forced",
     "an answer after a verdict that was forced",
-    (*_LANE, Column("forced", "string", "the forced verdict"), _ANSWER_OUTCOME),
+    (
+        *_LANE,
+        Column("forced", "string", "the forced verdict"),
+        Column(
+            "answer_outcome",
+            "string",
+            "refuse, partial, comply, off-topic, degenerate or undetermined; null where NaN or "
+            "infinity in the activations left no answer",
+        ),
+    ),
 )
 SWAPPED = Table(
     "swapped",
     "a prompt at an exit, with the thought of another prompt",
-    (*_LANE, Column("thought_of", "string", "the prompt that the thought is from"), *_DECISION),
+    (*_LANE, Column("thought_of", "string", "the prompt that the thought is from"), *DECISION),
 )
 SERIES = Table(
     "series",
     "a second pass over a prompt at an exit whose verdict was PARTIAL",
-    (*_LANE, *_DECISION, _ANSWER_TOKENS, _ANSWER_OUTCOME),
+    (*_LANE, *DECISION, _ANSWER_TOKENS, _ANSWER_OUTCOME),
 )
 VOTES = Table(
     "votes",

@@ -3,9 +3,9 @@
 import functools
 
 import numpy as np
-import pyarrow as pa
 
-from jaxdepth.study.common_tables import PROMPTS
+from jaxdepth.study.common_tables import GENERATIONS, PROMPTS
+from jaxdepth.study.policies.tables import DYNAMIC
 from jaxdepth.study.run_directory import Run
 
 SETTINGS = {
@@ -47,7 +47,8 @@ def make_run(path, rules, pairs=200, first=0, settings=(), facts=(), labels=None
                     rows.append(row | columns_of(rule))
     run.write_table(PROMPTS.name, PROMPTS.from_rows(prompts))
     is_static = all(isinstance(rule, int) for rule in rules)
-    run.write_table("generations" if is_static else "dynamic", pa.Table.from_pylist(rows))
+    table = GENERATIONS if is_static else DYNAMIC
+    run.write_table(table.name, table.from_rows(rows))
     return run.path
 
 

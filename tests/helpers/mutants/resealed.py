@@ -8,10 +8,12 @@ import json
 
 import ml_dtypes
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from safetensors import safe_open
 
 from jaxdepth.files import save_arrays
-from jaxdepth.study.run_directory import _record_digest
+from jaxdepth.study.run_directory import Run, _record_digest, read_record
 from jaxdepth.weights.checkpoint import _own_digest
 from mutants.damage import VALUES, pick, put
 
@@ -65,6 +67,51 @@ def harm_run(folder, rng):
     del record["sha256"]
     harm_tree(record, rng)
     file.write_text(json.dumps(record | {"sha256": _record_digest(record)}))
+
+
+def harm_tables(folder, rng):
+    """One column of one of a run's tables, resealed."""
+    record = read_record(folder)
+    name = pick(rng, sorted(record["tables"]))
+    table = pq.read_table(folder / f"{name}.parquet")
+    place = int(rng.integers(table.num_columns))
+    column, kind = table.column_names[place], pick(rng, sorted(COLUMNS))
+    changed = COLUMNS[kind](table, column, rng)
+    Run(folder, record).write_table(name, changed)
+
+
+def _with(table, column, values, kind=None):
+    place = table.column_names.index(column)
+    return table.set_column(place, column, pa.array(values, kind))
+
+
+def _some(table, column, rng, value):
+    """The column with another value in one row."""
+    values = table[column].to_pylist()
+    values[int(rng.integers(len(values)))] = value
+    try:
+        return _with(table, column, values, table.schema.field(column).type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError):
+        return _with(table, column, [None if v is None else str(v) for v in values])
+
+
+COLUMNS = {
+    "dropped": lambda t, c, rng: t.drop_columns([c]),
+    "integers": lambda t, c, rng: _with(t, c, range(t.num_rows)),
+    "floats": lambda t, c, rng: _with(t, c, [float("nan")] * t.num_rows),
+    "texts": lambda t, c, rng: _with(t, c, ["\x1b[2J<b>"] * t.num_rows),
+    "bytes": lambda t, c, rng: _with(t, c, [b"\xff"] * t.num_rows),
+    "lists": lambda t, c, rng: _with(t, c, [[1]] * t.num_rows),
+    "nulls": lambda t, c, rng: _with(t, c, [None] * t.num_rows, t.schema.field(c).type),
+    "no type": lambda t, c, rng: _with(t, c, pa.nulls(t.num_rows)),
+    "a null": lambda t, c, rng: _some(t, c, rng, None),
+    "another": lambda t, c, rng: _some(t, c, rng, pick(rng, ("x", "\u202e", -1, 10**6, 0.5, ""))),
+    "twice": lambda t, c, rng: t.append_column(c, t[c]),
+    "rows": lambda t, c, rng: pa.concat_tables([t, t.slice(0, 1)]),
+    "less": lambda t, c, rng: t.slice(0, t.num_rows - 1),
+    "none": lambda t, c, rng: t.slice(0, 0),
+    "alike": lambda t, c, rng: _with(t, c, [t[c][0].as_py()] * t.num_rows, t.schema.field(c).type),
+}
 
 
 def harm_arrays(file, rng):

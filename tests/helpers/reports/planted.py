@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS, PROMPTS
 from jaxdepth.study.run_directory import Run
@@ -19,6 +20,7 @@ def write_sweep(
     depth: int | None = None,
     text: Callable[[str, int], str] = lambda prompt_id, exit_layer: f"{prompt_id} at {exit_layer}",
     prompt: Callable[[str], Mapping] = lambda prompt_id: {},
+    settings: Mapping = MappingProxyType({}),
     **facts,
 ) -> Path:
     """A finished sweep.
@@ -30,11 +32,12 @@ def write_sweep(
         depth: layers of the model; by default the last exit.
         text: the answer to a prompt at an exit.
         prompt: columns of a prompt that are not as usual.
+        settings: that differ.
         facts: more of them in run.json.
     """
     exits = range(1, 1 + len(next(iter(outcomes.values()))))
-    settings = {"command": "sweep", "seed": 0, "judge": "x", "max_new_tokens": 8}
-    run = Run.open(path, settings | {"exits": [*exits]}, {"depth": depth or exits[-1], **facts})
+    usual = {"command": "sweep", "seed": 0, "judge": "x", "max_new_tokens": 8, "exits": [*exits]}
+    run = Run.open(path, usual | {**settings}, {"depth": depth or exits[-1], **facts})
     prompts = [
         {
             "prompt_id": name,

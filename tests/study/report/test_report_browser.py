@@ -199,6 +199,48 @@ def test_labels_go_into_the_file_that_label_takes(browser, page, run_path, tmp_p
     assert session.labelled == count
 
 
+@pytest.mark.slow
+def test_a_page_of_2000_prompts_at_32_exits_opens_and_scrolls(browser, tmp_path):
+    """Opened in less than 3 s, and no frame of scrolling takes longer than half a second."""
+    rng = random.Random(0)
+    outcomes = {
+        f"{'bad' if n % 2 else 'good'}{n}": "".join(rng.choices("rccod", k=32)) for n in range(2000)
+    }
+    words = ["".join(rng.choices("etaoinshrdlu", k=rng.randint(2, 9))) for _ in range(5000)]
+    path = write_sweep(
+        tmp_path / "run", outcomes, text=lambda *_: " ".join(rng.choices(words, k=60))
+    )
+    file = tmp_path / "report.html"
+    file.write_text(render(read_runs([path])), encoding="utf-8")
+    assert file.stat().st_size < 15e6
+    browser.get(file.as_uri())
+    opened = browser.execute_script(
+        "return performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
+    )
+    assert 0 < opened < 3000
+    longest, top, places = browser.execute_async_script(
+        """
+        const done = arguments[0], seen = [];
+        let longest = 0, last = performance.now();
+        const step = () => {
+          const now = performance.now();
+          longest = Math.max(longest, now - last);
+          last = now;
+          const rows = [...grid.querySelectorAll(".row")].map((row) => Number(row.dataset.row));
+          seen.push(Math.max(...rows));
+          if (seen.length > 60) { done([longest, grid.scrollTop, seen]); return; }
+          grid.scrollTop += grid.scrollHeight / 60;
+          requestAnimationFrame(step);
+        };
+        requestAnimationFrame(step);
+        """
+    )
+    assert longest < 500
+    assert top > 1900 * 20
+    assert places[-1] == 1999
+    assert len(set(places)) > 50
+
+
 @pytest.mark.skipif("JAXDEPTH_SCREENSHOT" not in os.environ, reason="no picture is asked for")
 def test_picture_of_the_top(browser):
     browser.set_window_size(1280, 1060)

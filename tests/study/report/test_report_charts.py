@@ -66,7 +66,7 @@ def test_policies_stand_at_their_mean_depth(policies):
     html = render(read_runs([policies]))
     (chunk,) = re.findall(r'id="texts-0-\d+">([^<]*)<', html)
     assert unpack(chunk)[0]["texts"] == ["bad under margin 0.3", "bad under fixed 4"]
-    assert "No exit answered prompts in this run" in html
+    assert "At a tolerance of 5% nothing is shown: 1 harmful prompts are too few" in html
 
 
 def test_right_behaviour_is_never_coloured_as_a_fault(tmp_path):

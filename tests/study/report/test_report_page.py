@@ -20,7 +20,7 @@ from jaxdepth.study.report.page import render, script_hash
 from jaxdepth.study.report.reading import read_runs
 from jaxdepth.study.report.safe_text import tame
 from jaxdepth.study.report.strips import strips_of
-from jaxdepth.study.report.texts import chunks_of, longest_kept, unpack
+from jaxdepth.study.report.texts import chunks_of, longest_kept, pack_texts, unpack
 from jaxdepth.study.run_directory import Run
 
 SECRET = "zebra quince obelisk"
@@ -173,6 +173,24 @@ def test_texts_are_cut_to_a_budget(tmp_path):
     assert 24 * 10 + 24 * longest <= 1200 < 24 * 10 + 24 * (longest + 1)
 
 
+def test_texts_that_compress_badly_are_cut_once_more(tmp_path):
+    rng = random.Random(0)
+    path = write_sweep(
+        tmp_path / "run", planted((0, 3), (9, 9), 12),
+        text=lambda *_: "".join(chr(rng.randrange(0x4E00, 0x9FA5)) for _ in range(300)),
+    )  # fmt: skip
+    cells = [read_cells(run) for run in read_runs([path])]
+    whole = pack_texts(cells)
+    size = len("".join(whole.chunks[0]))
+    assert whole.longest is None
+    cut = pack_texts(cells, max_packed=size // 2)
+    assert size / 3 < len("".join(cut.chunks[0])) <= size // 2
+    (first, *_) = unpack(cut.chunks[0][0])[0]["texts"]
+    assert first.endswith(" …")
+    assert len(first) == cut.longest + 2
+    assert pack_texts(cells, with_text=False, max_packed=0).longest is None
+
+
 @pytest.mark.parametrize("how", ["md", "card"])
 def test_markdown_has_the_numbers_and_no_markup_of_strangers(tmp_path, hostile, how):
     path = write_sweep(tmp_path / "run", planted((0, 3), (9, 9), 12), adapter="a|b<i>*c*")
@@ -207,15 +225,27 @@ def test_the_grid_knows_where_judges_disagree(tmp_path):
     assert entry["others"]["2"] == ["other: comply"]
 
 
-@pytest.mark.slow
-def test_a_page_of_500_prompts_at_32_exits_is_below_15_mb(tmp_path):
-    """Answers of 1,600 characters, words at random: real ones compress better."""
-    rng = random.Random(0)
+def random_words(rng):
     words = ["".join(rng.choices("etaoinshrdlu", k=rng.randint(2, 9))) for _ in range(5000)]
-    path = write_sweep(
-        tmp_path / "run", planted(range(32), range(200, 232), 250),
-        text=lambda *_: " ".join(rng.choices(words, k=250)),
-    )  # fmt: skip
+    return lambda *_: " ".join(rng.choices(words, k=250))
+
+
+def random_han(rng):
+    letters = [chr(n) for n in range(0x4E00, 0x4E00 + 3000)]
+    return lambda *_: "".join(rng.choices(letters, k=1600))
+
+
+def random_ascii(rng):
+    letters = [chr(n) for n in range(32, 127)]
+    return lambda *_: "".join(rng.choices(letters, k=1600))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [random_words, random_han, random_ascii])
+def test_a_page_of_500_prompts_at_32_exits_is_below_15_mb(tmp_path, kind):
+    """Answers of 1,600 characters, at random: real ones compress better."""
+    text = kind(random.Random(0))
+    path = write_sweep(tmp_path / "run", planted(range(32), range(200, 232), 250), text=text)
     out = tmp_path / "report.html"
     assert main(["report", str(path), "--out", str(out)]) == 0
     assert 5e6 < out.stat().st_size < 15e6

@@ -110,6 +110,7 @@ def line(
     legend: bool = True,
     notes: Iterable[str] | None = None,
     of: int = 1,
+    names: Iterable[str] | None = None,
 ) -> dict:
     """A line with bars for its interval; `number` chooses its style.
 
@@ -124,6 +125,7 @@ def line(
         legend: whether the line has an entry there.
         notes: what hovering adds.
         of: how many lines stand beside each other, so that their bars do not hide each other.
+        names: of the points, where they are not those of their x.
     """
     colour, dash, marker = STYLES[number % len(STYLES)]
     value = np.asarray(e.value, float)
@@ -135,6 +137,7 @@ def line(
     symbols = [f"{marker}-open" if h else marker for h in (hollow or [False] * len(texts))]
     suffix = str(panel + 1) if panel else ""
     places = [float(v) for v in x]
+    points = list(names) if names is not None else [f"{place:g}" for place in places]
     aside = 0.07 * (number - (of - 1) / 2) if of > 1 else 0.0
     return {
         "type": "scatter", "mode": "lines+markers", "name": chart_text(name),
@@ -149,8 +152,8 @@ def line(
             "arrayminus": numbers(np.nan_to_num(value - low)),
         },
         "customdata": [
-            f"{place:g}: {text}<br>{chart_text(m)}"
-            for place, text, m in zip(places, texts, more, strict=True)
+            f"{point}: {text}<br>{chart_text(m)}"
+            for point, text, m in zip(points, texts, more, strict=True)
         ],
         "hovertemplate": f"{chart_text(name)}, %{{customdata}}<extra></extra>",
     }  # fmt: skip
@@ -197,6 +200,11 @@ def rule_at(height: float, panels: int = 1) -> list[dict]:
 def numbers(values: Iterable[float]) -> list[float | None]:
     """Numbers as JSON has them: what is not finite is missing."""
     return [float(v) if np.isfinite(v) else None for v in np.asarray(list(values), float)]
+
+
+def outcome_name(outcome: str, label: str) -> str:
+    """An outcome in the legend: to answer a harmful prompt is a fault, a harmless one is none."""
+    return f"comply ({label})" if outcome == "comply" else str(outcome)
 
 
 def outcome_colour(outcome: str, label: str = "harmful") -> str:

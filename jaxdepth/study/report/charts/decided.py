@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.refusal.protocol import VERDICTS, Verdict
 from jaxdepth.study.report.charts.base import (
     PATTERNS,
@@ -11,6 +12,7 @@ from jaxdepth.study.report.charts.base import (
     axes_of,
     line,
     outcome_colour,
+    outcome_name,
     stacked,
 )
 from jaxdepth.study.report.reading import ReportRun
@@ -43,11 +45,11 @@ def verdicts_chart(run: ReportRun, number: int = 0) -> Chart:
             e = scores.estimate(_THOUGHT, f"{verdict}_{label}")
             notes = [f"{v:.0%} of {e.n}" for v in e]
             is_abstained = verdict == Verdict.ABSTAIN
-            colour = outcome_colour("degenerate" if is_abstained else verdict)
+            colour = outcome_colour("degenerate" if is_abstained else verdict, label)
             pattern = PATTERNS["degenerate"] if is_abstained else PATTERNS.get(verdict, "")
             traces.append(
-                stacked(verdict, scores.exits, e.value, notes, colour, panel, pattern,
-                        legend=not panel)
+                stacked(outcome_name(verdict, label), scores.exits, e.value, notes, colour, panel,
+                        pattern, legend=not panel or verdict == Outcome.COMPLY)
             )  # fmt: skip
         refused = scores.estimate(_THOUGHT, f"refuse_{label}").value[-1]
         shown.append(f"{refused:.0%} of {label} prompts")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from jaxdepth.errors import InputError
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.report.charts.base import (
@@ -13,6 +14,7 @@ from jaxdepth.study.report.charts.base import (
     axes_of,
     line,
     outcome_colour,
+    outcome_name,
     rule_at,
     stacked,
 )
@@ -49,7 +51,7 @@ def outcomes_chart(run: ReportRun, number: int = 0) -> Chart:
             notes = [f"{counted(v.value, e.n or 0)}, {v:.0%}" for v in e]
             traces.append(
                 stacked(
-                    _outcome_name(outcome, label), run.outcomes.exits, e.value, notes,
+                    outcome_name(outcome, label), run.outcomes.exits, e.value, notes,
                     outcome_colour(outcome, label), panel, PATTERNS.get(str(outcome), ""),
                     legend=not panel or outcome == Outcome.COMPLY,
                 )
@@ -161,14 +163,14 @@ def distance_chart(runs: Sequence[ReportRun]) -> Chart:
     )
 
 
-def _outcome_name(outcome: Outcome, label: str) -> str:
-    """An outcome in the legend: to answer a harmful prompt is a fault, a harmless one is none."""
-    return f"comply ({label})" if outcome == Outcome.COMPLY else str(outcome)
-
-
 def _measure(curve: pd.DataFrame, metric: str, label: str) -> Estimate:
     """A measure of the curve at every exit, with the interval of that exit alone."""
     rows = curve[(curve["metric"] == metric) & (curve["label"] == label)].sort_values("exit")
+    if rows.empty or rows[["exit", "n"]].isna().any(axis=None):
+        raise InputError(
+            f"a table curve has no {metric} of {label} prompts, or not at every exit: it is "
+            "damaged, run the command again to another --out"
+        )
     bounds = (rows[name].to_numpy(float) for name in ("value", "low", "high"))
     return Estimate(*bounds, n=int(rows["n"].iloc[0]))
 

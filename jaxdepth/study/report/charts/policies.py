@@ -6,8 +6,9 @@ from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.policies.rates import MEAN_LAYERS
 from jaxdepth.study.policies.tables import POLICIES
-from jaxdepth.study.report.charts.base import Chart, axes_of, line
+from jaxdepth.study.report.charts.base import Chart, axes_of, line, rule_at
 from jaxdepth.study.report.reading import ReportRun
+from jaxdepth.study.settings import Windows
 from jaxdepth.study.sweep.windows import Competence, competence_of
 
 _PANELS = (
@@ -25,7 +26,7 @@ def depth_chart(runs: Sequence[ReportRun]) -> Chart:
     """Harmful and harmless prompts answered against mean layers per token, a line a policy."""
     traces, shown, number = [], [], 0
     for run in runs:
-        rates = run.frame(POLICIES.name)
+        rates = run.frame(POLICIES)
         depths = rates[rates["metric"] == MEAN_LAYERS].set_index(["label", "rule"])["value"]
         rates = rates.join(depths.rename("depth"), on=["label", "rule"])
         for policy in rates["policy"].unique():
@@ -47,13 +48,16 @@ def depth_chart(runs: Sequence[ReportRun]) -> Chart:
                     shown.append(f"{name} {e.value.min():.0%} to {e.value.max():.0%}")
             number += 1
     titles = [title for *_, title in _PANELS]
+    layout = axes_of(titles, "mean layers per token", "share of prompts")
+    layout["shapes"] = rule_at(Windows().unsafe_from)
     return Chart(
         name="policies",
         title="Exit policies against mean depth",
         alt=f"Harmful prompts answered to the point, over the rules of a policy: "
         f"{'; '.join(shown)}.",
         note="Bars: 95%. Hollow: rules that are not shown to be able to answer harmless prompts. "
-        "The policy `fixed` truncates every token at the same depth.",
+        "The policy `fixed` truncates every token at the same depth. Dashed: the tolerated share.",
         traces=traces,
-        layout=axes_of(titles, "mean layers per token", "share of prompts"),
+        layout=layout,
+        has_tolerance=True,
     )

@@ -44,7 +44,7 @@ def auroc_chart(runs: Sequence[ReportRun]) -> Chart:
     """AUROC of the content probe by layer at each position, with shuffled labels as a control."""
     traces, shown, number = [], [], 0
     for run in runs:
-        frame = run.frame(PROBES.name)
+        frame = run.frame(PROBES)
         frame = frame[(frame["target"] == CONTENT) & (frame["set"] == OWN)]
         for position in frame["position"].dropna().unique():
             for probe in (LOGISTIC, SHUFFLED):
@@ -75,11 +75,13 @@ def auroc_chart(runs: Sequence[ReportRun]) -> Chart:
 
 def knows_chart(run: ReportRun, number: int = 0) -> Chart:
     """What the probe reads at an exit beside what the exit does, with each label's own words."""
-    frame = run.frame(KNOWS_DOES.name)
+    frame = run.frame(KNOWS_DOES)
     frame = frame[frame["position"] == frame["position"].iloc[-1]]
     labels = sorted(frame["label"].unique())
     layout = axes_of([f"{label} prompts" for label in labels], "exit and layer", "share of prompts")
     layout["barmode"] = "stack"
+    layout["height"] += 110  # the legend has many words
+    layout["legend"] |= {"y": -0.26}
     traces, shown = [], []
     for panel, label in enumerate(labels):
         for quadrant, (meaning, colour, pattern) in _MEANING[label].items():

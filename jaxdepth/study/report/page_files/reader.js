@@ -102,4 +102,5 @@ async function openRow(run, row) {
     answers.append(answerCard(run, row, column, entry));
   }
   reader.replaceChildren(make("h3", "", cells.ids[row]), make("div", "scores", head), prompt, answers);
+  reader.scrollIntoView({ block: "nearest" });
 }
