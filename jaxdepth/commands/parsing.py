@@ -26,6 +26,7 @@ COMMANDS = {
     "sweep": "jaxdepth.study.policies.settings:PolicySweep",
     "decide": "jaxdepth.study.verdicts.settings:Decide",
     "serve": "jaxdepth.serving.settings:Serve",
+    "evaluate": "jaxdepth.benchmarks.settings:Evaluate",
     "judge": "jaxdepth.study.judging.settings:Rejudge",
     "label": "jaxdepth.study.labelling.settings:Label",
     "certify": "jaxdepth.study.certificates.settings:Certify",
@@ -36,7 +37,11 @@ COMMANDS = {
     "bench": "jaxdepth.study.planning.settings:Bench",
     "plan": "jaxdepth.study.planning.settings:Plan",
 }
-_IN_FOLDERS = {"certify": "certificates.certify", "check": "certificates.check"}
+_IN_FOLDERS = {
+    "certify": "certificates.certify",
+    "check": "certificates.check",
+    "evaluate": "benchmarks.evaluate",
+}
 ABOUT = """\
 Measure what truncation does to a language model's safety, at every exit at once. An exit is the
 number of layers that run before the final norm and head.
