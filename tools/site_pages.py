@@ -68,6 +68,7 @@ STUDIES = {
     "comparison.tables": "Comparisons of models",
     "thinking.tables": "Think, then decide: arms compared",
     "labelling.tables": "`jaxdepth label`",
+    "..benchmarks.tables": "`jaxdepth evaluate`",
 }
 
 
@@ -77,7 +78,7 @@ def declared_tables() -> dict[str, list]:
 
     seen, tables = set(), {}
     for name in STUDIES:
-        module = importlib.import_module(f"jaxdepth.study.{name}")
+        module = importlib.import_module(f".{name}", "jaxdepth.study")
         own = [value for value in vars(module).values() if isinstance(value, Table)]
         tables[name] = [table for table in own if id(table) not in seen]
         seen |= {id(table) for table in own}
