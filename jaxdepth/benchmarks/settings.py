@@ -41,7 +41,16 @@ class InspectOptions:
     """Options of --with inspect alone."""
 
     task_args: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
-    """With --with inspect: arguments of the task, values as in YAML."""
+    """With --with inspect: arguments of the tasks, their values as in YAML."""
+    model_roles: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROLE=MODEL")] = ()
+    """With --with inspect: models for the roles of a task, such as grader=openai/gpt-4o. Without
+    one an exit grades its own answers where a task asks a model for grades."""
+    max_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """With --with inspect: maximum new tokens of an answer; by default the task's, else 512."""
+    temperature: Annotated[float | None, tyro.conf.arg(metavar="T")] = None
+    """With --with inspect: sampling temperature; by default the task's, else 0 (greedy)."""
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """With --with inspect: how often each sample is answered; by default the task's, else once."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,15 @@
 
 import importlib
 
+from jaxdepth.benchmarks.figures import draw_scores
 from jaxdepth.benchmarks.settings import Evaluate, options_of_others
+from jaxdepth.benchmarks.summary import print_scores
+from jaxdepth.commands.printing import print_places
 from jaxdepth.errors import InputError, listed
 from jaxdepth.runtime.lock import one_at_a_time
 
-# library -> the module with the function `run`, and the extra that it needs
+# library -> the module whose function `run` takes the settings and returns a run directory (`Run`)
+# with the table scores, and the extra that it needs
 _LIBRARIES = {
     "inspect": ("jaxdepth.benchmarks.inspect.command", "inspect"),
     "lm-eval": ("jaxdepth.benchmarks.lm_eval.command", "lm-eval"),
@@ -28,9 +32,7 @@ def run(settings: Evaluate) -> int:
             f"jaxdepth evaluate --with {library} needs {error.name}: pip install "
             f"'jaxdepth[{extra}]'"
         ) from None
-    return _run(settings, command.run)
-
-
-@one_at_a_time(lambda settings, run: settings.output.out)
-def _run(settings: Evaluate, run) -> int:
-    return run(settings)
+    run = one_at_a_time(lambda settings: settings.output.out)(command.run)(settings)
+    print_scores(run.path)
+    print_places(run.path, draw_scores(run.path))
+    return 0
