@@ -84,7 +84,7 @@ class JaxdepthAPI(ModelAPI):
             queue.batch_size = provided.batch_size
         if provided.memory_gb is not None:
             self.engine.memory_budget = int(provided.memory_gb * 2**30)
-        self._asked: Counter[bytes] = Counter()
+        self._asked: Counter[tuple] = Counter()
 
     async def generate(
         self,
@@ -100,7 +100,8 @@ class JaxdepthAPI(ModelAPI):
         """
         messages = read_chat(input, tools)
         wanted = read_config(config, MAX_TOKENS)
-        ids = tuple(self.engine.conversations.encode(messages))
+        with self.engine.queue.coming():  # a new form of conversation takes a second to render
+            ids = tuple(self.engine.conversations.encode(messages))
         room = self.engine.room(len(ids))
         if room < 1:
             return self._too_long(len(ids))
@@ -123,8 +124,9 @@ class JaxdepthAPI(ModelAPI):
         sample = sample_active()
         place = () if sample is None else (sample.sample.id, sample.epoch)
         digest = hashlib.sha256(repr((seed, place, ids)).encode()).digest()
-        self._asked[digest] += 1
-        number = hashlib.sha256(digest + repr(self._asked[digest]).encode()).digest()
+        here = (None if sample is None else sample.id, digest)
+        self._asked[here] += 1
+        number = hashlib.sha256(digest + repr(self._asked[here]).encode()).digest()
         return int.from_bytes(number[:4], "big") & 0x7FFFFFFF
 
     def _output(self, answer: Answer, prompt_tokens: int) -> ModelOutput:

@@ -6,8 +6,9 @@ for different ones, as from the second turn on, each exit's rows are decoded at 
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -49,10 +50,22 @@ class ExitQueue(Generic[A]):
         self._waiting: Waiting[A] = {}
         self._changed = threading.Condition()
         self._is_running = False
+        self._coming = 0
         self.batch_size = 16  # rows
         self.exits: Collection[int] = ()  # that run together
         self.answered = 0
         self.report: Callable[[int, int], None] = lambda answered, asked: None
+
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """Let a batch that is not full wait while a request is prepared in the block."""
+        with self._changed:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
 
     def submit(self, request: Request, exit_layer: int) -> "Future[A]":
         """Ask for the answer of an exit to a conversation; a cancelled future is given up."""
@@ -88,7 +101,7 @@ class ExitQueue(Generic[A]):
                 self._is_running = False
                 return None
             while len(self._complete()) < self.batch_size:
-                if not self._changed.wait(_QUIET_SECONDS):
+                if not self._changed.wait(_QUIET_SECONDS) and not self._coming:
                     break
             self._drop_cancelled()
             return choose_batch(self._waiting, self.exits, self.batch_size) or self._next_batch()
