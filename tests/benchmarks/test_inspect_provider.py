@@ -167,7 +167,7 @@ def _in_own_folder(monkeypatch, tmp_path):
         ({"num_choices": 2}, "num_choices is 2"),
         ({"logit_bias": {1: 2.0}}, "logit_bias"),
         ({"frequency_penalty": 0.5}, "frequency_penalty is 0.5"),
-        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"temperature": -1.0}, "temperature is -1"),
         ({"top_p": 0.0}, "top_p"),
@@ -181,7 +181,7 @@ def test_settings_that_are_not_supported_are_refused_by_name(models, config, say
 
 def test_settings_that_ask_for_nothing_are_none(models):
     config = GenerateConfig(
-        max_tokens=4, num_choices=1, logprobs=False, frequency_penalty=0.0, max_retries=3
+        max_tokens=4, num_choices=1, logprobs=False, max_retries=3, reasoning_effort="high"
     )
     assert ask(models[2], "Why?", config).completion == ask(models[2], "Why?").completion
 

@@ -5,6 +5,7 @@ at the same time, so that their requests meet in one batch (queue.py). Inspect r
 unfinished: samples that a log has are not answered again.
 """
 
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,9 @@ from jaxdepth.study.loading import device_provenance, run_date
 from jaxdepth.study.run_directory import RUN_FILE, Run
 
 LOGS = "logs"  # in the run directory
+# Samples of a task in flight, in batches: the next batch is complete while one is decoded.
+_BATCHES_AHEAD = 4
+_NO_LIMIT = 1_000_000  # on tasks and connections: an exit that waits keeps rows from being complete
 # Paths, devices and memory; and what `_resolved` writes otherwise.
 _UNRESOLVED = ("model", "adapter", "out", "mesh", "profile", "memory_gb", "batch_size", "with_")
 
@@ -46,6 +50,10 @@ def run(settings: Evaluate) -> Run:
     at_least(1, limit=s.limit, batch_size=s.batch_size, epochs=settings.inspect.epochs)
     if not s.memory_gb > 0:
         raise InputError(f"memory_gb is {s.memory_gb}, expected more than 0")
+    for task in s.tasks:
+        file = task.partition("@")[0]
+        if file.endswith(".py") and not Path(file).is_file():
+            raise InputError(f"{file}: no such file with tasks")
     task_args = _pairs(settings.inspect.task_args, "task_args")
     roles = {role: str(m) for role, m in _pairs(settings.inspect.model_roles, "roles").items()}
     date = run_date(None, settings.output.out)
@@ -99,6 +107,8 @@ def _run_set(
     roles: dict[str, str],
 ) -> list[EvalLog]:
     s, options = settings.evaluating, settings.inspect
+    refuse = _RefuseUnused()
+    logging.getLogger(_RefuseUnused.LOGGER).addHandler(refuse)
     try:
         _, logs = inspect_ai.eval_set(
             list(s.tasks),
@@ -111,9 +121,9 @@ def _run_set(
             max_tokens=options.max_tokens,
             temperature=options.temperature,
             seed=settings.output.seed,
-            max_connections=s.batch_size,
-            max_samples=s.batch_size,
-            max_tasks=len(models) * 1000,  # all: those that waited would be answered alone
+            max_connections=_NO_LIMIT,
+            max_samples=_BATCHES_AHEAD * s.batch_size,
+            max_tasks=_NO_LIMIT,
             retry_attempts=0,
             retry_immediate=False,
             ctl_server=False,
@@ -125,9 +135,24 @@ def _run_set(
     except Exception as error:
         message = getattr(error, "message", error)  # Inspect's own errors have one
         raise InputError(f"Inspect cannot run {', '.join(s.tasks)}: {message}") from error
+    finally:
+        logging.getLogger(_RefuseUnused.LOGGER).removeHandler(refuse)
     raise_if_stopped_here()
     _check(logs)
     return logs
+
+
+class _RefuseUnused(logging.Handler):
+    """Refuses arguments that a task does not have: Inspect warns of them, and goes on."""
+
+    LOGGER = "inspect_ai._eval.registry"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "not used by task" in record.getMessage():
+            raise InputError(
+                f"task_args: {record.getMessage()}; leave it out, or evaluate tasks that have it "
+                "by themselves"
+            )
 
 
 def _remove_if_empty(run: Run, folder: Path) -> None:

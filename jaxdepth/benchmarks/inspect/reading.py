@@ -18,6 +18,9 @@ _OF_INSPECT: tuple[str, ...] = ("max_retries", "timeout", "attempt_timeout", "st
 _OF_INSPECT += ("max_connections", "adaptive_connections", "system_message", "cache", "batch")
 _OF_INSPECT += ("cache_prompt", "max_tool_output", "internal_tools", "parallel_tool_calls")
 _OF_INSPECT += ("reasoning_history", "fail_on_refusal")
+# What only some models can be asked for; every provider passes over it where its model cannot.
+_OF_INSPECT += ("reasoning_effort", "reasoning_tokens", "reasoning_mode", "reasoning_summary")
+_OF_INSPECT += ("effort", "verbosity")
 # Values that ask for nothing.
 _NOTHING: Mapping[str, Any] = {
     "num_choices": 1,
