@@ -64,6 +64,18 @@ class Evaluate:
     output: Output = Output(Path("runs/evaluate"))
 
 
+@dataclass(frozen=True)
+class ExportLogs:
+    """Write a finished sweep as logs of another library: one for each exit, outcomes as scores."""
+
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    """A finished run of `jaxdepth sweep` with static exits that has answers."""
+    to: Literal["inspect"]
+    """Library whose logs they are: inspect (Inspect; `inspect view` opens them)."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder to write to; by default the folder inspect in RUN."""
+
+
 def options_of_others(settings: Evaluate) -> list[str]:
     """The options that are given and that the chosen library does not have."""
     groups = {"inspect": settings.inspect}

@@ -27,6 +27,7 @@ COMMANDS = {
     "decide": "jaxdepth.study.verdicts.settings:Decide",
     "serve": "jaxdepth.serving.settings:Serve",
     "evaluate": "jaxdepth.benchmarks.settings:Evaluate",
+    "export-logs": "jaxdepth.benchmarks.settings:ExportLogs",
     "judge": "jaxdepth.study.judging.settings:Rejudge",
     "label": "jaxdepth.study.labelling.settings:Label",
     "certify": "jaxdepth.study.certificates.settings:Certify",
@@ -41,6 +42,7 @@ _IN_FOLDERS = {
     "certify": "certificates.certify",
     "check": "certificates.check",
     "evaluate": "benchmarks.evaluate",
+    "export-logs": "benchmarks.export_logs",
 }
 ABOUT = """\
 Measure what truncation does to a language model's safety, at every exit at once. An exit is the

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import pytest
 
@@ -168,21 +169,10 @@ def test_mistakes_are_one_line_and_leave_nothing(tiny_path, task_file, tmp_path,
 
 
 def test_a_missing_extra_is_named(tiny_path, tmp_path, monkeypatch, capsys):
-    import builtins
-    import sys
-
-    for name in [name for name in sys.modules if name.startswith("jaxdepth.benchmarks.inspect")]:
-        monkeypatch.delitem(sys.modules, name)
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.split(".")[0] == "inspect_ai":
-            raise ModuleNotFoundError("No module named 'inspect_ai'", name="inspect_ai")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.delitem(sys.modules, "jaxdepth.benchmarks.inspect.command", raising=False)
+    monkeypatch.setitem(sys.modules, "inspect_ai", None)
     assert main(arguments(tiny_path, tmp_path / "r", "some_task")) == 2
-    assert "pip install 'jaxdepth[inspect]'" in capsys.readouterr().err
+    assert "needs inspect_ai: pip install 'jaxdepth[inspect]'" in capsys.readouterr().err
 
 
 EVALS = "the wheel inspect-evals is not installed"
