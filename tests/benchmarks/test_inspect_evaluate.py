@@ -1,7 +1,6 @@
 """`jaxdepth evaluate --with inspect`: a log for each exit, from one pass over the prompts."""
 
 import importlib.util
-import json
 import sys
 
 import pytest
@@ -10,6 +9,7 @@ pytest.importorskip("inspect_ai", reason="the extra [inspect] is not installed")
 
 from inspect_ai.analysis import evals_df, samples_df
 from inspect_ai.log import list_eval_logs, read_eval_log
+from inspect_ai.model import ModelAPI, ModelOutput, modelapi
 
 from jaxdepth.benchmarks.inspect.engine import Engine
 from jaxdepth.cli import main
@@ -181,11 +181,19 @@ EVALS = "the wheel inspect-evals is not installed"
 @pytest.mark.skipif(importlib.util.find_spec("inspect_evals") is None, reason=EVALS)
 def test_tasks_of_inspect_evals_whose_data_is_in_the_wheel(tiny_path, tmp_path):
     """Their prompts are longer than this model takes: they run, and say so."""
+
+    @modelapi(name="fixed")
+    class Fixed(ModelAPI):
+        async def generate(self, input, tools, tool_choice, config):
+            content = '{"reasoning": "None.", "score": 3, "rating": 3}'
+            return ModelOutput.from_content("fixed", content)
+
     out = tmp_path / "run"
     words = arguments(tiny_path, out, "inspect_evals/persistbench_beneficial_memory", limit=1)
-    assert main([*words, "--model-roles", f"grader=jaxdepth/{tiny_path}"]) == 0
-    for info in list_eval_logs(str(out / "logs")):
-        log = read_eval_log(info)
+    assert main([*words, "--model-roles", "grader=fixed/judge"]) == 0
+    logs = [read_eval_log(info) for info in list_eval_logs(str(out / "logs"))]
+    assert sorted(log.eval.model_args["exit"] for log in logs) == [2, 4]
+    for log in logs:
         assert log.status == "success"
         assert log.samples[0].output.stop_reason == "model_length"
-    assert json.loads((out / "run.json").read_text())["settings"]["library"] == "inspect"
+    assert set(read_frame(out, "scores")["exit"]) == {2, 4}
