@@ -78,6 +78,8 @@ def test_every_exit_has_a_log_that_inspect_reads(run):
     for log in logs:
         assert log.status == "success"
         assert log.eval.model.startswith("jaxdepth/")
+        # No date, which this template does not print: a run may be resumed on another day.
+        assert set(log.eval.model_args) == {"exit"}
         assert log.eval.model_generate_config.max_tokens is None
         assert log.plan.config.max_tokens == 4
         turns = 2 if log.eval.task == "two_turns" else 1

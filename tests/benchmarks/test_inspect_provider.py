@@ -24,10 +24,11 @@ from inspect_ai.tool import ToolInfo
 
 import jaxdepth
 from jaxdepth.benchmarks.inspect import provider
-from jaxdepth.benchmarks.inspect.engine import Engine
+from jaxdepth.benchmarks.inspect.engine import Engine, open_engine
 from jaxdepth.errors import InputError
 from jaxdepth.prompts.conversation import read_messages
 from jaxdepth.study.answers import decode_reply
+from jaxdepth.study.settings import AdaptedModel
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 ROOT = Path(__file__).parents[2]
@@ -236,8 +237,9 @@ def test_an_answer_ends_where_the_model_has_no_room(models, engine, monkeypatch)
     assert engine.room(256) == 0
 
 
-def test_arguments_are_understood_or_refused(tiny_path, tmp_path):
+def test_arguments_are_understood_or_refused(tiny_path, tmp_path, engine):
     place = f"jaxdepth/{tiny_path}"
+    assert open_engine(AdaptedModel(tiny_path)) is engine
     assert get_model(place).api.exit_layer == 4
     cases = [
         (place, {"exit": 5}, "exit 5 is out of range"),

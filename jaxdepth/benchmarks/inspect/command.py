@@ -68,7 +68,7 @@ def run(settings: Evaluate) -> Run:
         return run
     engine.memory_budget = int(s.memory_gb * 2**30)
     engine.queue.batch_size = s.batch_size
-    models = [_model(settings, engine, date, exit_layer) for exit_layer in exits]
+    models = [_model(settings, engine, exit_layer) for exit_layer in exits]
     folder = run.path / LOGS
     try:
         logs = _evaluate(settings, engine, models, folder, task_args, roles)
@@ -177,11 +177,11 @@ def _check(logs: Sequence[EvalLog]) -> None:
         )
 
 
-def _model(settings: Evaluate, engine: Engine, date: str, exit_layer: int) -> Model:
+def _model(settings: Evaluate, engine: Engine, exit_layer: int) -> Model:
     """One exit as a model of Inspect; its log holds what `inspect eval -M` would take."""
     model = settings.model
     given = {"adapter": model.adapter, "dtype": model.dtype, "int8": model.int8 or None}
-    given["date"] = date
+    given["date"] = engine.loaded.encoder.date  # None where the template prints none
     arguments = {name: value for name, value in given.items() if value is not None}
     return get_model(f"{provider.NAME}/{model.model}", exit=exit_layer, **arguments)
 

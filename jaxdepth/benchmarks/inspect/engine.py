@@ -144,8 +144,10 @@ def open_engine(model: AdaptedModel, date: str | None = None, mesh: str | None =
     """
     if jax.process_count() > 1:
         raise InputError("tasks of Inspect are run by one process: start a single one")
-    key = model, date
-    engine = _open.get(key)
+    engine = _open.get((model, date))
     if engine is None:
-        engine = _open[key] = Engine(load_model(model, Devices(mesh), date))
+        engine = Engine(load_model(model, Devices(mesh), date))
+        # Where the template prints no date, the engine is that of any day.
+        for told in (date, engine.loaded.encoder.date):
+            _open[model, told] = engine
     return engine
