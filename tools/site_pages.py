@@ -57,18 +57,19 @@ def command_help(name: str) -> str:
 
 
 STUDIES = {
-    "common_tables": "Several studies",
-    "sweep.tables": "`jaxdepth sweep`",
-    "prefills.tables": "`jaxdepth sweep --prefill-tokens`",
-    "policies.tables": "`jaxdepth sweep --policy`",
-    "verdicts.tables": "`jaxdepth decide`",
-    "judging.tables": "`jaxdepth judge`",
-    "probes.tables": "`jaxdepth probe`",
-    "checkpoints.tables": "`jaxdepth probe --against`",
-    "tuning.tables": "`jaxdepth tune`",
-    "comparison.tables": "Comparisons of models",
-    "thinking.tables": "Think, then decide: arms compared",
-    "labelling.tables": "`jaxdepth label`",
+    "study.common_tables": "Several studies",
+    "study.sweep.tables": "`jaxdepth sweep`",
+    "study.prefills.tables": "`jaxdepth sweep --prefill-tokens`",
+    "study.policies.tables": "`jaxdepth sweep --policy`",
+    "study.verdicts.tables": "`jaxdepth decide`",
+    "study.judging.tables": "`jaxdepth judge`",
+    "study.probes.tables": "`jaxdepth probe`",
+    "study.checkpoints.tables": "`jaxdepth probe --against`",
+    "study.tuning.tables": "`jaxdepth tune`",
+    "study.comparison.tables": "Comparisons of models",
+    "study.thinking.tables": "Think, then decide: arms compared",
+    "study.labelling.tables": "`jaxdepth label`",
+    "benchmarks.tables": "`jaxdepth evaluate`",
 }
 
 
@@ -78,7 +79,7 @@ def declared_tables() -> dict[str, list]:
 
     seen, tables = set(), {}
     for name in STUDIES:
-        module = importlib.import_module(f"jaxdepth.study.{name}")
+        module = importlib.import_module(f"jaxdepth.{name}")
         own = [value for value in vars(module).values() if isinstance(value, Table)]
         tables[name] = [table for table in own if id(table) not in seen]
         seen |= {id(table) for table in own}

@@ -27,6 +27,8 @@ COMMANDS = {
     "sweep": "jaxdepth.study.policies.settings:PolicySweep",
     "decide": "jaxdepth.study.verdicts.settings:Decide",
     "serve": "jaxdepth.serving.settings:Serve",
+    "evaluate": "jaxdepth.benchmarks.settings:Evaluate",
+    "export-logs": "jaxdepth.benchmarks.settings:ExportLogs",
     "judge": "jaxdepth.study.judging.settings:Rejudge",
     "label": "jaxdepth.study.labelling.settings:Label",
     "certify": "jaxdepth.study.certificates.settings:Certify",
@@ -37,7 +39,12 @@ COMMANDS = {
     "bench": "jaxdepth.study.planning.settings:Bench",
     "plan": "jaxdepth.study.planning.settings:Plan",
 }
-_IN_FOLDERS = {"certify": "certificates.certify", "check": "certificates.check"}
+_IN_FOLDERS = {
+    "certify": "certificates.certify",
+    "check": "certificates.check",
+    "evaluate": "benchmarks.evaluate",
+    "export-logs": "benchmarks.export_logs",
+}
 ABOUT = """\
 Measure what truncation does to a language model's safety, at every exit at once. An exit is the
 number of layers that run before the final norm and head.

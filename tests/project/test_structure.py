@@ -21,6 +21,7 @@ ROOMS = (
     ("tune", "judges"),
     ("study",),
     ("serving",),
+    ("benchmarks",),
     ("api", "commands"),
     ("__init__", "cli"),
     ("__main__",),

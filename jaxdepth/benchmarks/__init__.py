@@ -1,0 +1,1 @@
+"""Evaluation libraries of others over the engine: any of their tasks at every exit."""

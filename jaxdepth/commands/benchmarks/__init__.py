@@ -1,0 +1,1 @@
+"""Commands about benchmarks of others."""
