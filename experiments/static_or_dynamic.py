@@ -77,7 +77,8 @@ def main() -> int:
     prompts = read_frame(run.path, "prompts")
     columns = s.sweep.prompts.columns
     validation = read_prompts(calibration.validation, columns, needs_columns=False)
-    validation_ids = [p.prompt_id for p in validation]
+    # By their place: where two sets have files of one name, their ids tell these apart.
+    validation_ids = prompts["prompt_id"].tolist()[: len(validation)]
     held_out_prompts = prompts[~prompts["prompt_id"].isin(validation_ids)]
     means = RuleMeans.read(run.path)
     is_held_out_N = ~np.isin(means.ids_N, validation_ids)

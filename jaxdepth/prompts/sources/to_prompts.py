@@ -99,6 +99,7 @@ class _Reader:
     def read(self) -> list[tuple[Prompt, str]]:
         if not self.source.rows:
             raise InputError(f"{self.source.name} holds no prompts: expected one a line or row")
+        self._check_has_prompts()
         prompts = []
         for number, row in enumerate(self.source.rows, start=1):
             self._check_others(row)
@@ -108,6 +109,16 @@ class _Reader:
             make = self._pair if self.is_paired and not self._is_flag(row) else self._one
             prompts += [(prompt, row.place) for prompt in make(row, number)]
         return prompts
+
+    def _check_has_prompts(self) -> None:
+        is_there = any(c in self.names for c in (*self.layout.prompt, *self.columns["messages"]))
+        if not (is_there or self.is_paired or self.is_of_run):
+            raise InputError(
+                f"{self.source.name} has the columns {listed(self.names, 6)}, none of which holds "
+                f"prompts; expected one of {', '.join(published.PROMPT[:6])}, a conversation "
+                f"({published.MESSAGES[0]}), or both {HARMFUL} and {HARMLESS}; or write --columns "
+                "prompt=NAME"
+            )
 
     def _columns(self, name: str, candidates: tuple[str, ...]) -> tuple[str, ...]:
         """The columns that may hold a field: those that the user names, or known ones."""
@@ -219,17 +230,12 @@ class _Reader:
 
     def _joined(self, texts: Mapping[str, Any], where: str) -> str:
         """The text of the prompt columns that are not empty in a row."""
-        here = [column for column in self.layout.prompt if column in self.names]
-        if not here:
-            raise InputError(
-                f"{self.source.name} has the columns {listed(self.names, 6)}, none of which holds "
-                f"prompts; expected one of {', '.join(published.PROMPT[:6])}, a conversation "
-                f"({published.MESSAGES[0]}), or both {HARMFUL} and {HARMLESS}; or write --columns "
-                "prompt=NAME"
-            )
         main = self.layout.main
         if not texts or (main and main not in texts):
-            raise InputError(f"{where}: the prompt in column {main or here[0]} is empty")
+            held = [*filter(self.names.__contains__, self.layout.prompt), *self.columns["messages"]]
+            raise InputError(
+                f"{where}: the prompt in column {main or next(iter(held), HARMFUL)} is empty"
+            )
         checked = {c: checked_text(value, c, where) for c, value in texts.items()}
         if self.has_choice:
             if len(set(checked.values())) > 1:
