@@ -1,7 +1,7 @@
 """The log of a run: what was done when, which warnings there were, and how it ended.
 
 It is the file `log.txt` of the run directory; each attempt adds to it. Its records are those of
-Python's logger `jaxdepth`, which a program may send elsewhere too. Nothing is written before the
+Python's logger `jaxdepth`, to which a program may add handlers. Nothing is written before the
 run has begun: a command that is refused leaves no folder behind.
 """
 
@@ -24,6 +24,7 @@ from jaxdepth.runtime.preemption import Stopped
 LOG_FILE = "log.txt"  # in a run directory
 logger = logging.getLogger("jaxdepth")
 logger.addHandler(logging.NullHandler())
+logger.propagate = False  # libraries give the root logger handlers that print on standard error
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
 
 

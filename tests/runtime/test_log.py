@@ -43,7 +43,7 @@ def test_what_a_log_says(tiny_path, tmp_path, capsys):
     assert logger.level == logging.NOTSET
 
 
-def test_how_a_run_ended(tmp_path, capsys):
+def test_how_a_run_ended(tmp_path, capsys, monkeypatch):
     def attempt(end):
         with hold_folder(tmp_path / "run"):
             with hold_folder(tmp_path / "run"):  # as a study in its command
@@ -54,6 +54,9 @@ def test_how_a_run_ended(tmp_path, capsys):
     def fail(error):
         raise error
 
+    printed = logging.StreamHandler()  # as some library gives the root logger one
+    monkeypatch.setattr(logging.getLogger(), "handlers", [printed])
+    monkeypatch.setattr(printed, "emit", lambda record: fail(AssertionError(record)))
     attempt(lambda: None)
     for error in (InputError("wrong"), KeyboardInterrupt(), ZeroDivisionError("by 0")):
         with pytest.raises(type(error)):
