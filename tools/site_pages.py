@@ -69,6 +69,7 @@ STUDIES = {
     "study.thinking.tables": "Think, then decide: arms compared",
     "study.labelling.tables": "`jaxdepth label`",
     "benchmarks.tables": "`jaxdepth evaluate`",
+    "benchmarks.lm_eval.tables": "`jaxdepth evaluate --with lm-eval`",
 }
 
 

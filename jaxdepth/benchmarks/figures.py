@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from jaxdepth.benchmarks.tables import SCORES
+from jaxdepth.benchmarks.summary import shown_scores
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.figures import band, new_figure, save_all
-from jaxdepth.study.run_directory import read_frame
 
 _COLOURS = ("#1f6fa8", "#b5312b", "#d9a13c", "#5b8c5a", "#7a5c99", "0.4")
 _STYLES = ("o-", "s--", "^-.", "d:", "v-", "x--")
@@ -20,7 +19,7 @@ def draw_scores(run_path: str | Path) -> dict[Path, str]:
     Returns:
         PNG path -> caption; an SVG lies beside each.
     """
-    scores = read_frame(run_path, SCORES.name)
+    scores = shown_scores(run_path)
     figures = {
         _file_name(metric): _draw(metric, of_metric)
         for metric, of_metric in scores.groupby("metric", sort=False)
@@ -38,10 +37,14 @@ def _draw(metric: str, scores: pd.DataFrame) -> tuple:
         name = task if len(set(scores["task"])) == len(lines) else f"{task}, {scorer}"
         colour, style = _COLOURS[n % len(_COLOURS)], _STYLES[n // len(_COLOURS) % len(_STYLES)]
         band(axes, of_line["exit"].to_numpy(), Estimate(value, low, high), colour, name, style)
+        chance = of_line["chance"].iloc[0]
+        if not np.isnan(chance):
+            axes.axhline(chance, color=colour, linestyle=":", linewidth=1)
     axes.set_ylabel(metric)
     axes.set_title(f"{metric} by exit")
     axes.legend(frameon=False)
-    return figure, f"{metric} of each task by exit, with 95% intervals where they are to be had."
+    caption = f"{metric} of each task by exit, with 95% intervals where they are to be had; dotted:"
+    return figure, f"{caption} guessing, where its accuracy is known."
 
 
 def _file_name(metric: str) -> str:

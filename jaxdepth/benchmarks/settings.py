@@ -53,6 +53,29 @@ class InspectOptions:
     """With --with inspect: how often each sample is answered; by default the task's, else once."""
 
 
+@dataclass(frozen=True)
+class LmEvalOptions:
+    """Options of --with lm-eval alone."""
+
+    num_fewshot: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """With --with lm-eval: few-shot examples before each document; by default the task's."""
+    apply_chat_template: bool = False
+    """With --with lm-eval: write prompts in the model's chat template, few-shot examples as turns
+    of a conversation."""
+    system_instruction: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """With --with lm-eval: a system message, or text before the prompt without a template."""
+    gen_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """With --with lm-eval: generation settings over the task's: max_gen_toks, until, do_sample,
+    temperature, top_k, top_p."""
+    max_length: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """With --with lm-eval: the maximum of tokens that the model reads; longer prompts lose their
+    start, longer texts are read in windows. By default all that the model can."""
+    include_path: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER")] = ()
+    """With --with lm-eval: folders with .yaml files of more tasks."""
+    log_samples: bool = False
+    """With --with lm-eval: write a line for every document at every exit, too."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Evaluate a model on tasks of other libraries, at all exits in one pass over the prompts."""
@@ -60,6 +83,7 @@ class Evaluate:
     model: AdaptedModel
     evaluating: Evaluating
     inspect: InspectOptions = InspectOptions()
+    lm_eval: LmEvalOptions = LmEvalOptions()
     devices: Devices = Devices()
     output: Output = Output(Path("runs/evaluate"))
 
@@ -78,7 +102,7 @@ class ExportLogs:
 
 def options_of_others(settings: Evaluate) -> list[str]:
     """The options that are given and that the chosen library does not have."""
-    groups = {"inspect": settings.inspect}
+    groups = {"inspect": settings.inspect, "lm-eval": settings.lm_eval}
     return [
         name.replace("_", "-")
         for library, group in groups.items()

@@ -21,5 +21,20 @@ SCORES = Table(
         ),
         Column("high", "float64", "upper bound of it"),
         Column("n", "int32", "samples"),
+        Column("is_group", "bool", "whether it is a group of tasks; null of Inspect"),
+        Column("chance", "float64", "the accuracy of guessing; null where it is not known"),
+        Column("higher_is_better", "bool", "whether a larger value is better; null if not known"),
+        Column(
+            "minus_full",
+            "float64",
+            "the value minus full depth's; null at full depth, where it did not run, and of "
+            "statistics that are neither means nor perplexities",
+        ),
+        Column(
+            "minus_full_low",
+            "float64",
+            "lower bound of its 95% interval: a bootstrap of the differences sample by sample",
+        ),
+        Column("minus_full_high", "float64", "upper bound of it"),
     ),
 )

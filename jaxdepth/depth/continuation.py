@@ -182,7 +182,7 @@ def _score(
             h_NTD = continue_rows(h_NTD, block, k_ZSKH, v_ZSKH)
         last_Z1 = jnp.maximum(length_Z - 1, 0)[:, None, None]
         end_ZD = jnp.take_along_axis(prefix_ZSD, last_Z1, axis=1)[:, 0]
-        h_RD = jnp.concatenate([end_ZD, h_NTD.reshape(N * T, -1)])
+        h_RD = jnp.concatenate([end_ZD, h_NTD.reshape(N * T, h_NTD.shape[-1])])
         return (prefix_ZSD, h_NTD), jax.lax.cond(is_exit, read, read_nothing, h_RD, i)
 
     P, C = target_PC.shape

@@ -2,15 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
 import jax
 import pyarrow as pa
 
-from jaxdepth.prompts.batches import Batch
 from jaxdepth.runtime import preemption
 from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.study.run_directory import Run
 
+
+class HasIndices(Protocol):
+    """A batch: which prompts, or requests, it is of."""
+
+    @property
+    def indices(self) -> Sequence[int]: ...
+
+
+AnyBatch = TypeVar("AnyBatch", bound=HasIndices)
 # The host's part of a batch, after the devices': makes one chunk of each table.
 OnHost = Callable[[], Sequence[pa.Table]]
 
@@ -18,9 +27,10 @@ OnHost = Callable[[], Sequence[pa.Table]]
 def in_parts(
     run: Run,
     tables: Sequence[str],
-    batches: Sequence[Batch],
-    rows: Callable[[Batch], OnHost],
+    batches: Sequence[AnyBatch],
+    rows: Callable[[AnyBatch], OnHost],
     bar: ProgressBar,
+    unit: str = "prompts",
 ) -> None:
     """Write tables of a run batch by batch, skipping batches that an earlier attempt wrote.
 
@@ -32,6 +42,7 @@ def in_parts(
             host, while the devices run the next batch. Of several processes each makes the chunks
             of some batches.
         bar: shows progress.
+        unit: what the batches are of.
 
     Raises:
         Stopped: the process has received SIGTERM; the batches so far are written.
@@ -47,7 +58,7 @@ def in_parts(
             if table in unfinished:
                 run.write_part(table, number, content, writer=number % processes)
 
-    with bar(tables[0].replace("_", " "), "prompts") as progress, ThreadPoolExecutor(1) as host:
+    with bar(tables[0].replace("_", " "), unit) as progress, ThreadPoolExecutor(1) as host:
         done, writing = 0, None
         for number, batch in enumerate(batches):
             if not is_done[number]:

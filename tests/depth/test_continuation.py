@@ -51,9 +51,9 @@ def test_every_exit_equals_scoring_each_text_alone(family, monkeypatch):
         monkeypatch.setattr(module, "QUERIES", 8)
     model = model_of(families()[family])
     rng = np.random.default_rng(1)
-    prefixes = [rng.integers(model.config.vocab_size, size=n).tolist() for n in (5, 17)]
-    prefix_of = [0, 1, 0, 1, 1, 1]
-    lengths = (3, 20, 1, 9, 1, 2)
+    prefixes = [rng.integers(model.config.vocab_size, size=n).tolist() for n in (5, 17, 2)]
+    prefix_of = [0, 1, 0, 1, 1, 1, 2]
+    lengths = (3, 20, 1, 9, 1, 2, 1)
     continuations = [rng.integers(model.config.vocab_size, size=n).tolist() for n in lengths]
     exits = [4, 1, 3]
     best = [int(logprobs_alone(model, [*prefixes[1], 0], e)[-1].argmax()) for e in exits]

@@ -1,0 +1,1 @@
+"""lm-evaluation-harness: a model for it, and its tasks at every exit from one pass."""

@@ -1,0 +1,196 @@
+"""`jaxdepth evaluate --with lm-eval`: its tasks at every exit, in one run directory."""
+
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from sys import stderr
+from typing import Any
+
+import lm_eval
+import pyarrow as pa
+from lm_eval import evaluator
+
+from jaxdepth.benchmarks.lm_eval.answers import ExitAnswers
+from jaxdepth.benchmarks.lm_eval.model import ExitLM
+from jaxdepth.benchmarks.lm_eval.results import write_results
+from jaxdepth.benchmarks.lm_eval.scores import score_rows
+from jaxdepth.benchmarks.lm_eval.tasks import LoadedTasks
+from jaxdepth.benchmarks.settings import Evaluate
+from jaxdepth.benchmarks.tables import SCORES
+from jaxdepth.depth.exits import parse_exits
+from jaxdepth.errors import InputError, at_least, one_line
+from jaxdepth.runtime.progress import ProgressBar, progress_bar
+from jaxdepth.settings_file import flatten
+from jaxdepth.study.batched import OnHost, in_parts
+from jaxdepth.study.loading import LoadedModel, device_provenance, load_model, run_date
+from jaxdepth.study.run_directory import Run, read_table
+from jaxdepth.study.tables import Table
+
+RESAMPLES = 1000  # of lm-eval's standard errors that have no formula
+# Paths and memory: fingerprints and digests stand for them.
+_UNRESOLVED = {
+    "model",
+    "adapter",
+    "out",
+    "mesh",
+    "profile",
+    "memory_gb",
+    "task_args",
+    "log_samples",
+}
+_UNRESOLVED |= {"include_path"}
+
+
+def run(settings: Evaluate, bar: ProgressBar = progress_bar) -> Run:
+    """Evaluate a model on tasks at every exit: tables in the run directory, and lm-eval's results.
+
+    Raises:
+        InputError: something in the settings, the tasks or the checkpoint is wrong.
+    """
+    chosen, options = settings.evaluating, settings.lm_eval
+    at_least(1, limit=chosen.limit, batch_size=chosen.batch_size)
+    at_least(0, num_fewshot=options.num_fewshot)
+    if not chosen.memory_gb > 0:
+        raise InputError(f"memory_gb is {chosen.memory_gb}, expected more than 0")
+    tasks = LoadedTasks(chosen.tasks, options.include_path)
+    date = run_date(None, settings.output.out)
+    loaded = load_model(settings.model, settings.devices, date)
+    if options.apply_chat_template and not loaded.encoder.has_template:
+        raise InputError("this model has no chat template: leave out --apply-chat-template")
+    exits = parse_exits(chosen.exits, loaded.model.depth)
+    directory = _open_run(settings, loaded, exits)
+    answers = ExitAnswers(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.end_tokens,
+        exits,
+        chosen.batch_size,
+        int(chosen.memory_gb * 2**30),
+        settings.output.seed,
+        _keep_in(directory, bar),
+    )
+    name = settings.model.model.name
+    models = [ExitLM(answers, e, options.max_length, date, name) for e in exits]
+    results = evaluate_exits(models, tasks, settings)
+    seed = settings.output.seed
+    directory.write_table(
+        SCORES.name, SCORES.from_rows(score_rows(exits, results, tasks.tasks, seed))
+    )
+    write_results(directory.path, name, exits, results, options.log_samples)
+    return directory
+
+
+def evaluate_exits(
+    models: Sequence[ExitLM], tasks: LoadedTasks, settings: Evaluate
+) -> list[dict[str, Any]]:
+    """lm-eval's results of every exit; the first exit has the requests of all of them answered."""
+    chosen, options = settings.evaluating, settings.lm_eval
+    shared: dict[str, Any] = {
+        "limit": chosen.limit,
+        "bootstrap_iters": RESAMPLES,
+        "system_instruction": options.system_instruction,
+        "apply_chat_template": options.apply_chat_template,
+        "fewshot_as_multiturn": options.apply_chat_template,
+    }
+    seed, results = settings.output.seed, []
+    with _as_one_line():
+        for model in models:
+            if not results:
+                first: Any = evaluator.simple_evaluate(
+                    model,
+                    tasks=list(chosen.tasks),
+                    task_manager=tasks,
+                    num_fewshot=options.num_fewshot,
+                    gen_kwargs=_generation(options.gen_kwargs),
+                    batch_size=chosen.batch_size,
+                    random_seed=seed,
+                    numpy_random_seed=seed,
+                    fewshot_random_seed=seed,
+                    torch_random_seed=None,  # type: ignore[arg-type]  # it would import torch
+                    **shared,
+                )
+                tasks.keep_requests()
+                results.append(first)
+            else:
+                others: Any = evaluator.evaluate(model, tasks.load(None), **shared)
+                results.append(first | others)
+            arguments = f"pretrained={model.name},exit={model.exit_layer}"
+            of_model = {"model": "jaxdepth", "model_args": arguments, **model.get_model_info()}
+            results[-1]["config"] = first["config"] | of_model
+    return results
+
+
+@contextmanager
+def _as_one_line() -> Iterator[None]:
+    """Turn lm-eval's errors into one line; let it print beside the results, and not fork."""
+    before = os.environ.get("DISABLE_MULTIPROC")
+    os.environ["DISABLE_MULTIPROC"] = "1"  # a forked process would hang in JAX's threads
+    try:
+        with redirect_stdout(stderr):
+            yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        modules = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+        inside = modules[next(n for n, name in enumerate(modules) if name == "lm_eval.evaluator") :]
+        if any(name.startswith("jaxdepth.") for name in inside):
+            raise  # a mistake of ours
+        raise InputError(
+            f"lm-eval cannot evaluate this task ({type(error).__name__}: {one_line(error)})"
+        ) from None
+    finally:
+        if before is None:
+            del os.environ["DISABLE_MULTIPROC"]
+        else:
+            os.environ["DISABLE_MULTIPROC"] = before
+
+
+def _generation(words: Sequence[str]) -> dict[str, Any] | None:
+    """Settings of generation from NAME=VALUE, read as lm-eval reads them."""
+    wrong = [word for word in words if "=" not in word]
+    if wrong:
+        raise InputError(f"--gen-kwargs {wrong[0]!r}: expected NAME=VALUE, such as max_gen_toks=64")
+    return lm_eval.utils.simple_parse_args_string(",".join(words)) if words else None
+
+
+def _keep_in(run: Run, bar: ProgressBar) -> Callable[..., pa.Table]:
+    """Keep answers in a run directory, batch by batch."""
+
+    def keep(
+        table: Table, digest: str, batches: Sequence[Any], rows: Callable[[Any], OnHost]
+    ) -> pa.Table:
+        name = f"{table.name}.requests.sha256"
+        if not run.has_file(name):
+            run.write_file(name, lambda path: path.write_text(digest))
+        elif (run.path / name).read_text() != digest:
+            raise InputError(
+                f"the requests of these tasks are others than when {run.path} began: name another "
+                "--out"
+            )
+        in_parts(run, (table.name,), batches, rows, bar, "requests")
+        return read_table(run.path, table.name)
+
+    return keep
+
+
+def _open_run(settings: Evaluate, loaded: LoadedModel, exits: list[int]) -> Run:
+    resolved = {k: v for k, v in flatten(settings).items() if k not in _UNRESOLVED}
+    resolved |= {
+        **loaded.resolved,
+        "command": "evaluate",
+        "lm_eval": lm_eval.__version__,
+        "tasks": [
+            Path(name).stem if Path(name).is_file() else name for name in settings.evaluating.tasks
+        ],
+        "exits": exits,
+        "dtype": str(loaded.model.embed[...].dtype),
+    }
+    provenance = {
+        "model": str(settings.model.model),
+        "adapter": settings.model.adapter,
+        "depth": loaded.model.depth,
+        **device_provenance(loaded.model),
+    }
+    return Run.open(settings.output.out, resolved, provenance)
