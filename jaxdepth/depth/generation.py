@@ -12,7 +12,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key
 
-from jaxdepth.depth.decode import LaneOrder, decode, prefill
+from jaxdepth.depth.decode import (
+    DecodedLanes,
+    LaneOrder,
+    LaneState,
+    advance_lanes,
+    decode,
+    prefill,
+    start_lanes,
+)
 from jaxdepth.depth.exits import check_exits, check_tokens
 from jaxdepth.depth.lanes import Plan, memory, plan_segments
 from jaxdepth.depth.sampling import Sampler, Sampling, TokenSampler, lane_keys
@@ -20,10 +28,13 @@ from jaxdepth.errors import InputError, at_least
 from jaxdepth.model import AnyArray, Ints
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
-from jaxdepth.model.sharding import rows_of, shard
+from jaxdepth.model.sharding import rows_of, shard, to_host
 
 # Bytes that decoding may take besides the parameters, by default.
 DEFAULT_BUDGET = 2 * 2**30
+
+# Tokens that lanes decode between two looks at whether they have ended.
+LOOK_EVERY = 16
 
 Exit = TypeVar("Exit")
 
@@ -47,6 +58,7 @@ def generate(
     sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
     seeds_B: Ints | None = None,
     stop_tokens: Ints = (),
+    has_ended: Callable[[list[int]], bool] | None = None,
     segments: int | None = None,
     memory_budget: int = DEFAULT_BUDGET,
 ) -> Generation:
@@ -63,6 +75,8 @@ def generate(
         seeds_B: a seed per prompt; a lane's random numbers depend on it, the exit and the sample
             alone, not on the rest of the batch. By default 0..B-1.
         stop_tokens: token ids that end a lane; by default none does.
+        has_ended: whether a lane with these tokens needs no more, such as one with a stop string.
+            It is asked every `LOOK_EVERY` tokens; what a lane decodes until then is returned.
         segments: how many segments of layers the staircase has; chosen by default.
         memory_budget: bytes that caches and logits may take on a device; prompts, then samples,
             then exits are split into batches that fit.
@@ -100,6 +114,7 @@ def generate(
             sampler,
             lane_keys(seeds_B[rows], batch_exits, batch.samples),
             _plan(batch_exits, segments),
+            has_ended,
         )
         batch.write(generation, decoded)
     if samples:
@@ -116,27 +131,47 @@ def _generate_batch(
     sampler: Sampler,
     keys_EMB: Key[Array, "E M B"],
     plan: Plan,
+    has_ended: Callable[[list[int]], bool] | None,
 ) -> tuple[Int[np.ndarray, "E M B T"], Int[np.ndarray, "E M B"], Bool[np.ndarray, "E M B"]]:
     """Prefill and decode one batch: what `Generation` holds, in the order of the exits."""
     order, samples = LaneOrder(exits), keys_EMB.shape[1]
     lengths_B = shard(np.asarray(lengths_B, np.int32), "B", model.mesh)
     tokens_BS = shard(tokens_BS, "BS", model.mesh)
     cache, picked_EBD = prefill(model, tokens_BS, lengths_B, order.exits_E, plan[-1].last)
-    decoded = decode(
-        model,
-        cache,
-        jnp.repeat(picked_EBD, samples, axis=0),
-        lengths_B,
-        np.repeat(order.exits_E, samples),
-        order.to_lanes(keys_EMB),
-        sampler,
-        plan=plan,
-        samples=samples,
-        max_new_tokens=max_new_tokens,
-    )
+    picked_XBD = jnp.repeat(picked_EBD, samples, axis=0)
+    lane_inputs = np.repeat(order.exits_E, samples), order.to_lanes(keys_EMB), sampler
+    decoded: DecodedLanes | LaneState
+    if has_ended is None:
+        decoded = decode(
+            model, cache, picked_XBD, lengths_B, *lane_inputs,
+            plan=plan, samples=samples, max_new_tokens=max_new_tokens,
+        )  # fmt: skip
+    else:
+        decoded = start_lanes(
+            model, picked_XBD, *lane_inputs,
+            plan=plan, samples=samples, max_new_tokens=max_new_tokens,
+        )  # fmt: skip
+        for until in range(LOOK_EVERY, max_new_tokens + LOOK_EVERY, LOOK_EVERY):
+            decoded = advance_lanes(
+                decoded, model, cache, lengths_B, *lane_inputs, jnp.int32(until),
+                plan=plan, samples=samples,
+            )  # fmt: skip
+            done_XB = _look(decoded, has_ended)
+            if done_XB.all():
+                break
+            decoded = decoded._replace(done_XB=shard(done_XB, "XB", model.mesh))
     lanes = decoded.tokens_XBT, decoded.lengths_XB, decoded.sampler_state
     tokens_EMBT, lengths_EMB, finite_EMB = map(order.to_exits, lanes)
     return tokens_EMBT, lengths_EMB, finite_EMB
+
+
+def _look(state: LaneState, has_ended: Callable[[list[int]], bool]) -> Bool[np.ndarray, "X B"]:
+    """Which lanes have ended: by themselves, or with the tokens that they have."""
+    arrays = (state.tokens_XBT, state.lengths_XB, state.done_XB)
+    tokens_XBT, lengths_XB, done_XB = map(np.array, map(to_host, arrays))
+    for place in zip(*np.nonzero(~done_XB), strict=True):
+        done_XB[place] = has_ended(tokens_XBT[place][: lengths_XB[place]].tolist())
+    return done_XB
 
 
 class LaneBatch(NamedTuple):

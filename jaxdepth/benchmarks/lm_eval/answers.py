@@ -169,6 +169,7 @@ class ExitAnswers:
             sampling=part.like.sampling,
             seeds_B=[lane_seed(self.seed, str(first[n])) for n in rows],
             stop_tokens=self.end_tokens,
+            has_ended=lambda ids: any(stop in self._text(ids) for stop in part.like.stops),
             memory_budget=self.memory_budget,
         )
         chosen = []
@@ -177,11 +178,14 @@ class ExitAnswers:
                 if not generation.finite[b, e]:
                     raise _not_finite([exit_layer])
                 ids = generation.tokens[b, e, : generation.lengths[b, e]].tolist()
-                text = self.tokenizer.decode(ids, skip_special_tokens=True)
+                text = self._text(ids)
                 for stop in part.like.stops:
                     text = text.split(stop)[0]
                 chosen.append({"request": request, "exit": exit_layer, "text": text})
         return lambda: [TEXTS.from_rows(chosen)]
+
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def _by_request(self, kept: pa.Table, column: str, count: int) -> np.ndarray:
         """A column of a table as an array (requests, exits)."""

@@ -54,6 +54,7 @@ def run(settings: Evaluate, bar: ProgressBar = progress_bar) -> Run:
     at_least(0, num_fewshot=options.num_fewshot)
     if not chosen.memory_gb > 0:
         raise InputError(f"memory_gb is {chosen.memory_gb}, expected more than 0")
+    gen_kwargs = _generation(options.gen_kwargs)
     tasks = LoadedTasks(chosen.tasks, options.include_path)
     date = run_date(None, settings.output.out)
     loaded = load_model(settings.model, settings.devices, date)
@@ -73,7 +74,7 @@ def run(settings: Evaluate, bar: ProgressBar = progress_bar) -> Run:
     )
     name = settings.model.model.name
     models = [ExitLM(answers, e, options.max_length, date, name) for e in exits]
-    results = evaluate_exits(models, tasks, settings)
+    results = evaluate_exits(models, tasks, settings, gen_kwargs)
     seed = settings.output.seed
     directory.write_table(
         SCORES.name, SCORES.from_rows(score_rows(exits, results, tasks.tasks, seed))
@@ -83,7 +84,10 @@ def run(settings: Evaluate, bar: ProgressBar = progress_bar) -> Run:
 
 
 def evaluate_exits(
-    models: Sequence[ExitLM], tasks: LoadedTasks, settings: Evaluate
+    models: Sequence[ExitLM],
+    tasks: LoadedTasks,
+    settings: Evaluate,
+    gen_kwargs: dict[str, Any] | None,
 ) -> list[dict[str, Any]]:
     """lm-eval's results of every exit; the first exit has the requests of all of them answered."""
     chosen, options = settings.evaluating, settings.lm_eval
@@ -103,7 +107,7 @@ def evaluate_exits(
                     tasks=list(chosen.tasks),
                     task_manager=tasks,
                     num_fewshot=options.num_fewshot,
-                    gen_kwargs=_generation(options.gen_kwargs),
+                    gen_kwargs=gen_kwargs,
                     batch_size=chosen.batch_size,
                     random_seed=seed,
                     numpy_random_seed=seed,
@@ -133,9 +137,12 @@ def _as_one_line() -> Iterator[None]:
     except (InputError, OSError):
         raise
     except Exception as error:
-        modules = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
-        inside = modules[next(n for n, name in enumerate(modules) if name == "lm_eval.evaluator") :]
-        if any(name.startswith("jaxdepth.") for name in inside):
+        frames = [
+            frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)
+        ]
+        if any(
+            name.startswith("jaxdepth.") for name in frames[frames.index("lm_eval.evaluator") :]
+        ):
             raise  # a mistake of ours
         raise InputError(
             f"lm-eval cannot evaluate this task ({type(error).__name__}: {one_line(error)})"
