@@ -79,7 +79,7 @@ def test_every_exit_answers_as_the_hf_model(pair_of, tasks, kind, in_template, m
         for lm in (model, theirs):
             for task in tasks.tasks.values():
                 task.set_fewshot_seed(7)
-            results.append(evaluate(lm, tasks.load(None), **options))
+            results.append(evaluate(lm, tasks.loaded, **options))
         ours, expected = results
         assert ours["results"].keys() == expected["results"].keys()
         for name, samples in expected["samples"].items():

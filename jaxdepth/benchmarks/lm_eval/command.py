@@ -1,16 +1,19 @@
 """`jaxdepth evaluate --with lm-eval`: its tasks at every exit, in one run directory."""
 
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 from sys import stderr
 from typing import Any
 
-import lm_eval
 import pyarrow as pa
-from lm_eval import evaluator
+from lm_eval.evaluator import evaluate
+from lm_eval.loggers.utils import add_tokenizer_info
+from lm_eval.utils import simple_parse_args_string
 
 from jaxdepth.benchmarks.lm_eval.answers import ExitAnswers
 from jaxdepth.benchmarks.lm_eval.model import ExitLM
@@ -56,6 +59,7 @@ def run(settings: Evaluate, bar: ProgressBar = progress_bar) -> Run:
         raise InputError(f"memory_gb is {chosen.memory_gb}, expected more than 0")
     gen_kwargs = _generation(options.gen_kwargs)
     tasks = LoadedTasks(chosen.tasks, options.include_path)
+    tasks.configure(options.num_fewshot, gen_kwargs, settings.output.seed)
     date = run_date(None, settings.output.out)
     loaded = load_model(settings.model, settings.devices, date)
     if options.apply_chat_template and not loaded.encoder.has_template:
@@ -74,7 +78,7 @@ def run(settings: Evaluate, bar: ProgressBar = progress_bar) -> Run:
     )
     name = settings.model.model.name
     models = [ExitLM(answers, e, options.max_length, date, name) for e in exits]
-    results = evaluate_exits(models, tasks, settings, gen_kwargs)
+    results = evaluate_exits(models, tasks, settings)
     seed = settings.output.seed
     directory.write_table(
         SCORES.name, SCORES.from_rows(score_rows(exits, results, tasks.tasks, seed))
@@ -84,45 +88,34 @@ def run(settings: Evaluate, bar: ProgressBar = progress_bar) -> Run:
 
 
 def evaluate_exits(
-    models: Sequence[ExitLM],
-    tasks: LoadedTasks,
-    settings: Evaluate,
-    gen_kwargs: dict[str, Any] | None,
+    models: Sequence[ExitLM], tasks: LoadedTasks, settings: Evaluate
 ) -> list[dict[str, Any]]:
     """lm-eval's results of every exit; the first exit has the requests of all of them answered."""
-    chosen, options = settings.evaluating, settings.lm_eval
+    options, results = settings.lm_eval, []
     shared: dict[str, Any] = {
-        "limit": chosen.limit,
+        "limit": settings.evaluating.limit,
         "bootstrap_iters": RESAMPLES,
         "system_instruction": options.system_instruction,
         "apply_chat_template": options.apply_chat_template,
         "fewshot_as_multiturn": options.apply_chat_template,
     }
-    seed, results = settings.output.seed, []
+    config = {
+        "model": "jaxdepth",
+        "batch_size": settings.evaluating.batch_size,
+        **{name: shared[name] for name in ("limit", "bootstrap_iters")},
+        "gen_kwargs": list(options.gen_kwargs),
+        **tasks.seeds,
+    }
+    versions = {f"{name}_version": version(name) for name in ("transformers", "lm_eval")}
     with _as_one_line():
         for model in models:
-            if not results:
-                first: Any = evaluator.simple_evaluate(
-                    model,
-                    tasks=list(chosen.tasks),
-                    task_manager=tasks,
-                    num_fewshot=options.num_fewshot,
-                    gen_kwargs=gen_kwargs,
-                    batch_size=chosen.batch_size,
-                    random_seed=seed,
-                    numpy_random_seed=seed,
-                    fewshot_random_seed=seed,
-                    torch_random_seed=None,  # type: ignore[arg-type]  # it would import torch
-                    **shared,
-                )
-                tasks.keep_requests()
-                results.append(first)
-            else:
-                others: Any = evaluator.evaluate(model, tasks.load(None), **shared)
-                results.append(first | others)
+            result: Any = {"date": time.time(), **evaluate(model, tasks.loaded, **shared)}
             arguments = f"pretrained={model.name},exit={model.exit_layer}"
-            of_model = {"model": "jaxdepth", "model_args": arguments, **model.get_model_info()}
-            results[-1]["config"] = first["config"] | of_model
+            of_model = {"model_args": arguments, **model.get_model_info()}
+            result |= {"config": config | of_model, **versions}
+            add_tokenizer_info(result, model)
+            results.append(result)
+            tasks.keep_requests()
     return results
 
 
@@ -159,7 +152,7 @@ def _generation(words: Sequence[str]) -> dict[str, Any] | None:
     wrong = [word for word in words if "=" not in word]
     if wrong:
         raise InputError(f"--gen-kwargs {wrong[0]!r}: expected NAME=VALUE, such as max_gen_toks=64")
-    return lm_eval.utils.simple_parse_args_string(",".join(words)) if words else None
+    return simple_parse_args_string(",".join(words)) if words else None
 
 
 def _keep_in(run: Run, bar: ProgressBar) -> Callable[..., pa.Table]:
@@ -187,7 +180,7 @@ def _open_run(settings: Evaluate, loaded: LoadedModel, exits: list[int]) -> Run:
     resolved |= {
         **loaded.resolved,
         "command": "evaluate",
-        "lm_eval": lm_eval.__version__,
+        "lm_eval": version("lm_eval"),
         "tasks": [
             Path(name).stem if Path(name).is_file() else name for name in settings.evaluating.tasks
         ],

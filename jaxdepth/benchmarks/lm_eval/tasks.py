@@ -1,12 +1,15 @@
 """Tasks by name or file, loaded once and asked once for all exits."""
 
 import logging
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lm_eval.api.task import Task
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
 
 from jaxdepth.errors import InputError, nearest, one_line
@@ -16,8 +19,8 @@ _NOISE = "Custom kwargs can be passed to"
 _HERE = Path(str(files("jaxdepth"))) / "benchmarks" / "lm_eval" / "task_files"
 
 
-class LoadedTasks(TaskManager):
-    """lm-eval's manager of tasks, which loads once what it is asked for."""
+class LoadedTasks:
+    """Tasks with their data, and the requests that they have built once."""
 
     def __init__(self, names: Sequence[str], folders: Sequence[Path] = ()):
         """Load tasks.
@@ -36,23 +39,16 @@ class LoadedTasks(TaskManager):
         missing = [folder for folder in folders if not folder.is_dir()]
         if missing:
             raise InputError(f"{missing[0]} is not a folder: expected one with .yaml files")
-        paths = [_HERE, *folders]
-        super().__init__(include_path=paths, include_defaults=False)
-        if not all(name in self.task_index or Path(name).is_file() for name in names):
-            super().__init__(include_path=paths)  # lm-eval has thousands of tasks to read
-        for name in names:
-            if name not in self.task_index and not Path(name).is_file():
-                raise InputError(
-                    f"no task {name!r}{nearest(name, self.all_tasks)}; expected one of lm-eval's "
-                    "(lm-eval ls tasks), facts, or a .yaml file"
-                )
+        manager = _find(names, [_HERE, *folders])
         try:
-            self._loaded: Any = super().load(list(names))
+            self.loaded: Any = manager.load(list(names))
         except Exception as error:  # a task is somebody's program, and its data may be far away
             raise InputError(
                 f"tasks {', '.join(names)} cannot be loaded ({type(error).__name__}: "
                 f"{one_line(error)}): their data must be reachable or in the cache of datasets"
             ) from None
+        self.tasks: dict[str, Task] = self.loaded["tasks"]  # those of groups too
+        self.seeds: dict[str, int] = {}
         for name, task in self.tasks.items():
             if getattr(task, "UNSAFE_CODE", False):
                 raise InputError(
@@ -61,14 +57,31 @@ class LoadedTasks(TaskManager):
             if getattr(task, "MULTIMODAL", False):
                 raise InputError(f"task {name} shows images or sounds; these models read text")
 
-    @property
-    def tasks(self) -> dict[str, Task]:
-        """The tasks by name, those of groups too."""
-        return self._loaded["tasks"]
+    def configure(
+        self, num_fewshot: int | None, gen_kwargs: Mapping[str, Any] | None, seed: int
+    ) -> None:
+        """Set what the command line changes of the tasks, by lm-eval's rules.
 
-    def load(self, task_list: Any) -> Any:
-        """What was loaded, whatever is asked for: lm-eval asks for the same again."""
-        return self._loaded
+        Args:
+            num_fewshot: examples before each document; None leaves the tasks' own. A task that
+                says 0 keeps it.
+            gen_kwargs: settings of generation over the tasks'.
+            seed: added to lm-eval's own seeds: with 0 the examples are those that it chooses.
+        """
+        self.seeds = {
+            "random_seed": DEFAULT_RANDOM_SEED + seed,
+            "numpy_seed": DEFAULT_OTHER_SEED + seed,
+            "fewshot_seed": DEFAULT_OTHER_SEED + seed,
+        }
+        random.seed(self.seeds["random_seed"])
+        np.random.seed(self.seeds["numpy_seed"])
+        for task in self.tasks.values():
+            if gen_kwargs and task.OUTPUT_TYPE == "generate_until":
+                task.set_config("generation_kwargs", dict(gen_kwargs), update=True)
+            own = task.get_config("num_fewshot")
+            if own is None or (num_fewshot is not None and own != 0):
+                task.set_config("num_fewshot", num_fewshot or 0)
+            task.set_fewshot_seed(self.seeds["fewshot_seed"])
 
     def keep_requests(self) -> None:
         """Let the tasks have the requests that they have built, when the next exit runs."""
@@ -79,3 +92,18 @@ class LoadedTasks(TaskManager):
 
         for task in self.tasks.values():
             task.build_all_requests = lambda task=task, **_: forget_answers(task)  # type: ignore
+
+
+def _find(names: Sequence[str], folders: Sequence[Path]) -> TaskManager:
+    """What lists tasks by name: lm-eval's own are thousands, and are read only if need be."""
+    manager = TaskManager(include_path=folders, include_defaults=False)
+    if all(name in manager.task_index or Path(name).is_file() for name in names):
+        return manager
+    manager = TaskManager(include_path=folders)
+    for name in names:
+        if name not in manager.task_index and not Path(name).is_file():
+            raise InputError(
+                f"no task {name!r}{nearest(name, manager.all_tasks)}; expected one of lm-eval's "
+                "(lm-eval ls tasks), facts, or a .yaml file"
+            )
+    return manager
