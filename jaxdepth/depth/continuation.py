@@ -234,8 +234,8 @@ def _attend_both(
             before_NUS &= jnp.arange(S) > position_NU[..., None] - window
             own_1UT &= jnp.arange(T) > query_U[:, None] - window
         parts = [
-            attend_part(q_NKRH, *part, jnp.tile(seen, (1, Q // K, 1))[:, None])
-            for part, seen in zip(keys, (before_NUS, own_1UT), strict=True)
+            attend_part(q_NKRH, k, v, jnp.tile(seen, (1, Q // K, 1))[:, None])
+            for (k, v), seen in zip(keys, (before_NUS, own_1UT), strict=True)
         ]
         mixed_NKRH = merge_parts(*parts).astype(q_NTQH.dtype)
         mixed_NKGUH = mixed_NKRH.reshape(N, K, Q // K, U, H)

@@ -68,8 +68,8 @@ def make_scoring_batches(
             buckets.setdefault(shape, []).append(group)
     batches = []
     for (T, S), groups in sorted(buckets.items()):
-        rows, most = (max(1, min(batch_size, _TOKENS // max(n, 1))) for n in (T, S))
-        parts = list(_packed(groups, rows, most))
+        limits = [max(1, min(batch_size, _TOKENS // max(n, 1))) for n in (T, S)]
+        parts = list(_packed(groups, *limits))
         # All batches of a bucket have one shape.
         Z = whole(_size(max(len(part) for part in parts)))
         N = whole(_size(max(sum(len(group.rows) for group in part) for part in parts)))

@@ -147,19 +147,20 @@ def _generate_batch(
             plan=plan, samples=samples, max_new_tokens=max_new_tokens,
         )  # fmt: skip
     else:
-        decoded = start_lanes(
+        state = start_lanes(
             model, picked_XBD, *lane_inputs,
             plan=plan, samples=samples, max_new_tokens=max_new_tokens,
         )  # fmt: skip
         for until in range(LOOK_EVERY, max_new_tokens + LOOK_EVERY, LOOK_EVERY):
-            decoded = advance_lanes(
-                decoded, model, cache, lengths_B, *lane_inputs, jnp.int32(until),
+            state = advance_lanes(
+                state, model, cache, lengths_B, *lane_inputs, jnp.int32(until),
                 plan=plan, samples=samples,
             )  # fmt: skip
-            done_XB = _look(decoded, has_ended)
+            done_XB = _look(state, has_ended)
             if done_XB.all():
                 break
-            decoded = decoded._replace(done_XB=shard(done_XB, "XB", model.mesh))
+            state = state._replace(done_XB=shard(done_XB, "XB", model.mesh))
+        decoded = state
     lanes = decoded.tokens_XBT, decoded.lengths_XB, decoded.sampler_state
     tokens_EMBT, lengths_EMB, finite_EMB = map(order.to_exits, lanes)
     return tokens_EMBT, lengths_EMB, finite_EMB

@@ -293,3 +293,32 @@ def test_without_lm_eval_the_extra_is_named(tiny_path, tmp_path):
     assert done.returncode == 2
     assert "needs lm_eval" in done.stderr
     assert "pip install 'jaxdepth[lm-eval]'" in done.stderr
+
+
+def test_a_run_that_is_stopped_goes_on(tiny_path, tmp_path, monkeypatch, capsys):
+    from jaxdepth.benchmarks.lm_eval import answers as module
+
+    scored, calls = module.score_batch, []
+
+    def stopped(*arguments):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(arguments[1].indices)
+        return scored(*arguments)
+
+    words = ["evaluate", str(tiny_path), "facts", "--with", "lm-eval", "--limit", "4"]
+    words += ["--batch-size", "4", "--exits", "2-3", "--out"]
+    monkeypatch.setattr(module, "score_batch", stopped)
+    assert main([*words, str(tmp_path / "stopped")]) == 130
+    monkeypatch.setattr(module, "score_batch", lambda *a: calls.append(a[1].indices) or scored(*a))
+    assert main([*words, str(tmp_path / "stopped")]) == 0
+    assert len(calls) == len(set(calls)) == 4  # no batch twice
+    monkeypatch.setattr(module, "score_batch", scored)
+    assert main([*words, str(tmp_path / "whole")]) == 0
+    frames = [read_frame(tmp_path / name, "scores") for name in ("stopped", "whole")]
+    assert frames[0].equals(frames[1])
+
+
+def test_text_that_is_no_unicode_is_named(lm):
+    with pytest.raises(InputError, match="not valid Unicode"):
+        lm.loglikelihood([request("a \ud800", " b")])

@@ -92,7 +92,10 @@ class ExitLM(TemplateLM):
             add_special_tokens = not has_bos_prefix(
                 string, self.tokenizer.decode(self.prefix_token_id)
             )
-        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        try:
+            return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        except TypeError:
+            raise InputError(f"a task's text is not valid Unicode: {string[:80]!r}") from None
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True

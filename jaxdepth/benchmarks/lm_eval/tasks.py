@@ -91,7 +91,7 @@ class LoadedTasks:
                 request.resps, request.filtered_resps = [], {}
 
         for task in self.tasks.values():
-            task.build_all_requests = lambda task=task, **_: forget_answers(task)  # type: ignore
+            task.build_all_requests = lambda task=task, **_: forget_answers(task)
 
 
 def _find(names: Sequence[str], folders: Sequence[Path]) -> TaskManager:
