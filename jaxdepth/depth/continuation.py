@@ -196,7 +196,8 @@ def _score(
             place_R, target_RC = (
                 jax.lax.dynamic_slice_in_dim(x, number * block, block) for x in (place_P, target_PC)
             )
-            logits_RV = constrain(model.unembed(h_RD[place_R], i + 1), "RV", model.mesh)
+            # Places are sharded as prompts are.
+            logits_RV = constrain(model.unembed(h_RD[place_R], i + 1), "BV", model.mesh)
             target_RC = jnp.take_along_axis(logits_RV, target_RC, axis=-1)
             logprob_RC = target_RC - jax.nn.logsumexp(logits_RV, axis=-1, keepdims=True)
             update = jax.lax.dynamic_update_slice_in_dim

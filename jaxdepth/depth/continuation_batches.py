@@ -76,7 +76,7 @@ def make_scoring_batches(
         places = [_places(part, continuations, Z, T) for part in parts]
         P = max(len(targets) for targets, _ in places)
         C = _size(max(len(tokens) for targets, _ in places for tokens in targets.values()))
-        size = min(block, _size(P))
+        size = whole(min(block, _size(P)))
         for part, (targets, read_at) in zip(parts, places, strict=True):
             indices = tuple(n for group in part for n in group.rows)
             tokens = [continuations[n][:-1] for n in indices]

@@ -251,6 +251,7 @@ def test_other_requests_are_another_run(evaluated, capsys):
         (["facts", "--include-path", "nowhere"], "nowhere is not a folder"),
         (["facts", "--limit", "0"], "limit is 0"),
         (["facts", "--exits", "9"], "exit 9 is out of range"),
+        (["facts", "--max-length", "999"], "max_length is 999, expected 2 to 256"),
         (["facts", "--task-args", "a=1"], "--task-args: not an option of --with lm-eval"),
     ],
 )

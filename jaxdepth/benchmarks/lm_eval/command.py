@@ -1,13 +1,13 @@
 """`jaxdepth evaluate --with lm-eval`: its tasks at every exit, in one run directory."""
 
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
-from sys import stderr
 from typing import Any
 
 import pyarrow as pa
@@ -33,17 +33,8 @@ from jaxdepth.study.tables import Table
 
 RESAMPLES = 1000  # of lm-eval's standard errors that have no formula
 # Paths and memory: fingerprints and digests stand for them.
-_UNRESOLVED = {
-    "model",
-    "adapter",
-    "out",
-    "mesh",
-    "profile",
-    "memory_gb",
-    "task_args",
-    "log_samples",
-}
-_UNRESOLVED |= {"include_path"}
+_UNRESOLVED = {"model", "adapter", "out", "mesh", "profile", "memory_gb"}
+_UNRESOLVED |= {"include_path", "log_samples"}
 
 
 def run(settings: Evaluate, bar: ProgressBar = progress_bar) -> Run:
@@ -65,7 +56,6 @@ def run(settings: Evaluate, bar: ProgressBar = progress_bar) -> Run:
     if options.apply_chat_template and not loaded.encoder.has_template:
         raise InputError("this model has no chat template: leave out --apply-chat-template")
     exits = parse_exits(chosen.exits, loaded.model.depth)
-    directory = _open_run(settings, loaded, exits)
     answers = ExitAnswers(
         loaded.model,
         loaded.tokenizer,
@@ -74,16 +64,23 @@ def run(settings: Evaluate, bar: ProgressBar = progress_bar) -> Run:
         chosen.batch_size,
         int(chosen.memory_gb * 2**30),
         settings.output.seed,
-        _keep_in(directory, bar),
     )
     name = settings.model.model.name
     models = [ExitLM(answers, e, options.max_length, date, name) for e in exits]
+    directory = _open_run(settings, loaded, exits)
+    answers.keep = _keep_in(directory, bar)
     results = evaluate_exits(models, tasks, settings)
     seed = settings.output.seed
     directory.write_table(
         SCORES.name, SCORES.from_rows(score_rows(exits, results, tasks.tasks, seed))
     )
-    write_results(directory.path, name, exits, results, options.log_samples)
+    in_template = options.apply_chat_template
+    prompting = {
+        "system_instruction": options.system_instruction,
+        "chat_template": models[0].chat_template(True) if in_template else None,
+        "fewshot_as_multiturn": in_template,
+    }
+    write_results(directory.path, name, exits, results, options.log_samples, prompting)
     return directory
 
 
@@ -125,7 +122,7 @@ def _as_one_line() -> Iterator[None]:
     before = os.environ.get("DISABLE_MULTIPROC")
     os.environ["DISABLE_MULTIPROC"] = "1"  # a forked process would hang in JAX's threads
     try:
-        with redirect_stdout(stderr):
+        with redirect_stdout(sys.stderr):
             yield
     except (InputError, OSError):
         raise
@@ -176,7 +173,8 @@ def _keep_in(run: Run, bar: ProgressBar) -> Callable[..., pa.Table]:
 
 
 def _open_run(settings: Evaluate, loaded: LoadedModel, exits: list[int]) -> Run:
-    resolved = {k: v for k, v in flatten(settings).items() if k not in _UNRESOLVED}
+    of_others = _UNRESOLVED | set(vars(settings.inspect))
+    resolved = {k: v for k, v in flatten(settings).items() if k not in of_others}
     resolved |= {
         **loaded.resolved,
         "command": "evaluate",

@@ -22,6 +22,7 @@ def write_results(
     exits: Sequence[int],
     results: Sequence[Mapping[str, Any]],
     with_samples: bool,
+    prompting: Mapping[str, Any],
 ) -> None:
     """Write `lm-eval/NAME-exit-08/results_DATE.json` for every exit, in place of earlier ones.
 
@@ -31,6 +32,7 @@ def write_results(
         exits: of the results.
         results: lm-eval's, with samples.
         with_samples: whether also `samples_TASK_DATE.jsonl` is written, a line for a document.
+        prompting: system_instruction, chat_template and fewshot_as_multiturn, as they were used.
 
     Raises:
         InputError: they cannot be written; what was there before stays.
@@ -40,16 +42,23 @@ def write_results(
         target = run_path / FOLDER
         with atomic_folder(target) as folder:
             for exit_layer, result in zip(exits, results, strict=True):
-                _write_exit(folder, f"{name}-exit-{exit_layer:02d}", result, with_samples)
+                of_exit = f"{name}-exit-{exit_layer:02d}"
+                _write_exit(folder, of_exit, result, with_samples, prompting)
             shutil.rmtree(target, ignore_errors=True)
 
     on_first(write)
 
 
-def _write_exit(folder: Path, name: str, result: Mapping[str, Any], with_samples: bool) -> None:
+def _write_exit(
+    folder: Path,
+    name: str,
+    result: Mapping[str, Any],
+    with_samples: bool,
+    prompting: Mapping[str, Any],
+) -> None:
     tracker = EvaluationTracker(output_path=str(folder))
     config = tracker.general_config_tracker
-    config.log_experiment_args("jaxdepth", {"pretrained": name}, None, None, False)
+    config.log_experiment_args("jaxdepth", {"pretrained": name}, **prompting)
     content = copy.copy(dict(result))
     samples = content.pop("samples")
     logging.getLogger("lm_eval.loggers.evaluation_tracker").setLevel(logging.ERROR)
