@@ -49,7 +49,8 @@ def findings(name: str, by_exit: pd.DataFrame) -> list[str]:
     difference = by_exit["minus_full"].dropna()
     if difference.empty:
         return []
-    is_more_better = by_exit["higher_is_better"].iloc[0] is not False
+    higher = by_exit["higher_is_better"].iloc[0]
+    is_more_better = bool(pd.isna(higher) or higher)
     bound_E = by_exit["minus_full_high" if is_more_better else "minus_full_low"].to_numpy(float)
     is_worse_E = bound_E < 0 if is_more_better else bound_E > 0
     worse = runs_of_exits(by_exit.index.to_numpy(), is_worse_E)

@@ -3,7 +3,10 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+
+from jaxdepth.benchmarks.summary import findings
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 N = 40
@@ -79,3 +82,17 @@ def test_other_statistics_and_groups():
     (row,) = score_rows([9], [of_group], {})
     assert row["is_group"]
     assert (row["low"], row["high"]) == pytest.approx((0.304, 0.696), abs=1e-3)
+
+
+def test_worse_is_higher_for_a_perplexity():
+    columns = {
+        "higher_is_better": [False] * 3,
+        "minus_full": [9.0, -1.0, np.nan],
+        "minus_full_low": [5.0, -2.0, np.nan],
+        "minus_full_high": [12.0, -0.5, np.nan],
+        "chance": [np.nan] * 3,
+    }
+    by_exit = pd.DataFrame(columns, index=[1, 2, 3])
+    assert findings("perplexity", by_exit)[0].endswith("at exits 1.")
+    by_exit["higher_is_better"] = True
+    assert findings("acc", by_exit)[0].endswith("at exits 2.")
