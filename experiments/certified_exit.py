@@ -55,7 +55,7 @@ def main() -> int:
     )
     sweep = replace(s.sweep, output=replace(s.sweep.output, out=out / "policies"))
     policies = replace(s.policies, probes=fitted.path / HARM_PROBES)
-    run = sweep_policies(PolicySweep(sweep, policies), progress_bar)
+    run = sweep_policies(PolicySweep(sweep=sweep, policies=policies), progress_bar)
     write_policies(run, s.sweep.output.seed)
     print_policies(run.path)
     used = {rule.policy for rule in parse_rules(s.policies.policy)} - {Policy.ORACLE}

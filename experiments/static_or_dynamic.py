@@ -72,7 +72,8 @@ def main() -> int:
     calibration, seed = s.calibration, s.sweep.output.seed
     every_prompt = (*calibration.validation, *s.sweep.prompts.prompts)
     run = sweep_policies(
-        PolicySweep(revise(s.sweep, prompts=every_prompt), s.policies), progress_bar
+        PolicySweep(sweep=revise(s.sweep, prompts=every_prompt), policies=s.policies),
+        progress_bar,
     )
     prompts = read_frame(run.path, "prompts")
     columns = s.sweep.prompts.columns

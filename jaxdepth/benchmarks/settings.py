@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jaxdepth.ranges import COUNT, POSITIVE, Range
 from jaxdepth.study.settings import AdaptedModel, Devices, Output
 
 Library = Literal["inspect", "lm-eval"]
@@ -28,11 +29,11 @@ class Evaluating:
     exits: Annotated[str, tyro.conf.arg(metavar="EXITS")] = "all"
     """Exits to evaluate: all, or numbers and ranges such as 1,8,16-30. An exit is how many layers
     run before the final norm and head."""
-    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    limit: Annotated[int | None, tyro.conf.arg(metavar="N"), COUNT] = None
     """Keep the first N samples of each task."""
-    batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 16
+    batch_size: Annotated[int, tyro.conf.arg(metavar="N"), COUNT] = 16
     """Requests in a batch. Changes speed and memory, not results."""
-    memory_gb: Annotated[float, tyro.conf.arg(metavar="GB")] = 2.0
+    memory_gb: Annotated[float, tyro.conf.arg(metavar="GB"), POSITIVE] = 2.0
     """Memory for KV caches and logits on each device, in GiB."""
 
 
@@ -45,11 +46,11 @@ class InspectOptions:
     model_roles: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROLE=MODEL")] = ()
     """With --with inspect: models for the roles of a task, such as grader=openai/gpt-4o. Without
     one an exit grades its own answers where a task asks a model for grades."""
-    max_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    max_tokens: Annotated[int | None, tyro.conf.arg(metavar="N"), COUNT] = None
     """With --with inspect: maximum new tokens of an answer; by default the task's, else 512."""
-    temperature: Annotated[float | None, tyro.conf.arg(metavar="T")] = None
+    temperature: Annotated[float | None, tyro.conf.arg(metavar="T"), Range(0)] = None
     """With --with inspect: sampling temperature; by default the task's, else 0 (greedy)."""
-    epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="N"), COUNT] = None
     """With --with inspect: how often each sample is answered; by default the task's, else once."""
 
 
@@ -57,7 +58,7 @@ class InspectOptions:
 class LmEvalOptions:
     """Options of --with lm-eval alone."""
 
-    num_fewshot: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    num_fewshot: Annotated[int | None, tyro.conf.arg(metavar="N"), Range(0)] = None
     """With --with lm-eval: few-shot examples before each document; by default the task's."""
     apply_chat_template: bool = False
     """With --with lm-eval: write prompts in the model's chat template, few-shot examples as turns
@@ -67,7 +68,7 @@ class LmEvalOptions:
     gen_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """With --with lm-eval: generation settings over the task's: max_gen_toks, until, do_sample,
     temperature, top_k, top_p."""
-    max_length: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    max_length: Annotated[int | None, tyro.conf.arg(metavar="N"), COUNT] = None
     """With --with lm-eval: the maximum of tokens that the model reads; longer prompts lose their
     start, longer texts are read in windows. By default all that the model can."""
     include_path: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER")] = ()

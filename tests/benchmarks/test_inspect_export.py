@@ -25,6 +25,7 @@ def run(tmp_path):
     for n, row in enumerate(rows := answers.to_dict("records")):
         row |= {"text": f"text {n}", "n_tokens": n % 7 + 1, "score": 0.5, "topicality": None}
         row["ended"] = ("eos", "length", "stop")[n % 3]
+        row["stop"] = "END" if row["ended"] == "stop" else None
         judged.append({**row, "judge": "wildguard", "outcome": "refuse", "verdict": "yes"})
     run.write_table("generations", GENERATIONS.from_rows(rows))
     run.write_table("judgements", JUDGEMENTS.from_rows(judged))

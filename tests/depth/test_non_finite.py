@@ -26,6 +26,9 @@ class Tokenizer:
     def convert_ids_to_tokens(self, ids):
         return [f"t{number}" for number in ids]
 
+    def decode(self, ids):
+        return "".join(self.convert_ids_to_tokens(ids))
+
 
 def model_with(value):
     """A model whose last layer overflows, as in float16; 0 is the model as it is."""

@@ -311,7 +311,7 @@ def test_bad_directions(tiny_path, directions, file, tmp_path, capsys):
         ({"steer": "none"}, "directions is set, but nothing is steered"),
         ({"steer-layers": "3-5"}, "layer 5 is out of range: this model has layers 1 to 4"),
         ({"steer-layers": "x"}, "layers 'x': 'x' is no number or range"),
-        ({"steer-scale": "nan"}, "scale of steering is nan"),
+        ({"steer-scale": "nan"}, "steer_scale is nan"),
     ]
     for changes, says in cases:
         assert main(sweep_args(tiny_path, tmp_path / "run", file, **changes)) == 2, changes

@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from folders.peft import write_adapter
 from studies import settings_of
@@ -18,6 +17,7 @@ from jaxdepth.prompts.chat import PromptEncoder
 from jaxdepth.prompts.identity import template_digest, tokenizer_digest
 from jaxdepth.runtime.progress import silent
 from jaxdepth.study.checkpoints.knowledge import measure_knowledge, read_questions
+from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.policies.run import sweep_policies
 from jaxdepth.study.policies.settings import PolicySweep
 from jaxdepth.study.probes.behaviour import read_behaviour
@@ -158,15 +158,13 @@ def test_a_run_of_an_earlier_version(models, tmp_path):
     message = refused(models["one"], tmp_path / "run")
     assert "holds a run of an earlier version of jaxdepth, which did not record" in message
     frame = tmp_path / "other"
-    Run.open(frame, resolved | {"template_sha256": "0"}, {}).write_table("prompts", _no_prompts())
+    Run.open(frame, resolved | {"template_sha256": "0"}, {}).write_table(
+        "prompts", PROMPTS.from_rows([])
+    )
     with pytest.raises(
         InputError, match="other is a run with another chat template: make it again"
     ):
         read_behaviour(frame, subject.prompts, resolved)
-
-
-def _no_prompts():
-    return pa.table({"prompt_id": pa.array([], "string"), "text": pa.array([], "string")})
 
 
 def know(settings):

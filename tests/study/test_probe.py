@@ -25,7 +25,8 @@ from jaxdepth.probing.capture import residuals
 from jaxdepth.probing.direction import read_directions
 from jaxdepth.probing.folds import make_folds
 from jaxdepth.prompts.chat import PromptEncoder
-from jaxdepth.prompts.datasets import Prompt, read_prompts
+from jaxdepth.prompts.datasets import read_prompts
+from jaxdepth.prompts.prompt import prompt_of_row
 from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.stats.intervals import resample_counts
 from jaxdepth.study.probes.ablation import ablate
@@ -205,7 +206,7 @@ def test_behaviour_is_also_read_from_verdicts(behaved, tmp_path):
     """The first vote of a run of `decide` counts; abstain is neither refused nor answered."""
     shutil.copytree(behaved.path, tmp_path / "run")
     run = Run.open(tmp_path / "run", behaved.record["settings"], {})
-    prompts = [Prompt(**p) for p in prompts_of(run)][:4]
+    prompts = [prompt_of_row(p) for p in prompts_of(run)][:4]
     outcomes = ("refuse", "partial", "comply", "abstain")
     rows = [
         {"prompt_id": p.prompt_id, "exit": exit, "vote": vote, "verdict": verdict}

@@ -119,7 +119,7 @@ def test_run_json_describes_the_run(tiny_path, tmp_path):
     assert record["settings"]["seed"] == 0
     unresolved = {"model", "out", "adapter", "reference", "directions", "mesh", "profile"}
     unresolved |= {"encoder", "date"}  # this template prints no date
-    unresolved |= {"prompts", "memory_gb"}  # their digest; no number depends on it
+    unresolved |= {"prompts", "columns", "memory_gb"}  # their digest; no number depends on it
     unresolved |= {"competent_from", "unsafe_from"}  # in the windows table, which is made anew
     resolved = {name for name, _ in field_types(Sweep)} - unresolved
     assert resolved <= set(record["settings"])

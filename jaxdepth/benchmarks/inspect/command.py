@@ -22,8 +22,10 @@ from jaxdepth.benchmarks.inspect.results import exit_of, finished_logs, latest, 
 from jaxdepth.benchmarks.settings import Evaluate
 from jaxdepth.benchmarks.tables import SCORES
 from jaxdepth.depth.exits import parse_exits
-from jaxdepth.errors import InputError, at_least, one_line
+from jaxdepth.errors import InputError, one_line
 from jaxdepth.files import file_digest
+from jaxdepth.ranges import check_ranges
+from jaxdepth.runtime.log import LOG_FILE
 from jaxdepth.runtime.preemption import raise_if_stopped_here
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.settings_file import flatten
@@ -47,9 +49,7 @@ def run(settings: Evaluate) -> Run:
         Stopped: the process has received SIGTERM; the same command goes on.
     """
     s = settings.evaluating
-    at_least(1, limit=s.limit, batch_size=s.batch_size, epochs=settings.inspect.epochs)
-    if not s.memory_gb > 0:
-        raise InputError(f"memory_gb is {s.memory_gb}, expected more than 0")
+    check_ranges(settings)
     for task in s.tasks:
         file = task.partition("@")[0]
         if file.endswith(".py") and not Path(file).is_file():
@@ -160,6 +160,7 @@ def _remove_if_empty(run: Run, folder: Path) -> None:
     if not any(folder.glob("*.eval")):
         shutil.rmtree(folder, ignore_errors=True)
         (run.path / RUN_FILE).unlink()
+        (run.path / LOG_FILE).unlink(missing_ok=True)
 
 
 def _check(logs: Sequence[EvalLog]) -> None:

@@ -23,7 +23,8 @@ from jaxdepth.benchmarks.lm_eval.tasks import LoadedTasks
 from jaxdepth.benchmarks.settings import Evaluate
 from jaxdepth.benchmarks.tables import SCORES
 from jaxdepth.depth.exits import parse_exits
-from jaxdepth.errors import InputError, at_least, one_line
+from jaxdepth.errors import InputError, one_line
+from jaxdepth.ranges import check_ranges
 from jaxdepth.runtime.progress import ProgressBar, progress_bar
 from jaxdepth.settings_file import flatten
 from jaxdepth.study.batched import OnHost, in_parts
@@ -44,10 +45,7 @@ def run(settings: Evaluate, bar: ProgressBar = progress_bar) -> Run:
         InputError: something in the settings, the tasks or the checkpoint is wrong.
     """
     chosen, options = settings.evaluating, settings.lm_eval
-    at_least(1, limit=chosen.limit, batch_size=chosen.batch_size)
-    at_least(0, num_fewshot=options.num_fewshot)
-    if not chosen.memory_gb > 0:
-        raise InputError(f"memory_gb is {chosen.memory_gb}, expected more than 0")
+    check_ranges(settings)
     gen_kwargs = _generation(options.gen_kwargs)
     tasks = LoadedTasks(chosen.tasks, options.include_path)
     tasks.configure(options.num_fewshot, gen_kwargs, settings.output.seed)

@@ -42,7 +42,7 @@ class Policies:
     and every token of the answer, which goes on at full depth from the first that is not calm."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)  # groups are told apart by name
 class PolicySweep:
     """Run every prompt at every exit, or let every token choose its exit by a policy."""
 
