@@ -20,9 +20,24 @@ from jaxdepth.refusal.detector import (
 POOLED, WORST, HARD = 0.80, 0.68, 0.77
 
 
+def once(fit):
+    """The fit, which is made once of the same answers with the same settings."""
+    made = {}
+
+    def remembered(answers, members, *settings):
+        key = id(answers), members.tobytes(), settings
+        if key not in made:
+            made[key] = fit(answers, members, *settings)
+        return made[key]
+
+    return remembered
+
+
 @pytest.fixture(scope="module")
 def tool(import_tool):
-    return import_tool("fit_refusal_detector")
+    tool = import_tool("fit_refusal_detector")
+    tool.fit, tool.fit_phrases = once(tool.fit), once(tool.fit_phrases)
+    return tool
 
 
 @pytest.fixture(scope="module")
