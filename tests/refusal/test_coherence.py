@@ -109,14 +109,16 @@ def test_nothing_depends_on_prompts_or_other_answers():
         assert one == pytest.approx(other, nan_ok=True)
 
 
-@pytest.mark.parametrize("longest", [32, pytest.param(64, marks=pytest.mark.slow)])
-def test_held_out_texts_of_known_truth(longest, smollm2, judge, tool, data_dir):
+@pytest.mark.parametrize(
+    ("longest", "most"), [(32, 20), pytest.param(64, 32, marks=pytest.mark.slow)]
+)
+def test_held_out_texts_of_known_truth(longest, most, smollm2, judge, tool, data_dir):
     model, tokenizer = smollm2
     samples = tool.published(tokenizer, data_dir / "xstest" / "completions")
     kept = []
     for kind in (tool.COMPLIANCE, *tool.BREAKS):
         # Not the longest nor many, for time. Of all held-out texts the share is 95% or more.
-        kept += [s for s in samples if s.kind == kind and s.held_out and s.tokens <= longest][:32]
+        kept += [s for s in samples if s.kind == kind and s.held_out and s.tokens <= longest][:most]
     kept += [s for s in tool.exit_samples(model, tokenizer, 10, (8, 16, 22, 24)) if s.tokens]
     texts = [s.text for s in kept]
     judged = judge_coherence(texts, alone(judge, texts))
@@ -125,6 +127,6 @@ def test_held_out_texts_of_known_truth(longest, smollm2, judge, tool, data_dir):
             c.degenerate is True for c, s in zip(judged, kept, strict=True) if s.kind == kind
         ]
         right = np.mean(degenerate) if kind != tool.COMPLIANCE else 1 - np.mean(degenerate)
-        # 32 to 40 texts: two points below 95% are one of them.
-        assert len(degenerate) >= 30
+        # 20 to 40 texts: two points below 95% are one or two of them.
+        assert len(degenerate) >= most - 2
         assert right >= 0.93, (kind, right, len(degenerate))
