@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -21,6 +22,7 @@ with handle_sigterm():
 def test_a_second_sigterm_ends_a_process_in_compiled_code():
     with subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"waits\n"
+        time.sleep(1)  # between two instructions Python's own handler would run
         process.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):  # the first one asks for a stop
             process.wait(0.5)

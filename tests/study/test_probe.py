@@ -61,8 +61,7 @@ def behaved(tiny_path, tmp_path_factory):
     rng = np.random.default_rng(0)
     outcomes = ["refuse", "comply", "partial", "degenerate", "off-topic"]
     rows = [
-        {"prompt_id": i, "exit": e, "sample": m}
-        | {"outcome": rng.choice(outcomes, p=[0.3, 0.4, 0.1, 0.1, 0.1])}
+        dict(prompt_id=i, exit=e, sample=m, outcome=rng.choice(outcomes, p=[0.3, 0.4, 0.1, 0.1, 0.1]))
         for i in ids
         for e in (2, 3, 4)
         for m in (0, 1)  # only the first counts
