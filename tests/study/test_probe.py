@@ -61,7 +61,8 @@ def behaved(tiny_path, tmp_path_factory):
     rng = np.random.default_rng(0)
     outcomes = ["refuse", "comply", "partial", "degenerate", "off-topic"]
     rows = [
-        dict(prompt_id=i, exit=e, sample=m, outcome=rng.choice(outcomes, p=[0.3, 0.4, 0.1, 0.1, 0.1]))
+        {"prompt_id": i, "exit": e, "sample": m}
+        | {"outcome": rng.choice(outcomes, p=[0.3, 0.4, 0.1, 0.1, 0.1])}
         for i in ids
         for e in (2, 3, 4)
         for m in (0, 1)  # only the first counts
@@ -206,10 +207,9 @@ def test_behaviour_is_also_read_from_verdicts(behaved, tmp_path):
     shutil.copytree(behaved.path, tmp_path / "run")
     run = Run.open(tmp_path / "run", behaved.record["settings"], {})
     prompts = [prompt_of_row(p) for p in prompts_of(run)][:4]
-    outcomes = ("refuse", "partial", "comply", "abstain")
     rows = [
         {"prompt_id": p.prompt_id, "exit": exit, "vote": vote, "verdict": verdict}
-        for p, last in zip(prompts, outcomes, strict=True)
+        for p, last in zip(prompts, ("refuse", "partial", "comply", "abstain"), strict=True)
         for exit in (3, 4)
         for vote, verdict in ((0, last if exit == 4 else "comply"), (1, "refuse"))
     ]
