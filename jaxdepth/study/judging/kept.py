@@ -6,7 +6,7 @@ import pandas as pd
 
 from jaxdepth.errors import InputError
 from jaxdepth.study.answers import whole_reply
-from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE, prompt_rows
+from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE
 from jaxdepth.study.policies.tables import DYNAMIC
 from jaxdepth.study.prompting.sets import read_prompts_of
 from jaxdepth.study.run_directory import read_frame, read_record
@@ -51,9 +51,9 @@ def read_answers(run_path: Path) -> pd.DataFrame:
     for name in {"ended", "closed_by"} & {*answers.columns}:
         answers = answers[answers[name] != NON_FINITE]  # nothing was said
     answers = answers[[*LANE, "text", "outcome"]]
-    prompt_rows(run_path, answers["prompt_id"].tolist())  # all of them are there
+    prompts = read_prompts_of(run_path, answers["prompt_id"].tolist())
     if command != "decide":
-        prompts, opens = read_prompts_of(run_path), bool(record["facts"].get("opens_thought"))
+        opens = bool(record["facts"].get("opens_thought"))
         pairs = zip(answers["prompt_id"], answers["text"], strict=True)
         answers["text"] = [whole_reply(prompts[name], text, opens) for name, text in pairs]
     # No outcome: no answer was shown.

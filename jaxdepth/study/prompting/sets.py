@@ -42,13 +42,16 @@ def read_study_prompts(settings: Prompts, sources: Sequence[str] | None = None) 
     ]
 
 
-def read_prompts_of(run_path: str | Path) -> dict[str, Prompt]:
-    """The prompts of a finished run by their ids.
+def read_prompts_of(
+    run_path: str | Path, prompt_ids: Sequence[str] | None = None
+) -> dict[str, Prompt]:
+    """The prompts of a finished run by their ids: all, or those that are named.
 
     Raises:
-        InputError: the run is not finished, or damaged.
+        InputError: the run is not finished, has none of an id, or is damaged.
     """
-    rows = prompt_rows(run_path).reset_index().astype(object)
+    wanted = None if prompt_ids is None else list(dict.fromkeys(prompt_ids))
+    rows = prompt_rows(run_path, wanted).reset_index().astype(object)
     rows = rows.where(rows.notna(), None)
     return {row["prompt_id"]: prompt_of_row(row) for row in rows.to_dict("records")}
 

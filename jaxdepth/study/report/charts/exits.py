@@ -134,8 +134,8 @@ def distance_chart(runs: Sequence[ReportRun]) -> Chart:
     """Agreement of the first token with full depth, and KL divergence from it."""
     panels = ("same first token as full depth", "KL(full depth || exit), nats")
     layout = axes_of(panels, _EXIT, "share of prompts")
-    layout["yaxis2"] |= {"tickformat": "", "range": None, "rangemode": "tozero"}
-    del layout["yaxis2"]["range"]
+    layout["yaxis2"] |= {"tickformat": "", "rangemode": "tozero"}
+    layout["yaxis2"].pop("range", None)
     traces, shown = [], []
     for number, run in enumerate(runs):
         assert run.curve is not None
