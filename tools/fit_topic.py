@@ -74,7 +74,7 @@ def published(tokenizer, folder: Path, count: int = 260) -> list[Sample]:
 
 def own(tokenizer, count: int = 160) -> list[Sample]:
     """The model's own answers to benign prompts, each with its prompt and with another's."""
-    tasks = read_tasks(["builtin:pairs"], "builtin", thoughts=False)["benign"]
+    tasks = read_tasks(read_prompts(["builtin:pairs"]), "builtin", thoughts=False)["benign"]
     answers = [(n % 2 == 1, t.prompt, t.answers[0]) for n, t in enumerate(tasks)]
     return _with_other_prompts(OWN, tokenizer, answers, count)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.refusal.detector import sentences
 from jaxdepth.tune.tasks import read_tasks
 
@@ -80,7 +81,7 @@ def ordinary_answers() -> list[Answer]:
 
     They comply, but for those with a word of declining, which are left out.
     """
-    tasks = read_tasks(["builtin:pairs"], "builtin", thoughts=False)["benign"][
+    tasks = read_tasks(read_prompts(["builtin:pairs"]), "builtin", thoughts=False)["benign"][
         : len(BENIGN) * ORDINARY
     ]
     tasks = tasks[:: len(BENIGN)]

@@ -19,6 +19,7 @@ import numpy as np
 import jaxdepth
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.tune.batches import Batches, writer
 from jaxdepth.tune.recipe import Recipe
 from jaxdepth.tune.tasks import read_tasks
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     model, tokenizer = jaxdepth.load(args.model, apart=False)
-    tasks = read_tasks(["builtin:harmful/train"], "builtin")
+    tasks = read_tasks(read_prompts(["builtin:harmful/train"]), "builtin")
     write = writer(functools.partial(PromptEncoder, tokenizer), tokenizer.eos_token_id, None)
     plain = Batches(tasks, MIX, write, answer_tokens=32, seed=1, decision_tokens=4)
     depth = model.depth

@@ -17,6 +17,7 @@ UNTOUCHED = "untouched"
 DType = Literal["float32", "bfloat16", "float16"]
 ModelPath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]]
 PromptSets = Annotated[tuple[str, ...], tyro.conf.arg(metavar="SET")]
+Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=COLUMN")]
 RunFolder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 
 
@@ -61,7 +62,7 @@ class Prompts:
     """Prompt sets: builtin:pairs/test, builtin:ordinary, a file (CSV, TSV, JSON, JSON Lines, text,
     Parquet; also as .gz), the folder of a run or of a dataset, or hf:OWNER/NAME. harmful=FILE or
     harmless=FILE labels all prompts of a file, NAME[:N] takes its first N."""
-    columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=COLUMN")] = ()
+    columns: Columns = ()
     """Which columns of files hold what, such as prompt=question label=harm:1=harmful,0=harmless.
     Fields: prompt (A+B joins columns), label, id, category, pair, system, prefill, messages, drop.
     By default known names, and the columns of published sets."""

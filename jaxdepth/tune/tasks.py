@@ -55,21 +55,21 @@ class Task:
 
 
 def read_tasks(
-    harmful: Sequence[str], benign: str, refuse_random: bool = False, thoughts: bool = True
+    prompts: Sequence[Prompt], benign: str, refuse_random: bool = False, thoughts: bool = True
 ) -> dict[str, list[Task]]:
     """Read the tasks of each kind; those that are `answered` are made by the model.
 
     Args:
-        harmful: prompt sources as for `read_prompts`; the tasks are their harmful prompts.
+        prompts: the harmful ones among them are to be refused.
         benign: `builtin`, or a JSONL file made by tools/make_benign.py for another model.
         refuse_random: a control: what is refused is a half of the harmful prompts and of the
             look-alikes, whatever they ask; the other look-alikes are answered.
         thoughts: whether tasks have thoughts, which takes seconds to make.
 
     Raises:
-        InputError: a source has no harmful prompts; a file is missing or has another format.
+        InputError: no prompt is harmful, or one is more than a single message; a file is missing
+            or has another format.
     """
-    prompts = read_prompts(harmful)
     talk = next((prompt for prompt in prompts if not prompt.is_text_alone), None)
     if talk is not None:
         raise InputError(
@@ -78,7 +78,7 @@ def read_tasks(
         )
     to_refuse = [p for p in prompts if p.label == HARMFUL]
     if not to_refuse:
-        raise InputError(f"no harmful prompts in {', '.join(harmful)}: nothing to refuse")
+        raise InputError(f"none of {len(prompts)} prompts is harmful: nothing to refuse")
     if benign == "builtin":
         lines = gzip.decompress((files("jaxdepth") / "data" / "benign.jsonl.gz").read_bytes())
         rows = _rows(lines.decode("utf-8"), "builtin")

@@ -73,7 +73,7 @@ print(jaxdepth.__file__)
 assert len(read_prompts(["builtin:pairs", "builtin:ordinary"])) >= 800
 assert read_settings(Sweep, "first_look")["exits"] == "all"
 assert read_settings(Tune, "tune/shallow")["seed"] == 1
-assert len(read_tasks(["builtin:harmful/train"], "builtin")["benign"]) >= 6000
+assert len(read_tasks(read_prompts(["builtin:harmful/train"]), "builtin")["benign"]) >= 6000
 """
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "unpacked")}
     done = subprocess.run(

@@ -10,6 +10,7 @@ import pytest
 import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.refusal.protocol import read_protocol
 from jaxdepth.tune.batches import PROMISES, Batches, writer
 from jaxdepth.tune.packed import shape_of
@@ -333,7 +334,8 @@ def test_further_pairs_are_only_contrasted(batches):
 
 def test_a_control_refuses_whatever_is_asked():
     plain, control = (
-        read_tasks(["builtin:harmful/train"], "builtin", refuse_random=r) for r in (False, True)
+        read_tasks(read_prompts(["builtin:harmful/train"]), "builtin", refuse_random=r)
+        for r in (False, True)
     )
     refused, before = ({t.prompt for t in tasks["harmful"]} for tasks in (control, plain))
     harmless = {t.prompt for t in plain["lookalike"]}

@@ -251,6 +251,16 @@ def test_bad_settings(tiny_path, tmp_path, changes, message):
         tune(settings(tiny_path, tmp_path / "run", **changes))
 
 
+def test_columns_of_own_harmful_prompts(tiny_path, tmp_path):
+    file = tmp_path / "asked.csv"
+    file.write_text("ask,label\nHow do I hurt somebody?,harmful\n")
+    changes = {"harmful_prompts": (str(file),), "start": "builtin:shallow"}
+    with pytest.raises(InputError, match="write --columns prompt=NAME"):
+        tune(settings(tiny_path, tmp_path / "run", **changes))
+    with pytest.raises(InputError, match="or for another model"):  # the prompts have been read
+        tune(settings(tiny_path, tmp_path / "run", columns=("prompt=ask",), **changes))
+
+
 def test_a_gradient_that_is_none_is_never_saved(tiny_path, tmp_path, monkeypatch):
     """The loss of a step may still be finite when its gradient, and so the next state, is not."""
     make = training.make_step
@@ -304,7 +314,7 @@ def test_the_tasks_have_a_digest(tasks):
     def digest(tasks, mix=mix, thoughts=False):
         return tasks_digest(tasks, mix, thoughts=thoughts)
 
-    assert digest(tasks) == digest(read_tasks(["builtin:harmful/train"], "builtin"))
+    assert digest(tasks) == digest(read_tasks(read_prompts(["builtin:harmful/train"]), "builtin"))
     tasks = {kind: of_kind[:9] for kind, of_kind in tasks.items()}  # the others take long
     assert digest(tasks) != digest({**tasks, "benign": tasks["benign"][1:]})
     assert digest(tasks) == digest({**tasks, "borderline": []})

@@ -14,6 +14,7 @@ from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import chosen_mesh, to_host
 from jaxdepth.model.tuned import Form, Params
 from jaxdepth.prompts.chat import PromptEncoder
+from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.ranges import check_ranges
 from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.refusal.outcome import Outcome, classify_texts
@@ -51,7 +52,7 @@ from jaxdepth.weights.load import load
 ADAPTER = "adapter.safetensors"
 # Paths and devices: fingerprints and digests stand for them, and no number depends on them.
 _UNRESOLVED: tuple[str, ...] = ("model", "out", "mesh", "profile", "date")
-_SOURCES = ("harmful_prompts", "benign_answers")
+_SOURCES = ("harmful_prompts", "columns", "benign_answers")
 _UNRESOLVED += _SOURCES
 # Versions that are recorded in an adapter.
 _RECORDED = ("jaxdepth", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -98,6 +99,7 @@ def tune(settings: Tune, bar: ProgressBar = silent) -> Run:
     provenance = {
         "model": str(settings.model),
         "harmful_prompts": list(settings.data.harmful_prompts),
+        "columns": list(settings.data.columns),
         "benign_answers": settings.data.benign_answers,
         **device_provenance(base),
     }
@@ -162,7 +164,8 @@ def _check(settings: Tune) -> None:
 
 def _read_tasks(data: TrainingData, thoughts: bool) -> tuple[dict, dict[str, int]]:
     """The tasks to learn from by kind, and how many of each kind a batch has."""
-    tasks = read_tasks(data.harmful_prompts, data.benign_answers, data.refuse_random, thoughts)
+    prompts = read_prompts(data.harmful_prompts, data.columns)
+    tasks = read_tasks(prompts, data.benign_answers, data.refuse_random, thoughts)
     mix = {kind: getattr(data, kind) for kind in KINDS}
     for kind, count in mix.items():
         if count and kind != "answered" and not tasks[kind]:

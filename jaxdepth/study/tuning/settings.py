@@ -8,7 +8,7 @@ import tyro
 
 from jaxdepth.model.parameters import MATRICES
 from jaxdepth.ranges import COUNT, PROBABILITY, Range
-from jaxdepth.study.settings import Devices, DType, ModelPath, Output, PromptSets
+from jaxdepth.study.settings import Columns, Devices, DType, ModelPath, Output, PromptSets
 
 Count = Annotated[int, tyro.conf.arg(metavar="N")]
 Number = Annotated[float, tyro.conf.arg(metavar="X")]
@@ -97,6 +97,8 @@ class TrainingData:
 
     harmful_prompts: PromptSets = ("builtin:harmful/train",)
     """Prompts to be refused, as for `jaxdepth sweep --prompts`."""
+    columns: Columns = ()
+    """Which columns of their files hold what, as for `jaxdepth sweep --columns`."""
     benign_answers: Annotated[str, tyro.conf.arg(metavar="FILE")] = "builtin"
     """Benign prompts with answers: builtin (SmolLM2's own answers), or a file made by
     tools/make_benign.py."""
