@@ -21,7 +21,7 @@ def steer(
     model: Mistral,
     direction_D: Float[np.ndarray, " D"],
     layers: Sequence[int],
-    how: Literal["ablate", "add"],
+    how: Literal["ablate", "add", "set"],
     scale: float = 1.0,
 ) -> Mistral:
     """The model with the residual stream h changed after some layers, at every position.
@@ -32,8 +32,10 @@ def steer(
         model: left unchanged. The new one shares its arrays; an earlier steering is replaced.
         direction_D: of any length above 0.
         layers: after which layers, each 1..L; empty changes nothing.
-        how: "ablate": h - scale (h . r) r, with r the unit vector; "add": h + scale direction.
-        scale: 1 removes the direction, or adds it in its own length; 0 changes nothing.
+        how: "ablate": h - scale (h . r) r, with r the unit vector; "add": h + scale direction;
+            "set": h + (scale - h . r) r, so that all streams have the same part along r.
+        scale: 1 removes the direction, or adds it in its own length, and 0 changes nothing; of
+            "set" it is the part along r itself.
 
     Raises:
         InputError: the direction is of another width, zero or not finite; a layer is out of range;
@@ -43,7 +45,11 @@ def steer(
     direction_D = np.asarray(direction_D, np.float64)
     _check(direction_D, D, layers, L, scale)
     length = float(np.linalg.norm(direction_D))
-    gain, shift = {"ablate": (-scale, 0.0), "add": (0.0, scale * length)}[how]
+    gain, shift = {
+        "ablate": (-scale, 0.0),
+        "add": (0.0, scale * length),
+        "set": (-1.0, scale),
+    }[how]
     is_steered_L = np.isin(np.arange(1, L + 1), list(layers))
     steered = jax.tree.map(lambda array: array, model)  # new modules, the same arrays
     steered.layers.steering = Steering(

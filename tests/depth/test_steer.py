@@ -63,9 +63,10 @@ def slow_streams(model, direction, layers, how, scale) -> list[np.ndarray]:
     for number in EVERY:
         block = jax.tree.map(lambda leaf, n=number: leaf[n - 1], model.blocks())
         h = np.asarray(one_layer(block, h, *model.position_inputs(tokens_BS.shape[1])))
-        if number in layers and how == "ablate":
+        if number in layers and how != "add":
             along = np.einsum("bsd,d->bs", h.astype(np.float64), unit)
-            h = h - scale * along[..., None] * unit
+            change = {"ablate": -scale * along, "set": scale - along}[how]
+            h = h + change[..., None] * unit
         elif number in layers:
             h = h + scale * direction
         h = h.astype(np.float32)
@@ -74,7 +75,9 @@ def slow_streams(model, direction, layers, how, scale) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("layers", [(2,), (1, 3), EVERY], ids=["one", "some", "all"])
-@pytest.mark.parametrize(("how", "scale"), [("ablate", 1.0), ("ablate", 0.5), ("add", -1.5)])
+@pytest.mark.parametrize(
+    ("how", "scale"), [("ablate", 1.0), ("ablate", 0.5), ("add", -1.5), ("set", 2.0)]
+)
 def test_every_exit_by_a_slow_twin(model, how, scale, layers):
     streams = slow_streams(model, DIRECTION, layers, how, scale)
     rows = np.arange(3), prompts()[1] - 1

@@ -308,18 +308,24 @@ def test_ablation_by_a_slow_twin(tiny_path, probed, tmp_path):
         (r["layer"], r["ablated"], r["metric"], r["label"]): r
         for r in read_table(run.path, "ablation").to_pylist()
     }
-    assert len(rows) == 5 * (1 + 2 * 4)
+    assert len(rows) == 5 * (1 + 3 * 4)
     model, tokenizer = jaxdepth.load(tiny_path)
     encoder = PromptEncoder(tokenizer)
     openers = list(resolve_openers(encoder).values())
     axis = read_directions(probed.path / "directions.safetensors").arrays["content.last"][2]
-    prompts = [p for p in prompts_of(run) if p["label"] == "harmful"]
-    for layers, ablated in (((2,), "after that layer"), ((1, 2, 3, 4), "after every layer")):
+    prompts, calm = (
+        [p["text"] for p in prompts_of(run) if p["label"] == label]
+        for label in ("harmful", "harmless")
+    )
+    mean_D = jaxdepth.hidden_states(model, tokenizer, calm)[:, 0, 2].mean(axis=0)
+    to_mean = "set", float(mean_D @ axis / np.linalg.norm(axis))
+    ways = [((2,), "after that layer", ("ablate",)), ((2,), "to the harmless mean", to_mean)]
+    for layers, ablated, how in (*ways, ((1, 2, 3, 4), "after every layer", ("ablate",))):
         means = []
-        for steered in (steer(model, axis, layers, "ablate"), model):
+        for steered in (steer(model, axis, layers, *how), model):
             logp = [
                 jax.nn.log_softmax(jaxdepth.exit_logits(steered, *padded(ids), 4)[0])
-                for ids in (encoder.encode(p["text"]) for p in prompts)
+                for ids in (encoder.encode(text) for text in prompts)
             ]
             p_N = np.exp(np.array(logp, np.float64))[:, openers].sum(axis=1)
             means.append(np.mean(np.log(p_N) - np.log1p(-p_N)))
@@ -361,8 +367,7 @@ def test_the_command_prints_findings_and_draws(tiny_path, tmp_path, capsys):
     assert "Transferred to test" in printed.out
     for name in ("probes_content", "change_points"):
         assert (tmp_path / "run" / "figures" / f"{name}.png").stat().st_size > 5000
-    again, _ = command(tiny_path, tmp_path / "run", capsys, *transfer)
-    assert again == 0
+    assert command(tiny_path, tmp_path / "run", capsys, *transfer)[0] == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["facts"]["template"]["last"]
 
@@ -388,8 +393,7 @@ def test_bad_input_is_one_line(tiny_path, tmp_path, capsys, more, message):
 
 def test_a_run_of_another_model_or_other_prompts_is_refused(tiny_path, behaved, tmp_path):
     record = dict(behaved.record, settings=behaved.record["settings"] | {"steer": "add"})
-    other = tmp_path / "other"
-    other.mkdir()
+    (other := tmp_path / "other").mkdir()
     for name in ("prompts", "generations"):
         os.link(behaved.table_path(name), other / f"{name}.parquet")
     sealed = record | {"sha256": _record_digest(record)}

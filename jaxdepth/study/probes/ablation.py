@@ -4,6 +4,10 @@ The direction of every layer d is ablated from the residual stream, after layer 
 every layer. Then the log-odds of a refusal are measured at full depth, and a new content probe is
 fitted to the last layer. If refusal falls while harmfulness stays readable, refusal rests on less
 of the stream than the knowledge of harm.
+
+All prompts may share a large part along a direction, and ablating takes that away too. So streams
+are also set to what harmless prompts have there on average: what is then lost is due to what tells
+harmful prompts from harmless ones.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,6 +41,7 @@ from jaxdepth.study.run_directory import Run, check_file, read_frame
 from jaxdepth.study.subject import open_subject
 
 NOWHERE, ONE_LAYER, ALL_LAYERS = "nowhere", "after that layer", "after every layer"
+TO_MEAN = "to the harmless mean"
 LOG_ODDS, OPENS, CONTENT_AUROC = "refusal log-odds", "opens with a refusal", "content AUROC"
 
 
@@ -72,16 +77,19 @@ def write_ablation(
     if run.finished(ABLATION.name):
         return
     depth = model.config.num_hidden_layers
-    before = None
+    before = mean_J = None
     with bar("ablation", "layers") as progress:
         for layer in range(depth + 1):
             if not run.has_part(ABLATION.name, layer):
                 before = before or _measure(model, prompts)
+                if mean_J is None:
+                    mean_J = harmless_means(model, direction_JD, prompts)
                 rows = []
                 for ablated, layers in _ablations(layer, depth):
                     after = before
                     if layers:
-                        steered = steer(model, direction_JD[layer], layers, "ablate")
+                        how = ("set", mean_J[layer]) if ablated == TO_MEAN else ("ablate", 1.0)
+                        steered = steer(model, direction_JD[layer], layers, *how)
                         after = _measure(steered, prompts)
                     keys = {"layer": layer, "ablated": ablated}
                     rows += [keys | row for row in compare(prompts, after, before)]
@@ -94,7 +102,21 @@ def _ablations(layer: int, depth: int) -> Iterable[tuple[str, list[int]]]:
     """The layers after which the direction of `layer` is ablated; none for layer 0."""
     if layer == 0:
         return ((NOWHERE, []),)
-    return (ONE_LAYER, [layer]), (ALL_LAYERS, list(range(1, depth + 1)))
+    return (ONE_LAYER, [layer]), (ALL_LAYERS, list(range(1, depth + 1))), (TO_MEAN, [layer])
+
+
+def harmless_means(
+    model: Mistral, direction_JD: Float[np.ndarray, "J D"], prompts: EvaluationSet
+) -> Float[np.ndarray, " J"]:
+    """The part of harmless prompts' streams along each layer's direction at the last token."""
+    unit_JD = direction_JD / np.maximum(np.linalg.norm(direction_JD, axis=1, keepdims=True), 1e-30)
+    along_NJ = np.zeros((len(prompts.examples.ids), len(unit_JD)))
+    for batch in prompts.batches:
+        rows = list(batch.indices)
+        last_B1 = batch.lengths_B[:, None] - 1
+        h_BJD = to_host(residuals(model, batch.tokens_BS, batch.lengths_B, last_B1))[:, 0]
+        along_NJ[rows] = np.einsum("bjd,jd->bj", h_BJD[: len(rows)].astype(np.float64), unit_JD)
+    return along_NJ[~prompts.examples.harmful_N].mean(axis=0)
 
 
 def _measure(model: Mistral, prompts: EvaluationSet) -> Measures:
@@ -217,24 +239,35 @@ def ablate(settings: Where, probed: Path, bar: ProgressBar = silent) -> Run:
     return run
 
 
+_SAID = {
+    ONE_LAYER: "Ablated after that layer",
+    ALL_LAYERS: "Ablated after every layer",
+    TO_MEAN: "Set to its mean over harmless prompts after that layer",
+}
+
+
 def ablation_findings(run_path: Path) -> list[str]:
     """What the ablations show, one sentence each, computed from the table."""
     frame = read_frame(run_path, ABLATION.name)
     harmful = frame[frame["label"] == "harmful"]
     lines = []
-    for ablated in (ONE_LAYER, ALL_LAYERS):
+    for ablated in (ONE_LAYER, ALL_LAYERS, TO_MEAN):
         log_odds = harmful[(harmful["metric"] == LOG_ODDS) & (harmful["ablated"] == ablated)]
         largest = log_odds.loc[log_odds["change"].idxmin()]
         same = frame[(frame["ablated"] == ablated) & (frame["layer"] == largest["layer"])]
         content = same[same["metric"] == CONTENT_AUROC].iloc[0]
-        opens = same[(same["metric"] == OPENS) & (same["label"] == "harmful")].iloc[0]
+        opens, calm = (
+            same[(same["metric"] == OPENS) & (same["label"] == label)].iloc[0]
+            for label in ("harmful", "harmless")
+        )
         change = Estimate(*(largest[name] for name in ("change", "change_low", "change_high")))
         lines.append(
-            f"Ablated {ablated}, the direction of layer {largest['layer']} lowers the refusal "
+            f"{_SAID[ablated]}, the direction of layer {largest['layer']} lowers the refusal "
             f"log-odds of {largest['n']} harmful prompts most (of {len(log_odds)} layers, chosen "
             f"on these prompts, so biased towards a large change): they change by {change:+.2f} "
             "nats; "
-            f"{Estimate.from_row(opens):.0%} then open with a refusal ({opens['change']:+.0%}). "
+            f"{Estimate.from_row(opens):.0%} then open with a refusal ({opens['change']:+.0%}), "
+            f"and {Estimate.from_row(calm):.0%} of harmless prompts ({calm['change']:+.0%}). "
             f"A new probe reads harmfulness with AUROC {Estimate.from_row(content):.2f} "
             f"({content['change']:+.2f})."
         )

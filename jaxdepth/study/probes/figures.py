@@ -9,7 +9,14 @@ import pandas as pd
 from jaxdepth.probing.positions import INSTRUCTION, LAST
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.figures import COLOURS, band, by_exit, new_figure, save_all
-from jaxdepth.study.probes.ablation import ALL_LAYERS, CONTENT_AUROC, LOG_ODDS, NOWHERE, ONE_LAYER
+from jaxdepth.study.probes.ablation import (
+    ALL_LAYERS,
+    CONTENT_AUROC,
+    LOG_ODDS,
+    NOWHERE,
+    ONE_LAYER,
+    TO_MEAN,
+)
 from jaxdepth.study.probes.changes import REFUSAL
 from jaxdepth.study.probes.evaluate import (
     BEHAVIOUR_HARMFUL,
@@ -197,8 +204,9 @@ def draw_ablation(run_path: str | Path) -> dict[Path, str]:
         for ablated, colour, style in (
             (ONE_LAYER, _LINES[0], "o-"),
             (ALL_LAYERS, _LINES[1], "s--"),
+            (TO_MEAN, _LINES[2], "^:"),
         ):
-            name = f"ablated {ablated}, 95% band"
+            name = f"{'set' if ablated == TO_MEAN else 'ablated'} {ablated}, 95% band"
             _band(axes, rows.loc[[ablated]], "layer", colour, name, style)
         metric = f"{metric}, {label}" if label else metric
         axes.set_ylabel(f"{metric}\n(n={before['n']})", fontsize=8)

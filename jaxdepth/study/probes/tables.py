@@ -191,7 +191,12 @@ ABLATION = Table(
     "a metric of full depth with one layer's direction ablated",
     (
         Column("layer", "int32", "layer of the direction; 0 where nothing is ablated"),
-        Column("ablated", "string", "nowhere, after that layer, or after every layer"),
+        Column(
+            "ablated",
+            "string",
+            "nowhere, after that layer, after every layer; or to the harmless mean: set after that "
+            "layer to the mean of harmless prompts' last tokens",
+        ),
         Column("metric", "string", "refusal log-odds (nats), opens with a refusal, content AUROC"),
         Column("label", "string", "harmful or harmless; null for the AUROC"),
         Column("n", "int32", "prompts"),
