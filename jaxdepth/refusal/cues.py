@@ -60,18 +60,19 @@ _MILD = (
 _HELP = (
     r"(?:help|assist|aid|provide|give|offer|fulfill|comply|answer|respond|reply|share|disclose"
     r"|reveal|create|write|generate|produce|suggest|discuss|talk|speak|engage|support|explain|tell"
-    r"|teach|describe|show|do (?:this|that|it|so|any)|be (?:a )?part|join|touch|go (?:into|there"
-    r"|along)|plan|coach|draft|build|list|walk|take part|participate|carry out|satisfy|accommodate"
-    r"|continue|proceed|recommend|advise|facilitate|encourage|condone|promote|endorse|name|lend"
-    r"|guide|instruct|supply|hand|make|include|be (?:drafting|writing|doing|helping|giving|sharing)"
-    r"|fetch|look|find|translate|put|play|contribute|entertain)"
+    r"|teach|describe|show|do (?:this|that|it|so|any)|be (?:a )?party?"
+    r"|be of (?:any )?(?:help|use|service|assistance)|join|touch|go (?:into|there|along)|plan"
+    r"|coach|draft|build|list|walk|take part|participate|carry out|satisfy|accommodate|continue"
+    r"|proceed|recommend|advise|facilitate|encourage|condone|promote|endorse|name|lend|guide"
+    r"|instruct|supply|hand|make|include|be (?:drafting|writing|doing|helping|giving|sharing)"
+    r"|fetch|look|find|translate|put|play|contribute|entertain|back|(?:stand|get) behind|side with)"
 )
 _DECLINE = (
     rf"\b(?:i|we) (?:\w+ )?{_MILD}(?:cannot|could not|will not|would not|refuse|decline"
     r"|a(?:m|re) not (?:\w+ )?(?:going|able|willing|allowed|permitted|here|prepared|comfortable"
-    r"|ready|in a position|programmed|designed|equipped|capable)|a(?:m|re) unable"
-    r"|would (?:rather|prefer) not|prefer not|have (?:decided|chosen) not"
-    r"|do not (?:feel (?:able|comfortable)|want|wish|intend|plan|think i can))"
+    r"|ready|in a position|programmed|designed|equipped|capable)|a(?:m|re) unable|prefer not"
+    r"|would (?:rather|prefer) not|have (?:decided|chosen) not|do not (?:feel (?:able|comfortable)"
+    r"|want|wish|intend|plan|think i can|have (?:\w+ )?(?:abilit|capab|capaci|means|authori)\w*))"
 )
 _SYMPATHY = r"sorry (?:to hear|for your|about your|that your?)\b"
 # Kinds of phrases, in normalised text, a sentence a line. `^` and `$` are a sentence's ends.
