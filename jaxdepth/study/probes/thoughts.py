@@ -31,6 +31,7 @@ from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.resampled import clusters_of, resampled_bounds
 from jaxdepth.study.batched import OnHost, in_parts
+from jaxdepth.study.common_tables import one_row_each
 from jaxdepth.study.probes.activations import Capture, capture, read_stream
 from jaxdepth.study.probes.evaluate import (
     CHOSEN,
@@ -44,6 +45,7 @@ from jaxdepth.study.probes.evaluate import (
 )
 from jaxdepth.study.probes.tables import THOUGHT_PROBES, THOUGHT_SCORES, THOUGHTS
 from jaxdepth.study.run_directory import Run, read_frame, read_record
+from jaxdepth.study.tables import Table
 from jaxdepth.study.verdicts.tables import TEXTS, VERDICT_TABLE
 
 OPENED, CLOSED, VERDICT = POSITIONS = "opened", "closed", "verdict"
@@ -93,13 +95,13 @@ def read_thoughts(
         )
     ids = [p.prompt_id for p in prompts]
 
-    def first_votes(table: str) -> pd.DataFrame:
+    def first_votes(table: Table) -> pd.DataFrame:
         frame = read_frame(run_path, table)
         frame = frame[(frame["exit"] == depth) & (frame["vote"] == 0)]
-        return frame.set_index("prompt_id").loc[ids]
+        return one_row_each(frame, ids, f"{run_path}: the table {table.name} at full depth")
 
-    thoughts, verdicts = first_votes(TEXTS.name)["thought_ids"], first_votes(VERDICT_TABLE.name)
-    missing = int(verdicts["verdict"].isna().sum())
+    thoughts, verdicts = first_votes(TEXTS)["thought_ids"], first_votes(VERDICT_TABLE)
+    missing = int((verdicts["verdict"].isna() | thoughts.isna()).sum())
     if missing:
         raise InputError(
             f"{run_path}: {missing} of {len(ids)} prompts have no verdict at full depth, because "
@@ -252,12 +254,12 @@ def _score_batch(
 
 def _write_measures(run: Run, own: Examples) -> None:
     """Write `thoughts`: at the layer that most folds chose, over the prompts with a thought."""
-    probes = read_frame(run.path, THOUGHT_PROBES.name)
+    probes = read_frame(run.path, THOUGHT_PROBES)
     probes = probes[probes["probe"] == CHOSEN].set_index(["target", "position"])
     layer_of = {
         key: int(np.bincount(layers).argmax()) for key, layers in probes["chosen_layers"].items()
     }
-    scores = read_frame(run.path, THOUGHT_SCORES.name)
+    scores = read_frame(run.path, THOUGHT_SCORES)
     scores = scores[scores["thought_tokens"] > 0]
     rows = []
     for (target, fitted_at), frame in scores.groupby(["target", "fitted_at"], sort=False):
