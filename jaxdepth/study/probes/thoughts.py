@@ -12,6 +12,7 @@ verdict, as Yin et al. 2025 (arXiv:2510.06036) found in reasoning models?
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from jaxdepth.probing.folds import CrossFitted, cross_fit
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.conversation import ConversationEncoder
 from jaxdepth.prompts.datasets import Prompt
+from jaxdepth.records import as_type
 from jaxdepth.refusal.protocol import VERDICTS, Markers, open_thoughts
 from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.stats.estimate import Estimate
@@ -53,6 +55,13 @@ FITTED_AT = (OPENED, CLOSED)  # positions whose probes score every token of the 
 POINTS = 11  # along each thought, from its first token to its last
 PLACES = (OPENED, *(f"{p:.0%}" for p in np.linspace(0, 1, POINTS)), CLOSED, VERDICT)
 AUROC, MEAN, FALL = "AUROC", "mean score", "fall to the verdict"
+
+
+class _Protocol(TypedDict):
+    """What is read of the protocol that a run records."""
+
+    instruction: str
+    close: str
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,15 @@ def read_thoughts(
     record = read_record(run_path)
     if record["settings"]["command"] != "decide" or TEXTS.name not in record["tables"]:
         return None
-    depth, protocol = record["facts"]["depth"], record["settings"]["protocol"]
-    markers = Markers(**record["facts"]["markers"])
+    depth, where = record["facts"]["depth"], f"{run_path}: run.json"
+    protocol = as_type(record["settings"]["protocol"], _Protocol, f"{where}: protocol")
+    recorded: dict = record["facts"]["markers"]
+    markers = Markers(**{name: recorded[name] for name in Markers._fields if name in recorded})
+    if len(markers.verdicts) != len(VERDICTS):
+        raise InputError(
+            f"{where} has {len(markers.verdicts)} verdict tokens, expected {len(VERDICTS)}: it is "
+            "damaged, run the command again to another --out"
+        )
     if markers.verdict_reads == "thought":
         raise InputError(
             f"{run_path}: its verdicts read the thought alone, which the residual streams of "
