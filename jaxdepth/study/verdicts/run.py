@@ -10,6 +10,7 @@ cost.parquet       tokens and time of thinking
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.prompts.datasets import Prompt
@@ -73,7 +74,7 @@ def _write_swapped(run: Run, decider: Decider, batches: Sequence[Batch], bar: Pr
     if run.finished(SWAPPED.name):
         return
     texts, ids = read_frame(run.path, TEXTS), [p.prompt_id for p in decider.subject.prompts]
-    thoughts = {}
+    thoughts: dict[tuple[str, int], Any] = {}
     for exit_layer in run.record["settings"]["exits"]:
         first = texts[(texts["vote"] == 0) & (texts["exit"] == exit_layer)]
         rows = one_row_each(first, ids, f"{run.path}: the table {TEXTS.name} at exit {exit_layer}")
