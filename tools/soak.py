@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from soak_parts.children import Child, import_all, in_child, start
+from soak_parts.children import Child
 from soak_parts.end_state import State, common, differences, end_state, varying_names
 from soak_parts.targets import COMMANDS, available, begin, prepare
 
@@ -85,15 +85,15 @@ def peace_of(name: str, words: Sequence[str], place: Path) -> Peace:
     runs, folder, log = [], place / "peace" / "run", place / "peace.log"
     for _ in range(2):
         begin(name, place, folder)
-        before, child = set(folder.rglob("*")), start(words, folder, log)
+        before, child = set(folder.rglob("*")), Child(words, folder, log)
         child.wait(until=lambda: set(folder.rglob("*")) != before)  # noqa: B023
         first_write, used = child.cpu_seconds(), 0.0
-        while child.is_alive():
+        while child.status is None:
             used = child.cpu_seconds() or used
             time.sleep(0.02)
         if child.status not in (0, 4):
             sys.exit(f"`jaxdepth {' '.join(words)}` does not run: see {log}")
-        runs.append((used, min(first_write, used), child.status, in_child(end_state, folder)))
+        runs.append((used, min(first_write, used), child.status, end_state(folder)))
         shutil.rmtree(folder)
     (_, _, status, first), (seconds, first_write, _, second) = runs
     return Peace(seconds, first_write, status, common(first, second), varying_names(first, second))
@@ -142,14 +142,14 @@ class Soak:
             if plan.rival == "other":
                 self.peace(plan.command, rival=True)
         logs = [log.with_suffix(f".{n}.log") for n in range(len(all_words))]
-        children = [start(all_words[0], folder, logs[0])]
+        children = [Child(all_words[0], folder, logs[0])]
         victim = children[0]
         if len(all_words) > 1:
             victim.wait(seconds=plan.lag * peace.first_write)
-            children.append(start(all_words[1], folder, logs[1]))
+            children.append(Child(all_words[1], folder, logs[1]))
             victim = children[plan.second_is_killed]
         victim.wait(seconds=peace.first_write + plan.moment * (peace.seconds - peace.first_write))
-        sent, was_alive = signal.Signals[plan.signal], victim.is_alive()
+        sent, was_alive = signal.Signals[plan.signal], victim.status is None
         if was_alive:
             victim.send(sent)
         for child, own_log in zip(children, logs, strict=True):
@@ -165,14 +165,14 @@ class Soak:
             line = self._again(command.rival, folder, log, peace)
             if line is not None:
                 raise Failure(f"neither goes on: {line}")
-        if lines := differences(in_child(end_state, folder), peace.state, peace.varying):
+        if lines := differences(end_state(folder), peace.state, peace.varying):
             raise Failure("; ".join(lines[:5]))
         return ended
 
     @staticmethod
     def _again(words: Sequence[str], folder: Path, log: Path, peace: Peace) -> str | None:
         """Run a command to its end; what it refuses, in one line."""
-        status = _wait(start(words, folder, log))
+        status = _wait(Child(words, folder, log))
         if status == REFUSED:
             return _check_end(status, log, None, set(), True)
         _check_end(status, log, None, {peace.status}, False)
@@ -183,7 +183,7 @@ def _wait(child: Child) -> int:
     """The exit status of a process."""
     end = time.monotonic() + PATIENCE
     child.wait(until=lambda: time.monotonic() > end)
-    if child.is_alive():
+    if child.status is None:
         child.send(signal.SIGKILL)
         child.wait()
         raise Failure(f"a process did not end within {PATIENCE} seconds")
@@ -244,7 +244,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         begun = {"seed": seed, "only": args.only or available()}
         settings.write_text(json.dumps(begun))
     print(f"seed {begun['seed']}, {args.kills} trials in {place}", flush=True)
-    import_all()
     prepare(place)
     soak, trials = Soak(place, begun["only"]), []
     if record.is_file():

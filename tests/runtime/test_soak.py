@@ -74,7 +74,6 @@ def test_what_a_command_may_end_with(tmp_path, status, printed, sent, may_refuse
 
 @pytest.mark.slow
 def test_a_few_trials(tmp_path):
-    """In a process of its own: JAX has threads in this one, which a fork would lack."""
     command = [sys.executable, soak.__file__, tmp_path, "--seed", "5", "--only", "convert", "label"]
     printed = []
     for kills in ("4", "6"):  # the second one goes on

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from soak_parts.children import in_child, start
+from soak_parts.children import Child
 
 TARGET = "target"  # what a command writes or goes on with, in a folder that is a trial's own
 READ_ONLY = {"inspect", "check", "bench", "plan", "serve"}  # of the commands of `jaxdepth`
@@ -137,7 +137,7 @@ def prepare(place: Path) -> None:
     """Make what the commands read: two sources, a model, settings, and finished runs; once."""
     if (place / "prepared").is_file():
         return
-    in_child(_prepare_files, place)
+    _prepare_files(place)
     folder = place / "inputs" / "made"
     begin("sweep", place, folder)
     made_by = {"sweep": ("", "swept"), "tune": ("adapter.safetensors", "adapter.safetensors")}
@@ -185,7 +185,7 @@ def _prepare_files(place: Path) -> None:
 def _run_to_end(words: Sequence[str], folder: Path) -> None:
     """Run a command that has to succeed."""
     log = folder.parent / "log.txt"
-    child = start(words, folder, log)
+    child = Child(words, folder, log)
     child.wait()
     if child.status:
         sys.exit(f"`jaxdepth {' '.join(words)}` ended with status {child.status}: see {log}")
