@@ -67,7 +67,8 @@ def write_swept(path):
 
 
 def write_rules(path):
-    make_run(path, RULES, pairs=PAIRS, settings={"command": "sweep --policy"})
+    named = {"settings": {"command": "sweep --policy"}, "facts": {"depth": DEPTH}}
+    make_run(path, RULES, pairs=PAIRS, **named)
     run = Run(path, read_record(path))
     answers = read_frame(path, DYNAMIC).assign(text="x")
     run.write_table(DYNAMIC.name, DYNAMIC.from_frame(answers))
