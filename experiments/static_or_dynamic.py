@@ -27,6 +27,7 @@ from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.runtime.distributed import first_has_file
 from jaxdepth.runtime.progress import progress_bar
 from jaxdepth.settings_file import revise
+from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.policies.calibration import calibrate, calibration_findings
 from jaxdepth.study.policies.choice import write_policies
 from jaxdepth.study.policies.classifier import write_exit_classifier
@@ -75,7 +76,7 @@ def main() -> int:
         PolicySweep(sweep=revise(s.sweep, prompts=every_prompt), policies=s.policies),
         progress_bar,
     )
-    prompts = read_frame(run.path, "prompts")
+    prompts = read_frame(run.path, PROMPTS)
     columns = s.sweep.prompts.columns
     validation = read_prompts(calibration.validation, columns, needs_columns=False)
     # By their place: where two sets have files of one name, their ids tell these apart.
@@ -96,7 +97,7 @@ def main() -> int:
     )
     run.write_table(CALIBRATION.name, CALIBRATION.from_frame(chosen))
     print_policies(run.path)
-    print("\n".join(calibration_findings(read_frame(run.path, CALIBRATION.name))))
+    print("\n".join(calibration_findings(read_frame(run.path, CALIBRATION))))
     if calibration.draft_depths:
         print("\n".join(measure_acceptance(s, run, held_out_prompts, depth)))
     print_places(run.path, draw_policies(run.path, held_out.ids_N))

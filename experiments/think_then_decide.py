@@ -141,19 +141,19 @@ def describe_claims(runs: StudyRuns) -> list[str]:
     if first is None:
         return [f"{claim}: not run, it needs arm {THOUGHT}" for claim in CLAIMS]
     scores = ScoreTable(first)
-    lines = [*describe_thinking(scores, read_frame(first, PAIRED.name)), *describe_limits(scores)]
+    lines = [*describe_thinking(scores, read_frame(first, PAIRED)), *describe_limits(scores)]
     if runs.votes is None:
         needs = "not run, it needs --votes, --votes-limit and --answer-tokens above 0"
         return [*(f"{claim}: {needs}" for claim in (CLAIMS[0], CLAIMS[2])), *lines]
     sampled = ScoreTable(runs.votes)
-    forced = read_frame(runs.votes, FORCED.name)
+    forced = read_frame(runs.votes, FORCED)
     forced = forced[(forced["vote"] == 0) & (forced["exit"] == sampled.exits[-1])]
-    prompts = read_frame(runs.votes, PROMPTS.name).set_index("prompt_id")
+    prompts = read_frame(runs.votes, PROMPTS).set_index("prompt_id")
     clusters = prompts["pair_id"].fillna(prompts.index.to_series())
     return [
         f"Sampled votes and forced verdicts: {len(prompts)} prompts, {runs.votes}",
         *describe_post_hoc(sampled, forced, clusters),
-        *describe_votes(sampled, read_frame(runs.votes, COST.name)),
+        *describe_votes(sampled, read_frame(runs.votes, COST)),
         *lines,
     ]
 

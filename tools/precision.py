@@ -59,7 +59,7 @@ def main() -> None:
         lean = {"answer_tokens": 0, "thought_tokens": 24, "cuts": (), "cost_rounds": 0}
         lean |= {"swap": False, "force": False}
         settings = build(Decide, {**shared, **how, **lean, "out": folder / "decide"})
-        verdicts[name] = read_table(run_decide(settings, progress_bar).path, VERDICT_TABLE.name)
+        verdicts[name] = read_table(run_decide(settings, progress_bar).path, VERDICT_TABLE)
     print_outcomes(Compared.read(runs))
     print_verdicts(verdicts)
 

@@ -39,7 +39,7 @@ def print_scores(run_path: str | Path, console: Console | None = None) -> None:
 
 def shown_scores(run_path: str | Path) -> pd.DataFrame:
     """What is printed and drawn: groups of tasks where there are some, otherwise every task."""
-    scores = read_frame(run_path, SCORES.name)
+    scores = read_frame(run_path, SCORES)
     is_group = scores["is_group"].fillna(False).astype(bool)
     return scores[is_group] if is_group.any() else scores
 

@@ -74,7 +74,7 @@ def print_results(runs: Sequence[LabelledRun]) -> None:
 def draw_again(runs: Sequence[LabelledRun]) -> Iterator[Path]:
     """Draw the figures of sweeps that show corrected rates."""
     for run in runs:
-        is_corrected = not read_frame(run.path, CORRECTED.name).empty
+        is_corrected = not read_frame(run.path, CORRECTED).empty
         # A run of an earlier version has no windows, until its command is run again.
         if is_corrected and WINDOWS.name in read_record(run.path)["tables"]:
             yield from draw_outcomes(run.path)

@@ -20,9 +20,10 @@ from jaxdepth.refusal.reference import Reference
 from jaxdepth.refusal.thought import is_thought_marker, opens_thought
 from jaxdepth.runtime.log import warn
 from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE
-from jaxdepth.study.run_directory import Run, read_table
+from jaxdepth.study.run_directory import Run, read_frame
 from jaxdepth.study.settings import Decoding, ExitStudy
 from jaxdepth.study.subject import Subject
+from jaxdepth.study.tables import Table
 
 _JUDGED = (
     "text", "score", "refusal_score", "mean_logprob_reference", "repetition", "coherent",
@@ -189,15 +190,17 @@ _SAYS_NON_FINITE = (
 )
 
 
-def warn_non_finite(run: Run, *tables: str) -> None:
+def warn_non_finite(run: Run, *tables: Table) -> None:
     """Say in one line how many rows of some tables came of logits that are NaN or infinite."""
     counts = []
-    for table in filter(run.finished, tables):
-        rows = read_table(run.path, table)
-        name, mark = next(of for of in _SAYS_NON_FINITE if of[0] in rows.column_names)
-        count = rows[name].to_pylist().count(mark)
+    for table in tables:
+        if not run.finished(table.name):
+            continue
+        rows = read_frame(run.path, table)
+        name, mark = next(of for of in _SAYS_NON_FINITE if of[0] in rows)
+        count = int((rows[name].isna() if mark is None else rows[name] == mark).sum())
         if count:
-            counts.append(f"{count} of {len(rows)} rows of {table}")
+            counts.append(f"{count} of {len(rows)} rows of {table.name}")
     if counts:
         warn(
             f"NaN or infinity in the activations: {', '.join(counts)} have null for their numbers: "
@@ -205,11 +208,11 @@ def warn_non_finite(run: Run, *tables: str) -> None:
         )
 
 
-def warn_stops(run: Run, table: str, stops: Sequence[str]) -> None:
+def warn_stops(run: Run, table: Table, stops: Sequence[str]) -> None:
     """Say in one line which stop strings ended none of the answers in a table."""
-    if not stops or not run.finished(table):
+    if not stops or not run.finished(table.name):
         return
-    matched = set(read_table(run.path, table)["stop"].to_pylist())
+    matched = set(read_frame(run.path, table)["stop"])
     unmatched = [stop for stop in stops if stop not in matched]
     if not unmatched:
         return

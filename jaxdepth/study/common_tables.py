@@ -132,6 +132,29 @@ def check_once(frame: pd.DataFrame, keys: Sequence[str], where: str) -> None:
         )
 
 
+def one_row_each(frame: pd.DataFrame, prompt_ids: Sequence[str], where: str) -> pd.DataFrame:
+    """The one row of each of some prompts, in their order, indexed by prompt_id.
+
+    Args:
+        frame: rows of a table, with the column prompt_id.
+        prompt_ids: the prompts.
+        where: the table and its run, for messages.
+
+    Raises:
+        InputError: a prompt has no row, or several.
+    """
+    check_once(frame, ["prompt_id"], where)
+    rows = frame.set_index("prompt_id")
+    known = pd.Index(prompt_ids).isin(rows.index)
+    if not known.all():
+        missing = visible(str(prompt_ids[int((~known).argmax())])[:60])
+        raise InputError(
+            f"{where} has no row of the prompt {missing!r}: it is damaged, run the command again "
+            "to another --out"
+        )
+    return rows.loc[list(prompt_ids)]
+
+
 def prompt_rows(
     run_path: str | Path, prompt_ids: Sequence[str] | pd.Index | None = None
 ) -> pd.DataFrame:

@@ -160,7 +160,14 @@ class Run:
                 f"{self._parts(table)} lacks chunk {min(missing, default=0)}: run the same command "
                 "again, or name another run directory"
             )
-        return pa.concat_tables(pq.read_table(check_chunk(chunks[number])) for number in numbers)
+        tables = [_read_parquet(check_chunk(chunks[number])) for number in numbers]
+        try:
+            return pa.concat_tables(tables)
+        except pa.ArrowInvalid as error:
+            raise InputError(
+                f"{self._parts(table)} has chunks of several kinds ({_first(error)}): name another "
+                "run directory"
+            ) from None
 
     def write_table(self, table: str, content: pa.Table | None) -> None:
         """Write a whole table, as the first process has it, and record its digest."""
@@ -194,7 +201,7 @@ class Run:
             InputError: one was damaged since.
         """
         chunks = find_chunks(self._parts(table))
-        return [pq.read_table(check_chunk(chunks[number])) for number in sorted(chunks)]
+        return [_read_parquet(check_chunk(chunks[number])) for number in sorted(chunks)]
 
     def remove_parts(self, table: str) -> None:
         """Remove the chunks of a table, once what they hold is written elsewhere."""
@@ -291,24 +298,45 @@ def _damaged(file: Path) -> InputError:
     )
 
 
-def read_table(run_path: str | Path, table: str) -> pa.Table:
+def read_table(run_path: str | Path, table: str | Table) -> pa.Table:
     """A finished table of a run, once it is compared with the digest in run.json.
 
+    Args:
+        run_path: of the run.
+        table: its name; or its declaration, by which its columns are checked.
+
     Raises:
-        InputError: there is no run, the table is not finished, or it was damaged since.
+        InputError: there is no run, the table is not finished, it was damaged since, or it has
+            other columns than are declared.
     """
-    entry = read_record(run_path)["tables"].get(table)
-    file = Path(run_path) / f"{table}.parquet"
+    name = table if isinstance(table, str) else table.name
+    entry = read_record(run_path)["tables"].get(name)
+    file = Path(run_path) / f"{name}.parquet"
     if entry is None or not file.is_file():
         raise InputError(
-            f"{run_path} has no finished table {table}: run the command again to finish"
+            f"{run_path} has no finished table {name}: run the command again to finish"
         )
     if file_digest(file) != entry["sha256"]:
         raise _damaged(file)
+    return _read_parquet(file) if isinstance(table, str) else read_declared(file, table)
+
+
+def _read_parquet(file: Path) -> pa.Table:
     try:
         return pq.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{file} is no Parquet file that can be read: {_first(error)}") from None
+
+
+def read_declared(file: str | Path, table: Table) -> pa.Table:
+    """The table in a Parquet file, its columns checked.
+
+    Raises:
+        InputError: it cannot be read, or has other columns than are declared.
+    """
+    content = _read_parquet(Path(file))
+    table.check(content, str(file))
+    return content
 
 
 def _first(error: Exception) -> str:
@@ -316,21 +344,9 @@ def _first(error: Exception) -> str:
     return visible(str(error).split("\n")[0][:120])
 
 
-def read_frame(run_path: str | Path, table: str | Table) -> pd.DataFrame:
-    """A finished table of a run as a data frame.
-
-    Args:
-        run_path: of the run.
-        table: which; where it is declared its columns are checked too.
-
-    Raises:
-        InputError: as `read_table`, or the table has other columns than are declared.
-    """
-    if isinstance(table, str):
-        return read_table(run_path, table).to_pandas()
-    content = read_table(run_path, table.name)
-    table.check(content, f"{Path(run_path) / table.name}.parquet")
-    return content.to_pandas()
+def read_frame(run_path: str | Path, table: Table) -> pd.DataFrame:
+    """A finished table of a run as a data frame; errors as `read_table`."""
+    return read_table(run_path, table).to_pandas()
 
 
 def changed_prompts(

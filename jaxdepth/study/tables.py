@@ -29,7 +29,9 @@ LATER = frozenset(
     "corrected_low failed midpoint midpoint_high midpoint_low onset onset_high onset_low "
     "p_calibrated topicality".split()
 )
-_KEYS = frozenset(("prompt_id", "exit", "sample", "vote", "rule"))
+_KEYS = frozenset(
+    "exit group label layer metric model position prompt_id rule sample target vote".split()
+)
 
 
 @dataclass(frozen=True)

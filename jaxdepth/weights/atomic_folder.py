@@ -4,15 +4,21 @@ While one is written its name is this process's own. All here is called under th
 target, so what other processes have left beside it is theirs no more.
 """
 
+import errno
+import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxdepth.errors import InputError
+from jaxdepth.errors import InputError, one_line
 from jaxdepth.runtime.lock import process_name
 from jaxdepth.runtime.preemption import Stopped
+
+_TOO_MANY = os.strerror(errno.EMFILE)
+_ATTEMPTS, _PAUSE_SECONDS = 20, 0.1  # of removing a folder that threads still write to
 
 
 @contextmanager
@@ -43,7 +49,7 @@ def atomic_folder(target: Path, resume: bool = False) -> Iterator[Path]:
         raise
     finally:
         if not keep:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
 
 
 @contextmanager
@@ -61,7 +67,12 @@ def scratch_folder(target: Path) -> Iterator[Path]:
             scratch.mkdir(parents=True)
             yield scratch
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _remove(scratch)
+
+
+def writing_error(error: Exception) -> OSError:
+    """What another library raised while it wrote, which may be of any type, as an OSError."""
+    return OSError(_TOO_MANY if _TOO_MANY in str(error) else one_line(error))
 
 
 @contextmanager
@@ -69,10 +80,20 @@ def _one_line(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        raise InputError(
-            f"cannot write {target} ({reason}): free some space or permit it"
-        ) from None
+        reason = str(error.strerror or error)
+        remedy = "free some space or permit it"
+        if reason == _TOO_MANY:
+            remedy = "allow more of them (ulimit -n)"
+        raise InputError(f"cannot write {target} ({reason}): {remedy}") from None
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, also where no file descriptor is left: threads of Orbax soon return some."""
+    for _ in range(_ATTEMPTS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _own(target: Path, kind: str) -> Path:

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxdepth.errors import InputError, listed, one_line
+from jaxdepth.errors import InputError, listed
 from jaxdepth.files import file_digest, read_json
 from jaxdepth.model import FastTokenizer
 from jaxdepth.runtime import preemption
 from jaxdepth.runtime.distributed import is_distributed
 from jaxdepth.runtime.lock import hold_target
 from jaxdepth.weights import checkpoint
-from jaxdepth.weights.atomic_folder import atomic_folder
+from jaxdepth.weights.atomic_folder import atomic_folder, writing_error
 from jaxdepth.weights.gguf.source import GGUFSource
 from jaxdepth.weights.gguf.tokenizer import gguf_tokenizer
 from jaxdepth.weights.huggingface.folder_tokenizer import load_folder_tokenizer
@@ -184,7 +184,7 @@ def _write_chunk(
     try:
         checkpoint.write_chunk(folder, number, arrays, records)
     except Exception as error:  # TensorStore reports a full disk as a ValueError
-        raise OSError(one_line(error)) from None
+        raise writing_error(error) from None
 
 
 def _check_space(folder: Path, needed: int) -> None:

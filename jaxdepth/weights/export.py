@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from jaxdepth.errors import InputError, one_line
+from jaxdepth.errors import InputError
 from jaxdepth.files import read_json
 from jaxdepth.model import FastTokenizer
 from jaxdepth.model.apart import matrix_of_layer
@@ -20,7 +20,7 @@ from jaxdepth.model.mistral import Mistral
 from jaxdepth.runtime.distributed import is_distributed, raise_on_all
 from jaxdepth.runtime.lock import hold_target
 from jaxdepth.weights.adapter import adapter_digest
-from jaxdepth.weights.atomic_folder import atomic_folder, scratch_folder
+from jaxdepth.weights.atomic_folder import atomic_folder, scratch_folder, writing_error
 from jaxdepth.weights.checkpoint import read_manifest
 from jaxdepth.weights.convert import convert_locked
 from jaxdepth.weights.exported.config import exported_config
@@ -209,7 +209,7 @@ def _write_weights(model: Mistral, config: ModelConfig, folder: Path) -> None:
         try:
             save_file(arrays, folder / name, metadata={"format": "pt"})
         except SafetensorError as error:
-            raise OSError(one_line(error)) from None
+            raise writing_error(error) from None
     if len(shards) > 1:
         shard_of = {t.source: name for name, s in zip(names, shards, strict=True) for t in s}
         total = itemsize * sum(int(np.prod(t.shape)) for shard in shards for t in shard)

@@ -19,7 +19,6 @@ from reports.planted import planted, write_sweep
 from tiny import hf_tensors, raw_config, write_folder
 
 import jaxdepth
-from jaxdepth import InputError
 from jaxdepth.depth.policies import ExitClassifier
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.tuned import Form
@@ -47,7 +46,6 @@ from jaxdepth.weights.adapter import Adapter, brings_tokens, read_adapter, save_
 from jaxdepth.weights.convert import convert
 
 SEED = int(os.environ.get("JAXDEPTH_FUZZ_SEED", "20261127"))
-SECONDS = 10
 RAW = raw_config(
     vocab_size=1000, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
     num_attention_heads=2, num_key_value_heads=1, head_dim=4,
@@ -147,12 +145,12 @@ def use_classifier(file, rng):
 
 
 def use_protocol(file, rng):
-    file.write_text(resealed.harm_toml(file.read_text(), rng))
+    file.write_bytes(resealed.harm_toml(file.read_text(), rng))
     return [lambda: read_protocol(str(file)).record()]
 
 
 def use_settings(file, rng):
-    file.write_text(resealed.harm_toml(file.read_text(), rng))
+    file.write_bytes(resealed.harm_toml(file.read_text(), rng))
     return [lambda: build(Tune, read_settings(Tune, str(file)) | {"model": "m", "out": "o"})]
 
 
@@ -174,27 +172,16 @@ def check(whole, place, kind, seed):
     place.mkdir()
     copy = shutil.copytree if (whole / name).is_dir() else shutil.copyfile
     copy(whole / name, target)
-    rng, is_refused = seed if seed is None else np.random.default_rng(seed), False
-    for use in globals()[f"use_{kind}"](target, rng):
-        start = time.process_time()
-        try:
-            use()
-        except InputError as error:
-            is_refused = True
-            text = str(error)
-            assert "\n" not in text
-            assert 20 < len(text) < 600, text
-            text.encode()
-        assert time.process_time() - start < SECONDS, (kind, seed)
-    return is_refused
+    rng = seed if seed is None else np.random.default_rng(seed)
+    return resealed.refused(globals()[f"use_{kind}"](target, rng), (kind, seed))
 
 
 @pytest.mark.parametrize("kind", FEW)
 def test_whole_ones_are_used(whole, tmp_path, kind, monkeypatch):
     for name in ("harm_manifest", "harm_run", "harm_arrays", "harm_tables"):
         monkeypatch.setattr(resealed, name, lambda path, rng: None)
-    monkeypatch.setattr(resealed, "harm_toml", lambda text, rng: text)
-    monkeypatch.setattr(resealed, "harm_lines", lambda text, rng: text.encode())
+    for name in ("harm_toml", "harm_lines"):
+        monkeypatch.setattr(resealed, name, lambda text, rng: text.encode())
     assert not check(whole, tmp_path / "mutant", kind, None)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -19,6 +18,7 @@ from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.study.checkpoints.knowledge import compare_knowledge, read_questions
 from jaxdepth.study.checkpoints.run import compare_probes
 from jaxdepth.study.checkpoints.tables import KNOWLEDGE
+from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.probes.tables import PROBE_SCORES
 from jaxdepth.study.run_directory import Run
 
@@ -92,8 +92,11 @@ def write_scores(path: Path, positive, fold, score_XN, prefix: str) -> None:
     """A run with made-up scores of the probe."""
     run = Run.open(path, {}, {})
     names = [f"{prefix}-{n:03d}" for n in range(len(positive))]
-    prompts = [{"prompt_id": i, "pair_id": f"{prefix}-{n // 2}"} for n, i in enumerate(names)]
-    run.write_table("prompts", pa.Table.from_pylist(prompts))
+    prompts = [
+        {"prompt_id": i, "label": "harmless", "pair_id": f"{prefix}-{n // 2}"}
+        for n, i in enumerate(names)
+    ]
+    run.write_table(PROMPTS.name, PROMPTS.from_rows(prompts))
     rows = [
         {"target": "content", "position": "last", "layer": x, "set": "own", "prompt_id": i}
         | {"fold": int(fold[n]), "positive": bool(positive[n]), "score": float(score_N[n])}

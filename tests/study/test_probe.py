@@ -10,7 +10,6 @@ import tracemalloc
 
 import jax
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -29,6 +28,7 @@ from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.prompts.prompt import prompt_of_row
 from jaxdepth.refusal.openers import resolve_openers
 from jaxdepth.stats.intervals import resample_counts
+from jaxdepth.study.common_tables import GENERATIONS
 from jaxdepth.study.probes.ablation import ablate
 from jaxdepth.study.probes.activations import Capture, capture, read_stream
 from jaxdepth.study.probes.behaviour import ANSWERED, NEITHER, REFUSED, read_behaviour
@@ -38,6 +38,7 @@ from jaxdepth.study.probes.settings import Probe, Where
 from jaxdepth.study.run_directory import Run, _record_digest, read_table
 from jaxdepth.study.sweep.run import sweep
 from jaxdepth.study.sweep.settings import Sweep
+from jaxdepth.study.verdicts.tables import VERDICT_TABLE
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -57,8 +58,7 @@ def behaved(tiny_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     how = {"limit": LIMIT, "exits": "2-4", "max_new_tokens": 0}
     run = sweep(settings_of(Sweep, tiny_path, folder / "run", **how))
-    ids = [p["prompt_id"] for p in prompts_of(run)]
-    rng = np.random.default_rng(0)
+    ids, rng = [p["prompt_id"] for p in prompts_of(run)], np.random.default_rng(0)
     outcomes = ["refuse", "comply", "partial", "degenerate", "off-topic"]
     rows = [
         {"prompt_id": i, "exit": e, "sample": m}
@@ -67,7 +67,7 @@ def behaved(tiny_path, tmp_path_factory):
         for e in (2, 3, 4)
         for m in (0, 1)  # only the first counts
     ]
-    run.write_table("generations", pa.Table.from_pylist(rows))
+    run.write_table(GENERATIONS.name, GENERATIONS.from_rows(rows))
     return run
 
 
@@ -206,20 +206,20 @@ def test_behaviour_is_also_read_from_verdicts(behaved, tmp_path):
     """The first vote of a run of `decide` counts; abstain is neither refused nor answered."""
     shutil.copytree(behaved.path, tmp_path / "run")
     run = Run.open(tmp_path / "run", behaved.record["settings"], {})
-    prompts = [prompt_of_row(p) for p in prompts_of(run)][:4]
+    prompts = list(map(prompt_of_row, prompts_of(run)))[:4]
     rows = [
         {"prompt_id": p.prompt_id, "exit": exit, "vote": vote, "verdict": verdict}
         for p, last in zip(prompts, ("refuse", "partial", "comply", "abstain"), strict=True)
         for exit in (3, 4)
         for vote, verdict in ((0, last if exit == 4 else "comply"), (1, "refuse"))
     ]
-    run.write_table("verdicts", pa.Table.from_pylist(rows))
+    run.write_table(VERDICT_TABLE.name, VERDICT_TABLE.from_rows(rows))
     behaviour = read_behaviour(run.path, prompts, behaved.record["settings"])
-    assert behaviour.exits == [3, 4]
-    assert behaviour.at_full_depth_N.tolist() == [REFUSED, REFUSED, ANSWERED, NEITHER]
+    expected = [REFUSED, REFUSED, ANSWERED, NEITHER]
+    assert (behaviour.exits, [*behaviour.at_full_depth_N]) == ([3, 4], expected)
     assert behaviour.behaviour_NE[:, 0].tolist() == [ANSWERED] * 4
     assert behaviour.digest == run.record["tables"]["verdicts"]["sha256"]
-    run.write_table("verdicts", pa.Table.from_pylist(rows[:2]))
+    run.write_table(VERDICT_TABLE.name, VERDICT_TABLE.from_rows(rows[:2]))
     with pytest.raises(InputError, match="has no full depth: run it with exit 4"):
         read_behaviour(run.path, prompts, behaved.record["settings"])
 

@@ -249,12 +249,20 @@ def test_too_little_space_is_found_before_anything_is_written(tmp_path, monkeypa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
 
 
-def test_a_full_disk_leaves_nothing(tmp_path):
-    """No file may grow beyond 20 kB in a child process: a write fails as on a full disk."""
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        ("RLIMIT_FSIZE, (20_000, 20_000)", "(File too large): free some space or permit it"),
+        ("RLIMIT_NOFILE, (40, 40)", "(Too many open files): allow more of them (ulimit -n)"),
+    ],
+    ids=["disk", "files"],
+)
+def test_a_limit_leaves_nothing(tmp_path, limit, says):
+    """A child process whose files may not grow beyond 20 kB, as on a full disk, or be many."""
     source = write_folder(tmp_path / "source", RAW, TENSORS)
-    limited = """
+    limited = f"""
 import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+resource.setrlimit(resource.{limit})
 from jaxdepth.cli import main
 sys.exit(main(["convert", *sys.argv[1:]]))
 """
@@ -264,11 +272,7 @@ sys.exit(main(["convert", *sys.argv[1:]]))
         text=True,
     )
     assert done.returncode == 2, done.stderr
-    assert "cannot write" in done.stderr
     errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-    assert errors == [
-        f"jaxdepth: error: cannot write {tmp_path / 'target'} (File too large): "
-        "free some space or permit it"
-    ]
+    assert errors == [f"jaxdepth: error: cannot write {tmp_path / 'target'} {says}"]
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]

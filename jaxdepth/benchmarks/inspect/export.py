@@ -72,10 +72,10 @@ def export_logs(run_path: Path, folder: Path | None = None) -> tuple[Path, int]:
         raise InputError(
             f"{run_path} has no finished answers: run the sweep to its end, with --max-new-tokens"
         )
-    prompts = read_frame(run_path, PROMPTS.name).set_index("prompt_id")
-    answers = read_frame(run_path, GENERATIONS.name)
+    prompts = read_frame(run_path, PROMPTS).set_index("prompt_id")
+    answers = read_frame(run_path, GENERATIONS)
     has_judges = JUDGEMENTS.name in record["tables"]
-    judgements = read_frame(run_path, JUDGEMENTS.name) if has_judges else None
+    judgements = read_frame(run_path, JUDGEMENTS) if has_judges else None
     folder = run_path / FOLDER if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     digest = record["tables"][GENERATIONS.name]["sha256"]

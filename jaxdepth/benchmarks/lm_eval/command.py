@@ -165,7 +165,7 @@ def _keep_in(run: Run, bar: ProgressBar) -> Callable[..., pa.Table]:
                 "--out"
             )
         in_parts(run, (table.name,), batches, rows, bar, "requests")
-        return read_table(run.path, table.name)
+        return read_table(run.path, table)
 
     return keep
 

@@ -206,7 +206,7 @@ def compare_knowledge(base: Path, against: Path, resamples: int, seed: int) -> p
     Raises:
         InputError: no question can be scored with both.
     """
-    frames = [read_frame(path, KNOWLEDGE.name) for path in (base, against)]
+    frames = [read_frame(path, KNOWLEDGE) for path in (base, against)]
     ids = np.array(sorted(set(frames[0]["prompt_id"]) & set(frames[1]["prompt_id"])))
     if not len(ids):
         raise InputError("no question can be scored with the tokenizers of both checkpoints")

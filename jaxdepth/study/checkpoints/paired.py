@@ -23,6 +23,7 @@ from jaxdepth.stats.resampled import UNIT, resampled_bounds
 from jaxdepth.stats.sufficiency import enough
 from jaxdepth.study.atomic_files import write_once
 from jaxdepth.study.checkpoints.tables import AGAINST, AUROC, BASE, DIFFERENCES, MARGIN
+from jaxdepth.study.run_directory import read_declared
 
 FILE = f"{DIFFERENCES.name}.parquet"
 DIFFERENCE = "difference"
@@ -132,7 +133,9 @@ def read_paired(out: str | Path) -> pd.DataFrame:
     file = Path(out) / FILE
     if not file.is_file():
         raise InputError(f"{out} has no {FILE}: compare with `jaxdepth probe --against` first")
-    return pq.read_table(file).to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+    return read_declared(file, DIFFERENCES).to_pandas(
+        types_mapper={pa.int32(): pd.Int32Dtype()}.get
+    )
 
 
 def layers_of(

@@ -145,7 +145,7 @@ def compare_probes(out: Path, resamples: int, seed: int) -> pd.DataFrame:
         for d, (domain, folder) in enumerate(folders.items())
         for side in SIDES
     }
-    counts = {d: len(read_frame(folder / BASE, PROMPTS.name)) for d, folder in folders.items()}
+    counts = {d: len(read_frame(folder / BASE, PROMPTS)) for d, folder in folders.items()}
     counts[DANGEROUS_MINUS_CONTROL] = sum(counts.values())
     first, *others = curves.values()
     positions = [p for p in first if all(p in other for other in others)]
@@ -174,9 +174,9 @@ def auroc_curves(run_path: Path, target: str | None, resamples: int, seed: int) 
         resamples: of the bootstrap of whole pairs.
         seed: of the bootstrap: two runs with the same prompts and seed have the same resamples.
     """
-    prompts = read_frame(run_path, PROMPTS.name)
+    prompts = read_frame(run_path, PROMPTS)
     counts_RN = resample_counts(prompts["pair_id"].fillna(prompts["prompt_id"]), resamples, seed)
-    scores = read_frame(run_path, PROBE_SCORES.name)
+    scores = read_frame(run_path, PROBE_SCORES)
     scores = scores[scores["set"] == OWN]
     if target is not None:
         scores = scores[scores["target"] == target]

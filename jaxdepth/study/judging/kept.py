@@ -6,7 +6,7 @@ import pandas as pd
 
 from jaxdepth.errors import InputError
 from jaxdepth.study.answers import whole_reply
-from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE
+from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE, check_once
 from jaxdepth.study.policies.tables import DYNAMIC
 from jaxdepth.study.prompting.sets import read_prompts_of
 from jaxdepth.study.run_directory import read_frame, read_record
@@ -43,18 +43,26 @@ def read_answers(run_path: Path) -> pd.DataFrame:
     elif command == "sweep --policy":
         answers = read_frame(run_path, DYNAMIC).assign(exit=None)
     else:
-        texts = read_frame(run_path, TEXTS)[["prompt_id", "exit", "vote", "answer"]]
+        key = ["prompt_id", "exit", "vote"]
+        texts = read_frame(run_path, TEXTS)[[*key, "answer"]]
         verdicts = read_frame(run_path, VERDICT_TABLE)
-        answers = verdicts.merge(texts, on=["prompt_id", "exit", "vote"], validate="one_to_one")
+        for table, frame in ((TEXTS, texts), (VERDICT_TABLE, verdicts)):
+            check_once(frame, key, f"{run_path}: the table {table.name}")
+        answers = verdicts.merge(texts, on=key)
         renamed = {"vote": "sample", "answer": "text", "answer_outcome": "outcome"}
         answers = answers.rename(columns=renamed).assign(rule=None)
     for name in {"ended", "closed_by"} & {*answers.columns}:
         answers = answers[answers[name] != NON_FINITE]  # nothing was said
-    answers = answers[[*LANE, "text", "outcome"]]
+    # No outcome: no answer was shown.
+    answers = answers.loc[answers["outcome"].notna(), [*LANE, "text", "outcome"]]
+    if answers["text"].isna().any():
+        raise InputError(
+            f"{run_path} has answers without a text: it is damaged, run the command again to "
+            "another --out"
+        )
     prompts = read_prompts_of(run_path, answers["prompt_id"].tolist())
     if command != "decide":
         opens = bool(record["facts"].get("opens_thought"))
         pairs = zip(answers["prompt_id"], answers["text"], strict=True)
         answers["text"] = [whole_reply(prompts[name], text, opens) for name, text in pairs]
-    # No outcome: no answer was shown.
-    return answers[answers["outcome"].notna()].reset_index(drop=True)
+    return answers.reset_index(drop=True)

@@ -208,7 +208,7 @@ def _written(run: Run) -> pd.DataFrame:
     """
     tables = run.read_parts(_CHUNKS)
     if run.finished(JUDGEMENTS.name):
-        tables.insert(0, read_table(run.path, JUDGEMENTS.name))
+        tables.insert(0, read_table(run.path, JUDGEMENTS))
         run.write_part(_CHUNKS, len(run.read_parts(_CHUNKS)), tables[0])
     return _latest([table.to_pandas() for table in tables] or [JUDGEMENTS.empty().to_pandas()])
 

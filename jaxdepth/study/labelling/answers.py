@@ -6,7 +6,14 @@ from pathlib import Path
 import pandas as pd
 
 from jaxdepth.errors import InputError
-from jaxdepth.study.common_tables import EXIT, GENERATIONS, NON_FINITE, PROMPT_ID, prompt_rows
+from jaxdepth.study.common_tables import (
+    EXIT,
+    GENERATIONS,
+    NON_FINITE,
+    PROMPT_ID,
+    check_once,
+    prompt_rows,
+)
 from jaxdepth.study.prompting.sets import read_prompts_of
 from jaxdepth.study.run_directory import read_frame, read_record
 from jaxdepth.study.tables import Column, Table
@@ -84,7 +91,10 @@ def _join_texts(run_path: str | Path, verdicts: pd.DataFrame, has_texts: bool) -
             "--abstain-below"
         )
     texts = read_frame(run_path, _SAID)[["prompt_id", "exit", "vote", "answer"]]
-    joined = verdicts.merge(texts, on=["prompt_id", "exit", "vote"], validate="one_to_one")
+    key = ["prompt_id", "exit", "vote"]
+    for table, frame in ((DECIDED, verdicts), (_SAID, texts)):
+        check_once(frame, key, f"{run_path}: the table {table.name}")
+    joined = verdicts.merge(texts, on=key)
     names = {"vote": "sample", "answer": "text", "answer_outcome": "outcome"}
     return joined.rename(columns=names)
 

@@ -21,13 +21,35 @@ from jaxtyping import Bool, Float, Int
 
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.prediction_powered import Corrected, corrected_rate
+from jaxdepth.study.common_tables import EXIT
 from jaxdepth.study.labelling.answers import KEY, read_answers
 from jaxdepth.study.labelling.plan import read_plan
 from jaxdepth.study.labelling.tables import CORRECTED, CORRECTED_RATE, LABEL_PLAN, LABELS
 from jaxdepth.study.run_directory import read_frame, read_record
+from jaxdepth.study.tables import Column, Table
 
 MIN_LABELS = 20  # of a corrected rate, all outcomes together
 COLUMNS = tuple(column.name for column in CORRECTED_RATE)
+# What is read here of tables of studies that build on this one.
+CURVE_KEYS = Table(
+    "curve",
+    "a measure by label and exit",
+    (
+        Column("metric", "string", "a measure"),
+        Column("label", "string", "label of the prompts"),
+        Column("exit", "int32", "exit, or null", "layers"),
+    ),
+)
+COMPARISON_KEYS = Table(
+    "comparison",
+    "the share of an outcome by model, group of prompts and exit",
+    (
+        Column("model", "string", "name of the model"),
+        Column("group", "string", "source and label of the prompts"),
+        EXIT,
+        Column("outcome", "string", "an outcome"),
+    ),
+)
 
 
 @dataclass(frozen=True)

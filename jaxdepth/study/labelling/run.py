@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jaxdepth.errors import InputError
 from jaxdepth.runtime.lock import hold_folder
@@ -14,6 +13,8 @@ from jaxdepth.study.atomic_files import atomic_write, parquet
 from jaxdepth.study.labelling.answers import read_answers
 from jaxdepth.study.labelling.corrected import (
     COLUMNS,
+    COMPARISON_KEYS,
+    CURVE_KEYS,
     correct_comparison,
     correct_curve,
     corrected_rates,
@@ -23,7 +24,7 @@ from jaxdepth.study.labelling.raters import restore_raters, write_labels
 from jaxdepth.study.labelling.session import LabelledRun, Session
 from jaxdepth.study.labelling.settings import Label
 from jaxdepth.study.labelling.tables import CORRECTED
-from jaxdepth.study.run_directory import RUN_FILE, Run, read_record, read_table
+from jaxdepth.study.run_directory import RUN_FILE, Run, read_declared, read_record, read_table
 
 
 def open_session(settings: Label) -> tuple[list[LabelledRun], Session]:
@@ -95,12 +96,12 @@ def _write_corrected(runs: Sequence[LabelledRun]) -> None:
         rates = CORRECTED.from_frame(corrected_rates(run.path))
         Run(run.path, record).write_table(CORRECTED.name, rates)
         if "curve" in record["tables"]:
-            curve = read_table(run.path, "curve")
+            curve = read_table(run.path, CURVE_KEYS)
             corrected = correct_curve(curve.to_pandas(), run.path)
             columns = _set_columns(curve, corrected)
             Run(run.path, read_record(run.path)).write_table("curve", columns)
     for file in comparisons_of(runs):
-        table = pq.read_table(file)
+        table = read_declared(file, COMPARISON_KEYS)
         models = dict.fromkeys(table["model"].to_pylist())
         beside = {model: file.parent / model for model in models}
         existing = {model: path for model, path in beside.items() if (path / RUN_FILE).is_file()}

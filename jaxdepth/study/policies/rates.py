@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
 from jaxdepth.depth.policies import Policy
+from jaxdepth.errors import InputError
 from jaxdepth.prompts.datasets import HARMLESS
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.stats.bands import mean_band
@@ -46,6 +47,13 @@ class RuleMeans:
         answers = read_frame(run_path, DYNAMIC).astype({"threshold": float})
         keys = ["prompt_id", "rule", "sample"]
         check_once(answers, keys, f"{run_path}: the table {DYNAMIC.name}")
+        is_known = answers["outcome"].isna() | answers["outcome"].isin([*map(str, Outcome)])
+        if len(answers) != answers[keys].nunique().prod() or answers.empty or not is_known.all():
+            raise InputError(
+                f"{run_path}: the table {DYNAMIC.name} lacks answers to some prompts under some "
+                "rules, or has other outcomes than there are: it is damaged, run the command again "
+                "to another --out"
+            )
         answers[TEXT] = answers[AGREEMENT] == 1
         for outcome in map(str, Outcome):
             answers[outcome] = answers["outcome"] == outcome

@@ -104,8 +104,8 @@ def sweep_policies(
 
     in_parts(run, (DYNAMIC.name, TOKENS.name), batches, answer, bar)
     chosen.warn(run.path)
-    warn_non_finite(run, DYNAMIC.name)
-    warn_stops(run, DYNAMIC.name, sweep.answers.stop)
+    warn_non_finite(run, DYNAMIC)
+    warn_stops(run, DYNAMIC, sweep.answers.stop)
     return run
 
 

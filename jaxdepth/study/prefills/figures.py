@@ -28,7 +28,7 @@ def draw_prefills(run_path: str | Path) -> dict[Path, str]:
     Returns:
         PNG path -> caption; an SVG lies beside each.
     """
-    frame = read_frame(run_path, PREFILL_MAP.name)
+    frame = read_frame(run_path, PREFILL_MAP)
     figures = {}
     for label in sorted(frame["label"].unique()):
         rows = frame[frame["label"] == label]

@@ -103,11 +103,11 @@ def with_prefill(whole: Subject, settings: Sweep, length: int, longest: int) -> 
 def map_rows(run_path: str | Path, length: int) -> pd.DataFrame:
     """The rows of the map for one prefill length, from the tables of its sweep."""
     path = folder_of(run_path, length)
-    curve = read_frame(path, CURVE.name)
+    curve = read_frame(path, CURVE)
     curve = curve[curve["exit"].notna()].assign(prefill_tokens=length)
     windows = pd.DataFrame(columns=["exit", "competent", "verdict"])
     if (path / f"{WINDOWS.name}.parquet").is_file():
-        windows = read_frame(path, WINDOWS.name)
+        windows = read_frame(path, WINDOWS)
     windows = windows[["exit", "competent", "verdict"]].astype({"exit": curve["exit"].dtype})
     rows = curve.merge(windows, on="exit", how="left", validate="many_to_one")
     if not len(rows):

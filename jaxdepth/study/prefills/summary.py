@@ -17,7 +17,7 @@ _LOG_ODDS = "refusal_log_odds"
 def print_prefills(run_path: str | Path, console: Console | None = None) -> None:
     """Print, for each label, one row an exit and one column a prefill length."""
     console = console or Console()
-    frame = read_frame(run_path, PREFILL_MAP.name)
+    frame = read_frame(run_path, PREFILL_MAP)
     metric = _COMPLY if (frame["metric"] == _COMPLY).any() else _LOG_ODDS
     for label in sorted(frame["label"].unique()):
         rows = frame[(frame["metric"] == metric) & (frame["label"] == label)]

@@ -248,7 +248,7 @@ _SAID = {
 
 def ablation_findings(run_path: Path) -> list[str]:
     """What the ablations show, one sentence each, computed from the table."""
-    frame = read_frame(run_path, ABLATION.name)
+    frame = read_frame(run_path, ABLATION)
     harmful = frame[frame["label"] == "harmful"]
     lines = []
     for ablated in (ONE_LAYER, ALL_LAYERS, TO_MEAN):

@@ -13,8 +13,10 @@ from jaxtyping import Int
 
 from jaxdepth.errors import InputError, listed
 from jaxdepth.prompts.datasets import Prompt
+from jaxdepth.study.common_tables import GENERATIONS, check_once
 from jaxdepth.study.prompting.sets import read_prompts_of
 from jaxdepth.study.run_directory import changed_prompts, read_frame, read_record
+from jaxdepth.study.verdicts.tables import VERDICT_TABLE
 
 REFUSED, ANSWERED, NEITHER = 1, 0, -1
 # Outcomes and verdicts; every other one is neither.
@@ -59,19 +61,20 @@ def read_behaviour(run_path: Path, prompts: Sequence[Prompt], settings: Mapping)
             f"{run_path} lacks {len(lacking)} of these prompts ({lacking[0]}): use its "
             "--prompts, --limit and --system"
         )
-    table, sample, outcome = "generations", "sample", "outcome"
-    if (Path(run_path) / "verdicts.parquet").is_file():
-        table, sample, outcome = "verdicts", "vote", "verdict"
+    table, sample, outcome = GENERATIONS, "sample", "outcome"
+    if (Path(run_path) / f"{VERDICT_TABLE.name}.parquet").is_file():
+        table, sample, outcome = VERDICT_TABLE, "vote", "verdict"
     frame = read_frame(run_path, table)
+    check_once(frame, ["prompt_id", "exit", sample], f"{run_path}: the table {table.name}")
     exits = sorted(frame["exit"].unique().tolist())
     depth = record["facts"]["depth"]
-    if exits[-1] != depth:
+    if depth not in exits[-1:]:
         raise InputError(f"{run_path} has no full depth: run it with exit {depth}")
     frame = frame[frame[sample] == 0]
     frame = frame.assign(behaviour=frame[outcome].map(_BEHAVIOURS).fillna(NEITHER))
     frame = frame.pivot(index="prompt_id", columns="exit", values="behaviour")
     frame = frame.reindex(index=[p.prompt_id for p in prompts], columns=exits).fillna(NEITHER)
-    return Behaviour(exits, frame.to_numpy(int), record["tables"][table]["sha256"])
+    return Behaviour(exits, frame.to_numpy(int), record["tables"][table.name]["sha256"])
 
 
 def _check_model(run_path: Path, recorded: Mapping, settings: Mapping) -> None:

@@ -103,7 +103,7 @@ def content_at(position: str) -> str:
 
 def probe_curves(run: Run, own: Examples, transfer: Sequence[Examples]) -> dict[str, Curve]:
     """The curves of every target, position and set of prompts that was scored."""
-    frame = read_frame(run.path, PROBE_SCORES.name)
+    frame = read_frame(run.path, PROBE_SCORES)
     sets = {examples.name: examples for examples in (own, *transfer)}
     curves = {}
     keys = ["target", "position", "set"]
@@ -127,7 +127,7 @@ def probe_curves(run: Run, own: Examples, transfer: Sequence[Examples]) -> dict[
 
 def refusal_curve(run: Run, own: Examples) -> Curve:
     """How well the refusal log-odds of each exit tell harmful from harmless prompts."""
-    frame = read_frame(run.path, FIRST_TOKEN.name)
+    frame = read_frame(run.path, FIRST_TOKEN)
     frame = frame.pivot(index="exit", columns="prompt_id", values="refusal_log_odds")
     score_EN = frame[own.ids].to_numpy(np.float64)
     resampled_RE = auroc(score_EN, own.harmful_N, None, own.counts_RN)

@@ -118,7 +118,7 @@ def write_categories(run: Run, prompts: Sequence[Prompt], own: Examples, folds: 
 
 def _best_layer(run: Run) -> tuple[str, int]:
     """The position at which content is read best, and the median of the layers chosen there."""
-    frame = read_frame(run.path, PROBES.name)
+    frame = read_frame(run.path, PROBES)
     frame = frame[(frame["probe"] == CHOSEN) & (frame["target"] == CONTENT)]
     best = frame.loc[frame["auroc"].idxmax()]
     return best["position"], int(np.median(best["chosen_layers"]))
@@ -126,6 +126,6 @@ def _best_layer(run: Run) -> tuple[str, int]:
 
 def _refusal(run: Run, own: Examples) -> Float[np.ndarray, " N"]:
     """The refusal log-odds of every prompt at full depth, in nats."""
-    frame = read_frame(run.path, FIRST_TOKEN.name)
+    frame = read_frame(run.path, FIRST_TOKEN)
     frame = frame[frame["exit"] == run.record["facts"]["depth"]].set_index("prompt_id")
     return frame["refusal_log_odds"].loc[own.ids].to_numpy(np.float64)

@@ -63,7 +63,7 @@ def draw_probes(run_path: str | Path) -> dict[Path, str]:
     """
     run_path = Path(run_path)
     figures = {}
-    for target, frame in read_frame(run_path, PROBES.name).groupby("target", sort=False):
+    for target, frame in read_frame(run_path, PROBES).groupby("target", sort=False):
         caption = f"how well {target} is read, by layer and position, with controls"
         figures[f"probes_{target.replace(' ', '_')}"] = _aurocs(frame, target), caption
     figures[CHANGE_POINTS.name] = _changes(run_path), "where harmfulness and refusal rise"
@@ -111,9 +111,9 @@ def _aurocs(frame: pd.DataFrame, target: str):
 def _changes(run_path: Path):
     # Of many curves those that answer the question: the others are in the table.
     main = rf"(?:{CONTENT}|{BEHAVIOUR_HARMFUL}) at (?:{INSTRUCTION}|{LAST})\b|{re.escape(REFUSAL)}"
-    frame = read_frame(run_path, CURVES.name).sort_values("layer", kind="stable")
+    frame = read_frame(run_path, CURVES).sort_values("layer", kind="stable")
     frame = frame[frame["curve"].str.match(main)]
-    changes = read_frame(run_path, CHANGE_POINTS.name)
+    changes = read_frame(run_path, CHANGE_POINTS)
     changes = changes[changes["after"].isna()].set_index("curve")
     curves = frame["curve"].unique()
     figure = new_figure(1)
@@ -143,7 +143,7 @@ def _changes(run_path: Path):
 
 
 def _categories(run_path: Path):
-    frame = read_frame(run_path, CATEGORIES.name)
+    frame = read_frame(run_path, CATEGORIES)
     names = frame["category"].unique()
     cosine_KK = frame.pivot(index="category", columns="other", values="cosine")
     cosine_KK = cosine_KK.loc[names, names].to_numpy()
@@ -164,7 +164,7 @@ def _categories(run_path: Path):
 
 
 def _quadrants(run_path: Path):
-    frame = read_frame(run_path, KNOWS_DOES.name)
+    frame = read_frame(run_path, KNOWS_DOES)
     positions = frame["position"].unique()
     position = LAST if LAST in positions else positions[0]
     frame = frame[frame["position"] == position]
@@ -191,7 +191,7 @@ def draw_ablation(run_path: str | Path) -> dict[Path, str]:
     Returns:
         The PNG file that was written, with its caption; an SVG lies beside it.
     """
-    frame = read_frame(run_path, ABLATION.name)
+    frame = read_frame(run_path, ABLATION)
     figure = new_figure(3)
     figure.set_size_inches(7.2, 7.2)
     panels = ((LOG_ODDS, "harmful"), (LOG_ODDS, "harmless"), (CONTENT_AUROC, None))

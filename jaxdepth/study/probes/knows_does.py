@@ -31,7 +31,7 @@ OTHER = "neither refuses nor complies"
 
 def content_scores(run_path: Path, ids: Sequence[str]) -> dict[str, Float[np.ndarray, "J N"]]:
     """Out-of-fold content scores of a probe run's own prompts, by position."""
-    frame = read_frame(run_path, PROBE_SCORES.name)
+    frame = read_frame(run_path, PROBE_SCORES)
     frame = frame[(frame["target"] == CONTENT) & (frame["set"] == OWN)]
     return {
         position: rows.pivot(index="layer", columns="prompt_id", values="score")[ids].to_numpy()

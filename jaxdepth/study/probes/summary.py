@@ -41,7 +41,7 @@ def print_probes(run_path: str | Path, console: Console | None = None) -> None:
     """
     console = console or Console()
     run_path = Path(run_path)
-    frame = read_frame(run_path, PROBES.name)
+    frame = read_frame(run_path, PROBES)
     frame = frame[frame["target"] == CONTENT]
     sets = frame["set"].unique()
     for position in main_positions(frame):
@@ -76,16 +76,16 @@ def findings(run_path: str | Path) -> list[str]:
     The other positions are in the tables; where a run has neither of the two, all are included.
     """
     run_path = Path(run_path)
-    frame = read_frame(run_path, PROBES.name)
+    frame = read_frame(run_path, PROBES)
     positions = set(frame["position"].dropna())
     positions = positions & {INSTRUCTION, LAST} or positions
     lines = _probe_findings(frame[frame["position"].isin(positions)], frame)
-    for _, change in read_frame(run_path, CHANGE_POINTS.name).iterrows():
+    for _, change in read_frame(run_path, CHANGE_POINTS).iterrows():
         curves = change[["curve", "after"]].dropna()
         if all(_position(curve) in {None, *positions} for curve in curves):
             lines.append(_change_finding(change))
     if (run_path / f"{KNOWS_DOES.name}.parquet").is_file():
-        lines += _quadrant_findings(read_frame(run_path, KNOWS_DOES.name))
+        lines += _quadrant_findings(read_frame(run_path, KNOWS_DOES))
     if (run_path / f"{THOUGHTS.name}.parquet").is_file():
         lines += _thought_findings(run_path)
     return lines
@@ -168,9 +168,9 @@ def _quadrant_findings(frame: pd.DataFrame) -> list[str]:
 
 
 def _thought_findings(run_path: Path) -> list[str]:
-    probes = read_frame(run_path, THOUGHT_PROBES.name)
+    probes = read_frame(run_path, THOUGHT_PROBES)
     probes = probes[probes["probe"] == CHOSEN]
-    measures = read_frame(run_path, THOUGHTS.name)
+    measures = read_frame(run_path, THOUGHTS)
     falls = measures[(measures["metric"] == FALL) & (measures["fitted_at"] == OPENED)]
     lines = []
     for target, rows in probes.groupby("target", sort=False):

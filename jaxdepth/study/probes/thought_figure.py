@@ -28,7 +28,7 @@ _SIDES = {True: ("#b5312b", "o-"), False: ("#6f9e4c", "s--")}
 
 def draw_thoughts(run_path: str | Path) -> "Figure":
     """Two panels a target: AUROC, and the mean scores of both classes."""
-    frame = read_frame(run_path, THOUGHTS.name)
+    frame = read_frame(run_path, THOUGHTS)
     targets = frame["target"].unique()
     figure = new_figure(2 * len(targets))
     figure.set_size_inches(7.2, 1.2 + 4.0 * len(targets))

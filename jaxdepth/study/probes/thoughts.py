@@ -12,6 +12,7 @@ verdict, as Yin et al. 2025 (arXiv:2510.06036) found in reasoning models?
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -26,11 +27,13 @@ from jaxdepth.probing.folds import CrossFitted, cross_fit
 from jaxdepth.prompts.batches import Batch, make_batches
 from jaxdepth.prompts.conversation import ConversationEncoder
 from jaxdepth.prompts.datasets import Prompt
+from jaxdepth.records import as_type
 from jaxdepth.refusal.protocol import VERDICTS, Markers, open_thoughts
 from jaxdepth.runtime.progress import ProgressBar
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.stats.resampled import clusters_of, resampled_bounds
 from jaxdepth.study.batched import OnHost, in_parts
+from jaxdepth.study.common_tables import one_row_each
 from jaxdepth.study.probes.activations import Capture, capture, read_stream
 from jaxdepth.study.probes.evaluate import (
     CHOSEN,
@@ -44,6 +47,7 @@ from jaxdepth.study.probes.evaluate import (
 )
 from jaxdepth.study.probes.tables import THOUGHT_PROBES, THOUGHT_SCORES, THOUGHTS
 from jaxdepth.study.run_directory import Run, read_frame, read_record
+from jaxdepth.study.tables import Table
 from jaxdepth.study.verdicts.tables import TEXTS, VERDICT_TABLE
 
 OPENED, CLOSED, VERDICT = POSITIONS = "opened", "closed", "verdict"
@@ -51,6 +55,13 @@ FITTED_AT = (OPENED, CLOSED)  # positions whose probes score every token of the 
 POINTS = 11  # along each thought, from its first token to its last
 PLACES = (OPENED, *(f"{p:.0%}" for p in np.linspace(0, 1, POINTS)), CLOSED, VERDICT)
 AUROC, MEAN, FALL = "AUROC", "mean score", "fall to the verdict"
+
+
+class _Protocol(TypedDict):
+    """What is read of the protocol that a run records."""
+
+    instruction: str
+    close: str
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,15 @@ def read_thoughts(
     record = read_record(run_path)
     if record["settings"]["command"] != "decide" or TEXTS.name not in record["tables"]:
         return None
-    depth, protocol = record["facts"]["depth"], record["settings"]["protocol"]
-    markers = Markers(**record["facts"]["markers"])
+    depth, where = record["facts"]["depth"], f"{run_path}: run.json"
+    protocol = as_type(record["settings"]["protocol"], _Protocol, f"{where}: protocol")
+    recorded: dict = record["facts"]["markers"]
+    markers = Markers(**{name: recorded[name] for name in Markers._fields if name in recorded})
+    if len(markers.verdicts) != len(VERDICTS):
+        raise InputError(
+            f"{where} has {len(markers.verdicts)} verdict tokens, expected {len(VERDICTS)}: it is "
+            "damaged, run the command again to another --out"
+        )
     if markers.verdict_reads == "thought":
         raise InputError(
             f"{run_path}: its verdicts read the thought alone, which the residual streams of "
@@ -93,13 +111,13 @@ def read_thoughts(
         )
     ids = [p.prompt_id for p in prompts]
 
-    def first_votes(table: str) -> pd.DataFrame:
+    def first_votes(table: Table) -> pd.DataFrame:
         frame = read_frame(run_path, table)
         frame = frame[(frame["exit"] == depth) & (frame["vote"] == 0)]
-        return frame.set_index("prompt_id").loc[ids]
+        return one_row_each(frame, ids, f"{run_path}: the table {table.name} at full depth")
 
-    thoughts, verdicts = first_votes(TEXTS.name)["thought_ids"], first_votes(VERDICT_TABLE.name)
-    missing = int(verdicts["verdict"].isna().sum())
+    thoughts, verdicts = first_votes(TEXTS)["thought_ids"], first_votes(VERDICT_TABLE)
+    missing = int((verdicts["verdict"].isna() | thoughts.isna()).sum())
     if missing:
         raise InputError(
             f"{run_path}: {missing} of {len(ids)} prompts have no verdict at full depth, because "
@@ -252,12 +270,12 @@ def _score_batch(
 
 def _write_measures(run: Run, own: Examples) -> None:
     """Write `thoughts`: at the layer that most folds chose, over the prompts with a thought."""
-    probes = read_frame(run.path, THOUGHT_PROBES.name)
+    probes = read_frame(run.path, THOUGHT_PROBES)
     probes = probes[probes["probe"] == CHOSEN].set_index(["target", "position"])
     layer_of = {
         key: int(np.bincount(layers).argmax()) for key, layers in probes["chosen_layers"].items()
     }
-    scores = read_frame(run.path, THOUGHT_SCORES.name)
+    scores = read_frame(run.path, THOUGHT_SCORES)
     scores = scores[scores["thought_tokens"] > 0]
     rows = []
     for (target, fitted_at), frame in scores.groupby(["target", "fitted_at"], sort=False):

@@ -127,10 +127,10 @@ def _decided(run: ReportRun) -> pd.DataFrame:
     answers["text"] = None
     if run.has(TEXTS.name):
         texts = run.frame(TEXTS).rename(columns={"vote": "sample"})
-        kept = texts[["prompt_id", "exit", "sample", "thought", "answer"]]
-        answers = answers.drop(columns="text").merge(
-            kept, on=["prompt_id", "exit", "sample"], validate="one_to_one"
-        )
+        key = ["prompt_id", "exit", "sample"]
+        for table, frame in ((VERDICT_TABLE, answers), (TEXTS, texts)):
+            check_once(frame, key, f"{run.path}: the table {table.name}")
+        answers = answers.drop(columns="text").merge(texts[[*key, "thought", "answer"]], on=key)
         answers = answers.rename(columns={"answer": "text"})
     return answers
 

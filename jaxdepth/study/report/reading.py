@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from jaxdepth.errors import InputError
 from jaxdepth.prompts.prompt import Prompt
@@ -17,7 +16,7 @@ from jaxdepth.study.policies.tables import DYNAMIC, POLICIES
 from jaxdepth.study.probes.tables import CURVES, PROBES
 from jaxdepth.study.prompting.sets import read_prompts_of
 from jaxdepth.study.report.safe_text import tame_name
-from jaxdepth.study.run_directory import read_frame, read_record
+from jaxdepth.study.run_directory import read_declared, read_frame, read_record
 from jaxdepth.study.settings import Windows
 from jaxdepth.study.sweep.outcomes import Outcomes, read_outcomes
 from jaxdepth.study.sweep.rates import outcome_frames, read_windows, windows_of
@@ -133,7 +132,7 @@ def _in_order(folder: Path, runs: list[Path]) -> list[Path]:
     file = folder / f"{COMPARISON.name}.parquet"
     if not file.is_file():
         return runs
-    models = pq.read_table(file, columns=["model"])["model"].unique().to_pylist()
+    models = read_declared(file, COMPARISON)["model"].unique().to_pylist()
     place = {name: number for number, name in enumerate(models)}
     return sorted(runs, key=lambda run: place.get(run.name, len(models)))
 

@@ -78,8 +78,8 @@ def sweep_subject(
         answerer = Answerer(settings, subject, reference, chosen.judge)
         in_parts(run, (GENERATIONS.name,), batches, answerer.rows, bar)
         chosen.warn(run.path)
-    warn_non_finite(run, FIRST_TOKEN.name, GENERATIONS.name)
-    warn_stops(run, GENERATIONS.name, settings.answers.stop)
+    warn_non_finite(run, FIRST_TOKEN, GENERATIONS)
+    warn_stops(run, GENERATIONS, settings.answers.stop)
     return run
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Shaped
 
 from jaxdepth.errors import InputError
 from jaxdepth.prompts.datasets import HARMFUL
-from jaxdepth.study.common_tables import GENERATIONS, PROMPTS
+from jaxdepth.study.common_tables import GENERATIONS, PROMPTS, one_row_each
 from jaxdepth.study.run_directory import Run, read_frame, read_record
 from jaxdepth.study.thinking.arms import PROBE
 from jaxdepth.study.thinking.compared import SWAP, VERDICT, ArmVerdicts, Decisions, Replicate
@@ -42,7 +42,7 @@ def read_arms(runs: StudyRuns, seed: int) -> ArmVerdicts:
         )
         arms[unit.arm] = (*arms.get(unit.arm, ()), read_replicate(verdicts))
     arms[PROBE] = (read_probe(runs.probe, ids, first.exits),)
-    prompts = read_frame(paths[0][1], PROMPTS.name)
+    prompts = read_frame(paths[0][1], PROMPTS)
     harmful_N = (prompts["label"] == HARMFUL).to_numpy()
     if len(set(harmful_N.tolist())) < 2:
         raise InputError("the prompts have one label only: give harmful and harmless ones")
@@ -95,13 +95,16 @@ def read_replicate(verdicts: RunVerdicts) -> Replicate:
 
 def read_probe(path: Path, prompt_ids: list[str], exits: list[int]) -> Replicate:
     """The probe's decisions: cautious where a prompt is more probably harmful than not."""
-    scores = read_frame(path, PROBE_SCORES.name)
-    wide = scores.pivot(index="prompt_id", columns="exit", values="score")
-    score_NE = wide.loc[prompt_ids, exits].to_numpy(np.float64)
+    scores, where = read_frame(path, PROBE_SCORES), f"{path}: the table {PROBE_SCORES.name}"
+    at_exits = [
+        one_row_each(scores[scores["exit"] == e], prompt_ids, f"{where} at exit {e}") for e in exits
+    ]
+    score_NE = np.stack([rows["score"].to_numpy(np.float64) for rows in at_exits], axis=1)
     return Replicate({VERDICT: Decisions(score_NE > 0, score_NE)})
 
 
 def _spoken(path: Path, prompt_ids: list[str]) -> Shaped[np.ndarray, " N"]:
-    rows = read_frame(path, GENERATIONS.name)
+    rows = read_frame(path, GENERATIONS)
     rows = rows[(rows["exit"] == rows["exit"].max()) & (rows["sample"] == 0)]
-    return rows.set_index("prompt_id").loc[prompt_ids, "outcome"].to_numpy(object)
+    where = f"{path}: the table {GENERATIONS.name} at its deepest exit"
+    return one_row_each(rows, prompt_ids, where)["outcome"].to_numpy(object)

@@ -216,7 +216,7 @@ def answers(c: ArmVerdicts, table: MetricTable) -> Iterator[str]:
 
 def bar_lines(path: Path) -> Iterator[str]:
     """Which layer and strength the probe chose."""
-    choice, scores = read_frame(path, PROBE_CHOICE.name), read_frame(path, PROBE_SCORES.name)
+    choice, scores = read_frame(path, PROBE_CHOICE), read_frame(path, PROBE_SCORES)
     for layer, rows in scores.groupby("layer"):
         best = choice[choice["layer"] == layer].sort_values(["auroc", "strength"]).iloc[-1]
         exits = ", ".join(map(str, sorted(set(rows["exit"]))))

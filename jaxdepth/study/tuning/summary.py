@@ -18,7 +18,7 @@ _CURVES = {
 
 def print_losses(run_path: Path) -> None:
     """Print mean losses of the last steps."""
-    losses = read_frame(run_path, LOSS.name)
+    losses = read_frame(run_path, LOSS)
     last = losses[["loss", *_CURVES]].tail(_LAST)
     mean = last.astype(float).mean()
     Console().print(
@@ -34,7 +34,7 @@ def draw_losses(run_path: Path) -> dict[Path, str]:
     Returns:
         The PNG file that was written, with its caption; an SVG lies beside it.
     """
-    losses = read_frame(run_path, LOSS.name)
+    losses = read_frame(run_path, LOSS)
     figure = new_figure(1)
     axes = figure.axes[0]
     window = 1 + max(1, len(losses) // 20)

@@ -10,6 +10,7 @@ cost.parquet       tokens and time of thinking
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from jaxdepth.prompts.batches import Batch
 from jaxdepth.prompts.datasets import Prompt
@@ -20,6 +21,7 @@ from jaxdepth.runtime.progress import ProgressBar, silent
 from jaxdepth.study.answers import warn_non_finite
 from jaxdepth.study.batched import in_parts
 from jaxdepth.study.chosen_judge import choose_judge
+from jaxdepth.study.common_tables import one_row_each
 from jaxdepth.study.run_directory import Run, read_frame
 from jaxdepth.study.verdicts.batches import batch_tables, decide_batch, repeat_batch, swap_batch
 from jaxdepth.study.verdicts.cost import write_cost
@@ -62,7 +64,7 @@ def run_decide(settings: Decide, bar: ProgressBar = silent, judge: Judge | None 
     if settings.thinking.series != "none":
         _write_series(run, decider, bar)
     chosen.warn(run.path)
-    warn_non_finite(run, *(t.name for t in (VERDICT_TABLE, CUTS, FORCED, SWAPPED, SERIES)))
+    warn_non_finite(run, VERDICT_TABLE, CUTS, FORCED, SWAPPED, SERIES)
     write_cost(run, decider, batches[0])
     return run
 
@@ -71,8 +73,12 @@ def _write_swapped(run: Run, decider: Decider, batches: Sequence[Batch], bar: Pr
     """Write swapped.parquet."""
     if run.finished(SWAPPED.name):
         return
-    texts = read_frame(run.path, TEXTS)
-    thoughts = texts[texts["vote"] == 0].set_index(["prompt_id", "exit"])["thought_ids"].to_dict()
+    texts, ids = read_frame(run.path, TEXTS), [p.prompt_id for p in decider.subject.prompts]
+    thoughts: dict[tuple[str, int], Any] = {}
+    for exit_layer in run.record["settings"]["exits"]:
+        first = texts[(texts["vote"] == 0) & (texts["exit"] == exit_layer)]
+        rows = one_row_each(first, ids, f"{run.path}: the table {TEXTS.name} at exit {exit_layer}")
+        thoughts |= {(name, exit_layer): kept for name, kept in rows["thought_ids"].items()}
     donors = choose_donors(decider.subject.prompts)
     in_parts(run, [SWAPPED.name], batches, lambda b: swap_batch(decider, b, thoughts, donors), bar)
 

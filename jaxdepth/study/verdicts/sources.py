@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from jaxdepth.errors import InputError
 from jaxdepth.refusal.deliberate import ABSTAINS, Rule
 from jaxdepth.refusal.protocol import VERDICTS
 from jaxdepth.refusal.votes import RULES, vote
-from jaxdepth.study.common_tables import PROMPTS
+from jaxdepth.study.common_tables import check_once, prompt_rows
 from jaxdepth.study.run_directory import Run, read_frame
 from jaxdepth.study.tables import Table
 from jaxdepth.study.verdicts.tables import (
@@ -76,7 +77,7 @@ class RunVerdicts:
             settings["caution_from"],
             settings["abstain_below"],
         )
-        prompts = read_frame(run.path, PROMPTS)
+        prompts = prompt_rows(run.path).reset_index()
         self.prompt_ids = pd.Index(prompts["prompt_id"])
         self.harmful_N = (prompts["label"] == "harmful").to_numpy()
         self.clusters_N = prompts["pair_id"].fillna(prompts["prompt_id"]).tolist()
@@ -85,8 +86,21 @@ class RunVerdicts:
         """The rows of the first votes in a table; none where the run has no such table."""
         if not self.run.finished(table.name):
             return table.empty().to_pandas()
-        frame = read_frame(self.run.path, table.name)
+        frame = self._read(table)
         return frame[frame["vote"] == 0]
+
+    def _read(self, table: Table) -> pd.DataFrame:
+        """A table whose verdicts, prompts and exits are those that there are."""
+        frame = read_frame(self.run.path, table)
+        is_known = frame["prompt_id"].isin(self.prompt_ids) & frame["exit"].isin(self.exits)
+        if "verdict" in frame:
+            is_known &= frame["verdict"].isna() | frame["verdict"].isin(VERDICT_NAMES)
+        if not is_known.all():
+            raise InputError(
+                f"{self.run.path}: the table {table.name} has a verdict, prompt or exit that the "
+                "run has not: it is damaged, run the command again to another --out"
+            )
+        return frame
 
     def indices(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """The indices of rows in arrays (N, E)."""
@@ -95,6 +109,7 @@ class RunVerdicts:
 
     def to_arrays(self, frame: pd.DataFrame) -> SourceVerdicts:
         """Rows as arrays, at most one row for each prompt and exit."""
+        check_once(frame, ["prompt_id", "exit"], f"{self.run.path}: a table of verdicts")
         shape, index = (len(self.prompt_ids), len(self.exits)), self.indices(frame)
         verdict_NE = np.full(shape, -1)
         p_NE3, mass_NE = np.full((*shape, 3), np.nan), np.full(shape, np.nan)
@@ -112,7 +127,8 @@ class RunVerdicts:
 
         Votes without a verdict, whose activations were NaN or infinite, are none.
         """
-        verdicts = read_frame(self.run.path, VERDICT_TABLE).sort_values("vote", kind="stable")
+        verdicts = self._read(VERDICT_TABLE).sort_values("vote", kind="stable")
+        check_once(verdicts, ["prompt_id", "exit", "vote"], f"{self.run.path}: the table verdicts")
         verdicts = verdicts[verdicts["verdict"].notna()].fillna({"answer_tokens": 0})
         before_answer = len(self.run.record["facts"]["markers"]["close"]) + 1
         rows = []

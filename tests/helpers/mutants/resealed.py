@@ -5,6 +5,7 @@ returns it damaged.
 """
 
 import json
+import time
 
 import ml_dtypes
 import numpy as np
@@ -12,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import safe_open
 
+from jaxdepth.errors import InputError
 from jaxdepth.files import save_arrays
 from jaxdepth.study.run_directory import Run, _record_digest, read_record
 from jaxdepth.weights.checkpoint import _own_digest
 from mutants.damage import VALUES, pick, put
 
+SECONDS = 10  # for one use of a mutant
 MORE = (
     -1, 10**6, 10**12, 1e39, "nan", "../x", "/dev/zero", "\ud800", "é\u0000", "float7", [None],
     [[1]], [-1], [0.5], [True], {"": {}}, {"x": None}, [{}], ["\ud800"], list(range(10**4)),
@@ -30,6 +33,28 @@ TOML = (
     "'99999999-1'",
     '"\\U0001F600"', "0x10", "[nan]", "['']", "3.0", "1_000_000",
 )  # fmt: skip
+
+
+def refused(uses, where):
+    """Whether one of some uses was refused in a clear line; others end well, each within `SECONDS`.
+
+    Args:
+        uses: functions.
+        where: names the mutant, for a failure.
+    """
+    is_refused = False
+    for use in uses:
+        start = time.process_time()
+        try:
+            use()
+        except InputError as error:
+            is_refused = True
+            text = str(error)
+            assert "\n" not in text
+            assert 20 < len(text) < 600, text
+            text.encode()
+        assert time.process_time() - start < SECONDS, where
+    return is_refused
 
 
 def harm_tree(tree, rng):
@@ -155,13 +180,16 @@ def _harm_array(arrays, rng):
 
 
 def harm_toml(text, rng):
-    """The value of one key, or of several."""
+    """The value of one key, or of several; returns bytes, which may be no text."""
     lines = text.split("\n")
     keys = [n for n, line in enumerate(lines) if " = " in line and not line.startswith("#")]
     for _ in range(1 + int(rng.integers(2))):
         n = pick(rng, keys)
         lines[n] = lines[n].split(" = ")[0] + " = " + pick(rng, TOML)
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    return (
+        text.encode() if rng.random() < 0.9 else f"{text}\n# caf\xe9".encode("latin-1", "replace")
+    )
 
 
 def harm_lines(text, rng):

@@ -1,0 +1,196 @@
+"""Tables of runs that are whole but wrong, for each command that reads another's run.
+
+As in test_resealed.py: every column may be another one, or gone, and run.json has its new digest.
+"""
+
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+from folders.runs import FACTS, SETTINGS, make_run
+from mutants import resealed
+from reports.planted import planted, write_sweep
+
+from jaxdepth.prompts.prompt import Prompt
+from jaxdepth.refusal.protocol import Markers
+from jaxdepth.study.certificates.measured import Measured
+from jaxdepth.study.checkpoints.paired import read_paired, write_paired
+from jaxdepth.study.checkpoints.tables import DIFFERENCES
+from jaxdepth.study.common_tables import PROMPTS
+from jaxdepth.study.judging import kept
+from jaxdepth.study.labelling import answers as labelling
+from jaxdepth.study.policies.rates import RuleMeans, rule_rates
+from jaxdepth.study.policies.tables import DYNAMIC, POLICIES
+from jaxdepth.study.probes import thoughts
+from jaxdepth.study.probes.behaviour import read_behaviour
+from jaxdepth.study.probes.tables import CURVES, PROBES
+from jaxdepth.study.report.charts.choose import charts_of
+from jaxdepth.study.report.compared import compare_runs
+from jaxdepth.study.report.page import judge_runs
+from jaxdepth.study.report.reading import read_runs
+from jaxdepth.study.run_directory import Run, read_frame, read_record
+from jaxdepth.study.verdicts.sources import RunVerdicts
+from jaxdepth.study.verdicts.tables import TEXTS, VERDICT_TABLE
+
+SEED = int(os.environ.get("JAXDEPTH_FUZZ_SEED", "20261127"))
+FEW, MANY = 25, 250
+PAIRS, DEPTH = 6, 4
+RULES = {("margin 0.3", "margin", 0.3, 2.5): (1, 2, 0), ("fixed 4", "fixed", 4.0, 4.0): (0, 2, 0)}
+NAMES = [f"p{n:04d}-{label}" for n in range(PAIRS) for label in ("harmful", "harmless")]
+PLANTED = planted((0, 3, 4, 6), (2, 3, 5, 6), PAIRS)
+
+
+def asked(names, text):
+    return [Prompt(name, text.format(name), None, None, None, "s") for name in names]
+
+
+DECIDED = SETTINGS | {
+    "command": "decide", "exits": [2, DEPTH], "verdict_temperature": 1.0, "refuse_from": 0.5,
+    "caution_from": 0.5, "abstain_below": 0.0, "protocol": {"instruction": "i", "close": "c"},
+}  # fmt: skip
+
+
+def start(path, settings) -> Run:
+    run = Run.open(path, settings, FACTS | {"depth": DEPTH, "markers": Markers(
+        (1,), (2,), (3, 4, 5), ("A", "B", "C"))._asdict()})  # fmt: skip
+    rows = [
+        {"prompt_id": name, "text": f"{name}?", "label": name[6:], "source": "s"} for name in NAMES
+    ]
+    run.write_table(PROMPTS.name, PROMPTS.from_rows(rows))
+    return run
+
+
+def write_swept(path):
+    write_sweep(path, PLANTED, depth=DEPTH)
+
+
+def write_rules(path):
+    named = {"settings": {"command": "sweep --policy"}, "facts": {"depth": DEPTH}}
+    make_run(path, RULES, pairs=PAIRS, **named)
+    run = Run(path, read_record(path))
+    answers = read_frame(path, DYNAMIC).assign(text="x")
+    run.write_table(DYNAMIC.name, DYNAMIC.from_frame(answers))
+    run.write_table(POLICIES.name, POLICIES.from_frame(rule_rates(RuleMeans.read(path))))
+
+
+def write_decided(path):
+    run = start(path, DECIDED)
+    words = ("refuse", "partial", "comply")
+    lanes = [
+        {"prompt_id": name, "exit": e, "vote": vote}
+        for name in NAMES for e in (2, DEPTH) for vote in (0, 1)
+    ]  # fmt: skip
+    decided = [
+        lane | {"p_refuse": 0.5, "p_partial": 0.3, "p_comply": 0.2, "label_mass": 0.9}
+        | {"margin": 0.2, "verdict": words[n % 3], "thought_tokens": 2, "closed_by": "model"}
+        | {"answer_tokens": 3, "answer_outcome": "comply"}
+        for n, lane in enumerate(lanes)
+    ]  # fmt: skip
+    said = [lane | {"thought": "x", "answer": "y", "thought_ids": [7, 8]} for lane in lanes]
+    run.write_table(VERDICT_TABLE.name, VERDICT_TABLE.from_rows(decided))
+    run.write_table(TEXTS.name, TEXTS.from_rows(said))
+
+
+def write_probed(path):
+    run = start(path, SETTINGS | {"command": "probe", "steer": "none"})
+    probe = {"target": "content", "position": "last", "set": "own", "n": 12, "n_positive": 6}
+    rows = [
+        probe | {"probe": kind, "layer": layer, "auroc": 0.8, "low": 0.4, "high": 0.99}
+        for kind in ("logistic", "shuffled labels") for layer in range(DEPTH + 1)
+    ]  # fmt: skip
+    run.write_table(PROBES.name, PROBES.from_rows(rows))
+    curve = [{"curve": "x", "layer": layer, "auroc": 0.5} for layer in range(DEPTH + 1)]
+    run.write_table(CURVES.name, CURVES.from_rows(curve))
+
+
+def report(path):
+    runs = read_runs([path])
+    judge_runs(runs)
+    charts_of(runs, compare_runs(runs))
+
+
+def read_thoughts(path):
+    read = thoughts.read_thoughts(path, asked(NAMES, "{}?"), None)
+    assert len(read.ids) == len(NAMES)
+
+
+# kind -> what makes the run, and what reads it.
+KINDS = {
+    "swept": (write_swept, [
+        report,
+        lambda path: read_behaviour(path, asked(PLANTED, "Prompt {}?"), {}),
+    ]),
+    "rules": (write_rules, [
+        report, kept.read_answers, RuleMeans.read,
+        lambda path: Measured.read(path).losses("harmful"),
+    ]),
+    "decided": (write_decided, [
+        report, kept.read_answers, labelling.read_answers, read_thoughts,
+        lambda path: read_behaviour(path, asked(NAMES, "{}?"), SETTINGS),
+        lambda path: RunVerdicts(Run(path, read_record(path))).sources,
+    ]),
+    "probed": (write_probed, [report]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of each kind."""
+    place = tmp_path_factory.mktemp("whole")
+    for kind, (write, _) in KINDS.items():
+        write(place / kind)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _thoughts_without_a_model(monkeypatch):
+    monkeypatch.setattr(thoughts, "open_thoughts", lambda *args: [[1, 2]] * len(args[-1]))
+
+
+def check(whole, place, kind, seed):
+    """One mutant, or the run itself without a seed; whether it was refused."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(whole / kind, place)
+    if seed is not None:
+        harm = resealed.harm_run if seed[1] % 4 == 0 else resealed.harm_tables
+        harm(place, np.random.default_rng(seed))
+    uses = [lambda use=use: use(place) for use in KINDS[kind][1]]
+    return resealed.refused(uses, (kind, seed))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_refused_or_used(whole, tmp_path, kind):
+    assert not check(whole, tmp_path / "whole", kind, None)
+    refused = sum(check(whole, tmp_path / "mutant", kind, [SEED, n]) for n in range(FEW))
+    assert refused > FEW // 10  # many columns of a probe are shown as they are
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_hundreds(whole, tmp_path, kind):
+    seed = int(time.time()) if "JAXDEPTH_FUZZ_SEED" not in os.environ else SEED
+    print(f"{MANY} resealed tables of {kind}, JAXDEPTH_FUZZ_SEED={seed}")
+    failed = []
+    for number in range(MANY):
+        try:
+            check(whole, tmp_path / "mutant", kind, [seed, number])
+        except Exception as error:
+            failed.append((number, type(error).__name__, str(error)[:200]))
+    assert not failed, f"seed {seed}: {len(failed)} of {MANY}, such as {failed[:5]}"
+
+
+@pytest.mark.parametrize("content", [b"PAR1", b"", "columns"])
+def test_a_table_without_a_digest(tmp_path, content):
+    """The differences of two checkpoints lie in no run."""
+    file = tmp_path / f"{DIFFERENCES.name}.parquet"
+    write_paired(tmp_path, DIFFERENCES.empty().to_pandas())
+    assert read_paired(tmp_path).empty
+    if content == "columns":
+        import pyarrow.parquet as pq
+
+        pq.write_table(DIFFERENCES.empty().drop_columns(["layer"]), file)
+    else:
+        file.write_bytes(content)
+    assert resealed.refused([lambda: read_paired(tmp_path)], file)
