@@ -83,8 +83,10 @@ def shapes_of(settings: Plan) -> Shapes:
     """
     s = settings
     check_ranges(s)
-    if (s.topology is None) == (s.gpus is None):
+    if s.topology is None and s.cards is None:
         raise InputError("name what to plan for: --topology v5e:4x4, or --gpus 8 --gpu H100")
+    if s.topology is not None and s.cards is not None:
+        raise InputError("--topology is a TPU slice, --gpus and --gpu are GPUs: name one of both")
     path = s.model / "config.json" if s.model.is_dir() else s.model
     config, _ = read_config(Path(path))
     mesh, chip, platform = _devices(s)
@@ -102,32 +104,35 @@ def with_mesh(shapes: Shapes, mesh: str) -> Shapes:
 def _devices(settings: Plan) -> tuple[Mesh, Chip, str]:
     """The mesh, its chip, and the platform to compile for."""
     s = settings
-    if s.topology is None:
-        chip, count = find_chip(s.gpu, GPUS), s.gpus or 0
+    if s.cards is not None:
+        count, kind = s.cards
+        chip = find_chip(kind, GPUS)
         if s.gpu_memory is not None:
             chip = replace(chip, memory=s.gpu_memory * 1e9)
         if has_compiler():
-            return _mesh_of_all(s.mesh, described_gpus(s.gpu, count)), chip, "cuda"
+            return _mesh_of_all(s.mesh, described_gpus(kind, count)), chip, "cuda"
         if jax.device_count() < count:
             raise InputError(
                 f"{count} GPUs are planned on as many virtual devices, this process has begun "
                 f"with {jax.device_count()}: set JAX_NUM_CPU_DEVICES={count}"
             )
         return _mesh_of_all(s.mesh, jax.devices()[:count]), chip, "cpu"
-    chip = find_chip(s.topology.partition(":")[0], TPUS)
+    name = s.topology or ""  # one of both is named
+    chip = find_chip(name.partition(":")[0], TPUS)
     if find_spec("libtpu") is None:
         raise InputError("programs for TPUs need their compiler: pip install 'jaxdepth[tpu]'")
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=s.topology)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=name)
     except Exception as error:  # jaxlib raises several types
-        raise InputError(
-            f"no programs for {s.topology} can be compiled: {one_line(error)}"
-        ) from None
+        raise InputError(f"no programs for {name} can be compiled: {one_line(error)}") from None
     return _mesh_of_all(s.mesh, description.devices), chip, "tpu"
 
 
 def _mesh_of_all(text: str, devices) -> Mesh:
     mesh = make_mesh(text, devices)
     if mesh.size != len(devices):
-        raise InputError(f"mesh {text} is of {mesh.size} devices, planned are {len(devices)}")
+        raise InputError(
+            f"mesh {text} is of {mesh.size} devices, planned are {len(devices)}: make the product "
+            f"of its sizes that, as in --mesh data={len(devices)}"
+        )
     return mesh
