@@ -1,5 +1,6 @@
 """A model and a batch as shapes, on a mesh of devices that this machine does not have."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from jaxdepth.model.apart import Apart, join
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import MATRICES, parameter_shapes
-from jaxdepth.model.sharding import activation_sharding, make_mesh, parameter_sharding
+from jaxdepth.model.sharding import activation_sharding, make_mesh, parameter_sharding, parse_mesh
 from jaxdepth.ranges import check_ranges
 from jaxdepth.study.planning.cards import described_gpus, has_compiler
 from jaxdepth.study.planning.chips import GPUS, TPUS, Chip, find_chip
@@ -107,32 +108,33 @@ def _devices(settings: Plan) -> tuple[Mesh, Chip, str]:
     if s.cards is not None:
         count, kind = s.cards
         chip = find_chip(kind, GPUS)
+        _check_mesh(s.mesh, count)
         if s.gpu_memory is not None:
             chip = replace(chip, memory=s.gpu_memory * 1e9)
         if has_compiler():
-            return _mesh_of_all(s.mesh, described_gpus(kind, count)), chip, "cuda"
+            return make_mesh(s.mesh, described_gpus(kind, count)), chip, "cuda"
         if jax.device_count() < count:
             raise InputError(
                 f"{count} GPUs are planned on as many virtual devices, this process has begun "
                 f"with {jax.device_count()}: set JAX_NUM_CPU_DEVICES={count}"
             )
-        return _mesh_of_all(s.mesh, jax.devices()[:count]), chip, "cpu"
+        return make_mesh(s.mesh, jax.devices()[:count]), chip, "cpu"
     name = s.topology or ""  # one of both is named
     chip = find_chip(name.partition(":")[0], TPUS)
     if find_spec("libtpu") is None:
         raise InputError("programs for TPUs need their compiler: pip install 'jaxdepth[tpu]'")
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=name)
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except Exception as error:  # jaxlib raises several types
         raise InputError(f"no programs for {name} can be compiled: {one_line(error)}") from None
-    return _mesh_of_all(s.mesh, description.devices), chip, "tpu"
+    _check_mesh(s.mesh, len(devices))
+    return make_mesh(s.mesh, devices), chip, "tpu"
 
 
-def _mesh_of_all(text: str, devices) -> Mesh:
-    mesh = make_mesh(text, devices)
-    if mesh.size != len(devices):
+def _check_mesh(text: str, devices: int) -> None:
+    size = math.prod(parse_mesh(text).values())
+    if size != devices:
         raise InputError(
-            f"mesh {text} is of {mesh.size} devices, planned are {len(devices)}: make the product "
-            f"of its sizes that, as in --mesh data={len(devices)}"
+            f"mesh {text} is of {size} devices, planned are {devices}: make the product of its "
+            f"sizes that, as in --mesh data={devices}"
         )
-    return mesh

@@ -205,10 +205,10 @@ def test_one_device_has_all_weights(config_file):
         ({"gpu": "H100", "topology": "v5e:4x4"}, "name one of both"),
         ({"gpu": "H10"}, "no figures for 'H10'; did you mean 'H100'"),
         ({"topology": "v9:4x4"}, "no figures for 'v9'"),
-        ({"gpus": 1, "mesh": "data=2"}, "mesh data=2 is of 2 devices, there are"),
+        ({"gpus": 1, "mesh": "data=2"}, "mesh data=2 is of 2 devices, planned are 1: "),
         ({"gpus": 2}, "mesh data=1 is of 1 devices, planned are 2.*--mesh data=2"),
         ({"gpus": 1, "prompts": 0}, "prompts is 0"),
-        ({"gpus": 10_000}, "begun with"),
+        ({"gpus": 10_000, "mesh": "data=10000"}, "begun with"),
         ({"topology": "v5e:4x4"}, r"pip install 'jaxdepth\[tpu\]'"),
     ],
 )
