@@ -149,7 +149,8 @@ def test_roofline_by_hand():
     text = "\n".join(plan_lines(settings, Planned([program(arguments=int(77e9))], 0, None, 1.0)))
     assert "does not fit" in text
     assert "take more, or a smaller model" in text
-    assert "virtual CPU devices" in text
+    assert text.startswith("8 x H100 (virtual CPU devices in their place), mesh data=1")
+    assert "Memory is what XLA plans for virtual CPU devices" in text
     counted = program(weights=Traffic(read=10**9, kernels=797))
     text = "\n".join(plan_lines(settings, Planned([counted], 1, None, 1.0)))
     assert "| instructions | kernels | weights read | copied |" in text
