@@ -35,6 +35,7 @@ class Shapes:
     mesh: Mesh
     chip: Chip
     platform: str  # that programs are compiled for; cpu: virtual devices in place of GPUs
+    apart: bool  # whether layers are apart, except in training: on GPUs
 
     @property
     def exits(self) -> list[int]:
@@ -55,8 +56,8 @@ class Shapes:
 
     @cached_property
     def model(self) -> Mistral:
-        """The model as everything else has it: on GPUs each layer's matrices are apart."""
-        return self._model(apart=True) if self.platform == "cuda" else self.stacked
+        """The model as everything else has it."""
+        return self._model(apart=True) if self.apart else self.stacked
 
     def _model(self, apart: bool) -> Mistral:
         arrays: dict[str, Any] = {}
@@ -93,7 +94,7 @@ def shapes_of(settings: Plan) -> Shapes:
     mesh, chip, platform = _devices(s)
     for name in parameter_shapes(config):
         parameter_sharding(name, config, mesh)
-    return Shapes(s, config, mesh, chip, platform)
+    return Shapes(s, config, mesh, chip, platform, apart=platform == "cuda")
 
 
 def with_mesh(shapes: Shapes, mesh: str) -> Shapes:
