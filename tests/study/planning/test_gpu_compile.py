@@ -104,6 +104,15 @@ def test_all_32_layers(shapes):
     assert program.fits
 
 
+def test_32_layers_compile_in_at_most_twice_the_time_of_stacked_ones(shapes, import_tool):
+    """In processor seconds, which other work on the machine changes little."""
+    seconds_of = import_tool("compile_time").seconds_of
+    seconds_of(shapes(layers=1))  # what only the first compilation in a process takes
+    made = shapes()
+    stacked, apart = (seconds_of(replace(made, apart=apart)) for apart in (False, True))
+    assert apart <= 2 * stacked
+
+
 @pytest.mark.parametrize("name", ["prefill", "first token, all exits"])
 def test_prompts_have_fused_attention_and_no_weight_is_copied(shapes, products, name):
     made = shapes(layers=2)
