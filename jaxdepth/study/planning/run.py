@@ -1,7 +1,8 @@
 """Plan a study for devices that this machine does not have: compile its programs ahead of time.
 
-The functions that a study runs are compiled, with shapes in place of arrays, for a TPU topology, or
-for one virtual CPU device for each GPU. Memory and collectives are those of the compiled programs.
+The functions that a study runs are compiled, with shapes in place of arrays, for a TPU topology or
+for described GPUs; without a compiler for these, for as many virtual CPU devices. Memory and
+collectives are those of the compiled programs.
 Times are what the chip's published figures allow, a lower bound.
 """
 
@@ -26,8 +27,8 @@ def use_only_cpu(settings: Plan) -> None:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # libtpu only compiles
     with contextlib.suppress(RuntimeError):  # devices were used: they serve if there are enough
         jax.config.update("jax_platforms", "cpu")
-        if settings.gpus is not None:
-            jax.config.update("jax_num_cpu_devices", settings.gpus)
+        if settings.cards is not None:
+            jax.config.update("jax_num_cpu_devices", settings.cards[0])
 
 
 def plan(settings: Plan) -> Planned:

@@ -43,11 +43,12 @@ class Plan:
     topology: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """A TPU slice by its name, such as v5e:4x4; needs jaxdepth[tpu]."""
     gpus: Annotated[int | None, tyro.conf.arg(metavar="N"), COUNT] = None
-    """Plan for N GPUs instead, on as many virtual CPU devices."""
-    gpu: Annotated[str, tyro.conf.arg(metavar="KIND")] = "H100"
-    """With --gpus: A100, H100 or H200."""
+    """Plan for N GPUs instead, one by default. Their programs need jaxdepth[cuda] but no GPU;
+    without it those of as many virtual CPU devices stand in for them."""
+    gpu: Annotated[str | None, tyro.conf.arg(metavar="KIND")] = None
+    """Their kind: A100, H100 (the default) or H200."""
     gpu_memory: Annotated[float | None, tyro.conf.arg(metavar="GB"), POSITIVE] = None
-    """With --gpus: memory of each GPU in GB, where it differs from the kind's."""
+    """Memory of each GPU in GB, where it differs from the kind's."""
     mesh: Annotated[str, tyro.conf.arg(metavar="SIZES")] = "data=1"
     """Device mesh, such as data=4,model=4: the product of its sizes is the number of devices."""
     prompts: Count = 64
@@ -67,3 +68,10 @@ class Plan:
     sequences: Annotated[int, tyro.conf.arg(metavar="N"), Range(0)] = 16
     """Sequences of a tuning step (LoRA of rank 8 on all layers, three exits and full depth); 0
     omits the tuning step."""
+
+    @property
+    def cards(self) -> tuple[int, str] | None:
+        """How many GPUs are planned for, and their kind; None: none are named."""
+        if self.gpus is None and self.gpu is None:
+            return None
+        return 1 if self.gpus is None else self.gpus, self.gpu or "H100"

@@ -1,5 +1,6 @@
 """A model and a batch as shapes, on a mesh of devices that this machine does not have."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from jaxdepth.model.apart import Apart, join
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.parameters import MATRICES, parameter_shapes
-from jaxdepth.model.sharding import activation_sharding, make_mesh, parameter_sharding
+from jaxdepth.model.sharding import activation_sharding, make_mesh, parameter_sharding, parse_mesh
 from jaxdepth.ranges import check_ranges
 from jaxdepth.study.planning.cards import described_gpus, has_compiler
 from jaxdepth.study.planning.chips import GPUS, TPUS, Chip, find_chip
@@ -34,6 +35,7 @@ class Shapes:
     mesh: Mesh
     chip: Chip
     platform: str  # that programs are compiled for; cpu: virtual devices in place of GPUs
+    apart: bool  # whether layers are apart, except in training: on GPUs
 
     @property
     def exits(self) -> list[int]:
@@ -54,8 +56,8 @@ class Shapes:
 
     @cached_property
     def model(self) -> Mistral:
-        """The model as everything else has it: on GPUs each layer's matrices are apart."""
-        return self._model(apart=True) if self.platform == "cuda" else self.stacked
+        """The model as everything else has it."""
+        return self._model(apart=True) if self.apart else self.stacked
 
     def _model(self, apart: bool) -> Mistral:
         arrays: dict[str, Any] = {}
@@ -83,14 +85,16 @@ def shapes_of(settings: Plan) -> Shapes:
     """
     s = settings
     check_ranges(s)
-    if (s.topology is None) == (s.gpus is None):
+    if s.topology is None and s.cards is None:
         raise InputError("name what to plan for: --topology v5e:4x4, or --gpus 8 --gpu H100")
+    if s.topology is not None and s.cards is not None:
+        raise InputError("--topology is a TPU slice, --gpus and --gpu are GPUs: name one of both")
     path = s.model / "config.json" if s.model.is_dir() else s.model
     config, _ = read_config(Path(path))
     mesh, chip, platform = _devices(s)
     for name in parameter_shapes(config):
         parameter_sharding(name, config, mesh)
-    return Shapes(s, config, mesh, chip, platform)
+    return Shapes(s, config, mesh, chip, platform, apart=platform == "cuda")
 
 
 def with_mesh(shapes: Shapes, mesh: str) -> Shapes:
@@ -102,32 +106,36 @@ def with_mesh(shapes: Shapes, mesh: str) -> Shapes:
 def _devices(settings: Plan) -> tuple[Mesh, Chip, str]:
     """The mesh, its chip, and the platform to compile for."""
     s = settings
-    if s.topology is None:
-        chip, count = find_chip(s.gpu, GPUS), s.gpus or 0
+    if s.cards is not None:
+        count, kind = s.cards
+        chip = find_chip(kind, GPUS)
+        _check_mesh(s.mesh, count)
         if s.gpu_memory is not None:
             chip = replace(chip, memory=s.gpu_memory * 1e9)
         if has_compiler():
-            return _mesh_of_all(s.mesh, described_gpus(s.gpu, count)), chip, "cuda"
+            return make_mesh(s.mesh, described_gpus(kind, count)), chip, "cuda"
         if jax.device_count() < count:
             raise InputError(
                 f"{count} GPUs are planned on as many virtual devices, this process has begun "
                 f"with {jax.device_count()}: set JAX_NUM_CPU_DEVICES={count}"
             )
-        return _mesh_of_all(s.mesh, jax.devices()[:count]), chip, "cpu"
-    chip = find_chip(s.topology.partition(":")[0], TPUS)
+        return make_mesh(s.mesh, jax.devices()[:count]), chip, "cpu"
+    name = s.topology or ""  # one of both is named
+    chip = find_chip(name.partition(":")[0], TPUS)
     if find_spec("libtpu") is None:
         raise InputError("programs for TPUs need their compiler: pip install 'jaxdepth[tpu]'")
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=s.topology)
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except Exception as error:  # jaxlib raises several types
+        raise InputError(f"no programs for {name} can be compiled: {one_line(error)}") from None
+    _check_mesh(s.mesh, len(devices))
+    return make_mesh(s.mesh, devices), chip, "tpu"
+
+
+def _check_mesh(text: str, devices: int) -> None:
+    size = math.prod(parse_mesh(text).values())
+    if size != devices:
         raise InputError(
-            f"no programs for {s.topology} can be compiled: {one_line(error)}"
-        ) from None
-    return _mesh_of_all(s.mesh, description.devices), chip, "tpu"
-
-
-def _mesh_of_all(text: str, devices) -> Mesh:
-    mesh = make_mesh(text, devices)
-    if mesh.size != len(devices):
-        raise InputError(f"mesh {text} is of {mesh.size} devices, planned are {len(devices)}")
-    return mesh
+            f"mesh {text} is of {size} devices, planned are {devices}: make the product of its "
+            f"sizes that, as in --mesh data={devices}"
+        )

@@ -14,9 +14,11 @@ _COUNTED = 3  # the last columns, which only a GPU's programs have
 def plan_lines(settings: Plan, planned: Planned) -> list[str]:
     """A table of the programs in Markdown, per chip, and sentences on what fits."""
     s = settings
-    devices = s.topology or f"{s.gpus} x {s.gpu}"
+    devices = s.topology or "{} x {}".format(*(s.cards or ()))
     sizes = ",".join(f"{name}={n}" for name, n in parse_mesh(s.mesh).items() if n > 1) or "data=1"
     is_counted = any(program.weights for program in planned.programs)
+    is_stood_in = s.cards is not None and any(p.weights is None for p in planned.programs)
+    devices += " (virtual CPU devices in their place)" if is_stood_in else ""
     head = _HEAD if is_counted else _HEAD[:-_COUNTED]
     lines = [
         f"{devices}, mesh {sizes}, {s.dtype}: {s.prompts} prompts of {s.length} tokens at once, "
@@ -34,7 +36,7 @@ def plan_lines(settings: Plan, planned: Planned) -> list[str]:
             "Kernels, and what is read of weights and copied of them, are counted in the programs; "
             "on the card itself autotuning may choose other products."
         )
-    elif s.gpus is not None:
+    elif is_stood_in:
         lines.append(
             "Memory is what XLA plans for virtual CPU devices, which keep a float32 copy of 16-bit "
             "weights: on GPUs temporaries are smaller. With their own compiler (pip install "

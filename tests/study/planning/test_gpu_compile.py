@@ -7,6 +7,7 @@ compiler's own (Triton) and the library's (cuBLAS). Each test of products holds 
 import functools
 import json
 import re
+from dataclasses import replace
 
 import jax
 import pytest
@@ -81,8 +82,7 @@ def test_decoding_reads_each_weight_once_a_step(shapes, products):
 
 
 def test_stacked_layers_would_be_copied(shapes):
-    made = shapes(layers=4)
-    vars(made)["model"] = made.stacked
+    made = replace(shapes(layers=4), apart=False)
     step = step_of(programs.compilers(made, B)["decode, all exits"]())
     weights = bytes_per_device(made.model) - bytes_per_device(made.model.embed)
     assert step["read"] + step["copied"] > 1.5 * weights
@@ -102,6 +102,15 @@ def test_all_32_layers(shapes):
     program = programs.compilers(made, B)["decode, all exits"]()
     assert_reads_each_weight_once(made, program)
     assert program.fits
+
+
+def test_32_layers_compile_in_at_most_twice_the_time_of_stacked_ones(shapes, import_tool):
+    """In processor seconds, which other work on the machine changes little."""
+    seconds_of = import_tool("compile_time").seconds_of
+    seconds_of(shapes(layers=1))  # what only the first compilation in a process takes
+    made = shapes()
+    stacked, apart = (seconds_of(replace(made, apart=apart)) for apart in (False, True))
+    assert apart <= 2 * stacked
 
 
 @pytest.mark.parametrize("name", ["prefill", "first token, all exits"])

@@ -149,7 +149,8 @@ def test_roofline_by_hand():
     text = "\n".join(plan_lines(settings, Planned([program(arguments=int(77e9))], 0, None, 1.0)))
     assert "does not fit" in text
     assert "take more, or a smaller model" in text
-    assert "virtual CPU devices" in text
+    assert text.startswith("8 x H100 (virtual CPU devices in their place), mesh data=1")
+    assert "Memory is what XLA plans for virtual CPU devices" in text
     counted = program(weights=Traffic(read=10**9, kernels=797))
     text = "\n".join(plan_lines(settings, Planned([counted], 1, None, 1.0)))
     assert "| instructions | kernels | weights read | copied |" in text
@@ -201,12 +202,14 @@ def test_one_device_has_all_weights(config_file):
     ("changes", "message"),
     [
         ({}, "name what to plan for"),
-        ({"gpus": 1, "topology": "v5e:4x4"}, "name what to plan for"),
-        ({"gpus": 1, "gpu": "H10"}, "no figures for 'H10'; did you mean 'H100'"),
+        ({"gpus": 1, "topology": "v5e:4x4"}, "name one of both"),
+        ({"gpu": "H100", "topology": "v5e:4x4"}, "name one of both"),
+        ({"gpu": "H10"}, "no figures for 'H10'; did you mean 'H100'"),
         ({"topology": "v9:4x4"}, "no figures for 'v9'"),
-        ({"gpus": 1, "mesh": "data=2"}, "mesh data=2 is of 2 devices"),
+        ({"gpus": 1, "mesh": "data=2"}, "mesh data=2 is of 2 devices, planned are 1: "),
+        ({"gpus": 2}, "mesh data=1 is of 1 devices, planned are 2.*--mesh data=2"),
         ({"gpus": 1, "prompts": 0}, "prompts is 0"),
-        ({"gpus": 10_000}, "begun with"),
+        ({"gpus": 10_000, "mesh": "data=10000"}, "begun with"),
         ({"topology": "v5e:4x4"}, r"pip install 'jaxdepth\[tpu\]'"),
     ],
 )
