@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jaxdepth.errors import InputError, one_line
@@ -88,9 +88,16 @@ def _one_line(target: Path) -> Iterator[None]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, also where no file descriptor is left: threads of Orbax soon return some."""
+    """Remove a folder, also where hardly a file descriptor is left.
+
+    Threads of Orbax soon return some. `shutil.rmtree` needs one for every level, this one at a time.
+    """
     for _ in range(_ATTEMPTS):
-        shutil.rmtree(folder, ignore_errors=True)
+        for path, _, files in os.walk(folder, topdown=False):
+            with suppress(OSError):
+                for name in files:
+                    Path(path, name).unlink(missing_ok=True)
+                Path(path).rmdir()
         if not folder.exists():
             return
         time.sleep(_PAUSE_SECONDS)

@@ -16,6 +16,7 @@ from jaxdepth.study.answers import warn_non_finite
 from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS, NON_FINITE
 from jaxdepth.study.first_token import first_rows
 from jaxdepth.study.run_directory import Run
+from jaxdepth.study.sweep.tables import CURVE
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 RAW = raw_config(num_hidden_layers=3)
@@ -70,7 +71,7 @@ def test_rows_are_null_and_counted(broken, tmp_path, capsys):
     run.write_table(FIRST_TOKEN.name, table)
     answers = [{"prompt_id": f"p{n}", "ended": NON_FINITE if n else "eos"} for n in range(3)]
     run.write_table(GENERATIONS.name, GENERATIONS.from_rows(answers))
-    warn_non_finite(run, FIRST_TOKEN.name, GENERATIONS.name, "another")
+    warn_non_finite(run, FIRST_TOKEN, GENERATIONS, CURVE)
     (line,) = capsys.readouterr().err.splitlines()
     assert "3 of 6 rows of first_token, 2 of 3 rows of generations have null" in line
 

@@ -19,12 +19,13 @@ from jaxdepth.study.verdicts.scores import write_verdicts
 from jaxdepth.study.verdicts.settings import Decide
 from jaxdepth.study.verdicts.sources import RunVerdicts
 from jaxdepth.study.verdicts.summary import print_verdicts
+from jaxdepth.study.verdicts.tables import CUTS, FORCED, SWAPPED, VERDICT_TABLE
 from jaxdepth.weights.convert import convert
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
 OUTCOME_COLUMNS = ("p_refuse", "p_partial", "p_comply", "label_mass", "margin", "verdict")
-TABLES = ("verdicts", "cuts", "forced", "swapped")
+TABLES = {table.name: table for table in (VERDICT_TABLE, CUTS, FORCED, SWAPPED)}
 
 
 SMALL = {"cuts": (0,), "force": False, "swap": False}  # few programs
@@ -66,7 +67,7 @@ def test_rows_are_null_with_a_reason(run):
 
 
 def test_one_line_counts_them(run, capsys):
-    warn_non_finite(run, *TABLES)
+    warn_non_finite(run, *TABLES.values())
     (line,) = capsys.readouterr().err.splitlines()
     counts = re.findall(r"(\d+) of (\d+) rows of (\w+)", line)
     sizes = {name: read_table(run.path, name).num_rows for name in filter(run.finished, TABLES)}

@@ -253,17 +253,19 @@ def test_too_little_space_is_found_before_anything_is_written(tmp_path, monkeypa
     ("limit", "says"),
     [
         ("RLIMIT_FSIZE, (20_000, 20_000)", "(File too large): free some space or permit it"),
-        ("RLIMIT_NOFILE, (40, 40)", "(Too many open files): allow more of them (ulimit -n)"),
+        ("RLIMIT_NOFILE, (few, few)", "(Too many open files): allow more of them (ulimit -n)"),
+        ("RLIMIT_NOFILE, (few + 4,) * 2", "(Too many open files): allow more of them (ulimit -n)"),
     ],
-    ids=["disk", "files"],
+    ids=["disk", "few files", "more files"],
 )
 def test_a_limit_leaves_nothing(tmp_path, limit, says):
     """A child process whose files may not grow beyond 20 kB, as on a full disk, or be many."""
     source = write_folder(tmp_path / "source", RAW, TENSORS)
     limited = f"""
-import resource, sys
-resource.setrlimit(resource.{limit})
+import os, resource, sys
 from jaxdepth.cli import main
+few = len(os.listdir("/dev/fd")) + 4
+resource.setrlimit(resource.{limit})
 sys.exit(main(["convert", *sys.argv[1:]]))
 """
     done = subprocess.run(
@@ -272,7 +274,7 @@ sys.exit(main(["convert", *sys.argv[1:]]))
         text=True,
     )
     assert done.returncode == 2, done.stderr
-    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("jaxdepth:")]
     assert errors == [f"jaxdepth: error: cannot write {tmp_path / 'target'} {says}"]
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
