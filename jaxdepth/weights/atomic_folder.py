@@ -90,7 +90,7 @@ def _one_line(target: Path) -> Iterator[None]:
 def _remove(folder: Path) -> None:
     """Remove a folder, also where hardly a file descriptor is left.
 
-    Threads of Orbax soon return some. `shutil.rmtree` needs one for every level, this one at a time.
+    Threads of Orbax soon return some. `shutil.rmtree` needs one for every level, this one in all.
     """
     for _ in range(_ATTEMPTS):
         for path, _, files in os.walk(folder, topdown=False):
