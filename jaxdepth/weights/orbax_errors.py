@@ -9,6 +9,8 @@ from pathlib import Path
 
 from jaxdepth.errors import InputError
 
+_END_OF_LOOP = "BaseEventLoop.__del__"
+
 
 @contextmanager
 def translate_orbax_errors(path: Path, remedy: str) -> Iterator[None]:
@@ -34,17 +36,16 @@ def silence_orbax() -> Iterator[None]:
     """Disable Orbax's logging.
 
     It warns about plain files, which are used on purpose, and logs damage that it raises as well.
+    After an error its threads go on logging what they abandon, so it stays disabled then.
     """
     _silence_abandoned_work()
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     previous = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True
-    try:
-        yield
-    finally:
-        for logger, disabled in zip(loggers, previous, strict=True):
-            logger.disabled = disabled
+    yield
+    for logger, disabled in zip(loggers, previous, strict=True):
+        logger.disabled = disabled
 
 
 @functools.cache
@@ -52,12 +53,14 @@ def _silence_abandoned_work() -> None:
     """Keep the tracebacks of abandoned reads and writes off the terminal.
 
     When one array of a chunk cannot be read or written, Orbax closes its event loop while it is
-    still at the others; each of them then ends in an error that nobody can catch.
+    still at the others; each of them then ends in an error that nobody can catch. So does the end
+    of a loop that could not begin, for want of file descriptors.
     """
     default_hook = sys.unraisablehook
 
     def hook(unraisable):
-        if str(unraisable.exc_value) != "Event loop is closed":
+        name = getattr(unraisable.object, "__qualname__", "")
+        if str(unraisable.exc_value) != "Event loop is closed" and name != _END_OF_LOOP:
             default_hook(unraisable)
 
     sys.unraisablehook = hook

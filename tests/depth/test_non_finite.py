@@ -69,7 +69,9 @@ def test_rows_are_null_and_counted(broken, tmp_path, capsys):
         assert row["agrees_with_full"] is None
     run = Run.open(tmp_path / "run", {}, {})
     run.write_table(FIRST_TOKEN.name, table)
-    answers = [{"prompt_id": f"p{n}", "ended": NON_FINITE if n else "eos"} for n in range(3)]
+    lane = {"exit": 3, "sample": 0}
+    ended = ["eos", NON_FINITE, NON_FINITE]
+    answers = [lane | {"prompt_id": f"p{n}", "ended": e} for n, e in enumerate(ended)]
     run.write_table(GENERATIONS.name, GENERATIONS.from_rows(answers))
     warn_non_finite(run, FIRST_TOKEN, GENERATIONS, CURVE)
     (line,) = capsys.readouterr().err.splitlines()

@@ -19,6 +19,7 @@ from jaxdepth.model.config import ModelConfig
 from jaxdepth.runtime import lock
 from jaxdepth.runtime.lock import hold_folder, hold_target, one_at_a_time
 from jaxdepth.study.run_directory import Run
+from jaxdepth.weights import atomic_folder
 from jaxdepth.weights import convert as convert_module
 from jaxdepth.weights.convert import convert
 
@@ -193,7 +194,7 @@ def test_an_unfinished_folder_of_another_process_is_taken_over(tmp_path, monkeyp
     left = tmp_path / ".target.elsewhere-77.partial"
     monkeypatch.setattr(convert_module, "CHUNK_BYTES", 1)
     monkeypatch.setattr(convert_module.checkpoint, "write_manifest", lambda *args: 1 / 0)
-    monkeypatch.setattr(convert_module.shutil, "rmtree", lambda *args, **kwargs: None)
+    monkeypatch.setattr(atomic_folder, "_remove", lambda folder: None)
     with pytest.raises(ZeroDivisionError):
         convert(one, tmp_path / "target")
     monkeypatch.undo()

@@ -1,5 +1,6 @@
 """Terminals, disks and folders that are not as one would wish: work goes on, or ends in a line."""
 
+import asyncio
 import errno
 import io
 import os
@@ -142,11 +143,18 @@ def test_paths_are_read_as_utf8(monkeypatch):
     monkeypatch.delenv("PYTHONUTF8")
 
 
-def test_what_orbax_abandons_is_not_printed(capsys):
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [
+        (RuntimeError("Event loop is closed"), None),
+        (OSError("Too many open files"), asyncio.BaseEventLoop.__del__),
+    ],
+)
+def test_what_orbax_abandons_is_not_printed(capsys, error, where):
     """With few file descriptors a write ends early, and others of its event loop with it."""
 
     class Unraisable:
-        exc_value = RuntimeError("Event loop is closed")
+        exc_value, object = error, where
 
     before = sys.unraisablehook
     try:
