@@ -197,11 +197,7 @@ def test_refused_or_used(whole, tmp_path, kind):
 @pytest.mark.parametrize("kind", MANY)
 def test_thousands(whole, tmp_path, kind):
     seed = int(time.time()) if "JAXDEPTH_FUZZ_SEED" not in os.environ else SEED
-    print(f"{MANY[kind]} resealed mutants of {kind}, JAXDEPTH_FUZZ_SEED={seed}")
-    failed = []
-    for number in range(MANY[kind]):
-        try:
-            check(whole, tmp_path / "mutant", kind, [seed, number])
-        except Exception as error:
-            failed.append((number, type(error).__name__, str(error)[:200]))
-    assert not failed, f"seed {seed}: {len(failed)} of {MANY[kind]}, such as {failed[:5]}"
+    place = tmp_path / "mutant"
+    resealed.try_many(
+        f"mutants of {kind}", MANY[kind], seed, lambda s: check(whole, place, kind, s)
+    )

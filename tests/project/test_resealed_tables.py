@@ -171,14 +171,8 @@ def test_refused_or_used(whole, tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_hundreds(whole, tmp_path, kind):
     seed = int(time.time()) if "JAXDEPTH_FUZZ_SEED" not in os.environ else SEED
-    print(f"{MANY} resealed tables of {kind}, JAXDEPTH_FUZZ_SEED={seed}")
-    failed = []
-    for number in range(MANY):
-        try:
-            check(whole, tmp_path / "mutant", kind, [seed, number])
-        except Exception as error:
-            failed.append((number, type(error).__name__, str(error)[:200]))
-    assert not failed, f"seed {seed}: {len(failed)} of {MANY}, such as {failed[:5]}"
+    place = tmp_path / "mutant"
+    resealed.try_many(f"tables of {kind}", MANY, seed, lambda s: check(whole, place, kind, s))
 
 
 @pytest.mark.parametrize("content", [b"PAR1", b"", "columns"])

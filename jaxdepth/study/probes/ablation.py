@@ -10,7 +10,7 @@ are also set to what harmless prompts have there on average: what is then lost i
 harmful prompts from harmless ones.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -109,24 +109,31 @@ def harmless_means(
     model: Mistral, direction_JD: Float[np.ndarray, "J D"], prompts: EvaluationSet
 ) -> Float[np.ndarray, " J"]:
     """The part of harmless prompts' streams along each layer's direction at the last token."""
+    # Layer 0 has no direction at a token that all prompts share.
     unit_JD = direction_JD / np.maximum(np.linalg.norm(direction_JD, axis=1, keepdims=True), 1e-30)
     along_NJ = np.zeros((len(prompts.examples.ids), len(unit_JD)))
-    for batch in prompts.batches:
-        rows = list(batch.indices)
-        last_B1 = batch.lengths_B[:, None] - 1
-        h_BJD = to_host(residuals(model, batch.tokens_BS, batch.lengths_B, last_B1))[:, 0]
-        along_NJ[rows] = np.einsum("bjd,jd->bj", h_BJD[: len(rows)].astype(np.float64), unit_JD)
+    for rows, h_BJD in _last_streams(model, prompts):
+        h_NJD = to_host(h_BJD)[: len(rows)].astype(np.float64)
+        along_NJ[rows] = np.einsum("njd,jd->nj", h_NJD, unit_JD)
     return along_NJ[~prompts.examples.harmful_N].mean(axis=0)
+
+
+def _last_streams(
+    model: Mistral, prompts: EvaluationSet
+) -> Iterator[tuple[list[int], Float[jax.Array, "B J D"]]]:
+    """The streams of every batch at its last tokens, with their rows; padding rows come last."""
+    for batch in prompts.batches:
+        last_B1 = batch.lengths_B[:, None] - 1
+        h_BPJD = residuals(model, batch.tokens_BS, batch.lengths_B, last_B1)
+        yield list(batch.indices), h_BPJD[:, 0]
 
 
 def _measure(model: Mistral, prompts: EvaluationSet) -> Measures:
     N = len(prompts.examples.ids)
     log_odds_N, opens_N = np.zeros(N), np.zeros(N, bool)
     x_ND = np.zeros((N, model.config.hidden_size), np.float32)
-    for batch in prompts.batches:
-        rows = list(batch.indices)
-        last_B1 = batch.lengths_B[:, None] - 1
-        h_BD = residuals(model, batch.tokens_BS, batch.lengths_B, last_B1)[:, 0, -1]
+    for rows, h_BJD in _last_streams(model, prompts):
+        h_BD = h_BJD[:, -1]
         first = _first_token(model, h_BD, prompts.is_opener_V)
         log_odds_N[rows] = to_host(first.refusal_log_odds)[0, : len(rows)]
         opens_N[rows] = prompts.is_opener_V[to_host(first.top_token)[0, : len(rows)]]

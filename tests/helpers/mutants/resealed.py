@@ -57,6 +57,18 @@ def refused(uses, where):
     return is_refused
 
 
+def try_many(what, count, seed, check):
+    """Check that many mutants, each by its seed, to the end, and fail with those that failed."""
+    print(f"{count} resealed {what}, JAXDEPTH_FUZZ_SEED={seed}")
+    failed = []
+    for number in range(count):
+        try:
+            check([seed, number])
+        except Exception as error:
+            failed.append((number, type(error).__name__, str(error)[:200]))
+    assert not failed, f"seed {seed}: {len(failed)} of {count}, such as {failed[:5]}"
+
+
 def harm_tree(tree, rng):
     """Change something somewhere in a tree of JSON."""
     kind = int(rng.integers(4))
