@@ -67,9 +67,21 @@ class Prompt:
 
 
 def prompt_of_row(row: Mapping[str, Any]) -> Prompt:
-    """The prompt of a row from `Prompt.as_row`; a table of an earlier version has fewer columns."""
-    earlier = json.loads(row.get("earlier") or "[]")
-    messages = tuple(Message(**message) for message in earlier)
+    """The prompt of a row from `Prompt.as_row`; a table of an earlier version has fewer columns.
+
+    Raises:
+        InputError: its earlier messages are not those of a conversation.
+    """
+    earlier = row.get("earlier")
+    try:
+        messages = tuple(Message(**message) for message in json.loads(earlier or "[]"))
+    except (ValueError, TypeError):
+        messages = None
+    if messages is None or not all(isinstance(part, str) for m in messages for part in m):
+        raise InputError(
+            f"prompt {row['prompt_id']} has earlier messages {earlier!r:.60}, expected a JSON list "
+            "of objects with role and content: it is damaged"
+        )
     label = None if row["label"] == UNLABELLED else row["label"]
     return Prompt(**{**row, "label": label, "earlier": messages})
 

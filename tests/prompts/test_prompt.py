@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pyarrow as pa
+import pytest
 
+from jaxdepth.errors import InputError
 from jaxdepth.prompts.datasets import read_prompts
 from jaxdepth.prompts.prompt import Message, Prompt, prompt_of_row, prompts_digest
 from jaxdepth.study.common_tables import PROMPTS
@@ -43,3 +45,11 @@ def test_a_prompt_comes_back_from_its_row():
     for column in ("system", "earlier", "prefill"):
         old.pop(column)
     assert prompt_of_row(old) == ALONE
+
+
+@pytest.mark.parametrize(
+    "earlier", ["x", "{", "3", "[3]", '[{"role": "user"}]', '[{"role": "user", "content": 3}]']
+)
+def test_earlier_messages_that_are_none(earlier):
+    with pytest.raises(InputError, match=rf"prompt {ALONE.prompt_id} has earlier messages"):
+        prompt_of_row(ALONE.as_row() | {"earlier": earlier})
