@@ -2,9 +2,9 @@
 
     python tools/gpu_check.py [MODEL] [--minutes 5] [--out runs/gpu_check] [--only PART ...]
 
-Downloads nothing and uses the jax that is there. Each part is a process of its own, which has the
-time that is left and is stopped when it is over; what it measured is kept. The same command goes on
-with the parts that are missing. A part whose needs are missing says `not run`. Writes
+Downloads nothing and uses the jax that is there. Each part is a process of its own, which has its
+share of the time that is left and is stopped when it is over; what it measured is kept. The same
+command goes on with the parts that are missing. A part whose needs are missing says `not run`. Writes
 OUT/gpu_check.json, and prints one markdown table last. `--toy` is for trying the script: tiny
 shapes, on any device.
 
@@ -24,13 +24,15 @@ from pathlib import Path
 TOOLS = Path(__file__).parent
 # In order of need: the later ones compare with what the earlier ones measured.
 PARTS = {
-    "parity": "against this machine's CPU",
     "ceilings": "of the card",
     "mistral_7b": "random weights, bfloat16",
-    "peers": "what else one could do",
-    "tuning": "LoRA of rank 8",
+    "parity": "against this machine's CPU",
     "kernels": "of decoding, 7B shapes",
+    "tuning": "LoRA of rank 8",
+    "peers": "what else one could do",
 }
+# What a part may take of the time that is left, beside the parts after it.
+SHARES = {"ceilings": 1, "mistral_7b": 5, "parity": 3, "kernels": 2, "tuning": 2, "peers": 4}
 LEAST_SECONDS = 15  # a part with less time is not begun
 DONE = {"what": "done"}
 
@@ -101,20 +103,21 @@ def main() -> int:
     if args.model and not (args.model / "config.json").is_file():
         parser.error(f"{args.model} is no converted checkpoint: make one with `jaxdepth convert`")
     args.out.mkdir(parents=True, exist_ok=True)
-    end, ended = time.monotonic() + 60 * args.minutes, {}
-    for part in PARTS:
+    end = time.monotonic() + 60 * args.minutes
+    missing = [part for part in PARTS if DONE not in read_rows(args.out, part)]
+    ended = {part: "left out by --only" for part in missing if part not in args.only}
+    missing = [part for part in missing if part in args.only]
+    for n, part in enumerate(missing):
         left = end - time.monotonic()
-        if DONE in read_rows(args.out, part):
-            continue
-        if part not in args.only:
-            ended[part] = "left out by --only"
-        elif left < LEAST_SECONDS:
+        share = SHARES[part] / sum(SHARES[later] for later in missing[n:])
+        seconds = max(share * left, LEAST_SECONDS)
+        if left < LEAST_SECONDS:
             ended[part] = "no time left; the same command goes on"
-        else:
-            print(f"{part} ...", file=sys.stderr, flush=True)
-            why = run_part(part, args, left)
-            if why:
-                ended[part] = why
+            continue
+        print(f"{part}, at most {seconds:.0f} s ...", file=sys.stderr, flush=True)
+        why = run_part(part, args, seconds)
+        if why:
+            ended[part] = why
     rows_of = {part: read_rows(args.out, part) for part in PARTS}
     report = args.out / "gpu_check.json"
     report.write_text(json.dumps({"rows": rows_of, "not run": ended}, indent=1))
