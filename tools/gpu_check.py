@@ -4,9 +4,9 @@
 
 Downloads nothing and uses the jax that is there. Each part is a process of its own, which has its
 share of the time that is left and is stopped when it is over; what it measured is kept. The same
-command goes on with the parts that are missing. A part whose needs are missing says `not run`. Writes
-OUT/gpu_check.json, and prints one markdown table last. `--toy` is for trying the script: tiny
-shapes, on any device.
+command goes on with the parts that are missing. A part whose needs are missing says `not run`.
+Writes OUT/gpu_check.json, and prints one markdown table last. `--toy` is for trying the script:
+tiny shapes, on any device.
 
 Args:
     MODEL: a converted SmolLM2; without it parity is that of tiny random models.
@@ -66,7 +66,8 @@ def run_part(part: str, args: argparse.Namespace, seconds: float) -> str | None:
             return f"stopped after {seconds:.0f} s"
     if process.returncode:
         words = log.read_text(errors="replace").split("\n")
-        last = next((line for line in reversed(words) if line.strip()), "no message")
+        status = f"no message, status {process.returncode}"
+        last = next((line for line in reversed(words) if line.strip()), status)
         return f"failed: {last.strip()[:160]}"
     return None
 

@@ -77,8 +77,15 @@ def _attend(q_BSQH: Array, k_BSKH: Array, v_BSKH: Array, implementation, **seen)
 def _implementation(dtype: jnp.dtype, head_dim: int) -> Literal["cudnn", "xla"]:
     """cuDNN's fused attention where it applies: on GPUs, in 16 bits, for some head sizes."""
     fits = jnp.dtype(dtype).itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
-    platform = _PLATFORM.get() or jax.default_backend()
-    return "cudnn" if fits and platform == "gpu" else "xla"
+    return "cudnn" if fits and (_PLATFORM.get() or _default_platform()) == "gpu" else "xla"
+
+
+def _default_platform() -> str:
+    """The platform of the default device, such as that of `with jax.default_device(cpu)`."""
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined, unused-ignore]
+    if chosen is None:
+        return jax.default_backend()
+    return chosen if isinstance(chosen, str) else chosen.platform
 
 
 class Part(NamedTuple):
