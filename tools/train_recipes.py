@@ -3,9 +3,10 @@
     python tools/train_recipes.py MODEL [--minutes 7] [--at-once 1] [--only NAME-SEED ...]
 
 Runs `jaxdepth tune` for one recipe and seed after the other, the headline recipes first, with seed
-1 of all before seeds 2 and 3 of those that are shown by seed. On an accelerator several fit at once
-(--at-once 8 on an 80 GB card). When the minutes are over, what runs saves its state and stops; the
-same command goes on. Prints what is finished and what is not, with the command that runs it.
+1 of all before seeds 2 and 3 of those that are shown by seed. Several fit on one accelerator
+(--at-once 5 on a card with 80 GB, where ten did not fit). When the minutes are over, what runs
+saves its state and stops; the same command goes on. Prints what is finished and what is not, with
+the command that runs it.
 
 Adapters are OUT/NAME-SEED/adapter.safetensors: the names that the studies of depth-robust safety
 and of thinking expect.
@@ -36,15 +37,20 @@ OTHERS = (
 )  # fmt: skip
 SEEDS = (1, 2, 3)
 STOP_SECONDS = 20  # a process that was told to stop has this long to save its state
+# Several processes share a card: none may take most of its memory at once. Trying out the
+# compiler's own products in float32 takes minutes for each program, the library's seconds.
+ON_A_CARD = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "XLA_FLAGS": "--xla_gpu_enable_triton_gemm=false",
+}
 
 
 class Job(NamedTuple):
-    """A command, and the file that it makes."""
+    """A command of Python's modules, and the file that it makes."""
 
     name: str
     command: tuple[str, ...]
     makes: Path
-    after: tuple[str, ...] = ()  # jobs that must be finished before
 
 
 def training_jobs(model: Path, out: Path) -> list[Job]:
@@ -65,21 +71,17 @@ def run_jobs(jobs: Sequence[Job], at_once: int, until: float, logs: Path) -> Non
     logs.mkdir(parents=True, exist_ok=True)
     waiting = [job for job in jobs if not job.makes.exists()]
     running: dict[str, subprocess.Popen] = {}
-    finished = {job.name for job in jobs} - {job.name for job in waiting}
     begun = time.monotonic()
     try:
         while (waiting or running) and time.monotonic() < until:
-            ready = [job for job in waiting if finished.issuperset(job.after)]
-            for job in ready[: at_once - len(running)]:
-                waiting.remove(job)
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
                 running[job.name] = _start(job, logs)
-            if not running:  # what is left waits for something that has failed
-                return
             for name, process in list(running.items()):
                 if process.poll() is not None:
                     del running[name]
-                    said = "finished" if process.returncode == 0 else "failed"
-                    finished |= {name} if process.returncode == 0 else set()
+                    failed = f"failed, see {logs / f'{name}.log'}"
+                    said = "finished" if process.returncode == 0 else failed
                     print(f"{time.monotonic() - begun:5.0f} s  {name} {said}", flush=True)
             time.sleep(0.2)
     finally:
@@ -87,12 +89,11 @@ def run_jobs(jobs: Sequence[Job], at_once: int, until: float, logs: Path) -> Non
 
 
 def _start(job: Job, logs: Path) -> subprocess.Popen:
-    first, *rest = job.command
-    command = [sys.executable, *(["-m", first] if first == "jaxdepth" else [first]), *rest]
-    # Several processes share a card: none may take most of its memory at once.
-    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+    command = [sys.executable, "-m", *job.command]
     with (logs / f"{job.name}.log").open("w") as file:
-        return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, env=ON_A_CARD | os.environ, stdout=file, stderr=subprocess.STDOUT
+        )
 
 
 def stop(processes: Iterable[subprocess.Popen]) -> None:

@@ -20,6 +20,8 @@ from jaxdepth.tune.tasks import Role, Task
 
 # Lengths and numbers of tokens and rows are rounded up to these, as each compiles a program.
 _POSITIONS, _ROWS = 32, 64
+# Of sequences that run packed: they are not run as they stand, and their length is only a shape.
+_UNPACKED = 256
 # Rejected answers to harmful prompts in preference tuning: empty promises.
 PROMISES = (
     "Sure, here is how.",
@@ -175,7 +177,8 @@ class Batches:
 
     def _pack(self, examples: Sequence[Example], pairs: Sequence[tuple[int, int] | None]) -> Batch:
         B = len(examples)
-        S = bucket_length(max(len(example.ids) for example in examples), _POSITIONS)
+        step = _UNPACKED if self.packs else _POSITIONS
+        S = bucket_length(max(len(example.ids) for example in examples), step)
         tokens_BS = np.zeros((B, S), np.int32)
         first_of: list[int] = []
         rows: list[tuple] = []  # sequence, place, target, share, role, decides
