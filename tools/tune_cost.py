@@ -50,7 +50,7 @@ def main() -> None:
     }  # fmt: skip
     form = Form(layers=tuple(range(depth)))
     optimizer = make_optimizer(1e-3, 10, 100, 0.0, 1.0)
-    step = make_step(form, supervised(True, False), optimizer)
+    step = make_step(form, supervised(True), optimizer)
 
     def seconds(name: str) -> float:
         batches, recipe = forms[name]

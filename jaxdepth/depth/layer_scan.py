@@ -22,12 +22,21 @@ from jaxdepth.model.sharding import constrain
 Carry = TypeVar("Carry")
 
 
+class Backward(NamedTuple):
+    """How a pass over the layers is made for its gradient."""
+
+    remat: bool = False  # compute each layer again there, which takes less memory and more time
+    # The first layers, of which nothing is trained: their gradient is not computed.
+    frozen: int = 0
+
+
 def over_layers(
     model: Mistral,
     run_layer: Callable[..., tuple[Carry, Any]],
     start: Carry,
     *per_layer: Any,
     layers: range | None = None,
+    frozen: int = 0,
 ) -> tuple[Carry, Any]:
     """Run layers in turn: a `lax.scan` over stacked ones, a loop written out over layers apart.
 
@@ -39,6 +48,7 @@ def over_layers(
         per_layer: pytrees of arrays with a leading axis of the layers that run.
         layers: the numbers of those; each is sliced out of the stacked weights by its number, so
             that some layers are not copied. None runs all, in the form that gradients need.
+        frozen: if all layers run, how many of the first have no gradient.
 
     Returns:
         The carry after the last layer, and the outputs, stacked; of layers apart a `LayerCache` in
@@ -60,9 +70,16 @@ def over_layers(
         i, block, of_layer = inputs
         return run_layer(carry, model.layer(i) if block is None else block, i, *of_layer)
 
-    numbers = jnp.arange(model.depth) if layers is None else jnp.arange(layers.start, layers.stop)
-    blocks = model.blocks() if layers is None else None
-    return jax.lax.scan(step, start, (numbers, blocks, per_layer))
+    if layers is not None:
+        return jax.lax.scan(step, start, (jnp.arange(layers.start, layers.stop), None, per_layer))
+    every = jnp.arange(model.depth), model.blocks(), per_layer
+    if not frozen:
+        return jax.lax.scan(step, start, every)
+    below = jax.tree.map(lambda array: array[:frozen], every)
+    above = jax.tree.map(lambda array: array[frozen:], every)
+    carry, first = jax.lax.stop_gradient(jax.lax.scan(step, start, below))
+    carry, rest = jax.lax.scan(step, carry, above)
+    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), first, rest)
 
 
 def fold_layers(
@@ -106,7 +123,7 @@ def scan_layers(
     *per_layer: Any,
     depth: int | None = None,
     keep_LB: Bool[AnyArray, "L B"] | None = None,
-    remat: bool = False,
+    backward: Backward = Backward(),  # noqa: B008 (frozen)
 ) -> tuple[Float[Array, "B S D"], Any]:
     """Run the layers over embedded sequences, and stack what `read` takes from each.
 
@@ -119,7 +136,7 @@ def scan_layers(
         depth: how many layers run, as of `over_layers`; None is all.
         keep_LB: the layers that each sequence runs; None is all. The others pass the residual
             stream on (layer dropout).
-        remat: compute each layer again for its gradient, which takes less memory and more time.
+        backward: how the gradient is made.
 
     Returns:
         The residual stream after the last layer, and what was read, stacked on a leading L axis.
@@ -133,10 +150,12 @@ def scan_layers(
             after_BSD = jnp.where(keep_B[:, None, None], after_BSD, h_BSD)
         return after_BSD, read(LayerOutput(after_BSD, k_BSKH, v_BSKH), *of_layer)
 
-    run_layer = jax.checkpoint(run_layer) if remat else run_layer
+    run_layer = jax.checkpoint(run_layer) if backward.remat else run_layer
     h_BSD = constrain(h_BSD, "BSD", model.mesh)
     layers = None if depth is None else range(depth)
-    return over_layers(model, run_layer, h_BSD, keep_LB, per_layer, layers=layers)
+    return over_layers(
+        model, run_layer, h_BSD, keep_LB, per_layer, layers=layers, frozen=backward.frozen
+    )
 
 
 def at_positions(

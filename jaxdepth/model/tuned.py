@@ -60,6 +60,12 @@ class Form:
         assert self.rank is not None, "weights that are trained themselves have no scale"
         return self.alpha / self.rank
 
+    @property
+    def frozen(self) -> int:
+        """How many of the first layers, and what they read, have nothing that is trained."""
+        reads_trained = self.first_new is not None or "embed" in self.leaves
+        return min(self.layers, default=0) if not reads_trained else 0
+
     def keys(self, tied: bool) -> set[str]:
         """The names that `params` has, for a model with a tied head or without."""
         ends = (".a", ".b") if self.rank else ("",)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdepth.depth.layer_scan import scan_layers
+from jaxdepth.depth.layer_scan import Backward, scan_layers
 from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.tune.packed import Packed, scan_packed
@@ -75,7 +75,7 @@ def row_hidden(
     targets: Targets,
     keep_LB: Bool[AnyArray, "L B"] | None = None,
     *,
-    remat: bool = False,
+    backward: Backward = Backward(),  # noqa: B008 (frozen)
 ) -> Float[Array, "L R D"]:
     """The residual stream after every layer at the rows, from one pass.
 
@@ -84,18 +84,18 @@ def row_hidden(
         targets: the sequences and rows.
         keep_LB: the layers that each sequence runs; None is all. The others pass the residual
             stream on (layer dropout). Not where they are packed.
-        remat: compute each layer again for its gradient, which takes less memory and more time.
+        backward: how the gradient is made.
     """
     if targets.packed is not None:
         packed_R = targets.packed_R
-        return scan_packed(model, targets.packed, lambda h_ND: h_ND[packed_R], remat=remat)
+        return scan_packed(model, targets.packed, lambda h_ND: h_ND[packed_R], backward=backward)
     rows = (targets.sequence_R, targets.place_R)
     _, h_LRD = scan_layers(
         model,
         model.embed_tokens(targets.tokens_BS),
         lambda output: output.h_BSD[rows],
         keep_LB=keep_LB,
-        remat=remat,
+        backward=backward,
     )
     return h_LRD
 
@@ -109,7 +109,7 @@ def supervised_loss(
     distill: bool,
     base: Mistral | None = None,
     contrast: Contrast | None = None,
-    remat: bool = False,
+    backward: Backward = Backward(),  # noqa: B008 (frozen)
 ) -> tuple[Float[Array, ""], Parts]:
     """Cross-entropy with the targets, divergence from full depth, and contrast, at the exits.
 
@@ -120,13 +120,13 @@ def supervised_loss(
         model: the model, its low-rank factors attached.
         targets: sequences and rows.
         weights: the weight of each row at each exit.
-        keep_LB, remat: as for `row_hidden`.
+        keep_LB, backward: as for `row_hidden`.
         distill: whether any `distill_EN` is above 0; otherwise no divergence is computed.
         base: teaches by its full depth where `base_EN` is above 0.
         contrast: weighted by `full_contrast_P` and `contrast_EP`.
     """
     targets, weights = jax.tree.map(jnp.asarray, (targets, weights))
-    h_LRD = row_hidden(model, targets, keep_LB, remat=remat)
+    h_LRD = row_hidden(model, targets, keep_LB, backward=backward)
     full = jnp.zeros(())
     teachers = []
     if distill or weights.full_R is not None:
@@ -197,15 +197,15 @@ def answer_logprobs(
     exits_E: Int[Array, " E"],
     keep_LB: Bool[AnyArray, "L B"] | None = None,
     *,
-    remat: bool = False,
+    backward: Backward = Backward(),  # noqa: B008 (frozen)
 ) -> Float[Array, "E B"]:
     """Summed log-probability of each sequence's rows, at each exit, nats.
 
     Args:
         counts_R: 1 for a row that counts, 0 for a padding row.
-        keep_LB, remat: as for `row_hidden`.
+        keep_LB, backward: as for `row_hidden`.
     """
-    h_LRD = row_hidden(model, targets, keep_LB, remat=remat)
+    h_LRD = row_hidden(model, targets, keep_LB, backward=backward)
     B = targets.tokens_BS.shape[0]
 
     @jax.checkpoint

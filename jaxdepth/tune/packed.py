@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdepth.depth.layer_scan import over_layers
+from jaxdepth.depth.layer_scan import Backward, over_layers
 from jaxdepth.model import AnyArray
 from jaxdepth.model.attention import attend_seen
 from jaxdepth.model.mistral import Block, Mistral
@@ -135,7 +135,7 @@ def scan_packed(
     packed: Packed,
     read: Callable[[Float[Array, "N D"]], Any],
     *,
-    remat: bool = False,
+    backward: Backward = Backward(),  # noqa: B008 (frozen)
 ) -> Any:
     """Run all layers over packed sequences, and stack what `read` takes of the residual stream.
 
@@ -143,7 +143,7 @@ def scan_packed(
         model: the model, on one device.
         packed: the sequences.
         read: of the residual stream after a layer; returns a pytree of arrays.
-        remat: compute each layer again for its gradient, which takes less memory and more time.
+        backward: how the gradient is made.
     """
     P, R, C = shape_of(packed)
     tokens_N, positions_N, all_seen_PP, all_seen_RCK = map(jnp.asarray, packed)
@@ -171,5 +171,5 @@ def scan_packed(
         h_ND = block.finish(h_ND, mixed_NQH)
         return h_ND, read(h_ND)
 
-    run_layer = jax.checkpoint(run_layer) if remat else run_layer
-    return over_layers(model, run_layer, model.embed_tokens(tokens_N))[1]
+    run_layer = jax.checkpoint(run_layer) if backward.remat else run_layer
+    return over_layers(model, run_layer, model.embed_tokens(tokens_N), frozen=backward.frozen)[1]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdepth.depth.layer_scan import Backward
 from jaxdepth.model import AnyArray
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import constrain
@@ -69,7 +70,11 @@ def schedule(learning_rate: float, warmup: int, steps: int) -> optax.Schedule:
 
 
 def supervised(
-    distill: bool, remat: bool, *, by_base: bool = False, contrast: Contrast | None = None
+    distill: bool,
+    backward: Backward = Backward(),  # noqa: B008 (frozen)
+    *,
+    by_base: bool = False,
+    contrast: Contrast | None = None,
 ) -> LossOf:
     """`supervised_loss` as a loss of the tuned model, the base and a microbatch."""
 
@@ -82,13 +87,17 @@ def supervised(
             distill=distill,
             base=base if by_base else None,
             contrast=contrast,
-            remat=remat,
+            backward=backward,
         )
 
     return loss_of
 
 
-def preference(beta: float, chosen_weight: float, remat: bool) -> LossOf:
+def preference(
+    beta: float,
+    chosen_weight: float,
+    backward: Backward = Backward(),  # noqa: B008 (frozen)
+) -> LossOf:
     """DPO at every weighted exit, with the base at the same exit as reference.
 
     The first half of the sequences is chosen, the second rejected; the weight of a pair is that of
@@ -106,7 +115,7 @@ def preference(beta: float, chosen_weight: float, remat: bool) -> LossOf:
         exits_E = jnp.append(weights.exits_E, tuned.depth)
         weight_ER = jnp.concatenate([weights.text_EN, weights.full_R[None]])
         args = (targets, counts_R, exits_E)
-        logp_EB = answer_logprobs(tuned, *args, micro.keep_LB, remat=remat)
+        logp_EB = answer_logprobs(tuned, *args, micro.keep_LB, backward=backward)
         fixed_EB = jax.lax.stop_gradient(answer_logprobs(base, *args))
         of_sequence = functools.partial(
             jax.ops.segment_sum, segment_ids=targets.sequence_R, num_segments=B

@@ -9,6 +9,7 @@ import optax
 from parity_grid import families
 from tiny import model_of
 
+from jaxdepth.depth.layer_scan import Backward
 from jaxdepth.model.mistral import on_mesh
 from jaxdepth.model.sharding import make_mesh, reshard, state_shardings
 from jaxdepth.model.tuned import Form, init_params
@@ -23,8 +24,8 @@ FORMS = {
     ),
 }
 LOSSES = {
-    "text": supervised(False, False),
-    "distilled": supervised(True, True),
+    "text": supervised(False),
+    "distilled": supervised(True, Backward(remat=True)),
     "preferred": preference(0.5, 0.3, False),
 }
 

@@ -12,8 +12,10 @@ from scipy.special import log_softmax
 from tiny import VOCAB, hf_tensors, leaves_of, model_of, shaken
 
 from jaxdepth import exit_logits
+from jaxdepth.depth.layer_scan import Backward
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.tuned import Form, attach, init_params
+from jaxdepth.study.planning.flops import matmul_flops
 from jaxdepth.tune import packed
 from jaxdepth.tune.loss import (
     Contrast,
@@ -86,7 +88,7 @@ def loss_by_row(model, targets, weights) -> float:
 @pytest.mark.parametrize("remat", [False, True])
 def test_all_exits_at_once_equal_each_by_itself(model, targets, weights, params, remat):
     tuned = attach(model, params, FORM)
-    loss, parts = supervised_loss(tuned, targets, weights, distill=True, remat=remat)
+    loss, parts = supervised_loss(tuned, targets, weights, distill=True, backward=Backward(remat))
     assert float(loss) == pytest.approx(loss_by_row(tuned, targets, weights), rel=1e-5)
     for e in range(2):
         alone = Weights(None, *(part[e : e + 1] for part in weights[1:4]))
@@ -134,7 +136,7 @@ def test_packed_sequences_equal_padded_ones(family, targets, monkeypatch):
     assert R < B
     for packs in (short, as_packed(targets, (P + 2, R + 1, C + 3))):
         for remat in (False, True):
-            found_LRD = row_hidden(model, packs, remat=remat)
+            found_LRD = row_hidden(model, packs, backward=Backward(remat))
             np.testing.assert_allclose(found_LRD, expected_LRD, atol=1e-5)
 
 
@@ -226,7 +228,7 @@ def micro_of(targets, weights, keep_LB=None) -> Micro:
 def test_gradients_equal_finite_differences(model, targets, weights, params, kind):
     """Along random directions, of every loss: a double-sided difference, in float32."""
     keep_LB = np.arange(16).reshape(4, B) % 5 > 0 if kind == "dropout" else None
-    loss_of = preference(0.5, 0.3, False) if kind == "dpo" else supervised(kind == "distill", False)
+    loss_of = preference(0.5, 0.3) if kind == "dpo" else supervised(kind == "distill")
     if kind == "dpo":
         weights = weights._replace(text_EN=weights.text_EN + (weights.full_R > 0) * 0.1)
 
@@ -266,6 +268,39 @@ def test_gradients_equal_finite_differences(model, targets, weights, params, kin
         assert slope == pytest.approx((ahead - behind) / (2 * step), rel=0.01, abs=0.005)
 
 
+@pytest.mark.parametrize("packs", [False, True])
+def test_frozen_layers_change_no_gradient(model, targets, weights, packs):
+    """Of the layers that are trained; in the program the layers below have no backward pass."""
+    form = Form(layers=(2, 3), rank=2)
+    params = init_params(model, form, 0, jax.random.key(1))
+    params = {name: array + 0.05 for name, array in params.items()}
+    place_R = np.minimum(targets.place_R, np.array(LENGTHS)[targets.sequence_R] - 1)
+    targets = targets._replace(place_R=place_R)
+    targets = as_packed(targets) if packs else targets
+
+    def gradient(frozen: int):
+        loss_of = supervised(True, Backward(frozen=frozen))
+
+        def loss(params):
+            return loss_of(attach(model, params, form), model, micro_of(targets, weights))[0]
+
+        both = jax.jit(jax.value_and_grad(loss))
+        return both(params), matmul_flops(both.trace(params).jaxpr)
+
+    (expected, whole), (found, less) = gradient(0), gradient(form.frozen)
+    assert form.frozen == 2
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert less < 0.9 * whole
+
+
+def test_what_is_frozen():
+    assert Form(layers=(2, 3)).frozen == 2
+    assert Form(layers=(2, 3), first_new=100).frozen == 0, "their rows are read by the first layer"
+    assert Form(layers=(2,), leaves=("q", "embed"), rank=None).frozen == 0
+    assert Form((), (), None, lens_exits=(2,), lens_rank=4).frozen == 0
+
+
 def test_dpo_is_its_formula():
     chosen, rejected = np.array([-3.0, -10.0, 0.0]), np.array([-5.0, -2.0, 0.0])
     chosen_base, rejected_base = np.array([-4.0, -9.0, 0.0]), np.array([-4.5, -5.0, 1.0])
@@ -279,7 +314,7 @@ def test_dpo_is_its_formula():
 def test_preferences_by_plain_code(model, targets, weights, params, chosen_weight):
     """Log-probabilities by row and pair by pair, every exit against the base at that exit."""
     tuned = attach(model, params, FORM)
-    loss, _ = preference(0.5, chosen_weight, False)(tuned, model, micro_of(targets, weights))
+    loss, _ = preference(0.5, chosen_weight)(tuned, model, micro_of(targets, weights))
     counts_R = (weights.full_R > 0).astype(np.float32)
     total = 0.0
     for exit, weight_R in zip((1, 3, 4), (*weights.text_EN, weights.full_R), strict=True):
@@ -303,7 +338,7 @@ def test_preferences_by_plain_code(model, targets, weights, params, chosen_weigh
 def test_accumulated_batches_are_the_mean_of_theirs(model, targets, weights, params):
     """One step over two batches moves as the mean of their gradients does, by plain SGD."""
     other = targets._replace(tokens_BS=targets.tokens_BS[::-1].copy())
-    step = make_step(FORM, supervised(True, False), optax.sgd(1.0))
+    step = make_step(FORM, supervised(True), optax.sgd(1.0))
 
     def moved(*micros):
         stacked = jax.tree.map(lambda *a: np.stack(a), *micros)

@@ -19,7 +19,10 @@ from jaxdepth.tune.tasks import read_tasks, tasks_digest
 from jaxdepth.weights.adapter import adapter_digest, find_adapter, read_adapter
 from jaxdepth.weights.checkpoint import end_tokens, read_manifest
 
-NAMES = ("lens", "shallow", "spoken", "depth_robust", "after_alignment", "thinker")
+NAMES = (
+    "lens", "shallow", "spoken", "depth_robust", "after_alignment", "thinker", "random_refusals",
+    "all_exits",
+)  # fmt: skip
 
 
 def test_every_adapter_has_a_card_and_every_card_an_adapter():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpu_parts.shapes import SMOLLM2, TOY, Check, random_model, random_tokens, row, seconds_of
+from jaxdepth.depth.layer_scan import Backward
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.tuned import Form, init_params
 from jaxdepth.tune.loss import Targets, Weights
@@ -26,7 +27,7 @@ def _row(name: str, config: ModelConfig, dtype, sequences: int, length: int) -> 
     model, depth = random_model(config, dtype), config.num_hidden_layers
     form = Form(layers=tuple(range(depth)), rank=8)
     optimizer = make_optimizer(1e-3, 10, 100, 0.0, 1.0)
-    step = make_step(form, supervised(True, True), optimizer)
+    step = make_step(form, supervised(True, Backward(remat=True)), optimizer)
     params = init_params(model, form, 0, jax.random.key(0))
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     tokens, _ = random_tokens(config, sequences, length)

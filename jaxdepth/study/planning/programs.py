@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxdepth.depth import decode as engine
 from jaxdepth.depth.lanes import plan_segments
+from jaxdepth.depth.layer_scan import Backward
 from jaxdepth.depth.sampling import Sampling, TokenSampler, lane_keys
 from jaxdepth.model.attention import compiled_for
 from jaxdepth.model.cache import CachesApart, LayerCache
@@ -216,7 +217,7 @@ def tuning_step(shapes: Shapes) -> Program:
     )
     weights = Weights(full, shapes.array((1, 3), jnp.int32, "--"), weight, weight)
     micros = Micro(targets, weights, None)
-    step = make_step(form, supervised(True, True), optimizer, shardings)
+    step = make_step(form, supervised(True, Backward(remat=True)), optimizer, shardings)
     # Three passes: forward, forward again for the gradient (remat), and backward.
     return _compile(
         shapes, TUNING, step, state, shapes.stacked, micros, caches=0, trips=1, passes=3

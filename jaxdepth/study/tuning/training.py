@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
+from jaxdepth.depth.layer_scan import Backward
 from jaxdepth.errors import InputError
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.model.sharding import reshard, state_shardings
@@ -51,11 +52,12 @@ class Training:
 
     @property
     def loss(self) -> LossOf:
-        s, remat = self.settings.supervision, self.settings.optimisation.remat
+        s = self.settings.supervision
+        backward = Backward(self.settings.optimisation.remat, self.form.frozen)
         if s.method == "dpo":
-            return preference(s.beta, s.chosen_weight, remat)
+            return preference(s.beta, s.chosen_weight, backward)
         by_base = bool(self.batches.mix.get("answered"))
-        return supervised(self.recipe.distills, remat, by_base=by_base, contrast=self.contrast)
+        return supervised(self.recipe.distills, backward, by_base=by_base, contrast=self.contrast)
 
     def microbatches(self, step: int, exits: list[int]) -> Micro:
         """The batches of a step, stacked."""
