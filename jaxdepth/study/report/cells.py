@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
+from jaxdepth.errors import InputError
 from jaxdepth.prompts.prompt import HARMFUL, HARMLESS
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.common_tables import GENERATIONS, check_once, prompt_rows
@@ -130,8 +131,14 @@ def _decided(run: ReportRun) -> pd.DataFrame:
         key = ["prompt_id", "exit", "sample"]
         for table, frame in ((VERDICT_TABLE, answers), (TEXTS, texts)):
             check_once(frame, key, f"{run.path}: the table {table.name}")
-        answers = answers.drop(columns="text").merge(texts[[*key, "thought", "answer"]], on=key)
-        answers = answers.rename(columns={"answer": "text"})
+        texts = texts[[*key, "thought", "answer"]].rename(columns={"answer": "text"})
+        count = len(answers)
+        answers = answers.drop(columns="text").merge(texts, on=key)
+        if len(answers) < count:
+            raise InputError(
+                f"{run.path}: the table {TEXTS.name} lacks {count - len(answers)} of {count} "
+                "answers: it is damaged, run the command again to another --out"
+            )
     return answers
 
 

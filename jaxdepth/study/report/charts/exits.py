@@ -166,7 +166,8 @@ def distance_chart(runs: Sequence[ReportRun]) -> Chart:
 def _measure(curve: pd.DataFrame, metric: str, label: str) -> Estimate:
     """A measure of the curve at every exit, with the interval of that exit alone."""
     rows = curve[(curve["metric"] == metric) & (curve["label"] == label)].sort_values("exit")
-    if rows.empty or rows[["exit", "n"]].isna().any(axis=None):
+    never_null = ["exit", "value"] if metric.startswith("outcome_") else ["exit"]
+    if rows.empty or rows[never_null].isna().any(axis=None):
         raise InputError(
             f"a table curve has no {metric} of {label} prompts, or not at every exit: it is "
             "damaged, run the command again to another --out"
