@@ -111,7 +111,7 @@ def read_cells(run: ReportRun) -> Cells | None:
     prompt_rows(run.path, answers["prompt_id"].tolist())
     if run.command != DECIDE and answers["text"].notna().any():
         pairs = zip(answers["prompt_id"], answers["text"], strict=True)
-        texts = [None if text is None else run.asked[name].reply(text) for name, text in pairs]
+        texts = [None if pd.isna(text) else run.asked[name].reply(text) for name, text in pairs]
         answers = answers.assign(text=texts)
     order = {name: n for n, name in enumerate(run.prompts.index)}
     pairs = answers[["prompt_id", "sample"]].drop_duplicates()

@@ -150,9 +150,9 @@ def distance_chart(runs: Sequence[ReportRun]) -> Chart:
                     line(f"{run.name}, {label}", rows["exit"], e, number + place, panel, spec=spec,
                          legend=not panel)
                 )  # fmt: skip
-                if not panel and len(e.value) > 1:
-                    early = e.value[:-1]
-                    shown.append(f"{run.name} at most {early.max():.0%} before its deepest exit")
+                if not panel and np.isfinite(e.value[:-1]).any():
+                    early = np.nanmax(e.value[:-1])
+                    shown.append(f"{run.name} at most {early:.0%} before its deepest exit")
     return Chart(
         name="distance",
         title="How far each exit is from full depth (first token)",
