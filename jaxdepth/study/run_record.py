@@ -66,6 +66,8 @@ class OfCommand(Resolved, total=False):
     samples: Annotated[int, COUNT]
     votes: Annotated[int, COUNT]
     temperature: Annotated[float | None, Range(0)]
+    top_k: Annotated[int | None, COUNT]
+    top_p: Annotated[float | None, PROBABILITY]
     stop: list[str]
     openers: list[str] | dict[str, Any]
     verdict_temperature: Annotated[float, POSITIVE]

@@ -29,10 +29,10 @@ LATER = frozenset(
     "corrected_low failed midpoint midpoint_high midpoint_low onset onset_high onset_low "
     "p_calibrated topicality".split()
 )
-# Keys of rows, and counts: columns that have no nulls, unless their meaning speaks of them.
+# Keys of rows, counts and truths: columns that have no nulls, unless their meaning speaks of them.
 _NEVER_NULL = frozenset(
-    "count exit group label layer metric model n policy position prompt_id quadrant rule sample "
-    "target vote".split()
+    "count exit failed group label layer metric model n policy position prompt_id quadrant rule "
+    "sample source target text vote".split()
 )
 
 

@@ -6,10 +6,12 @@ As in test_resealed.py: every column may be another one, or gone, and run.json h
 import os
 import shutil
 import time
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from folders.runs import FACTS, SETTINGS, make_run
+from labelled_runs import label_all, session_of, truths
 from mutants import resealed
 from reports.planted import planted, write_sweep
 
@@ -21,7 +23,14 @@ from jaxdepth.study.checkpoints.paired import read_paired, write_paired
 from jaxdepth.study.checkpoints.tables import DIFFERENCES
 from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.judging import kept
+from jaxdepth.study.judging.run import Panel, _finish
+from jaxdepth.study.judging.settings import Rejudge
+from jaxdepth.study.judging.tables import JUDGEMENTS
 from jaxdepth.study.labelling import answers as labelling
+from jaxdepth.study.labelling.corrected import read_labelled
+from jaxdepth.study.labelling.plan import open_plan
+from jaxdepth.study.labelling.run import open_session, write_corrected
+from jaxdepth.study.labelling.settings import Label
 from jaxdepth.study.policies.rates import RuleMeans, rule_rates
 from jaxdepth.study.policies.tables import DYNAMIC, POLICIES
 from jaxdepth.study.probes import thoughts
@@ -66,6 +75,18 @@ def start(path, settings) -> Run:
 
 def write_swept(path):
     write_sweep(path, PLANTED, depth=DEPTH)
+
+
+def write_labelled(path):
+    write_sweep(path, planted((8, 10), (10, 14), 16), model="m")
+    label_all(session_of(path, n=60, bands=1), truths(path))
+    write_corrected(open_session(Label(runs=(path,), rater="ann", n=60, bands=1))[0])
+    judge = {"judge": "x", "identity": "i", "outcome": "refuse", "failed": False}
+    panel = Panel(Run(path, read_record(path)), Rejudge(path))
+    rows = [
+        row | judge for row in panel.answers[["prompt_id", "exit", "sample"]].to_dict("records")
+    ]
+    _finish(panel, JUDGEMENTS.from_rows(rows).to_pandas(), set())
 
 
 def write_rules(path):
@@ -121,6 +142,13 @@ def report(path):
     markdown_report(runs)
 
 
+def export(path):
+    if find_spec("inspect_ai"):
+        from jaxdepth.benchmarks.inspect.export import export_logs
+
+        export_logs(path)
+
+
 def read_thoughts(path):
     read, record = thoughts.read_thoughts(path, asked(NAMES, "{}?"), None), read_record(path)
     if record["settings"]["command"] == "decide" and TEXTS.name in record["tables"]:
@@ -142,6 +170,10 @@ KINDS = {
     "swept": (write_swept, [
         report,
         lambda path: read_behaviour(path, asked(PLANTED, "Prompt {}?"), {"steer": "none"}),
+    ]),
+    "labelled": (write_labelled, [
+        report, read_labelled, export, kept.read_answers,
+        lambda path: open_plan(path, labelling.read_answers(path), 90, 1, 0),
     ]),
     "rules": (write_rules, [
         report, kept.read_answers, RuleMeans.read,
@@ -186,8 +218,9 @@ def check(whole, place, kind, seed):
 @pytest.mark.parametrize("kind", KINDS)
 def test_refused_or_used(whole, tmp_path, kind):
     assert not check(whole, tmp_path / "whole", kind, None)
-    refused = sum(check(whole, tmp_path / "mutant", kind, [SEED, n]) for n in range(FEW))
-    assert refused > FEW // 10  # many columns of a probe are shown as they are
+    count = FEW if kind != "labelled" else FEW // 3  # logs of Inspect take long
+    refused = sum(check(whole, tmp_path / "mutant", kind, [SEED, n]) for n in range(count))
+    assert refused > count // 10  # many columns of a probe are shown as they are
 
 
 @pytest.mark.slow

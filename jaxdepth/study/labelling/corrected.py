@@ -111,6 +111,8 @@ def read_labelled(run_path: str | Path) -> Labelled | None:
     if not {LABELS.name, LABEL_PLAN.name} <= set(record["tables"]):
         return None
     labels = read_frame(run_path, LABELS)
+    if labels.empty:
+        return None
     answers = read_answers(run_path)
     plan = read_plan(run_path, answers)
     rater = labels["rater"].iloc[0]

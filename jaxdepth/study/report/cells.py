@@ -75,7 +75,9 @@ class Cells:
             return pd.Series(dtype=object)
         rows = self.run.frame(LABELS)
         rows = rows[rows["rater"] == rows["rater"].iloc[0]]
-        return rows.assign(column=rows["exit"].astype(str)).set_index(KEY)["label"]
+        rows = rows.assign(column=rows["exit"].astype(str))
+        check_once(rows, KEY, f"{self.run.path}: the table {LABELS.name}")
+        return rows.set_index(KEY)["label"]
 
     @cached_property
     def label_letters(self) -> str:

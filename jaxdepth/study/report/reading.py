@@ -69,13 +69,7 @@ class ReportRun:
     @cached_property
     def prompts(self) -> pd.DataFrame:
         """The prompts by their ids."""
-        prompts = prompt_rows(self.path)
-        if prompts["text"].isna().any():
-            raise InputError(
-                f"{self.path}: the table prompts has a prompt without a text: it is damaged, run "
-                "the command again to another --out"
-            )
-        return prompts
+        return prompt_rows(self.path)
 
     @cached_property
     def asked(self) -> dict[str, Prompt]:
