@@ -31,8 +31,9 @@ LATER = frozenset(
 )
 # Keys of rows, counts and truths: columns that have no nulls, unless their meaning speaks of them.
 _NEVER_NULL = frozenset(
-    "count exit failed group label layer metric model n policy position prompt_id quadrant rule "
-    "sample source target text vote".split()
+    "count curve exit failed first group identity judge label layer metric model n policy position "
+    "probe prompt_id quadrant rater rule sample second set source stratum stratum_size target text "
+    "text_sha256 vote".split()
 )
 
 
