@@ -6,6 +6,7 @@ from pathlib import Path
 
 def print_places(run_path: str | Path, figures: Mapping[Path, str]) -> None:
     """Print where the tables and figures of a run are, and what each figure shows."""
-    print(f"\nTables are in {run_path}. Figures drawn from them (also as .svg):")
+    drawn = " Figures drawn from them (also as .svg):" if figures else ""
+    print(f"\nTables are in {run_path}.{drawn}")
     for path, caption in figures.items():
         print(f"  {path}\n    {caption}")

@@ -84,7 +84,7 @@ _OF_WRAPPERS = (
     "vision_feature_layer",
 )
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-_MAX_LAYERS = 10_000  # a list is made of as many; no model comes near
+MAX_LAYERS = 10_000  # a list is made of as many; no model comes near
 
 
 @dataclass(frozen=True)
@@ -279,8 +279,8 @@ def _rope_layers(raw: Mapping[str, Any], layers: int) -> tuple[bool, ...] | None
 
 
 def _check_layer_count(layers: int) -> None:
-    if layers > _MAX_LAYERS:
-        raise InputError(f"num_hidden_layers is {layers}, expected at most {_MAX_LAYERS}")
+    if layers > MAX_LAYERS:
+        raise InputError(f"num_hidden_layers is {layers}, expected at most {MAX_LAYERS}")
 
 
 def _windows(

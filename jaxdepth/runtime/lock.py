@@ -103,6 +103,7 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
         InputError: it cannot be made.
     """
     folder = Path(folder)
+    _check_name(folder)
     if folder.is_file():
         raise InputError(f"{folder} exists and is not a run directory: name another with --out")
     file = folder / LOCK_FILE
@@ -135,12 +136,18 @@ def hold_target(target: str | Path) -> Iterator[bool]:
         Stopped: SIGTERM came while this waited.
     """
     target = Path(target)
+    _check_name(target)
     lock = _acquire_or_wait(target.parent / f".{target.name}{LOCK_FILE}", target, job_name())
     try:
         yield lock is not None
     finally:
         if lock is not None:
             _release(lock)
+
+
+def _check_name(folder: Path) -> None:
+    if "\0" in str(folder):
+        raise InputError(f"{str(folder)!r} cannot be the name of a folder: name another")
 
 
 def _acquire_for_job(file: Path, target: Path) -> _Lock:

@@ -72,7 +72,8 @@ def mean_band(
     """Bounds of X means that hold for all of them at once, from bootstrap resamples.
 
     The half-width at each x is its standard error times one number: the quantile, over resamples,
-    of the largest deviation in standard errors. NaN where clusters are not enough.
+    of the largest deviation in standard errors. NaN where clusters are not enough, or a mean is
+    NaN: the others' bounds hold without it.
 
     Args:
         mean_X: the means.
@@ -80,8 +81,14 @@ def mean_band(
         clusters: how many clusters were resampled.
         level: with about this probability all bounds hold.
     """
-    if not enough(clusters):
+    is_known_X = np.isfinite(mean_X)
+    if not enough(clusters) or not is_known_X.any():
         return np.full(len(mean_X), np.nan), np.full(len(mean_X), np.nan)
+    if not is_known_X.all():
+        low_X, high_X = np.full((2, len(mean_X)), np.nan)
+        known = mean_band(mean_X[is_known_X], resampled_RX[:, is_known_X], clusters, level)
+        low_X[is_known_X], high_X[is_known_X] = known
+        return low_X, high_X
     resampled_RX = resampled_RX[np.isfinite(resampled_RX).all(axis=1)]
     error_X = resampled_RX.std(axis=0)
     deviation_RX = np.abs(resampled_RX - resampled_RX.mean(axis=0)) / np.maximum(error_X, 1e-12)

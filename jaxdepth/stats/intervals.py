@@ -99,5 +99,8 @@ def interval(
             return missing_X, missing_X.copy()
         quantile = student.ppf(tail, clusters - 1) * math.sqrt(clusters / (clusters - 1))
         tail = float(norm.cdf(quantile))
-    low_X, high_X = (np.nanpercentile(resampled_RX, 100 * p, axis=0) for p in (tail, 1 - tail))
+    is_missing_X = np.isnan(resampled_RX).all(axis=0)  # numpy would warn of each
+    known_RX = np.where(is_missing_X, 0, resampled_RX)
+    bounds = (np.nanpercentile(known_RX, 100 * p, axis=0) for p in (tail, 1 - tail))
+    low_X, high_X = (np.where(is_missing_X, np.nan, bound_X)[()] for bound_X in bounds)
     return low_X, high_X

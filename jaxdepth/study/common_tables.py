@@ -125,9 +125,9 @@ def check_once(frame: pd.DataFrame, keys: Sequence[str], where: str) -> None:
     """
     is_again = frame.duplicated(list(keys))
     if is_again.any():
-        row = frame[list(keys)][is_again].iloc[0].astype(str).str[:60]
+        row = ", ".join(str(value)[:60] for value in frame[list(keys)][is_again].iloc[0])
         raise InputError(
-            f"{where} has two rows of {visible(', '.join(row))}: it is damaged, run the command "
+            f"{where} has two rows of {visible(row)}: it is damaged, run the command "
             "again to another --out"
         )
 

@@ -291,9 +291,9 @@ def check_file(file: Path) -> Path:
     return file
 
 
-def _damaged(file: Path) -> InputError:
+def _damaged(file: Path, what: str = "digest") -> InputError:
     return InputError(
-        f"{file} is damaged: it differs from the digest in {RUN_FILE}; remove it and run the same "
+        f"{file} is damaged: it differs from the {what} in {RUN_FILE}; remove it and run the same "
         "command again"
     )
 
@@ -318,7 +318,10 @@ def read_table(run_path: str | Path, table: str | Table) -> pa.Table:
         )
     if file_digest(file) != entry["sha256"]:
         raise _damaged(file)
-    return _read_parquet(file) if isinstance(table, str) else read_declared(file, table)
+    content = _read_parquet(file) if isinstance(table, str) else read_declared(file, table)
+    if content.num_rows != entry["rows"]:
+        raise _damaged(file, "number of rows")
+    return content
 
 
 def _read_parquet(file: Path) -> pa.Table:

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from jaxdepth.errors import InputError
+from jaxdepth.model.config import MAX_LAYERS
+from jaxdepth.ranges import COUNT, POSITIVE, PROBABILITY, SEED, Range, check_range
 from jaxdepth.records import read_record_as
 
 _FILE_NAME = re.compile(r"\w[\w.-]*")
@@ -27,7 +29,9 @@ class Provenance(TypedDict, total=False):
     adapter: str | None
     reference: str | None
     encoder: str | None
-    depth: int
+    prompts: list[str]
+    chat_template: bool
+    depth: Annotated[int, Range(1, MAX_LAYERS)]
     opens_thought: bool
     markers: MarkersRecord
     python: str
@@ -37,16 +41,39 @@ class Resolved(TypedDict, total=False):
     """Resolved settings: what is read again of them."""
 
     command: str
-    exits: list[int] | str
-    seed: int
-    positions: list[str] | str
-    protocol: dict[str, Any] | str | None
-    judge: str | None
+    seed: Annotated[int, SEED]
+    protocol: dict[str, Any] | None
     dtype: str | None
-    date: str | None
-    encoder_sha256: str | None
     adapter_sha256: str | None
     model_fingerprint: str
+    answer_tokens: Annotated[int | None, Range(0)]
+
+
+class OfCommand(Resolved, total=False):
+    """Those of a run that names its command, as all do but those of `tune`."""
+
+    exits: Annotated[list[int], Range(1, MAX_LAYERS)]
+    positions: list[str]
+    judge: str | None
+    date: str | None
+    encoder_sha256: str | None
+    prompts_sha256: str
+    int8: bool
+    keep_text: bool
+    system: str | None
+    system_prompt: str | None
+    max_new_tokens: Annotated[int, Range(0)]
+    samples: Annotated[int, COUNT]
+    votes: Annotated[int, COUNT]
+    temperature: Annotated[float | None, Range(0)]
+    top_k: Annotated[int | None, COUNT]
+    top_p: Annotated[float | None, PROBABILITY]
+    stop: list[str]
+    openers: list[str] | dict[str, Any]
+    verdict_temperature: Annotated[float, POSITIVE]
+    refuse_from: Annotated[float | None, PROBABILITY]
+    caution_from: Annotated[float | None, PROBABILITY]
+    abstain_below: Annotated[float, PROBABILITY]
 
 
 class TableRecord(TypedDict):
@@ -59,8 +86,8 @@ class TableRecord(TypedDict):
 class RunRecord(TypedDict):
     """What run.json holds, without its own digest."""
 
-    settings: Resolved
-    facts: Provenance
+    settings: dict[str, Any]  # `OfCommand` or `Resolved`
+    facts: dict[str, Any]  # `Provenance`
     versions: dict[str, str]
     tables: dict[str, TableRecord]
     files: dict[str, str]
@@ -77,7 +104,15 @@ def check_record(record: Mapping, file: Path) -> dict:
     names = (*checked["tables"], *checked["files"])
     if set(checked) != set(RunRecord.__annotations__) or not all(map(_FILE_NAME.fullmatch, names)):
         raise InputError(f"{file} is damaged: name another run directory")
-    return checked | {part: _Part(file, checked[part]) for part in ("settings", "facts")}
+    of_settings = OfCommand if "command" in checked["settings"] else Resolved
+    parts: dict[str, type] = {"settings": of_settings, "facts": Provenance}
+    for part, cls in parts.items():
+        where = f"{file}: {part}"
+        values: dict[str, Any] = read_record_as(cls, checked[part], where, remedy)
+        for name, value in values.items():
+            check_range(cls, name, value, f"{where}: ")
+        checked[part] = _Part(file, values)
+    return checked
 
 
 class _Part(dict):

@@ -29,8 +29,11 @@ LATER = frozenset(
     "corrected_low failed midpoint midpoint_high midpoint_low onset onset_high onset_low "
     "p_calibrated topicality".split()
 )
-_KEYS = frozenset(
-    "exit group label layer metric model position prompt_id rule sample target vote".split()
+# Keys of rows, counts and truths: columns that have no nulls, unless their meaning speaks of them.
+_NEVER_NULL = frozenset(
+    "count curve exit failed first group identity judge label layer metric model n policy position "
+    "probe prompt_id quadrant rater rule sample second set source stratum stratum_size target text "
+    "text_sha256 vote".split()
 )
 
 
@@ -75,7 +78,7 @@ class Table:
         return self.schema.empty_table()
 
     def check(self, content: pa.Table, where: str) -> None:
-        """Raise InputError where a table lacks a column, has one of another kind, or a key is null.
+        """Raise InputError where a column is missing or of another kind, or a key or count is null.
 
         Widths of numbers do not matter, nor columns that are not declared.
 
@@ -99,7 +102,7 @@ class Table:
                     f"{where}: the column {column.name} has the type {found.type}, expected "
                     f"{column.type}: {remedy}"
                 )
-            if found.null_count and column.name in _KEYS and "null" not in column.meaning:
+            if found.null_count and column.name in _NEVER_NULL and "null" not in column.meaning:
                 raise InputError(f"{where}: the column {column.name} has nulls: {remedy}")
 
 

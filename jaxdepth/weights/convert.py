@@ -13,16 +13,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from reprlib import repr as short  # values in a file may be long
 from typing import Any
 
 import numpy as np
 
-from jaxdepth.errors import InputError, listed
+from jaxdepth.errors import InputError, listed, visible
 from jaxdepth.files import file_digest, read_json
 from jaxdepth.model import FastTokenizer
 from jaxdepth.runtime import preemption
 from jaxdepth.runtime.distributed import is_distributed
 from jaxdepth.runtime.lock import hold_target
+from jaxdepth.runtime.log import warn
 from jaxdepth.weights import checkpoint
 from jaxdepth.weights.atomic_folder import atomic_folder, writing_error
 from jaxdepth.weights.gguf.source import GGUFSource
@@ -110,6 +112,7 @@ def convert_locked(
     opened = open_source(source)
     tensors = source_tensors(opened)
     tokenizer = _read_tokenizer(opened) if with_tokenizer else None
+    _warn_of_code(opened)
     origin: dict[str, Any] = {"config": opened.raw_config, "tokenizer": tokenizer is not None}
     if export is not None:
         origin["export"] = dict(export)
@@ -272,9 +275,18 @@ def _read_folder_tokenizer(source: SafetensorsSource):
     return tokenizer
 
 
+def _warn_of_code(source: Source) -> None:
+    """Name the authors' own code, which transformers runs only if it is told to trust it."""
+    code = source.raw_config.get("auto_map")
+    if code:
+        warn(
+            f"{source.name}: config.json names code of its own (auto_map: {visible(short(code))}), "
+            "which is never run: the weights are read as those of "
+            f"{source.raw_config['model_type']}"
+        )
+
+
 def _check_parents(target: Path) -> None:
-    if "\0" in str(target):
-        raise InputError(f"{str(target)!r} cannot be the name of a folder: name another target")
     for parent in target.absolute().parents:
         if parent.exists():
             if not parent.is_dir():

@@ -6,31 +6,42 @@ As in test_resealed.py: every column may be another one, or gone, and run.json h
 import os
 import shutil
 import time
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from folders.runs import FACTS, SETTINGS, make_run
+from labelled_runs import label_all, session_of, truths
 from mutants import resealed
 from reports.planted import planted, write_sweep
 
 from jaxdepth.prompts.prompt import Prompt
 from jaxdepth.refusal.protocol import Markers
+from jaxdepth.settings_file import build, flatten
 from jaxdepth.study.certificates.measured import Measured
 from jaxdepth.study.checkpoints.paired import read_paired, write_paired
 from jaxdepth.study.checkpoints.tables import DIFFERENCES
 from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.judging import kept
+from jaxdepth.study.judging.run import Panel, _finish
+from jaxdepth.study.judging.settings import Rejudge
+from jaxdepth.study.judging.tables import JUDGEMENTS
 from jaxdepth.study.labelling import answers as labelling
+from jaxdepth.study.labelling.corrected import read_labelled
+from jaxdepth.study.labelling.plan import open_plan
+from jaxdepth.study.labelling.run import open_session, write_corrected
+from jaxdepth.study.labelling.settings import Label
 from jaxdepth.study.policies.rates import RuleMeans, rule_rates
 from jaxdepth.study.policies.tables import DYNAMIC, POLICIES
 from jaxdepth.study.probes import thoughts
 from jaxdepth.study.probes.behaviour import read_behaviour
-from jaxdepth.study.probes.tables import CURVES, PROBES
-from jaxdepth.study.report.charts.choose import charts_of
-from jaxdepth.study.report.compared import compare_runs
-from jaxdepth.study.report.page import judge_runs
+from jaxdepth.study.probes.tables import CURVES, KNOWS_DOES, PROBES
+from jaxdepth.study.report import origin, page
+from jaxdepth.study.report.markdown import markdown_report
 from jaxdepth.study.report.reading import read_runs
 from jaxdepth.study.run_directory import Run, read_frame, read_record
+from jaxdepth.study.subject import _UNRESOLVED
+from jaxdepth.study.verdicts.scores import write_verdicts
 from jaxdepth.study.verdicts.sources import RunVerdicts
 from jaxdepth.study.verdicts.tables import TEXTS, VERDICT_TABLE
 
@@ -66,6 +77,18 @@ def write_swept(path):
     write_sweep(path, PLANTED, depth=DEPTH)
 
 
+def write_labelled(path):
+    write_sweep(path, planted((8, 10), (10, 14), 16), model="m")
+    label_all(session_of(path, n=60, bands=1), truths(path))
+    write_corrected(open_session(Label(runs=(path,), rater="ann", n=60, bands=1))[0])
+    judge = {"judge": "x", "identity": "i", "outcome": "refuse", "failed": False}
+    panel = Panel(Run(path, read_record(path)), Rejudge(path))
+    rows = [
+        row | judge for row in panel.answers[["prompt_id", "exit", "sample"]].to_dict("records")
+    ]
+    _finish(panel, JUDGEMENTS.from_rows(rows).to_pandas(), set())
+
+
 def write_rules(path):
     named = {"settings": {"command": "sweep --policy"}, "facts": {"depth": DEPTH}}
     make_run(path, RULES, pairs=PAIRS, **named)
@@ -91,6 +114,7 @@ def write_decided(path):
     said = [lane | {"thought": "x", "answer": "y", "thought_ids": [7, 8]} for lane in lanes]
     run.write_table(VERDICT_TABLE.name, VERDICT_TABLE.from_rows(decided))
     run.write_table(TEXTS.name, TEXTS.from_rows(said))
+    write_verdicts(run, 0)
 
 
 def write_probed(path):
@@ -103,24 +127,53 @@ def write_probed(path):
     run.write_table(PROBES.name, PROBES.from_rows(rows))
     curve = [{"curve": "x", "layer": layer, "auroc": 0.5} for layer in range(DEPTH + 1)]
     run.write_table(CURVES.name, CURVES.from_rows(curve))
+    known = [
+        {"position": "last", "exit": e, "competent": "yes", "label": name[6:], "n": PAIRS}
+        | {"quadrant": quadrant, "count": 3, "value": 0.5, "low": 0.2, "high": 0.8}
+        for e in (2, DEPTH) for name in NAMES[:2]
+        for quadrant in ("knows and refuses", "complies without knowing")
+    ]  # fmt: skip
+    run.write_table(KNOWS_DOES.name, KNOWS_DOES.from_rows(known))
 
 
 def report(path):
     runs = read_runs([path])
-    judge_runs(runs)
-    charts_of(runs, compare_runs(runs))
+    page.render(runs)
+    markdown_report(runs)
+
+
+def export(path):
+    if find_spec("inspect_ai"):
+        from jaxdepth.benchmarks.inspect.export import export_logs
+
+        export_logs(path)
 
 
 def read_thoughts(path):
-    read = thoughts.read_thoughts(path, asked(NAMES, "{}?"), None)
-    assert len(read.ids) == len(NAMES)
+    read, record = thoughts.read_thoughts(path, asked(NAMES, "{}?"), None), read_record(path)
+    if record["settings"]["command"] == "decide" and TEXTS.name in record["tables"]:
+        assert len(read.ids) == len(NAMES)
+
+
+def record_all_settings(path):
+    """Those that its command has, as a real run records them."""
+    record = read_record(path)
+    cls = origin._SETTINGS[record["settings"]["command"]]
+    settings = build(cls, {"model": "m"})
+    usual = {k: v for k, v in flatten(settings).items() if k not in _UNRESOLVED}
+    record["settings"] = usual | record["settings"]
+    Run(path, record)._save()
 
 
 # kind -> what makes the run, and what reads it.
 KINDS = {
     "swept": (write_swept, [
         report,
-        lambda path: read_behaviour(path, asked(PLANTED, "Prompt {}?"), {}),
+        lambda path: read_behaviour(path, asked(PLANTED, "Prompt {}?"), {"steer": "none"}),
+    ]),
+    "labelled": (write_labelled, [
+        report, read_labelled, export, kept.read_answers,
+        lambda path: open_plan(path, labelling.read_answers(path), 90, 1, 0),
     ]),
     "rules": (write_rules, [
         report, kept.read_answers, RuleMeans.read,
@@ -141,11 +194,13 @@ def whole(tmp_path_factory):
     place = tmp_path_factory.mktemp("whole")
     for kind, (write, _) in KINDS.items():
         write(place / kind)
+        record_all_settings(place / kind)
     return place
 
 
 @pytest.fixture(autouse=True)
-def _thoughts_without_a_model(monkeypatch):
+def _without_a_model_or_scripts(monkeypatch):
+    monkeypatch.setattr(page, "_charting", lambda: "")  # the same in all pages
     monkeypatch.setattr(thoughts, "open_thoughts", lambda *args: [[1, 2]] * len(args[-1]))
 
 
@@ -163,8 +218,9 @@ def check(whole, place, kind, seed):
 @pytest.mark.parametrize("kind", KINDS)
 def test_refused_or_used(whole, tmp_path, kind):
     assert not check(whole, tmp_path / "whole", kind, None)
-    refused = sum(check(whole, tmp_path / "mutant", kind, [SEED, n]) for n in range(FEW))
-    assert refused > FEW // 10  # many columns of a probe are shown as they are
+    count = FEW if kind != "labelled" else FEW // 3  # logs of Inspect take long
+    refused = sum(check(whole, tmp_path / "mutant", kind, [SEED, n]) for n in range(count))
+    assert refused > count // 10  # many columns of a probe are shown as they are
 
 
 @pytest.mark.slow

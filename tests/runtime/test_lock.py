@@ -214,6 +214,13 @@ def test_processes_of_one_job_wait_for_the_one_that_converts(tmp_path):
     assert json.loads((tmp_path / "target" / "jaxdepth.json").read_text())["format"] == 3
 
 
+@pytest.mark.parametrize("hold", [hold_folder, hold_target])
+def test_no_folder_has_a_nul_in_its_name(tmp_path, hold):
+    with pytest.raises(InputError, match="cannot be the name of a folder"), hold(tmp_path / "a\0b"):
+        pass
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_target_is_free_again(tmp_path):
     with hold_target(tmp_path / "new" / "target") as is_mine:
         assert is_mine

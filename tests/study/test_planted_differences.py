@@ -93,7 +93,13 @@ def write_scores(path: Path, positive, fold, score_XN, prefix: str) -> None:
     run = Run.open(path, {}, {})
     names = [f"{prefix}-{n:03d}" for n in range(len(positive))]
     prompts = [
-        {"prompt_id": i, "label": "harmless", "pair_id": f"{prefix}-{n // 2}"}
+        {
+            "prompt_id": i,
+            "text": i,
+            "label": "harmless",
+            "source": "s",
+            "pair_id": f"{prefix}-{n // 2}",
+        }
         for n, i in enumerate(names)
     ]
     run.write_table(PROMPTS.name, PROMPTS.from_rows(prompts))

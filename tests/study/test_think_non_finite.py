@@ -1,6 +1,7 @@
 """`jaxdepth decide` on a model whose deepest exit overflows: null, with a reason, and counted."""
 
 import re
+import shutil
 
 import pytest
 from studies import settings_of
@@ -11,7 +12,9 @@ from jaxdepth import InputError
 from jaxdepth.cli import main
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.study.answers import warn_non_finite
-from jaxdepth.study.run_directory import read_table
+from jaxdepth.study.judging import kept
+from jaxdepth.study.labelling import answers as labelling
+from jaxdepth.study.run_directory import Run, read_record, read_table
 from jaxdepth.study.thinking.reading import read_replicate
 from jaxdepth.study.verdicts.figures import draw_verdicts
 from jaxdepth.study.verdicts.run import run_decide
@@ -88,3 +91,22 @@ def test_scores_are_of_the_exit_that_has_verdicts(run, tmp_path, capsys):
     assert main(["report", str(run.path), "--out", str(out)]) == 0
     with pytest.raises(InputError, match="4 verdicts are missing, because activations were NaN"):
         read_replicate(verdicts)
+
+
+def test_a_run_without_any_verdict(run, tmp_path, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(run.path, path)
+    record = read_record(path)
+    record["settings"]["exits"] = [4]
+    bad = Run(path, record)
+    for name in [name for name in record["tables"] if name != "prompts"]:
+        table = read_table(run.path, name)
+        bad.write_table(name, table.filter([e == 4 for e in table["exit"].to_pylist()]))
+    write_verdicts(bad, seed=0)
+    print_verdicts(bad)
+    assert capsys.readouterr().out.startswith("No exit has a verdict: all activations were NaN")
+    assert draw_verdicts(path) == {}
+    assert main(["report", str(path), "--out", str(tmp_path / "report.html")]) == 0
+    for read in (kept.read_answers, labelling.read_answers):
+        with pytest.raises(InputError, match=r"has no answer to .* NaN or infinite"):
+            read(path)

@@ -112,6 +112,17 @@ def test_a_folder_of_both_formats_with_hf_weights_alone(tmp_path):
         open_source(folder)
 
 
+@pytest.mark.parametrize("code", [{"AutoModelForCausalLM": "its_own.\x1b[2JModel"}, [1]])
+def test_code_beside_the_weights_is_never_run_and_named(tmp_path, capsys, code):
+    source = write_folder(tmp_path / "hf", RAW | {"auto_map": code}, TENSORS)
+    (source / "its_own.py").write_text("raise SystemExit")
+    convert(source, tmp_path / "model")
+    assert_holds(tmp_path / "model", TENSORS, RAW | {"auto_map": code})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+    assert "config.json names code of its own (auto_map: " in line
+
+
 def test_patterns_of_windows():
     params = {**PARAMS, "sliding_window": [None, 16], "llama_4_scaling": None, "yarn": None}
     config = ModelConfig.from_hf(params_config(SIZES | params))

@@ -32,9 +32,10 @@ from inspect_ai.scorer import Score
 from jaxdepth.errors import InputError
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.atomic_files import atomic_write
-from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE, PROMPTS
+from jaxdepth.study.common_tables import GENERATIONS, NON_FINITE, prompt_rows
 from jaxdepth.study.judging.tables import JUDGEMENTS
 from jaxdepth.study.run_directory import read_frame, read_record
+from jaxdepth.study.sweep.outcomes import read_outcomes
 
 FOLDER = "inspect"  # in the run directory
 TASK = "sweep"
@@ -45,6 +46,7 @@ _REASONS: Mapping[str, Literal["stop", "max_tokens", "unknown"]] = {
     "length": "max_tokens",
     NON_FINITE: "unknown",
 }
+_KEY = ["prompt_id", "exit", "sample"]
 _NUMBERS = ("score", "refusal_score", "repetition", "coherent", "topicality", "agreement")
 _PACKAGES = ("jaxdepth", "jax", "flax", "transformers", "inspect-ai")
 
@@ -72,10 +74,10 @@ def export_logs(run_path: Path, folder: Path | None = None) -> tuple[Path, int]:
         raise InputError(
             f"{run_path} has no finished answers: run the sweep to its end, with --max-new-tokens"
         )
-    prompts = read_frame(run_path, PROMPTS).set_index("prompt_id")
-    answers = read_frame(run_path, GENERATIONS)
+    read_outcomes(run_path)  # which checks that every prompt has its answers
+    prompts, answers = prompt_rows(run_path), read_frame(run_path, GENERATIONS)
     has_judges = JUDGEMENTS.name in record["tables"]
-    judgements = read_frame(run_path, JUDGEMENTS) if has_judges else None
+    judgements = _read_judgements(run_path, answers) if has_judges else None
     folder = run_path / FOLDER if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     digest = record["tables"][GENERATIONS.name]["sha256"]
@@ -90,6 +92,19 @@ def export_logs(run_path: Path, folder: Path | None = None) -> tuple[Path, int]:
         file = folder / f"{stamp}_{TASK}-exit-{exit_layer}_{name}.eval"
         atomic_write(file, partial(write_eval_log, log, format="eval"))
     return folder, len(exits)
+
+
+def _read_judgements(run_path: Path, answers: pd.DataFrame) -> pd.DataFrame:
+    """What other judges saw in these answers."""
+    judgements = read_frame(run_path, JUDGEMENTS)
+    of_answers, of_judgements = (pd.MultiIndex.from_frame(f[_KEY]) for f in (answers, judgements))
+    is_outcome = judgements["outcome"].isin([*map(str, Outcome)])
+    if not of_judgements.isin(of_answers).all() or not is_outcome.all():
+        raise InputError(
+            f"{run_path}: the table {JUDGEMENTS.name} has answers or outcomes that there are not: "
+            "it is damaged, run the command again to another --out"
+        )
+    return judgements
 
 
 def _file(run_path: Path) -> Path:
@@ -122,6 +137,10 @@ def to_log(
         _sample(row, prompts.loc[row["prompt_id"]], scores[row["prompt_id"], row["sample"]], model)
         for row in answers.to_dict("records")
     ]
+    by_name: dict[str, list[EvalSample]] = {}
+    for sample in samples:  # a judge does not see an answer whose activations were not finite
+        for name in sample.scores or {}:
+            by_name.setdefault(name, []).append(sample)
     count = settings.get("samples", 1)
     spec = EvalSpec(
         created=ended.isoformat(),
@@ -145,7 +164,7 @@ def to_log(
         results=EvalResults(
             total_samples=len(samples),
             completed_samples=len(samples),
-            scores=[_eval_score(name, samples) for name in samples[0].scores or {}],
+            scores=[_eval_score(name, of_name) for name, of_name in by_name.items()],
         ),
         stats=EvalStats(completed_at=ended.isoformat()),
         samples=samples,
@@ -173,7 +192,7 @@ def _sample(
     messages: list = [user]
     if text is not None:  # texts of the run are kept
         reply = ChatMessageAssistant(content=text, model=model, source="generate")
-        reason = _REASONS[row["ended"]]
+        reason = _REASONS.get(row["ended"], "unknown")
         output.choices = [ChatCompletionChoice(message=reply, stop_reason=reason)]
         output.completion = text
         messages.append(reply)

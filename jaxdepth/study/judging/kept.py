@@ -55,6 +55,11 @@ def read_answers(run_path: Path) -> pd.DataFrame:
         answers = answers[answers[name] != NON_FINITE]  # nothing was said
     # No outcome: no answer was shown.
     answers = answers.loc[answers["outcome"].notna(), [*LANE, "text", "outcome"]]
+    if answers.empty:
+        raise InputError(
+            f"{run_path} has no answer to judge: none was shown, or activations were NaN or "
+            "infinite"
+        )
     if answers["text"].isna().any():
         raise InputError(
             f"{run_path} has answers without a text: it is damaged, run the command again to "

@@ -65,6 +65,8 @@ def read_answers(run_path: str | Path) -> pd.DataFrame:
         answers = _join_texts(run_path, answers, "texts" in record["tables"])
     elif "ended" in answers:  # nothing was said where logits were NaN or infinite
         answers = answers[answers["ended"] != NON_FINITE]
+    if answers.empty:
+        raise InputError(f"{run_path} has no answer to label: activations were NaN or infinite")
     if answers["text"].isna().any():
         raise InputError(f"{run_path} did not keep its texts: run it again with --keep-text")
     of_answer = prompt_rows(run_path, answers["prompt_id"].tolist()).reset_index()

@@ -24,8 +24,9 @@ from jaxdepth.stats.prediction_powered import Corrected, corrected_rate
 from jaxdepth.study.common_tables import EXIT
 from jaxdepth.study.labelling.answers import KEY, read_answers
 from jaxdepth.study.labelling.plan import read_plan
+from jaxdepth.study.labelling.raters import read_labels
 from jaxdepth.study.labelling.tables import CORRECTED, CORRECTED_RATE, LABEL_PLAN, LABELS
-from jaxdepth.study.run_directory import read_frame, read_record
+from jaxdepth.study.run_directory import read_record
 from jaxdepth.study.tables import Column, Table
 
 MIN_LABELS = 20  # of a corrected rate, all outcomes together
@@ -110,7 +111,9 @@ def read_labelled(run_path: str | Path) -> Labelled | None:
     record = read_record(run_path)
     if not {LABELS.name, LABEL_PLAN.name} <= set(record["tables"]):
         return None
-    labels = read_frame(run_path, LABELS)
+    labels = read_labels(run_path)
+    if labels.empty:
+        return None
     answers = read_answers(run_path)
     plan = read_plan(run_path, answers)
     rater = labels["rater"].iloc[0]

@@ -16,10 +16,12 @@ import pandas as pd
 from jaxtyping import Int, Shaped
 
 from jaxdepth.errors import InputError, at_least
+from jaxdepth.study.common_tables import check_once
 from jaxdepth.study.labelling.answers import KEY, text_digest
 from jaxdepth.study.labelling.tables import LABEL_PLAN
 from jaxdepth.study.run_directory import Run, read_frame, read_record
 
+_STRATUM = r"\S+ \d{1,9}(-\d{1,9})? \S+"
 MIN_DRAWN = 3  # answers of each stratum, or all if it has fewer
 
 
@@ -132,6 +134,12 @@ def read_plan(run_path: str | Path, answers: pd.DataFrame) -> pd.DataFrame:
         InputError: an answer of it is missing or has another text now.
     """
     plan = read_frame(run_path, LABEL_PLAN)
+    check_once(plan, KEY, f"{run_path}: the table {LABEL_PLAN.name}")
+    if not plan["stratum"].str.fullmatch(_STRATUM).all() or (plan["stratum_size"] < 1).any():
+        raise InputError(
+            f"{run_path}: the table {LABEL_PLAN.name} has other strata than are drawn: it is "
+            "damaged; remove labels/, label_plan.parquet and labels.parquet, and label again"
+        )
     now = plan[KEY].merge(answers[[*KEY, "text"]], on=KEY, how="left")["text"]
     for row, text in zip(plan.itertuples(index=False), now, strict=True):
         if not isinstance(text, str) or text_digest(text) != row.text_sha256:

@@ -19,6 +19,7 @@ from jaxdepth.files import read_json
 from jaxdepth.records import read_record_as
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.atomic_files import atomic_write
+from jaxdepth.study.common_tables import check_once
 from jaxdepth.study.labelling.answers import KEY, item_id
 from jaxdepth.study.labelling.tables import LABELS
 from jaxdepth.study.run_directory import Run, read_frame, read_record
@@ -109,11 +110,27 @@ def write_labels(run_path: str | Path, plan: pd.DataFrame, answers: pd.DataFrame
         Run(Path(run_path), read_record(run_path)).write_table(LABELS.name, table)
 
 
+def read_labels(run_path: str | Path) -> pd.DataFrame:
+    """The table labels of a run.
+
+    Raises:
+        InputError: it is damaged, or has a label that is no outcome.
+    """
+    labels = read_frame(run_path, LABELS)
+    check_once(labels, ["rater", *KEY], f"{run_path}: the table {LABELS.name}")
+    if not labels["label"].isin([*map(str, Outcome)]).all():
+        raise InputError(
+            f"{run_path}: the table {LABELS.name} has a label that is no outcome: it is damaged; "
+            "remove labels.parquet, and label again"
+        )
+    return labels
+
+
 def restore_raters(run_path: str | Path, answers: pd.DataFrame) -> None:
     """Write the files of raters that only the table labels has, as in a copy of a run's tables."""
     if LABELS.name not in read_record(run_path)["tables"]:
         return
-    labels = read_frame(run_path, LABELS).merge(answers[[*KEY, "prompt", "text"]], on=KEY)
+    labels = read_labels(run_path).merge(answers[[*KEY, "prompt", "text"]], on=KEY)
     known = read_raters(run_path)
     for place, name in enumerate(labels["rater"].unique()):
         if name not in known:

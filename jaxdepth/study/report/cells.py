@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
+from jaxdepth.errors import InputError
 from jaxdepth.prompts.prompt import HARMFUL, HARMLESS
 from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.common_tables import GENERATIONS, check_once, prompt_rows
@@ -74,7 +75,9 @@ class Cells:
             return pd.Series(dtype=object)
         rows = self.run.frame(LABELS)
         rows = rows[rows["rater"] == rows["rater"].iloc[0]]
-        return rows.assign(column=rows["exit"].astype(str)).set_index(KEY)["label"]
+        rows = rows.assign(column=rows["exit"].astype(str))
+        check_once(rows, KEY, f"{self.run.path}: the table {LABELS.name}")
+        return rows.set_index(KEY)["label"]
 
     @cached_property
     def label_letters(self) -> str:
@@ -110,7 +113,7 @@ def read_cells(run: ReportRun) -> Cells | None:
     prompt_rows(run.path, answers["prompt_id"].tolist())
     if run.command != DECIDE and answers["text"].notna().any():
         pairs = zip(answers["prompt_id"], answers["text"], strict=True)
-        texts = [None if text is None else run.asked[name].reply(text) for name, text in pairs]
+        texts = [None if pd.isna(text) else run.asked[name].reply(text) for name, text in pairs]
         answers = answers.assign(text=texts)
     order = {name: n for n, name in enumerate(run.prompts.index)}
     pairs = answers[["prompt_id", "sample"]].drop_duplicates()
@@ -130,8 +133,14 @@ def _decided(run: ReportRun) -> pd.DataFrame:
         key = ["prompt_id", "exit", "sample"]
         for table, frame in ((VERDICT_TABLE, answers), (TEXTS, texts)):
             check_once(frame, key, f"{run.path}: the table {table.name}")
-        answers = answers.drop(columns="text").merge(texts[[*key, "thought", "answer"]], on=key)
-        answers = answers.rename(columns={"answer": "text"})
+        texts = texts[[*key, "thought", "answer"]].rename(columns={"answer": "text"})
+        count = len(answers)
+        answers = answers.drop(columns="text").merge(texts, on=key)
+        if len(answers) < count:
+            raise InputError(
+                f"{run.path}: the table {TEXTS.name} lacks {count - len(answers)} of {count} "
+                "answers: it is damaged, run the command again to another --out"
+            )
     return answers
 
 

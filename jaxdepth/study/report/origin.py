@@ -51,9 +51,8 @@ def origin_rows(run: ReportRun) -> list[tuple[str, str]]:
 
 def prompt_sets(run: ReportRun) -> list[str]:
     """Every set of prompts with the number of harmful and of harmless ones."""
-    prompts = run.prompts.fillna({"source": "unknown"})
     lines = []
-    for source, rows in prompts.groupby("source", sort=False):
+    for source, rows in run.prompts.groupby("source", sort=False):
         counts = rows["label"].value_counts().sort_index()
         numbers = " and ".join(f"{n} {label}" for label, n in counts.items())
         lines.append(f"{tame_name(without_folders(source))}: {numbers}")

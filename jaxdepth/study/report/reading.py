@@ -9,7 +9,13 @@ import pandas as pd
 
 from jaxdepth.errors import InputError
 from jaxdepth.prompts.prompt import Prompt
-from jaxdepth.study.common_tables import FIRST_TOKEN, GENERATIONS, PROMPTS, prompt_rows
+from jaxdepth.study.common_tables import (
+    FIRST_TOKEN,
+    GENERATIONS,
+    PROMPTS,
+    check_once,
+    prompt_rows,
+)
 from jaxdepth.study.comparison.tables import COMPARISON
 from jaxdepth.study.labelling.run import find_runs
 from jaxdepth.study.policies.tables import DYNAMIC, POLICIES
@@ -53,8 +59,8 @@ class ReportRun:
         return int(self.record["facts"]["depth"])
 
     def has(self, table: str) -> bool:
-        """Whether the run has a finished table of that name."""
-        return table in self.record["tables"]
+        """Whether the run has a finished table of that name, with rows."""
+        return table in self.record["tables"] and self.record["tables"][table]["rows"] > 0
 
     def frame(self, table: Table) -> pd.DataFrame:
         """A table as a data frame; raises InputError where it is damaged."""
@@ -63,13 +69,7 @@ class ReportRun:
     @cached_property
     def prompts(self) -> pd.DataFrame:
         """The prompts by their ids."""
-        prompts = prompt_rows(self.path)
-        if prompts["text"].isna().any():
-            raise InputError(
-                f"{self.path}: the table prompts has a prompt without a text: it is damaged, run "
-                "the command again to another --out"
-            )
-        return prompts
+        return prompt_rows(self.path)
 
     @cached_property
     def asked(self) -> dict[str, Prompt]:
@@ -104,7 +104,15 @@ class ReportRun:
     def curve(self) -> pd.DataFrame | None:
         """Measures by label and exit, as the table curve of a sweep."""
         if self.has(CURVE.name):
-            return self.frame(CURVE)
+            curve = self.frame(CURVE)
+            check_once(curve, ["metric", "label", "exit"], f"{self.path}: the table {CURVE.name}")
+            exits = set(curve.loc[curve["metric"].str.startswith("outcome_"), "exit"])
+            if self.outcomes is not None and exits != set(self.outcomes.exits):
+                raise InputError(
+                    f"{self.path}: the tables {CURVE.name} and generations have other exits: it is "
+                    "damaged, run the command again to another --out"
+                )
+            return curve
         return None if self.outcomes is None else pd.concat(outcome_frames(self.outcomes))
 
 
@@ -151,6 +159,11 @@ def _read_run(path: Path, name: str) -> ReportRun:
         if table not in record["tables"] or not (path / f"{table}.parquet").is_file():
             raise InputError(
                 f"{path} is not finished (it has no table {table}): run its command again first"
+            )
+        if not record["tables"][table]["rows"]:
+            raise InputError(
+                f"{path}: the table {table} has no rows: it is damaged, run the command again to "
+                "another --out"
             )
     if not isinstance(record["facts"].get("depth"), int):
         raise InputError(f"{path} does not say how many layers its model has: run it again")

@@ -68,12 +68,16 @@ def depth_curves(run_path: str | Path, seed: int = 0) -> DepthCurves:
         return by_label, [Estimate(gap_E, *pair, n=n) for pair in bounds]
 
     def agreement(group_N: Bool[np.ndarray, " N"]) -> Estimate:
-        """The rate at which the top token is full depth's, known exactly at full depth itself."""
+        """The rate at which the top token is full depth's, known exactly at full depth itself.
+
+        NaN at an exit where the logits of a prompt, or those of full depth, were not finite.
+        """
         agrees_NE = by_exit["agrees_with_full"].to_numpy(np.float64)[group_N]
-        e = Answered(agrees_NE, 1, clusters_N[group_N]).by_exit()
+        is_known_E = np.isfinite(agrees_NE).all(axis=0)
+        e = Answered(np.where(is_known_E, agrees_NE, 0), 1, clusters_N[group_N]).by_exit()
         is_full_E = (by_exit["kl_to_full"].abs() < 1e-6).all().to_numpy()
         bounds = (np.where(is_full_E, e.value, bound) for bound in (e.low, e.high))
-        return Estimate(e.value, *bounds, n=e.n)
+        return Estimate(*(np.where(is_known_E, b, np.nan) for b in (e.value, *bounds)), n=e.n)
 
     refusal_log_odds, (difference, difference_band) = estimates("refusal_log_odds")
     return DepthCurves(

@@ -33,13 +33,19 @@ def print_curves(curves: DepthCurves, console: Console | None = None) -> None:
     agree_E, kl_E = pooled(curves.agrees_with_full), pooled(curves.kl_to_full)
     for e, exit_layer in enumerate(curves.exits):
         cells = [str(exit_layer)]
-        cells += [f"{curves.refusal_log_odds[label].value[e]:.2f}" for label in curves.labels]
+        odds = [curves.refusal_log_odds[label].value[e] for label in curves.labels]
+        cells += [_known(value, ".2f") for value in odds]
         if curves.difference:
             cells.append(f"{curves.difference[e]:+.2f}")
-        table.add_row(*cells, f"{agree_E[e]:.0%}", f"{kl_E[e]:.2f}")
+        table.add_row(*cells, _known(agree_E[e], ".0%"), _known(kl_E[e], ".2f"))
     console.print(table)
     for line in findings(curves):
         console.print(line, soft_wrap=True)
+
+
+def _known(value: float, spec: str) -> str:
+    """A number in a table; `-` where activations were NaN or infinite."""
+    return "-" if np.isnan(value) else format(value, spec)
 
 
 def findings(curves: DepthCurves) -> list[str]:
@@ -47,18 +53,19 @@ def findings(curves: DepthCurves) -> list[str]:
     exits, lines = curves.exits, []
     if curves.difference and curves.difference_band:
         difference, band = curves.difference, curves.difference_band
-        lines.append(
-            f"At exit {exits[-1]} refusal log-odds are {difference[-1]:+.2f} nats on harmful "
-            "prompts against harmless ones (95% interval, clustered by pair)."
-        )
+        if np.isfinite(difference.value[-1]):
+            lines.append(
+                f"At exit {exits[-1]} refusal log-odds are {difference[-1]:+.2f} nats on harmful "
+                "prompts against harmless ones (95% interval, clustered by pair)."
+            )
         lines.append(
             "Exits where that difference lies above 0 (band over all exits at once, 95%): "
             f"{runs_of_exits(exits, band.low > 0)}; below 0: "
             f"{runs_of_exits(exits, band.high < 0)}."
         )
     early_E = pooled(curves.agrees_with_full)[:-1]
-    if len(early_E):
-        best = int(np.argmax(early_E))
+    if np.isfinite(early_E).any():
+        best = int(np.nanargmax(early_E))
         lines.append(
             f"Before the deepest exit, agreement with full depth is at most {early_E[best]:.0%} "
             f"(exit {exits[best]})."

@@ -21,7 +21,11 @@ CURVE = Table(
         ),
         Column("exit", "int32", "exit: how many layers ran; null for detected_NAME", "layers"),
         Column("n", "int32", "number of prompts; for detected_NAME of labelled answers"),
-        Column("value", "float64", "the mean or share; nats for log-odds and KL"),
+        Column(
+            "value",
+            "float64",
+            "the mean or share; nats for log-odds and KL; null where a logit was NaN or infinite",
+        ),
         Column(
             "low",
             "float64",

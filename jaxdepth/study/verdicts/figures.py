@@ -23,9 +23,12 @@ def draw_verdicts(run_path: str | Path) -> dict[Path, str]:
     """Draw shares of verdicts, thought lengths, votes, calibration, and verdicts along thoughts.
 
     Returns:
-        The PNG files, each with its caption; an SVG lies beside each.
+        The PNG files, each with its caption; an SVG lies beside each. None where no exit has a
+        verdict, because all activations were NaN or infinite.
     """
     scores = ScoreTable(run_path)
+    if not scores.exits:
+        return {}
     drawn = {
         "verdicts": (_draw_shares(scores), "verdicts by exit and label"),
         "thought_lengths": (_draw_lengths(scores), "accuracy by exit and length of the thought"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdepth.stats.estimate import Estimate
+from jaxdepth.study.common_tables import check_once
 from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.verdicts.tables import SCORES
 
@@ -14,9 +15,11 @@ class ScoreTable:
 
     def __init__(self, run_path: str | Path):
         scores = read_frame(run_path, SCORES)
+        key = ["source", "metric", "exit"]
+        check_once(scores, key, f"{run_path}: the table {SCORES.name}")
         self.exits: list[int] = sorted(set(scores["exit"]))
         self.sources: list[str] = scores["source"].unique().tolist()
-        self._scores = scores.set_index(["source", "metric", "exit"])
+        self._scores = scores.set_index(key)
 
     def estimate(self, source: str, metric: str) -> Estimate:
         """A metric of a source at every exit; NaN where it was not measured."""

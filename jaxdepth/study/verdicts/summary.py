@@ -18,6 +18,9 @@ def print_verdicts(run: Run, console: Console | None = None) -> None:
     """Print the table, the findings and the costs on standard output."""
     console = console or Console()
     scores = ScoreTable(run.path)
+    if not scores.exits:
+        console.print("No exit has a verdict: all activations were NaN or infinite.")
+        return
     _print_scores(scores, console)
     for line in findings(run, scores):
         console.print(line, soft_wrap=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxdepth.errors import InputError, listed
 from jaxdepth.files import read_json
-from jaxdepth.model.config import ModelConfig
+from jaxdepth.model.config import MAX_LAYERS, ModelConfig
 from jaxdepth.model.rope_config import number
 from jaxdepth.weights.huggingface.shards import CONSOLIDATED, INDEX_NAME, PARAMS
 from jaxdepth.weights.huggingface.source import SafetensorsSource
@@ -43,7 +43,6 @@ _WHY_NOT = {
     "quantization": "its weights are quantised: convert the Hugging Face files of this model",
 }
 _IMAGE = ("vision_encoder.", "vision_language_adapter.", "patch_merger.", "pre_mm_projector_norm.")
-_MAX_LAYERS = 10_000  # a list is made of as many; no model comes near
 _DEFAULT_POSITIONS = 32768  # as transformers' converter
 
 
@@ -136,7 +135,7 @@ def _window(stated: Mapping[str, Any], layers: Any) -> dict[str, Any]:
         return {"sliding_window": number}
     sizes = [size for size in window if size is not None]
     is_one = all(isinstance(size, int) and size == sizes[0] for size in sizes)
-    if not isinstance(layers, int) or layers > _MAX_LAYERS or not is_one or layers % len(window):
+    if not isinstance(layers, int) or layers > MAX_LAYERS or not is_one or layers % len(window):
         raise InputError(f"sliding_window is {short(window)}, expected one size in {layers} layers")
     kinds = ["full_attention" if size is None else "sliding_attention" for size in window]
     return {

@@ -234,7 +234,8 @@ def test_answers_of_policies(run, tmp_path, file):
     policies = Run.open(tmp_path / "policies", settings, record["facts"])
     policies.write_table("prompts", read_table(run, "prompts"))
     rows = [
-        row | {"rule": f"fixed {row['exit']}"} for row in read_table(run, "generations").to_pylist()
+        row | {"rule": f"fixed {row['exit']}", "policy": "fixed"}
+        for row in read_table(run, "generations").to_pylist()
     ]
     policies.write_table(DYNAMIC.name, DYNAMIC.from_rows(rows))
     judgements = judged(policies.path, f"python:{file}:judge", "builtin")

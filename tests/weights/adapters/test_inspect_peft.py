@@ -102,6 +102,7 @@ def numbered(path):
 REFUSED = {
     "pissa": ({"init_lora_weights": "pissa"}, None, "changes the base before training"),
     "start": ({"init_lora_weights": [HOSTILE := "\x1b[2J"]}, None, "init_lora_weights is "),
+    "infinite start": ({"init_lora_weights": float("inf")}, None, "init_lora_weights is 'inf'"),
     "dora": ({"use_dora": True, "peft_type": "LOHA"}, None, "peft_type 'LOHA', use_dora"),
     "rank": ({"r": None}, None, "r is None, expected a number"),
     "target": ({"target_modules": ["v_proj"]}, None, "does not name to PEFT"),

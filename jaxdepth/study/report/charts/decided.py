@@ -23,20 +23,26 @@ _THOUGHT = "thought"  # the source of verdicts after the whole thought
 
 
 def decided_charts(runs: Sequence[ReportRun]) -> list[Chart]:
-    """The verdicts of each run, then accuracy and calibration of all."""
+    """The verdicts of each run that has any, then accuracy and calibration of all."""
     if not runs:
         return []
-    return [verdicts_chart(run, n) for n, run in enumerate(runs)] + [calibration_chart(runs)]
+    charts = [verdicts_chart(run, number) for number, run in enumerate(runs) if _labels(run)]
+    return [*charts, calibration_chart(runs)]
 
 
-def verdicts_chart(run: ReportRun, number: int = 0) -> Chart:
-    """Stacked shares of verdicts by exit, harmful prompts beside harmless ones."""
+def _labels(run: ReportRun) -> list[str]:
+    """The labels of prompts that got verdicts; none where all activations were NaN or infinite."""
     scores = ScoreTable(run.path)
-    labels = [
+    return [
         label
         for label in ("harmful", "harmless")
         if np.isfinite(scores.estimate(_THOUGHT, f"refuse_{label}").value).any()
     ]
+
+
+def verdicts_chart(run: ReportRun, number: int = 0) -> Chart:
+    """Stacked shares of verdicts by exit, harmful prompts beside harmless ones."""
+    scores, labels = ScoreTable(run.path), _labels(run)
     layout = axes_of([f"{label} prompts" for label in labels], _EXIT, "share of verdicts")
     layout["barmode"] = "stack"
     traces, shown = [], []

@@ -150,9 +150,9 @@ def distance_chart(runs: Sequence[ReportRun]) -> Chart:
                     line(f"{run.name}, {label}", rows["exit"], e, number + place, panel, spec=spec,
                          legend=not panel)
                 )  # fmt: skip
-                if not panel and len(e.value) > 1:
-                    early = e.value[:-1]
-                    shown.append(f"{run.name} at most {early.max():.0%} before its deepest exit")
+                if not panel and np.isfinite(e.value[:-1]).any():
+                    early = np.nanmax(e.value[:-1])
+                    shown.append(f"{run.name} at most {early:.0%} before its deepest exit")
     return Chart(
         name="distance",
         title="How far each exit is from full depth (first token)",
@@ -166,7 +166,8 @@ def distance_chart(runs: Sequence[ReportRun]) -> Chart:
 def _measure(curve: pd.DataFrame, metric: str, label: str) -> Estimate:
     """A measure of the curve at every exit, with the interval of that exit alone."""
     rows = curve[(curve["metric"] == metric) & (curve["label"] == label)].sort_values("exit")
-    if rows.empty or rows[["exit", "n"]].isna().any(axis=None):
+    never_null = ["exit", "value"] if metric.startswith("outcome_") else ["exit"]
+    if rows.empty or rows[never_null].isna().any(axis=None):
         raise InputError(
             f"a table curve has no {metric} of {label} prompts, or not at every exit: it is "
             "damaged, run the command again to another --out"

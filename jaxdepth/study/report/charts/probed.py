@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxdepth.errors import InputError
 from jaxdepth.stats.estimate import Estimate
 from jaxdepth.study.probes.evaluate import CONTENT, LOGISTIC, OWN, SHUFFLED
 from jaxdepth.study.probes.knows_does import OTHER
@@ -76,6 +77,12 @@ def auroc_chart(runs: Sequence[ReportRun]) -> Chart:
 def knows_chart(run: ReportRun, number: int = 0) -> Chart:
     """What the probe reads at an exit beside what the exit does, with each label's own words."""
     frame = run.frame(KNOWS_DOES)
+    is_known = frame["label"].isin(_MEANING) & frame["quadrant"].isin(_MEANING["harmful"])
+    if not is_known.all():
+        raise InputError(
+            f"{run.path}: the table {KNOWS_DOES.name} has a label or a quadrant that there is not: "
+            "it is damaged, run the command again to another --out"
+        )
     frame = frame[frame["position"] == frame["position"].iloc[-1]]
     labels = sorted(frame["label"].unique())
     layout = axes_of([f"{label} prompts" for label in labels], "exit and layer", "share of prompts")
