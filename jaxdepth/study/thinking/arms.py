@@ -154,12 +154,16 @@ def training_differences(adapters: Mapping[Unit, str]) -> list[str]:
     for unit, settings in made.items():
         first_unit, first = next(iter(made.items()))
         for name in sorted((first.keys() | settings.keys()) - set(_MAY_DIFFER)):
-            if settings.get(name) != first.get(name):
+            if name not in first or name not in settings:
+                silent = unit if name not in settings else first_unit
+                lines.append(f"Training: {silent.name} does not record {name}")
+            elif settings[name] != first[name]:
                 lines.append(
-                    f"{unit.name} was tuned with {name} = {_short(settings.get(name))}, "
-                    f"{first_unit.name} with {_short(first.get(name))}"
+                    f"Not the same training: {unit.name} was tuned with {name} = "
+                    f"{_short(settings[name])}, "
+                    f"{first_unit.name} with {_short(first[name])}"
                 )
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 def _short(value: Any) -> str:

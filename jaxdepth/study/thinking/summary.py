@@ -108,7 +108,7 @@ def what_was_compared(c: ArmVerdicts, runs: StudyRuns) -> Iterator[str]:
         yield f"Those of {', '.join(single)} hold for the one adapter that was tuned."
     adapters = {run.unit: run.adapter for run in runs.units if run.path and run.adapter}
     for line in training_differences(adapters):
-        yield f"Not the same training: {line}."
+        yield f"{line}."
 
 
 def not_run(runs: StudyRuns, command: Callable[[UnitRun], str]) -> Iterator[str]:
