@@ -76,7 +76,7 @@ _TUNE = (
     "--answer-tokens 4 --rank 2 --exits-per-step 1 --out target"
 )
 _PROBE = (
-    "probe ../../model --positions last --folds 2 --draws 20 --limit 8 --strengths 0.01 1.0 "
+    "probe ../../model --positions last --folds 3 --draws 20 --limit 8 --strengths 0.01 1.0 "
     "--batch-size 4 --out target"
 )
 _EVALUATE = "evaluate ../../model {task} --with {library} --exits 1,2 --batch-size 1 --out target"
