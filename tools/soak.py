@@ -81,9 +81,13 @@ def plan_of(seed: int, number: int, names: Sequence[str]) -> Plan:
 
 
 def peace_of(name: str, words: Sequence[str], place: Path) -> Peace:
-    """Run a command twice in peace; the second time it finds compiled programs."""
-    runs, folder, log = [], place / "peace" / "run", place / "peace.log"
-    for _ in range(2):
+    """Run a command twice in peace, in two folders: some files hold the path where they are.
+
+    The second time it finds compiled programs.
+    """
+    runs, log = [], place / "peace.log"
+    for time_of_run in ("first", "second"):
+        folder = place / "peace" / time_of_run
         begin(name, place, folder)
         before, child = set(folder.rglob("*")), Child(words, folder, log)
         child.wait(until=lambda: set(folder.rglob("*")) != before)  # noqa: B023

@@ -3,11 +3,14 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from jaxdepth.errors import InputError
 from jaxdepth.files import file_digest
 from jaxdepth.study.run_directory import RUN_FILE, finished_files, read_record
 from jaxdepth.weights.checkpoint import MANIFEST, read_manifest
@@ -104,7 +107,15 @@ def _keys(name: str, record: Mapping) -> State:
 
 
 def _weights_digest(checkpoint: Path) -> str:
-    """Of all arrays of a checkpoint."""
+    """Of all arrays of a checkpoint, loaded in a process of its own: whether it dies is seen."""
+    done = subprocess.run([sys.executable, __file__, checkpoint], capture_output=True, text=True)
+    if done.returncode:
+        line = done.stderr.strip().rpartition("\n")[2][:200]
+        raise InputError(f"loading {checkpoint} ended with status {done.returncode}: {line}")
+    return done.stdout.strip()
+
+
+def _digest_of_weights(checkpoint: Path) -> str:
     import jax
 
     model, _ = load(checkpoint)
@@ -116,3 +127,7 @@ def _weights_digest(checkpoint: Path) -> str:
 def _digest(content: str | bytes) -> str:
     data = content.encode() if isinstance(content, str) else content
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    print(_digest_of_weights(Path(sys.argv[1])))

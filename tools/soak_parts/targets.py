@@ -76,10 +76,11 @@ _TUNE = (
     "--answer-tokens 4 --rank 2 --exits-per-step 1 --out target"
 )
 _PROBE = (
-    "probe ../../model --positions last --folds 2 --draws 20 --limit 8 --strengths 0.01 1.0 "
+    "probe ../../model --positions last --folds 3 --draws 20 --limit 8 --strengths 0.01 1.0 "
     "--batch-size 4 --out target"
 )
 _EVALUATE = "evaluate ../../model {task} --with {library} --exits 1,2 --batch-size 1 --out target"
+_CERTIFY = "certify target --harmful 0.5 --over-refusal 0.5 --quality-loss 0.5"
 COMMANDS = {
     "convert": _command("convert ../../one target", rival="convert ../../other target"),
     "sweep": _command(_SWEEP, rival=_TUNE),
@@ -97,7 +98,7 @@ COMMANDS = {
     ),
     "judge": _command("judge target --judge builtin", copies="swept"),
     "label": _command("label target --rater ann --n 12 --import ../../labels.csv", copies="swept"),
-    "certify": _command("certify target", copies="swept", rival="certify target --confidence 0.5"),
+    "certify": _command(_CERTIFY, copies="swept many", rival=f"{_CERTIFY} --confidence 0.5"),
     "report": _command("report ../../swept --out target"),
     "export": _command(
         "export ../../model target --exit 1", rival="export ../../model target --exit 2"
@@ -140,9 +141,11 @@ def prepare(place: Path) -> None:
     _prepare_files(place)
     folder = place / "inputs" / "made"
     begin("sweep", place, folder)
-    made_by = {"sweep": ("", "swept"), "tune": ("adapter.safetensors", "adapter.safetensors")}
-    for name, (made, kept) in made_by.items():
-        _run_to_end(COMMANDS[name].words, folder)
+    many = _SWEEP.replace("--limit 3 --batch-size 1", "--limit 24")  # a certificate takes so many
+    made_by = {_SWEEP: ("", "swept"), many: ("", "swept many")}
+    made_by[_TUNE] = ("adapter.safetensors", "adapter.safetensors")
+    for line, (made, kept) in made_by.items():
+        _run_to_end(line.split(), folder)
         (folder / TARGET / made).rename(place / kept)
         shutil.rmtree(folder / TARGET, ignore_errors=True)
     begin("label", place, folder)
