@@ -26,9 +26,8 @@ def run(tmp_path):
         row |= {"text": f"text {n}", "n_tokens": n % 7 + 1, "score": 0.5, "topicality": None}
         row["ended"] = ("eos", "length", "stop")[n % 3]
         row["stop"] = "END" if row["ended"] == "stop" else None
-        judged.append(
-            {**row, "judge": "wildguard", "outcome": "refuse", "verdict": "yes", "failed": False}
-        )
+        seen = {"judge": "wildguard", "identity": "0", "verdict": "yes", "failed": False}
+        judged.append({**row, **seen, "outcome": "refuse"})
     run.write_table("generations", GENERATIONS.from_rows(rows))
     run.write_table("judgements", JUDGEMENTS.from_rows(judged))
     return path

@@ -217,7 +217,8 @@ def test_the_exit_map_shows_those_prompts_alone(tmp_path):
     """Three refusals: two held out, one that thresholds were chosen on."""
     run = Run.open(tmp_path / "run", {}, {})
     ids, rules = ("held", "out", "tuned"), (("fixed 4", "fixed", 4.0), ("top1 0.5", "top1", 0.5))
-    prompts = [{"prompt_id": i, "label": "harmful", "pair_id": None, "source": "s"} for i in ids]
+    shared = {"label": "harmful", "pair_id": None, "source": "s"}
+    prompts = [{"prompt_id": i, "text": i} | shared for i in ids]
     answers, steps = [], []
     for (rule, policy, threshold), i in itertools.product(rules, ids):
         lane = {"prompt_id": i, "rule": rule, "sample": 0}

@@ -46,7 +46,8 @@ def test_an_adapter_names_what_it_was_made_from(name, smollm2, smollm2_path):
     assert adapter.base == read_manifest(smollm2_path)["fingerprint"]
     settings = adapter.made["settings"]
     thinks = settings["method"] == "verdicts"
-    tasks = read_tasks(read_prompts(["builtin:harmful/train"]), "builtin", thoughts=thinks)
+    prompts, at_random = read_prompts(["builtin:harmful/train"]), settings["refuse_random"]
+    tasks = read_tasks(prompts, "builtin", at_random, thoughts=thinks)
     assert settings["tasks_sha256"] == tasks_digest(tasks, settings, thoughts=thinks)
     recipe = {k: v for k, v in read_settings(Tune, f"tune/{name}").items() if k != "out"}
     if "start" in recipe:
