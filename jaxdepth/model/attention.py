@@ -77,10 +77,10 @@ def _attend(q_BSQH: Array, k_BSKH: Array, v_BSKH: Array, implementation, **seen)
 def _implementation(dtype: jnp.dtype, head_dim: int) -> Literal["cudnn", "xla"]:
     """cuDNN's fused attention where it applies: on GPUs, in 16 bits, for some head sizes."""
     fits = jnp.dtype(dtype).itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
-    return "cudnn" if fits and (_PLATFORM.get() or _default_platform()) == "gpu" else "xla"
+    return "cudnn" if fits and (_PLATFORM.get() or default_platform()) == "gpu" else "xla"
 
 
-def _default_platform() -> str:
+def default_platform() -> str:
     """The platform of the default device, such as that of `with jax.default_device(cpu)`."""
     chosen = jax.config.jax_default_device  # type: ignore[attr-defined, unused-ignore]
     if chosen is None:

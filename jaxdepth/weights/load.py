@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxdepth.cpu.host_arrays import aligned_empty, fill_transposed
 from jaxdepth.errors import InputError, listed
 from jaxdepth.model.apart import place_apart
+from jaxdepth.model.attention import default_platform
 from jaxdepth.model.config import ModelConfig, read_config
 from jaxdepth.model.int8 import Int8, to_int8
 from jaxdepth.model.mistral import Mistral, on_mesh
@@ -95,7 +96,7 @@ def load(
         model = on_mesh(jax.tree.map(lambda array: array.astype(dtype), model), mesh)
         for name in MATRICES if int8 else ():
             setattr(model.layers, name, jax.jit(to_int8)(getattr(model.layers, name)[...]))
-    if jax.default_backend() == "gpu" if apart is None else apart:
+    if default_platform() == "gpu" if apart is None else apart:
         place_apart(model.layers, mesh)
     return model, tokenizer
 
@@ -204,7 +205,7 @@ def _damage(path: Path, key: str, array, sha256: str, index: int) -> InputError 
 
 def _host_is_device() -> bool:
     """Whether the model can use numpy's arrays without a copy."""
-    return jax.default_backend() == "cpu"
+    return default_platform() == "cpu"
 
 
 def _to_device(array: np.ndarray | jax.Array | Int8) -> jax.Array | Int8:

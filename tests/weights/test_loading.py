@@ -6,6 +6,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import nnx
 from tiny import hf_tensors, model_of, prompts, raw_config, write_folder
 from tiny_source import Q3, RAW, TENSORS, assert_holds
 
@@ -13,6 +14,7 @@ import jaxdepth
 from jaxdepth import InputError
 from jaxdepth.cli import main
 from jaxdepth.cpu.host_arrays import aligned_empty
+from jaxdepth.model.apart import Apart
 from jaxdepth.model.config import ModelConfig
 from jaxdepth.model.mistral import Mistral
 from jaxdepth.weights import checkpoint
@@ -49,6 +51,16 @@ def test_filled_on_the_host_or_on_the_device_it_is_the_same(tmp_path, monkeypatc
     for one, other in zip(jax.tree.leaves(host), jax.tree.leaves(device), strict=True):
         assert one.dtype == other.dtype
         assert np.array_equal(one, other)
+
+
+def test_the_device_that_is_computed_on_decides_how_weights_are_placed(tmp_path, monkeypatch):
+    convert(write_folder(tmp_path / "source", RAW, TENSORS), tmp_path / "target")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # of a machine that has one
+    with jax.default_device(jax.devices("cpu")[0]):
+        stacked, _ = jaxdepth.load(tmp_path / "target")
+    apart, _ = jaxdepth.load(tmp_path / "target")
+    assert not isinstance(stacked.layers.q, nnx.Module)
+    assert isinstance(apart.layers.qkv, Apart)
 
 
 def test_what_is_filled_on_the_host_is_not_copied():
