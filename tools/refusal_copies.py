@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxdepth.cli import guarded
-from jaxdepth.errors import InputError
 from jaxdepth.prompts.datasets import HARMFUL, read_acts
 from jaxdepth.refusal.outcome import Outcome
-from jaxdepth.study.common_tables import GENERATIONS, PROMPTS
+from jaxdepth.study.common_tables import PROMPTS
+from jaxdepth.study.judging.kept import read_answers
 from jaxdepth.study.run_directory import read_frame
 
 ACT, OFFER = "{act}", "{offer}"
@@ -79,11 +79,8 @@ def main() -> int:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     wordings, acts = trained_wordings(), read_acts()
     for run in parser.parse_args().runs:
-        answers = read_frame(run, GENERATIONS)
-        if "text" not in answers:
-            raise InputError(f"{run} has no texts: it was made with --no-keep-text")
         prompts = read_frame(run, PROMPTS)[["prompt_id", "text", "label"]]
-        answers = answers.merge(prompts, on="prompt_id", suffixes=("", "_of_prompt"))
+        answers = read_answers(run).merge(prompts, on="prompt_id", suffixes=("", "_of_prompt"))
         is_refusal = (answers["outcome"] == Outcome.REFUSE) & (answers["label"] == HARMFUL)
         for exit_layer, rows in answers[is_refusal].groupby("exit"):
             asked = rows["text_of_prompt"].map(acts.get)
