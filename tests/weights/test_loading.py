@@ -6,7 +6,6 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from flax import nnx
 from tiny import hf_tensors, model_of, prompts, raw_config, write_folder
 from tiny_source import Q3, RAW, TENSORS, assert_holds
 
@@ -59,7 +58,7 @@ def test_the_device_that_is_computed_on_decides_how_weights_are_placed(tmp_path,
     with jax.default_device(jax.devices("cpu")[0]):
         stacked, _ = jaxdepth.load(tmp_path / "target")
     apart, _ = jaxdepth.load(tmp_path / "target")
-    assert not isinstance(stacked.layers.q, nnx.Module)
+    assert not isinstance(stacked.layers.qkv, Apart)
     assert isinstance(apart.layers.qkv, Apart)
 
 
