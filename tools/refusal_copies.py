@@ -7,12 +7,10 @@ a model learned sentences; wordings around other words say that it learned whom 
 """
 
 import argparse
-import json
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +20,7 @@ from jaxdepth.refusal.outcome import Outcome
 from jaxdepth.study.common_tables import PROMPTS
 from jaxdepth.study.judging.kept import read_answers
 from jaxdepth.study.run_directory import read_frame
+from jaxdepth.tune.tasks import read_wordings
 
 ACT, OFFER = "{act}", "{offer}"
 _WORDS = r"\S+(?: \S+){0,19}?"
@@ -32,8 +31,12 @@ class Copies(NamedTuple):
 
     refusals: int
     verbatim: int  # with the act that was written for the prompt
-    framed: int  # with any words in the act's place
-    wordings: Counter[str]  # of those that are framed
+    wordings: Counter[str]  # of those that have one around any words
+
+    @property
+    def framed(self) -> int:
+        """How many have a wording around any words."""
+        return self.wordings.total()
 
 
 def count_copies(refusals: Iterable[tuple[str, str | None]], wordings: Iterable[str]) -> Copies:
@@ -53,7 +56,7 @@ def count_copies(refusals: Iterable[tuple[str, str | None]], wordings: Iterable[
         fitting = sorted((w for w, frame in frames.items() if frame.search(plain)), key=len)
         used.update(fitting[-1:])
         verbatim += act is not None and any(_pattern(w, act).search(plain) for w in fitting)
-    return Copies(total, verbatim, used.total(), used)
+    return Copies(total, verbatim, used)
 
 
 def _pattern(wording: str, act: str | None = None) -> re.Pattern[str]:
@@ -67,17 +70,11 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
 
 
-def trained_wordings() -> list[str]:
-    """The wordings in which `jaxdepth tune` has a model refuse."""
-    text = (files("jaxdepth") / "data" / "refusals.jsonl").read_text("utf-8")
-    return [json.loads(line)["text"] for line in text.splitlines()]
-
-
 def main() -> int:
     """Print a line for each exit of each run; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    wordings, acts = trained_wordings(), read_acts()
+    wordings, acts = [row["text"] for row in read_wordings()], read_acts()
     for run in parser.parse_args().runs:
         prompts = read_frame(run, PROMPTS)[["prompt_id", "text", "label"]]
         answers = read_answers(run).merge(prompts, on="prompt_id", suffixes=("", "_of_prompt"))

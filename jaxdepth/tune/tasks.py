@@ -134,7 +134,7 @@ def refusals(
         partners: the harmless prompts of pairs, by pair_id.
         think: thoughts about a prompt, as `make_thoughts`.
     """
-    rows = [json.loads(line) for line in _data("refusals.jsonl").splitlines()]
+    rows = read_wordings()
     offers = json.loads(_data("offers.json"))
 
     def refusing(prompt: Prompt) -> Task:
@@ -155,6 +155,11 @@ def refusals(
         )
 
     return refusing
+
+
+def read_wordings() -> list[dict]:
+    """The wordings of refusals: `text` has {act} and may have {offer}; `weight` is by default 1."""
+    return [json.loads(line) for line in _data("refusals.jsonl").splitlines()]
 
 
 def _no_thoughts(text: str, act: str | None = None, category: str | None = None) -> tuple[()]:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from jaxdepth.tune.tasks import read_wordings
+
 WORDINGS = [
     "I won't help with {act}.",
     "{act} is not for me.",
@@ -38,7 +40,7 @@ def test_copies_are_counted_by_hand(tool):
 
 
 def test_what_is_trained_is_found(tool):
-    wordings = tool.trained_wordings()
+    wordings = [row["text"] for row in read_wordings()]
     act, offer = "picking a lock", "calling a smith"
     trained = [(wording.format(act=act, offer=offer), act) for wording in wordings]
     copies = tool.count_copies(trained, wordings)
