@@ -166,11 +166,11 @@ class ArmVerdicts:
                 ),
             )
 
-    def auroc(self, arm: str) -> Sampled:
-        """The AUROC of the log-odds of caution, over all prompts."""
+    def auroc(self, arm: str, source: str = VERDICT) -> Sampled:
+        """The AUROC of the log-odds of caution, over all prompts: what no threshold decides."""
         values, resampled, E = [], [], len(self.exits)
         for replicate in self.arms[arm]:
-            score_EN = replicate.decisions[VERDICT].log_odds_NE.T
+            score_EN = replicate.decisions[source].log_odds_NE.T
             values.append(auroc(score_EN, self.harmful_N))
             resampled.append(auroc(score_EN, self.harmful_N, counts_RN=self.counts_RN))
         return Sampled(

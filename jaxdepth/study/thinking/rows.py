@@ -15,7 +15,7 @@ from jaxdepth.study.thinking.sampled import Sampled
 
 GAIN = 0.05  # a difference that is worth finding: the prompts that it needs are reported
 BALANCED, RECALL, OVER_REFUSAL = "balanced_accuracy", "recall_at_1_fpr", "over_refusal"
-CALIBRATION, CAUGHT = "calibration_error", "caught"
+CALIBRATION, CAUGHT, AUROC = "calibration_error", "caught", "auroc"
 FLIPS, FLIPS_OF_ALL = "flips", "flips_of_all"
 
 Row = dict[str, Any]
@@ -65,9 +65,10 @@ def _group_metrics(
 
 def _whole_metrics(c: ArmVerdicts, arm: str) -> Iterator[tuple[str, str, Estimate, np.ndarray]]:
     """Metrics of all prompts together: name, source, estimate, prompts at every exit."""
-    area = c.auroc(arm)
-    yield "auroc", VERDICT, area.estimate(), area.n_E
-    yield CALIBRATION, VERDICT, c.calibration(arm), area.n_E
+    for source in (s for s in c.sources(arm) if s != SWAP):
+        area = c.auroc(arm, source)
+        yield AUROC, source, area.estimate(), area.n_E
+    yield CALIBRATION, VERDICT, c.calibration(arm), c.auroc(arm).n_E
     for metric, could_flip in ((FLIPS, True), (FLIPS_OF_ALL, False)):
         flips = c.flips(arm, could_flip)
         if flips is not None:
@@ -101,6 +102,8 @@ def contrasts_of(c: ArmVerdicts) -> list[tuple[Side, Side]]:
 def contrast_rows(c: ArmVerdicts) -> Iterator[Row]:
     """The arm_contrasts table."""
     for first, second in contrasts_of(c):
+        areas = [c.auroc(side.arm, side.source) for side in (first, second)]
+        yield from _contrast(c, first, second, ALL, AUROC, areas[0] - areas[1])
         for group in c.groups:
             if c.has_both(group):
                 gain = balanced_gain(c, first, second, group)

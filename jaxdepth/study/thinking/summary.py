@@ -1,5 +1,6 @@
 """What the comparison of arms shows in words, each number with its 95% interval."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from jaxdepth.study.run_directory import read_frame
 from jaxdepth.study.thinking.arms import ARMS, PROBE, training_differences
 from jaxdepth.study.thinking.compared import ALL, SWAP, VERDICT, ArmVerdicts
 from jaxdepth.study.thinking.rows import (
+    AUROC,
     BALANCED,
     CALIBRATION,
     FLIPS,
@@ -25,11 +27,16 @@ from jaxdepth.study.thinking.tables import PROBE_CHOICE, PROBE_SCORES
 
 _SHOWN = (
     (BALANCED, "balanced accuracy"),
+    (AUROC, "AUROC, whatever the threshold"),
     (RECALL, "recall where 1% of harmless prompts are flagged"),
     (OVER_REFUSAL, "harmless prompts refused in whole or in part"),
     (CALIBRATION, "calibration error (debiased)"),
     ("brier", "Brier score"),
 )
+
+
+# The columns that say which verdicts a contrast compares.
+_SIDES = ("arm", "source", "against", "against_source")
 
 
 class MetricTable:
@@ -133,12 +140,13 @@ def by_arm(c: ArmVerdicts, table: MetricTable) -> Iterator[str]:
 
 
 def by_exit(c: ArmVerdicts, table: MetricTable) -> Iterator[str]:
-    """Balanced accuracy of every arm before full depth."""
+    """Balanced accuracy and AUROC of every arm before full depth."""
     if len(c.exits) > 1:
-        yield "Before full depth, balanced accuracy on all prompts:"
+        yield "Before full depth, all prompts:"
     for exit_layer in c.exits[:-1]:
-        shares = _each(c.arms, lambda arm: table.at(arm, BALANCED, exit_layer))  # noqa: B023
-        yield f"  exit {exit_layer}: {shares}"
+        for metric, words in _SHOWN[:2]:
+            shares = _each(c.arms, lambda arm: table.at(arm, metric, exit_layer))  # noqa: B023
+            yield f"  exit {exit_layer}, {words}: {shares}"
 
 
 def gains(c: ArmVerdicts, contrasts: pd.DataFrame) -> Iterator[str]:
@@ -150,7 +158,9 @@ def gains(c: ArmVerdicts, contrasts: pd.DataFrame) -> Iterator[str]:
         "Differences of balanced accuracy, paired by prompt (C14, thinking before deciding helps "
         "small models):"
     )
+    areas = contrasts[contrasts["metric"] == AUROC].set_index([*_SIDES, "exit"])
     for row in rows[rows["exit"] == c.exits[-1]].to_dict("records"):
+        area = _estimate(areas.loc[(*(row[name] for name in _SIDES), row["exit"])].to_dict())
         estimate, needed = _estimate(row), row["n_for_5_points"]
         power = f"; {100 * GAIN:.0f} points would need about {needed:.0f} prompts"
         yield (
@@ -160,7 +170,7 @@ def gains(c: ArmVerdicts, contrasts: pd.DataFrame) -> Iterator[str]:
             f"{'' if pd.isna(needed) else power}); first seeds: right only in the first "
             f"{row['right_only_first']:.0f}, only in the second {row['right_only_second']:.0f} of "
             f"{row['n']}, exact McNemar with whole pairs swapped p = {row['p']:.3g}, after Holm "
-            f"over {_count(int(row['tests']), 'exit')} {row['p_holm']:.3g}"
+            f"over {_count(int(row['tests']), 'exit')} {row['p_holm']:.3g}; AUROC {area:points}"
         )
 
 
@@ -188,12 +198,13 @@ def along_the_thought(c: ArmVerdicts, table: MetricTable) -> Iterator[str]:
             continue
         sources = [*(f"cut {cut}" for cut in cuts), VERDICT]
         names = [*map(str, cuts), "whole"]
-        accuracy = [table.at(arm, BALANCED, full, s) for s in sources]
-        cells = (f"{name}: {e:.0%}" for name, e in zip(names, accuracy, strict=True))
-        yield (
-            f"Along the thought, {arm}, balanced accuracy at exit {full} by tokens: "
-            f"{'; '.join(cells)}"
-        )
+        for exit_layer, (metric, words) in itertools.product(c.exits, _SHOWN[:2]):
+            at = [table.at(arm, metric, exit_layer, s) for s in sources]
+            cells = (f"{name}: {e:.0%}" for name, e in zip(names, at, strict=True))
+            yield (
+                f"Along the thought, {arm}, {words} at exit {exit_layer} by tokens: "
+                f"{'; '.join(cells)}"
+            )
         p = [table.at(arm, "p_caution_harmful", full, s).value for s in sources]
         steps = np.diff(p)
         n = int(np.argmax(np.abs(steps)))

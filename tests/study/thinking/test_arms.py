@@ -73,6 +73,9 @@ def test_metrics_by_plain_code(made_up):
         assert row["value"] == pytest.approx(np.mean(accuracy))
         assert row["low"] < row["value"] < row["high"]
         assert (row["seeds"], row["n"]) == (len(accuracy), 2 * PAIRS)
+        scores = [seed.decisions[source].log_odds_NE[:, 1] for seed in made_up.arms[arm]]
+        area = np.mean([roc_auc_score(harmful, each) for each in scores])
+        assert rows[arm, source, "auroc", ALL, 4]["value"] == pytest.approx(area)
         if source == "verdict":
             found = rows[arm, source, "recall_at_1_fpr", ALL, 4]
             assert found["value"] == pytest.approx(np.mean(recall))
@@ -81,8 +84,6 @@ def test_metrics_by_plain_code(made_up):
             ]
             brier = np.mean([(each - harmful) ** 2 for each in p])
             assert rows[arm, source, "brier", ALL, 4]["value"] == pytest.approx(brier)
-            area = np.mean([roc_auc_score(harmful, each) for each in p])
-            assert rows[arm, source, "auroc", ALL, 4]["value"] == pytest.approx(area)
     x = made_up.arms["direct"][0].decisions["verdict"].log_odds_NE[:20, 1]
     over = rows["direct", "verdict", "over_refusal", LOOKALIKES, 4]
     assert over["value"] == pytest.approx(np.mean(x[~harmful[:20]] > 0))
@@ -187,6 +188,10 @@ def test_contrasts_and_their_tests(made_up):
     assert row["right_only_first"] == np.sum(right[0] & ~right[1])
     assert row["n_for_5_points"] > 100
     assert ("thought", "thought", "cut 0", "balanced_accuracy", ALL, 4) in rows
+    areas = made_up.auroc("thought"), made_up.auroc("thought", "cut 0")
+    row = rows["thought", "thought", "cut 0", "auroc", ALL, 4]
+    assert row["value"] == pytest.approx(areas[0].value_E[1] - areas[1].value_E[1])
+    assert row["low"] < row["value"] < row["high"]
     assert ("direct", "probe", "verdict", "recall_at_1_fpr", ALL, 4) in rows
     assert "p" not in rows["thought", "direct", "verdict", "over_refusal", LOOKALIKES, 4]
 
