@@ -68,7 +68,7 @@ def _whole_metrics(c: ArmVerdicts, arm: str) -> Iterator[tuple[str, str, Estimat
     for source in (s for s in c.sources(arm) if s != SWAP):
         area = c.auroc(arm, source)
         yield AUROC, source, area.estimate(), area.n_E
-    yield CALIBRATION, VERDICT, c.calibration(arm), c.auroc(arm).n_E
+    yield CALIBRATION, VERDICT, c.calibration(arm), area.n_E  # all prompts, as the areas
     for metric, could_flip in ((FLIPS, True), (FLIPS_OF_ALL, False)):
         flips = c.flips(arm, could_flip)
         if flips is not None:
