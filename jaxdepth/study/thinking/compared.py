@@ -168,6 +168,17 @@ class ArmVerdicts:
 
     def auroc(self, arm: str, source: str = VERDICT) -> Sampled:
         """The AUROC of the log-odds of caution, over all prompts: what no threshold decides."""
+        return self._aurocs[arm][source]
+
+    @cached_property
+    def _aurocs(self) -> dict[str, dict[str, Sampled]]:
+        """`auroc` of every arm and source but swaps, which not every prompt has."""
+        return {
+            arm: {s: self._auroc_of(arm, s) for s in self.sources(arm) if s != SWAP}
+            for arm in self.arms
+        }
+
+    def _auroc_of(self, arm: str, source: str) -> Sampled:
         values, resampled, E = [], [], len(self.exits)
         for replicate in self.arms[arm]:
             score_EN = replicate.decisions[source].log_odds_NE.T

@@ -25,6 +25,9 @@ from jaxdepth.study.thinking.rows import (
 from jaxdepth.study.thinking.run import StudyRuns, UnitRun
 from jaxdepth.study.thinking.tables import PROBE_CHOICE, PROBE_SCORES
 
+# The columns that say which verdicts a contrast compares.
+_SIDES = ("arm", "source", "against", "against_source")
+# Metrics of all prompts; the first two are also shown before full depth and along the thought.
 _SHOWN = (
     (BALANCED, "balanced accuracy"),
     (AUROC, "AUROC, whatever the threshold"),
@@ -33,10 +36,6 @@ _SHOWN = (
     (CALIBRATION, "calibration error (debiased)"),
     ("brier", "Brier score"),
 )
-
-
-# The columns that say which verdicts a contrast compares.
-_SIDES = ("arm", "source", "against", "against_source")
 
 
 class MetricTable:
